@@ -1,0 +1,117 @@
+"""What every gradient attack is made of: the loss, its gradient at the image, and the check of its arguments."""
+
+import math
+import weakref
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+_TOLERANCE = 1e-6  # images that were normalised and brought back miss 0 and 1 by rounding
+
+
+def xla(choice="auto"):
+    """bool: whether to compile with XLA; "auto" is yes on a GPU and no on a CPU, where oneDNN is far faster."""
+    if choice == "auto":
+        return bool(tf.config.list_physical_devices("GPU"))
+    return choice == "true"
+
+
+def logits_and_gradient(model, x, y):
+    """The logits, and the gradient of the summed cross-entropy at the images.
+
+    Summed, not averaged, so that the gradient of one image does not depend on the others.
+
+    Args:
+      model: callable from float32 (N, H, W, C) to logits (N, K).
+      x: float32 (N, H, W, C).
+      y: int (N,).
+
+    Returns:
+      (float32 (N, K), float32 (N, H, W, C)).
+    """
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(x)
+        logits = tf.cast(model(x, training=False), tf.float32)
+        loss = tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits))
+    return logits, tape.gradient(loss, x)
+
+
+def sign(gradient):
+    """The sign, -1, 0 or 1; 0 where the gradient is NaN, so that the pixel stays instead of becoming NaN."""
+    return tf.sign(tf.where(tf.math.is_nan(gradient), 0.0, gradient))
+
+
+class PerModel:
+    """Compiles `function(model, *tensors)` once for each model and keeps the result as long as the model lives.
+
+    A `tf.function` per call would trace anew each time, and a table keyed by
+    the model itself would keep every model for ever.
+    """
+
+    def __init__(self, function, signature):
+        """`signature(model)` gives the TensorSpecs of the tensors."""
+        self._function, self._signature = function, signature
+        self._compiled = weakref.WeakKeyDictionary()
+
+    def __call__(self, model, *tensors, jit_compile):
+        kept = self._compiled.setdefault(model, {})
+        if jit_compile not in kept:
+            reference = weakref.ref(model)
+            kept[jit_compile] = tf.function(
+                lambda *args: self._function(reference(), *args),
+                input_signature=self._signature(model),
+                jit_compile=jit_compile or None,
+            )
+        return kept[jit_compile](*tensors)
+
+
+def image_shape(model):
+    """(H, W, C) that the model takes, with None where it takes any."""
+    shape = getattr(model, "input_shape", None)
+    if not isinstance(shape, tuple) or len(shape) != 4:
+        raise ValueError(f"the model must take one batch of images (N, H, W, C); its input_shape is {shape}.")
+    return shape[1:]
+
+
+def check(model, x, y, eps, clip):
+    """Checks an attack's arguments and turns them into tensors.
+
+    Returns:
+      x float32 (N, H, W, C), y int64 (N,), eps float32 (E,).
+
+    Raises:
+      ValueError: naming the argument and what it should have been.
+    """
+    low, high = clip
+    if not low < high:
+        raise ValueError(f"clip must be (least, greatest), got {clip}.")
+    sizes = np.atleast_1d(np.asarray(eps, np.float32))
+    if sizes.ndim != 1 or not sizes.size or not all(e >= 0 and math.isfinite(e) for e in sizes):
+        raise ValueError(f"eps must be one or several finite numbers >= 0, got {eps}.")
+    if getattr(x, "dtype", None) not in (np.float32, tf.float32):
+        raise ValueError(
+            f"x must be float32 images in [{low}, {high}], got {getattr(x, 'dtype', type(x))}: "
+            "for uint8 images pass x.astype('float32') / 255."
+        )
+    x = tf.convert_to_tensor(x)
+    expected = image_shape(model)
+    if x.shape.rank != 4 or not tf.TensorShape(expected).is_compatible_with(x.shape[1:]):
+        raise ValueError(f"x must have the shape (N, {', '.join(map(str, expected))}), got {tuple(x.shape)}.")
+    y = tf.cast(tf.convert_to_tensor(y), tf.int64)
+    if y.shape.rank != 1 or not y.shape.is_compatible_with(x.shape[:1]):
+        raise ValueError(f"y must be class numbers, one an image, shape ({x.shape[0]},); got shape {tuple(y.shape)}.")
+    if tf.executing_eagerly() and tf.size(x):  # inside a tf.function the values are not known yet
+        least, greatest = float(tf.reduce_min(x)), float(tf.reduce_max(x))
+        if not (low - _TOLERANCE <= least and greatest <= high + _TOLERANCE):
+            raise ValueError(f"x must be in [{low}, {high}], got values from {least:g} to {greatest:g}.")
+        classes = model.output_shape[-1]
+        if not 0 <= int(tf.reduce_min(y)) <= int(tf.reduce_max(y)) < classes:
+            raise ValueError(f"y must be class numbers from 0 to {classes - 1}.")
+    last = model.layers[-1]
+    if getattr(last, "activation", None) is keras.activations.softmax or isinstance(last, keras.layers.Softmax):
+        raise ValueError(
+            f"the model ends in a softmax ({last.name}): attacks need logits, because the gradient of a "
+            "saturated softmax is zero and the model only looks robust. Build it up to the logits."
+        )
+    return x, y, tf.constant(sizes)

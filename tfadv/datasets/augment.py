@@ -1,0 +1,99 @@
+"""The paper's augmentations (sections 3.2 and 4.2): batched, seeded, in the graph.
+
+The geometric ones are 3x3 matrices, multiplied into one, so that an image is
+resampled once however many of them are asked for.  Every random number is a
+pure function of the seed given: nothing is kept between calls, and a resumed
+run draws what the unbroken one would have drawn.
+"""
+
+import math
+
+import tensorflow as tf
+
+from tfadv.datasets import AUGMENTATIONS
+
+# The largest amounts; each image draws its own, uniformly, in both directions.
+ROTATION = math.radians(10)
+SHIFT = 0.08  # of the side
+SCALING = 0.1
+CROP = 0.15  # of the side, cut away; the rest fills the image again
+SHEAR = 0.1
+BRIGHTNESS = 0.1  # of the range [0, 1]
+NOISE = 0.02  # standard deviation
+# Resampling blurs a perturbation of +-eps pixel by pixel.  Half of the images stay as they are,
+# so that retraining also sees the surrogate's samples unspoilt.
+SHARE = 0.5
+
+
+def _affine(n, row_x, row_y):
+    """(n, 3, 3): where a pixel of the result comes from, about the image's centre; entries are numbers or (n,)."""
+    entries = [tf.broadcast_to(tf.cast(v, tf.float32), [n]) for v in (*row_x, *row_y, 0, 0, 1)]
+    return tf.reshape(tf.stack(entries, axis=1), (n, 3, 3))
+
+
+def _geometry(name, n, side, draw):
+    """The matrices of one geometric augmentation; `draw(i)` is uniform in [-1, 1), shape (n,)."""
+    if name == "rotation":
+        angle = ROTATION * draw(0)
+        return _affine(n, (tf.cos(angle), -tf.sin(angle), 0), (tf.sin(angle), tf.cos(angle), 0))
+    if name == "flip":
+        return _affine(n, (tf.where(draw(0) < 0, -1.0, 1.0), 0, 0), (0, 1, 0))
+    if name == "shift":
+        return _affine(n, (1, 0, SHIFT * side * draw(0)), (0, 1, SHIFT * side * draw(1)))
+    if name == "scaling":
+        zoom = 1 / (1 + SCALING * draw(0))
+        return _affine(n, (zoom, 0, 0), (0, zoom, 0))
+    if name == "crop":
+        cut = CROP * (draw(0) + 1) / 2
+        room = cut * side / 2
+        return _affine(n, (1 - cut, 0, room * draw(1)), (0, 1 - cut, room * draw(2)))
+    if name == "shear":
+        return _affine(n, (1, SHEAR * draw(0), 0), (0, 1, 0))
+    return None
+
+
+def augment(images, seed, names):
+    """Changes half of the images of a batch, each by its own random amounts.
+
+    Args:
+      images: float32 (N, H, W, C) in [0, 1], H = W.
+      seed: int32 (2,); the same seed gives the same result.
+      names: names in `AUGMENTATIONS`; each draws the same whatever the others are.
+
+    Returns:
+      float32 (N, H, W, C) in [0, 1].
+    """
+    n, side = tf.shape(images)[0], images.shape[1]
+    seeds = {
+        name: tf.random.experimental.stateless_fold_in(seed, i) for i, name in enumerate((*AUGMENTATIONS, "share"))
+    }
+
+    def draw_for(name):
+        return lambda i: tf.random.stateless_uniform(
+            [n], tf.random.experimental.stateless_fold_in(seeds[name], i), -1.0, 1.0
+        )
+
+    geometry = [_geometry(name, n, side, draw_for(name)) for name in names]
+    geometry = [matrices for matrices in geometry if matrices is not None]
+    result = images
+    if geometry:
+        centre = (side - 1) / 2
+        total = _affine(n, (1, 0, centre), (0, 1, centre))
+        for matrices in geometry:
+            total = total @ matrices
+        total = total @ _affine(n, (1, 0, -centre), (0, 1, -centre))
+        result = tf.raw_ops.ImageProjectiveTransformV3(
+            images=result,
+            transforms=tf.reshape(total, (n, 9))[:, :8],
+            output_shape=[side, side],
+            fill_value=0.0,
+            interpolation="BILINEAR",
+            fill_mode="NEAREST",
+        )
+    if "brightness" in names:
+        result += BRIGHTNESS * draw_for("brightness")(0)[:, None, None, None]
+    if "noise" in names:
+        result += tf.random.stateless_normal(tf.shape(images), seeds["noise"], stddev=NOISE)
+    changed = draw_for("share")(0) < 2 * SHARE - 1
+    result = tf.where(changed[:, None, None, None], tf.clip_by_value(result, 0.0, 1.0), images)
+    return tf.ensure_shape(result, images.shape)

@@ -1,0 +1,114 @@
+"""Flags → Config → pipeline; nothing else lives here.
+
+    python -m tfadv.main --dataset=cifar10 --stage=retrain
+    python -m tfadv.main --flagfile=flags/quickstart.flags
+"""
+
+import logging
+import os
+import pathlib
+import sys
+
+from absl import app, flags
+from absl import logging as absl_logging
+
+from tfadv.config import STAGES, Config, Run
+from tfadv.datasets import AUGMENTATIONS, SOURCES
+from tfadv.errors import UserError
+from tfadv.models import MODELS
+
+_C, _R = Config(), Run()  # where the defaults come from
+
+_DATASET = flags.DEFINE_string("dataset", _C.dataset, f"One of {', '.join(SOURCES)}.")
+_STAGE = flags.DEFINE_string("stage", _R.stage, f"How far to go: one of {', '.join(STAGES)}.")
+_MODELS = flags.DEFINE_list("models", list(_R.models), f"Some of {', '.join(MODELS)}.")
+_SURROGATE = flags.DEFINE_string("surrogate", _C.surrogate, "Model whose adversarial images all retrain on.")
+_EPSILONS = flags.DEFINE_list("epsilons", [str(e) for e in _C.epsilons], "Perturbation sizes, pixels in [0, 1].")
+_DATA_DIR = flags.DEFINE_string("data_dir", _R.data_dir, "Home of the TFDS data sets.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything made; runs/<dataset> by default.")
+_SEED = flags.DEFINE_integer("seed", _C.seed, "Seed of every random number.")
+_IMAGE_SIZE = flags.DEFINE_integer("image_size", _C.image_size, "Pixels of a side; 0: the data set's own.")
+_TRAIN_SIZE = flags.DEFINE_integer("train_size", _C.train_size, "Training images to keep; 0: all.")
+_EPOCHS = flags.DEFINE_integer("epochs", _C.epochs, "Most epochs of the baseline.")
+_RETRAIN_EPOCHS = flags.DEFINE_integer(
+    "retrain_epochs", _C.retrain_epochs, "Most passes over clean + adversarial images; the control makes equal steps."
+)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", _C.batch_size, "Images in a step.")
+_LEARNING_RATE = flags.DEFINE_float("learning_rate", _C.learning_rate, "Peak learning rate.")
+_WEIGHT_DECAY = flags.DEFINE_float("weight_decay", _C.weight_decay, "Decoupled weight decay of kernels.")
+_PATIENCE = flags.DEFINE_integer("patience", _C.patience, "Epochs without lower validation loss before stopping.")
+_RETRAIN_FROM = flags.DEFINE_string("retrain_from", _C.retrain_from, "Start of retraining: baseline or scratch.")
+_AUGMENTATIONS = flags.DEFINE_list("augmentations", list(_C.augmentations), f"Some of {', '.join(AUGMENTATIONS)}.")
+_JIT_COMPILE = flags.DEFINE_string("jit_compile", _R.jit_compile, "XLA: auto (on GPU only), true or false.")
+_OVERWRITE = flags.DEFINE_boolean("overwrite", False, "Take over a work folder of other settings.")
+
+
+def _config():
+    try:
+        epsilons = tuple(float(e) for e in _EPSILONS.value)
+    except ValueError as error:
+        raise UserError(f"--epsilons={','.join(_EPSILONS.value)}: {error}; write numbers such as 0.01,0.02.")
+    return Config(
+        dataset=_DATASET.value,
+        image_size=_IMAGE_SIZE.value,
+        train_size=_TRAIN_SIZE.value,
+        seed=_SEED.value,
+        surrogate=_SURROGATE.value,
+        epsilons=epsilons,
+        epochs=_EPOCHS.value,
+        retrain_epochs=_RETRAIN_EPOCHS.value,
+        batch_size=_BATCH_SIZE.value,
+        learning_rate=_LEARNING_RATE.value,
+        weight_decay=_WEIGHT_DECAY.value,
+        patience=_PATIENCE.value,
+        retrain_from=_RETRAIN_FROM.value,
+        augmentations=tuple(_AUGMENTATIONS.value),
+    ).resolved()
+
+
+def _run():
+    return Run(
+        stage=_STAGE.value,
+        models=tuple(_MODELS.value),
+        data_dir=_DATA_DIR.value,
+        workdir=_WORKDIR.value or f"runs/{_DATASET.value}",
+        jit_compile=_JIT_COMPILE.value,
+        overwrite=_OVERWRITE.value,
+    )
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}: every setting is a --flag=value.")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's own start-up lines help nobody
+    absl_logging.set_verbosity(absl_logging.ERROR)  # nor TFDS' lines about each file it opens
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("tfadv")
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
+    try:
+        config, run = _config(), _run()
+        from tfadv import pipeline  # loads TensorFlow; a mistyped flag must not wait for that
+        from tfadv.workdir import Workdir
+
+        with Workdir(run.workdir, config, overwrite=run.overwrite) as workdir:
+            (workdir.root / "flags.txt").write_text(flags.FLAGS.flags_into_string())
+            made = pipeline.execute(config, run, workdir)
+            report = pathlib.Path(run.workdir) / "report" / "report.md"
+            if run.stage in ("report", "all"):
+                print(report.read_text())
+            print(f"made {len(made)} artifacts in {run.workdir}" if made else f"{run.workdir} is up to date: nothing to do")
+    except UserError as error:
+        sys.exit(f"tfadv: {error}")
+    except OSError as error:
+        sys.exit(f"tfadv: {error.strerror or error} ({error.filename or run.workdir}): nothing made before is lost.")
+
+
+def run():
+    """The console script."""
+    app.run(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,34 @@
+"""Keras model files: hash of the weights, saving and loading."""
+
+import hashlib
+
+import keras
+import numpy as np
+
+from tfadv.errors import UserError
+
+
+def weights_hash(model):
+    """str, the SHA-256 of all weights in order: the same for the same weights, whatever file holds them."""
+    sha = hashlib.sha256()
+    for variable in model.weights:
+        sha.update(f"{variable.path}{tuple(variable.shape)}".encode())
+        sha.update(np.ascontiguousarray(variable.numpy()))
+    return sha.hexdigest()
+
+
+def save(model, path):
+    """Writes a `.keras` file without the optimizer's state, which would double it."""
+    keras.Model(model.inputs, model.outputs, name=model.name).save(path)
+
+
+def load(path):
+    """Reads a `.keras` file for inference, without running code it may carry.
+
+    Raises:
+      UserError: the file is no Keras model, or needs code that safe mode refuses.
+    """
+    try:
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+    except (ValueError, OSError, TypeError, KeyError) as error:
+        raise UserError(f"{path} can't be loaded as a Keras model: {str(error).splitlines()[0][:200]}")

@@ -1,0 +1,139 @@
+"""Records of results.json → the paper's Tables 1-4, with the paper's figures beside ours."""
+
+import csv
+import dataclasses
+import io
+
+from tfadv.report import paper
+
+TITLES = {"resnet18": "ResNet18", "resnet50": "ResNet50", "resnet101": "ResNet101"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A title, column heads and rows; cells are str, float percentages or None."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: list[tuple]
+
+    def markdown(self):
+        """str, a Markdown table, its columns aligned for a terminal too."""
+        cells = [[_text(c, head) for c, head in zip(row, self.head)] for row in (self.head, *self.rows)]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(self.head))]
+        lines = ["| " + " | ".join(c.rjust(w) for c, w in zip(row, widths)) + " |" for row in cells]
+        rule = "|" + "|".join("-" * (w + 1) + ":" for w in widths) + "|"
+        return "\n".join([f"**{self.title}**", "", lines[0], rule, *lines[1:], ""])
+
+    def csv(self):
+        """str, the same as CSV, at full precision and empty where there is no figure."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(self.head)
+        writer.writerows(self.rows)
+        return out.getvalue()
+
+
+def _text(cell, head):
+    if cell is None:
+        return "–"
+    if isinstance(cell, str):
+        return cell
+    return f"{cell:+.2f}" if head.endswith("Δ") else f"{cell:.2f}"
+
+
+def find(records, model, variant, protocol, eps=None):
+    """float, percent; None where results.json has no such record."""
+    for r in records:
+        if (r["model"], r["variant"], r["protocol"], r["eps"]) == (model, variant, protocol, eps):
+            return 100 * r["accuracy"]
+    return None
+
+
+def _models(records):
+    return list(dict.fromkeys(r["model"] for r in records))
+
+
+def _epsilons(records):
+    return sorted({r["eps"] for r in records if r["eps"] is not None})
+
+
+def _beside(ours, printed):
+    return ours, printed, None if ours is None or printed is None else ours - printed
+
+
+def table1(records, row):
+    """Clean accuracy before and after adversarial training."""
+    head = ("model", "before", "paper", "Δ", "after", "paper", "Δ", "control")
+    rows = [
+        (
+            TITLES.get(m, m),
+            *_beside(find(records, m, "baseline", "clean"), paper.accuracy(row, "baseline", m)),
+            *_beside(find(records, m, "retrained", "clean"), paper.accuracy(row, "retrained", m)),
+            find(records, m, "augmented", "clean"),
+        )
+        for m in _models(records)
+    ]
+    return Table("Table 1. Accuracy on clean test images, %", head, rows)
+
+
+def attack_table(title, records, row, variant):
+    """Accuracy of a variant under white-box FGSM, by eps and model: Tables 2, 3 and 4."""
+    models = _models(records)
+    head = ("eps", *(h for m in models for h in (TITLES.get(m, m), "paper", "Δ")))
+    rows = [
+        (
+            f"{eps:g}",
+            *(
+                cell
+                for m in models
+                for cell in _beside(find(records, m, variant, "whitebox", eps), paper.accuracy(row, variant, m, eps))
+            ),
+        )
+        for eps in _epsilons(records)
+    ]
+    return Table(title, head, rows)
+
+
+def transfer_table(records):
+    """Accuracy of every model and variant on the surrogate's stored test images."""
+    epsilons = _epsilons(records)
+    variants = dict.fromkeys((r["model"], r["variant"]) for r in records)
+    rows = [
+        (TITLES.get(m, m), v, *(find(records, m, v, "transfer", e) for e in epsilons)) for m, v in variants
+    ]
+    source = next((r["source"] for r in records if r["protocol"] == "transfer"), "the surrogate")
+    head = ("model", "variant", *(f"eps {e:g}" for e in epsilons))
+    return Table(f"Transfer. Accuracy on images made on {source}, %", head, rows)
+
+
+def all_tables(records, row):
+    """dict of file name → Table."""
+    titles = {
+        "table2": ("Table 2. Accuracy under white-box FGSM, baseline, %", "baseline"),
+        "table3": ("Table 3. The same after augmentation alone (control), %", "augmented"),
+        "table4": ("Table 4. The same after retraining on the surrogate's images, %", "retrained"),
+    }
+    tables = {"table1": table1(records, row)}
+    tables |= {name: attack_table(title, records, row, variant) for name, (title, variant) in titles.items()}
+    return tables | {"transfer": transfer_table(records)}
+
+
+def gain(records, variant="retrained"):
+    """float, points: mean over models and eps of a variant minus the baseline, under white-box FGSM."""
+    gains = [
+        find(records, m, variant, "whitebox", e) - find(records, m, "baseline", "whitebox", e)
+        for m in _models(records)
+        for e in _epsilons(records)
+    ]
+    return sum(gains) / len(gains)
+
+
+def headline(records, row):
+    """str, one sentence with the mean gain and the paper's."""
+    stated = f" (the paper: {paper.STATED_GAIN[row]:+.2f})" if row else ""
+    return (
+        f"Mean gain under white-box FGSM over models and eps: {gain(records):+.2f} points by retraining{stated}, "
+        f"{gain(records, 'augmented'):+.2f} by augmentation alone. "
+        f"Test images: {max(r['n'] for r in records):,}."
+    )

@@ -1,0 +1,5 @@
+"""Training with Keras `fit`: `Trainer`."""
+
+from tfadv.training.loop import Trainer
+
+__all__ = ["Trainer"]

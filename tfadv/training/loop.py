@@ -1,0 +1,83 @@
+"""One compiled model and its training runs."""
+
+import sys
+
+import keras
+import numpy as np
+
+from tfadv.attacks.gradient import xla
+from tfadv.datasets.batches import evaluation_batches, training_batches
+from tfadv.training.callbacks import StopOnNonFinite, WarmupCosine
+
+WARMUP_SHARE = 0.1  # of all steps
+
+
+class Trainer:
+    """Trains one model, as often as wanted, with SGD, Nesterov momentum 0.9 and weight decay.
+
+    Tracing and optimising the graph of a deep network takes longer than many an
+    epoch on few images, so the compiled model is kept for all its variants.
+    """
+
+    def __init__(self, model, *, weight_decay, jit_compile="auto"):
+        """Compiles `model` (float32 images in [0, 1] → logits)."""
+        optimizer = keras.optimizers.SGD(momentum=0.9, nesterov=True, weight_decay=weight_decay)
+        # Scales and shifts are few and set the function's size: decay is for kernels.
+        optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+        model.compile(
+            optimizer,
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+            jit_compile=xla(jit_compile),
+        )
+        self.model = model
+
+    def fit(
+        self, samples, validation, *, epochs, batch_size, learning_rate, patience, seed, log_dir, augmentations=()
+    ):
+        """Trains from the model's present weights and leaves the best ones, by validation loss, in the model.
+
+        Args:
+          samples: `Samples` to learn from.
+          validation: `Samples` that decide which epoch was best and when to stop.
+          epochs: int, at most.
+          batch_size: int.
+          learning_rate: float, the peak, after a warm-up over 10% of the steps; then a cosine down to 0.
+          patience: int, epochs without a lower validation loss before stopping.
+          seed: int, of order and augmentation.
+          log_dir: path for TensorBoard; `train` and `validation` appear in it.
+          augmentations: names in `tfadv.datasets.AUGMENTATIONS`.
+
+        Returns:
+          dict: "history" (one list a metric), "best_epoch" (from 1), "steps" (optimizer steps made).
+
+        Raises:
+          UserError: the loss is not finite; says in which steps.
+        """
+        batches, steps = training_batches(
+            samples, batch_size=batch_size, epochs=epochs, seed=seed, augmentations=augmentations
+        )
+        optimizer = self.model.optimizer
+        optimizer.build(self.model.trainable_variables)
+        for variable in optimizer.variables:  # momentum and step count of an earlier run
+            variable.assign(np.zeros(variable.shape))
+        stopping = keras.callbacks.EarlyStopping(patience=patience, restore_best_weights=True)
+        history = self.model.fit(
+            batches,
+            epochs=epochs,
+            steps_per_epoch=steps,  # one dataset holds all epochs
+            validation_data=evaluation_batches(validation, batch_size=batch_size),
+            callbacks=[
+                WarmupCosine(learning_rate, warmup=int(WARMUP_SHARE * epochs * steps), total=epochs * steps),
+                StopOnNonFinite(),
+                stopping,
+                keras.callbacks.TensorBoard(str(log_dir), write_graph=False),
+            ],
+            verbose=1 if sys.stdout.isatty() else 2,  # a bar in a log file is thousands of lines
+            shuffle=False,
+        ).history
+        return {
+            "history": {k: [float(v) for v in values] for k, values in history.items()},
+            "best_epoch": stopping.best_epoch + 1,
+            "steps": int(optimizer.iterations.numpy()),
+        }
