@@ -19,7 +19,7 @@ def weights_hash(model):
 
 def save(model, path):
     """Writes a `.keras` file without the optimizer's state, which would double it."""
-    keras.Model(model.inputs, model.outputs, name=model.name).save(path)
+    keras.Model(model.input, model.output, name=model.name).save(path)
 
 
 def load(path):

@@ -1,0 +1,173 @@
+import gc
+import weakref
+
+import hypothesis
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import strategies as st
+
+from tfadv import models
+from tfadv.attacks import fgsm, gradient
+from tfadv.attacks.fgsm import _compiled_direction, direction, logits_and_direction
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """A small ResNet with trained-like statistics, so that BatchNorm does something."""
+    keras.utils.set_random_seed(1)
+    model = models.build("resnet_tiny", (16, 16, 3), 4)
+    rng = np.random.default_rng(1)
+    for v in model.weights:
+        if "gamma" in v.path or "moving_variance" in v.path:
+            v.assign(rng.uniform(0.5, 1.5, v.shape))
+        elif "moving_mean" in v.path or "beta" in v.path:
+            v.assign(rng.normal(0, 0.3, v.shape))
+    return model
+
+
+def batch(n=8, shape=(16, 16, 3), classes=4, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.uniform(size=(n, *shape)).astype("float32"), rng.integers(0, classes, n)
+
+
+def closed_form(x, y, w, b):
+    """sign(W^T (p - y)) of softmax regression."""
+    logits = x.reshape(len(x), -1) @ w + b
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    return np.sign((p - np.eye(3)[y]) @ w.T).reshape(x.shape)
+
+
+def test_equals_closed_form_on_linear_model(linear):
+    model, w, b = linear
+    x, y = batch(shape=(2, 2, 3), classes=3)
+    expected = np.clip(x + 0.07 * closed_form(x, y, w, b), 0, 1)
+    np.testing.assert_allclose(fgsm(model, x, y, 0.07), expected, atol=1e-7)
+
+
+def test_targeted_moves_the_other_way(linear):
+    model, w, b = linear
+    x, y = batch(shape=(2, 2, 3), classes=3)
+    x = 0.2 + 0.6 * x  # no pixel is clipped
+    expected = x - 0.07 * closed_form(x, y, w, b)
+    np.testing.assert_allclose(fgsm(model, x, y, 0.07, targeted=True), expected, atol=1e-7)
+
+
+def test_loss_rises_on_linear_model_and_falls_for_a_target(linear):
+    model, _, _ = linear
+    x, y = batch(64, shape=(2, 2, 3), classes=3)
+
+    def loss(images):
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(y, model(images)).numpy()
+
+    assert (loss(fgsm(model, x, y, 0.1)) >= loss(x)).all()
+    assert (loss(fgsm(model, x, y, 0.1, targeted=True)) <= loss(x)).all()
+
+
+@hypothesis.settings(deadline=None, max_examples=30)
+@hypothesis.given(eps=st.floats(0, 1.5, width=32), seed=st.integers(0, 99), targeted=st.booleans())
+def test_ball_and_range(tiny, eps, seed, targeted):
+    x, y = batch(seed=seed)
+    adversarial = fgsm(tiny, x, y, eps, targeted=targeted).numpy()
+    assert np.abs(adversarial - x).max() <= eps + 1e-6
+    assert adversarial.min() >= 0 and adversarial.max() <= 1
+
+
+def test_eps_zero_is_the_image(tiny):
+    x, y = batch()
+    np.testing.assert_array_equal(fgsm(tiny, x, y, 0.0), x)
+
+
+def test_several_eps_are_the_single_ones(tiny):
+    x, y = batch()
+    many = fgsm(tiny, x, y, [0.01, 0.02, 0.5]).numpy()
+    assert many.shape == (3, *x.shape)
+    for one, eps in zip(many, [0.01, 0.02, 0.5]):
+        np.testing.assert_array_equal(one, fgsm(tiny, x, y, eps))
+
+
+def test_eager_graph_and_xla_agree(tiny):
+    x, y = batch(32)
+    eager = logits_and_direction(tiny, tf.constant(x), tf.constant(y))[1].numpy()
+    assert np.abs(eager).mean() > 0.9  # the comparison is about something
+    for jit in (False, True):
+        compiled = direction(tiny, x, y, jit_compile=jit).numpy()
+        assert (compiled != eager).mean() < 1e-3
+
+
+def test_one_trace_for_many_eps_and_batch_sizes(tiny):
+    x, y = batch()
+    fgsm(tiny, x, y, 0.1)
+    (function,) = [f for jit, f in _compiled_direction._compiled[tiny].items() if not jit]
+    for n in (8, 5, 1):
+        for eps in (0.01, 0.2, [0.1, 0.2], 1):
+            fgsm(tiny, x[:n], y[:n], eps)
+    assert function.experimental_get_tracing_count() == 1
+
+
+def test_model_is_left_alone(tiny):
+    before = [w.copy() for w in tiny.get_weights()]
+    x, y = batch()
+    fgsm(tiny, x, y, 0.3)
+    for a, b in zip(before, tiny.get_weights()):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_result_does_not_depend_on_the_batch(tiny):
+    x, y = batch(12)
+    whole = fgsm(tiny, x, y, 0.1).numpy()
+    parts = np.concatenate([fgsm(tiny, x[i : i + 5], y[i : i + 5], 0.1) for i in range(0, 12, 5)])
+    assert (whole != parts).mean() < 1e-3
+
+
+def test_accuracy_falls_along_eps(tiny):
+    x, _ = batch(64)
+    y = np.argmax(tiny(x), axis=1)  # an accuracy of 100% to begin with
+    accuracy = [(np.argmax(tiny(a), axis=1) == y).mean() for a in fgsm(tiny, x, y, [0, 0.02, 0.1])]
+    assert accuracy[0] == 1 and accuracy[2] < accuracy[1] < 1
+
+
+def test_nan_gradient_leaves_the_pixel():
+    np.testing.assert_array_equal(gradient.sign(tf.constant([np.nan, -2.0, 0.0, np.inf])), [0, -1, 0, 1])
+
+
+def test_compiled_function_does_not_keep_the_model_alive():
+    model = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Flatten(), keras.layers.Dense(2)])
+    x, y = batch(3, (2, 2, 1), 2)
+    fgsm(model, x, y, 0.1)
+    gone = weakref.ref(model)
+    del model
+    keras.backend.clear_session()
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"eps": -0.1}, "eps must be"),
+        ({"eps": float("nan")}, "eps must be"),
+        ({"eps": []}, "eps must be"),
+        ({"x": np.zeros((8, 16, 16, 3), "uint8")}, "float32"),
+        ({"x": np.full((8, 16, 16, 3), 255.0, "float32")}, "in \\[0.0, 1.0\\]"),
+        ({"x": np.zeros((8, 16, 16, 1), "float32")}, "shape"),
+        ({"y": np.zeros(7, int)}, "one an image"),
+        ({"y": np.full(8, 4)}, "class numbers from 0 to 3"),
+        ({"clip": (1.0, 0.0)}, "clip"),
+    ],
+)
+def test_bad_arguments_are_named(tiny, change, words):
+    x, y = batch()
+    arguments = {"x": x, "y": y, "eps": 0.1} | change
+    with pytest.raises(ValueError, match=words):
+        fgsm(tiny, **arguments)
+
+
+def test_softmax_model_is_refused():
+    model = keras.Sequential(
+        [keras.Input((2, 2, 3)), keras.layers.Flatten(), keras.layers.Dense(3, activation="softmax")]
+    )
+    with pytest.raises(ValueError, match="needs? logits"):
+        fgsm(model, *batch(shape=(2, 2, 3), classes=3), 0.1)

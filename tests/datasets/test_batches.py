@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfadv.datasets import AUGMENTATIONS, batches
+
+
+def samples(n=10, epsilons=(0.0,), perturbed=False):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (n, 4, 4, 3), dtype=np.uint8)
+    images[:, 0, 0, 0] = np.arange(n)  # says which image it is
+    p = rng.choice(np.array([-127, 0, 127], np.int8), images.shape) if perturbed else None
+    if perturbed:
+        p[:, 0, 0, 0] = 0
+    return batches.Samples(images, np.arange(n, dtype=np.int64), p, tuple(epsilons))
+
+
+def collect(dataset):
+    x, y = zip(*dataset.as_numpy_iterator())
+    return np.concatenate(x), np.concatenate(y)
+
+
+def test_an_epoch_has_every_image_at_every_level_once():
+    data = samples(10, (0.0, 0.1, 0.2), perturbed=True)
+    dataset, steps = batches.training_batches(data, batch_size=6, epochs=2, seed=0)
+    assert steps == 5 and dataset.cardinality() == 10
+    x, y = collect(dataset)
+    assert x.shape == (60, 4, 4, 3) and x.dtype == np.float32
+    for epoch in (slice(0, 30), slice(30, 60)):
+        seen = {(int(label), image.tobytes()) for image, label in zip(x[epoch], y[epoch])}
+        assert len(seen) == 30 and np.bincount(y[epoch]).tolist() == [3] * 10
+    assert (y[:30] != y[30:]).any()  # another order
+
+
+def test_a_sample_is_its_image_plus_eps_times_its_sign():
+    data = samples(5, (0.0, 0.03), perturbed=True)
+    x, y = collect(batches.evaluation_batches(data, batch_size=4))
+    clean = data.images.astype("float32") / np.float32(255)
+    np.testing.assert_array_equal(x[:5], clean)
+    signs = data.perturbations.astype("float32") / 127
+    np.testing.assert_array_equal(x[5:], np.clip(clean + np.float32(0.03) * signs, 0, 1))
+    assert y.tolist() == [0, 1, 2, 3, 4] * 2
+
+
+def test_labels_stay_with_their_images_under_augmentation():
+    data = samples(64)
+    dataset, _ = batches.training_batches(data, batch_size=16, epochs=1, seed=3, augmentations=("noise",))
+    x, y = collect(dataset)
+    own = np.abs(x - data.images[y].astype("float32") / 255)
+    assert own.max() < 0.15 and sorted(y) == list(range(64))
+
+
+def test_going_on_at_an_epoch_gives_the_batches_of_the_unbroken_run():
+    data = samples(20, (0.0, 0.1), perturbed=True)
+    keywords = dict(batch_size=8, epochs=3, seed=1, augmentations=AUGMENTATIONS)
+    whole, steps = batches.training_batches(data, **keywords)
+    rest, _ = batches.training_batches(data, first_epoch=2, **keywords)
+    for a, b in zip(whole.skip(2 * steps), rest, strict=True):
+        np.testing.assert_array_equal(a[0], b[0])
+        np.testing.assert_array_equal(a[1], b[1])
+
+
+@pytest.mark.parametrize("n, batch_size, steps", [(10, 4, 2), (3, 8, 1), (8, 8, 1)])
+def test_steps(n, batch_size, steps):
+    dataset, counted = batches.training_batches(samples(n), batch_size=batch_size, epochs=3, seed=0)
+    assert counted == steps and len(list(dataset)) == dataset.cardinality() == 3 * steps
+
+
+def test_evaluation_has_known_cardinality_and_every_image():
+    dataset = batches.evaluation_batches(samples(10), batch_size=4)
+    assert dataset.cardinality() == 3
+    assert collect(dataset)[1].tolist() == list(range(10))
+
+
+def test_select_keeps_images_labels_and_perturbations_together():
+    data = samples(10, (0.1,), perturbed=True).select(np.array([7, 2]))
+    assert data.images[:, 0, 0, 0].tolist() == data.labels.tolist() == [7, 2]
+    np.testing.assert_array_equal(data.perturbations, samples(10, (0.1,), True).perturbations[[7, 2]])
+
+
+def test_perturbed_is_the_attacks_own_arithmetic():
+    x = tf.random.stateless_uniform((3, 4, 4, 1), (0, 1))
+    sign = tf.sign(tf.random.stateless_normal((3, 4, 4, 1), (0, 2)))
+    stored = tf.cast(127 * sign, tf.int8)
+    for eps in (0.01, 0.02, 0.03, 1 / 3):
+        np.testing.assert_array_equal(batches.perturbed(x, stored, eps), tf.clip_by_value(x + eps * sign, 0.0, 1.0))
