@@ -77,6 +77,13 @@ def _run():
     )
 
 
+def _closing_line(run, made):
+    if not made:
+        return f"{run.workdir} is up to date for stage {run.stage}: nothing to do."
+    line = f"Made {len(made)} artifacts in {run.workdir}."
+    return line if run.stage in ("report", "all") else f"{line} The tables: the same command with --stage=report."
+
+
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}: every setting is a --flag=value.")
@@ -98,9 +105,12 @@ def main(argv):
             report = pathlib.Path(run.workdir) / "report" / "report.md"
             if run.stage in ("report", "all"):
                 print(report.read_text())
-            print(f"made {len(made)} artifacts in {run.workdir}" if made else f"{run.workdir} is up to date: nothing to do")
+            print(_closing_line(run, made))
     except UserError as error:
         sys.exit(f"tfadv: {error}")
+    except KeyboardInterrupt:
+        print("tfadv: stopped; what was finished stays, and the same command goes on from there.", file=sys.stderr)
+        sys.exit(130)
     except OSError as error:
         sys.exit(f"tfadv: {error.strerror or error} ({error.filename or run.workdir}): nothing made before is lost.")
 

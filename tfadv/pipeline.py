@@ -7,19 +7,22 @@ Artifacts are pulled, as make does: asking for one first makes what it needs,
 and leaves alone what is there and was made from the same inputs.
 """
 
+import errno
 import functools
-import gc
 import json
 import logging
+import os
 import shutil
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfadv import datasets, models, surrogate
 from tfadv.config import VARIANTS
 from tfadv.datasets import sources, split
 from tfadv.datasets.batches import Samples
+from tfadv.errors import UserError
 from tfadv.evaluation import evaluate
 from tfadv.models import files
 from tfadv.report import report
@@ -114,7 +117,7 @@ class Pipeline:
         """dict of part → (images, labels, ids)."""
         division, pool = self._division, self._pool
         if pool.digest() != division["images_sha256"]:
-            raise sources.UserError(
+            raise UserError(
                 f"the images of {pool.full_name} in {self.run.data_dir} are not those that {self.workdir.root} was "
                 "made from: bring them back, or give another --workdir."
             )
@@ -250,7 +253,7 @@ class Pipeline:
         folder = self.workdir.open(f"surrogate/{self._surrogate_name}/{surrogate.VERSION}", "generate")
         samples, ids = surrogate.read(folder, part, levels)
         if ids.tolist() != self._division[part]:
-            raise sources.UserError(f"{folder} holds other images than the division's split {part}: remove it.")
+            raise UserError(f"{folder} holds other images than the division's split {part}: remove it.")
         return samples
 
     # ---- evaluation and report --------------------------------------------------------------------------
@@ -330,8 +333,8 @@ def execute(config, run, workdir):
     pipeline = Pipeline(config, run, workdir)
     try:
         pipeline.stage(run.stage)
-    finally:
-        del pipeline._trainers
-        keras.backend.clear_session()
-        gc.collect()
+    except (tf.errors.ResourceExhaustedError, tf.errors.UnknownError, tf.errors.InternalError) as error:
+        if "No space left" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(workdir.root))  # TensorFlow's file layer says it so
     return pipeline.made

@@ -70,7 +70,7 @@ def write(folder, name, splits, class_names, make_perturbations, description):
         }
     )
     split_infos = []
-    with tqdm(total=sum(len(labels) for _, labels, _ in splits.values()), unit="image", desc=name) as bar:
+    with tqdm(total=sum(len(labels) for _, labels, _ in splits.values()), unit="image", desc=name, disable=None) as bar:
         for split, (images, labels, ids) in splits.items():
             batches = make_perturbations(images, labels, bar.update)
             lengths, size = _write_split(folder, name, split, features, images, labels, ids, batches)
@@ -134,7 +134,8 @@ def read(folder, split, epsilons):
     """
     try:
         builder = tfds.builder_from_directory(folder)
-        dataset = builder.as_dataset(split=split, shuffle_files=False)
+        in_order = tfds.ReadConfig(interleave_cycle_length=1)  # the default mixes the shards
+        dataset = builder.as_dataset(split=split, shuffle_files=False, read_config=in_order)
         batches = list(dataset.batch(1024).prefetch(2).as_numpy_iterator())
     except (tf.errors.OpError, OSError, ValueError, KeyError) as error:
         raise UserError(f"the surrogate's samples in {folder} can't be read: {str(error).splitlines()[0][:200]}")

@@ -74,7 +74,8 @@ def load(name, data_dir, image_size):
     decoders = tfds.decode.PartialDecoding({"image": True, source.label: True})
     try:
         for split in splits:
-            dataset = builder.as_dataset(split=split, shuffle_files=False, decoders=decoders)
+            in_order = tfds.ReadConfig(interleave_cycle_length=1)  # the default mixes the shards
+            dataset = builder.as_dataset(split=split, shuffle_files=False, decoders=decoders, read_config=in_order)
             dataset = dataset.map(example_to_pair, tf.data.AUTOTUNE).batch(1024).prefetch(2)
             for x, y in dataset.as_numpy_iterator():
                 images[done : done + len(y)], labels[done : done + len(y)] = x, y

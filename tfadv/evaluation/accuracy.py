@@ -60,7 +60,7 @@ def evaluate(model, samples, *, batch_size, jit_compile="auto", description=""):
     n, jit = len(samples.labels), xla(jit_compile)
     epsilons = tf.constant(samples.epsilons, tf.float32)
     correct = np.zeros(1 + 2 * len(samples.epsilons), np.int64)
-    with tqdm(total=n, unit="image", desc=description, leave=False) as bar:
+    with tqdm(total=n, unit="image", desc=description, leave=False, disable=None) as bar:
         for start in range(0, n, batch_size):
             # Every batch is full (it wraps around), so that XLA compiles one shape only; only new images count.
             rows = np.arange(start, start + batch_size) % n

@@ -45,7 +45,7 @@ def example_sheet(path, rows, title):
       title: str.
     """
     figure, axes = plt.subplots(
-        len(rows), 3, figsize=(8.5, 2.3 * len(rows) + 0.6), squeeze=False, layout="constrained"
+        len(rows), 3, figsize=(9, 1.5 * len(rows) + 0.5), squeeze=False, layout="constrained"
     )
     figure.suptitle(title, fontsize=11)
     for (left, middle, right), row in zip(axes, rows):
@@ -53,7 +53,7 @@ def example_sheet(path, rows, title):
         noise = 0.5 + 0.5 * noise / max(np.abs(noise).max(), 1e-9)
         for ax, image, text in (
             (left, row["clean"], f"true: {row['true']}\n{row['clean_says']}"),
-            (middle, noise, "perturbation,\nstretched to be seen"),
+            (middle, noise, "perturbation,\nmade visible"),
             (right, row["adversarial"], f"adversarial\n{row['adversarial_says']}"),
         ):
             ax.imshow(np.clip(image, 0, 1).squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")

@@ -58,18 +58,27 @@ def _epsilons(records):
     return sorted({r["eps"] for r in records if r["eps"] is not None})
 
 
-def _beside(ours, printed):
-    return ours, printed, None if ours is None or printed is None else ours - printed
+def _heads(name, row):
+    return (name, "paper", "Δ") if row else (name,)
+
+
+def _beside(records, row, model, variant, eps=None):
+    """Our figure, and the paper's and the difference where it has this data set: clean where eps is None."""
+    ours = find(records, model, variant, "whitebox" if eps else "clean", eps)
+    if not row:
+        return (ours,)
+    printed = paper.accuracy(row, variant, model, eps)
+    return ours, printed, None if printed is None else ours - printed
 
 
 def table1(records, row):
-    """Clean accuracy before and after adversarial training."""
-    head = ("model", "before", "paper", "Δ", "after", "paper", "Δ", "control")
+    """Clean accuracy before and after adversarial training, and of the control."""
+    head = ("model", *_heads("before", row), *_heads("after", row), "control")
     rows = [
         (
             TITLES.get(m, m),
-            *_beside(find(records, m, "baseline", "clean"), paper.accuracy(row, "baseline", m)),
-            *_beside(find(records, m, "retrained", "clean"), paper.accuracy(row, "retrained", m)),
+            *_beside(records, row, m, "baseline"),
+            *_beside(records, row, m, "retrained"),
             find(records, m, "augmented", "clean"),
         )
         for m in _models(records)
@@ -80,16 +89,9 @@ def table1(records, row):
 def attack_table(title, records, row, variant):
     """Accuracy of a variant under white-box FGSM, by eps and model: Tables 2, 3 and 4."""
     models = _models(records)
-    head = ("eps", *(h for m in models for h in (TITLES.get(m, m), "paper", "Δ")))
+    head = ("eps", *(h for m in models for h in _heads(TITLES.get(m, m), row)))
     rows = [
-        (
-            f"{eps:g}",
-            *(
-                cell
-                for m in models
-                for cell in _beside(find(records, m, variant, "whitebox", eps), paper.accuracy(row, variant, m, eps))
-            ),
-        )
+        (f"{eps:g}", *(cell for m in models for cell in _beside(records, row, m, variant, eps)))
         for eps in _epsilons(records)
     ]
     return Table(title, head, rows)

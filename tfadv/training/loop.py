@@ -8,6 +8,7 @@ import numpy as np
 from tfadv.attacks.gradient import xla
 from tfadv.datasets.batches import evaluation_batches, training_batches
 from tfadv.training.callbacks import StopOnNonFinite, WarmupCosine
+from tfadv.training.sheet import write_augmentation_sheet
 
 WARMUP_SHARE = 0.1  # of all steps
 
@@ -45,7 +46,8 @@ class Trainer:
           learning_rate: float, the peak, after a warm-up over 10% of the steps; then a cosine down to 0.
           patience: int, epochs without a lower validation loss before stopping.
           seed: int, of order and augmentation.
-          log_dir: path for TensorBoard; `train` and `validation` appear in it.
+          log_dir: path for TensorBoard; `train` and `validation` appear in it,
+            and a sheet of augmented images.
           augmentations: names in `tfadv.datasets.AUGMENTATIONS`.
 
         Returns:
@@ -57,6 +59,8 @@ class Trainer:
         batches, steps = training_batches(
             samples, batch_size=batch_size, epochs=epochs, seed=seed, augmentations=augmentations
         )
+        if augmentations:
+            write_augmentation_sheet(log_dir, samples, seed, augmentations)
         optimizer = self.model.optimizer
         optimizer.build(self.model.trainable_variables)
         for variable in optimizer.variables:  # momentum and step count of an earlier run

@@ -1,0 +1,51 @@
+import pytest
+
+from tfadv.report import paper, tables
+
+
+def record(model, variant, protocol, eps, accuracy):
+    return {
+        "dataset": "cifar10", "model": model, "variant": variant, "protocol": protocol, "eps": eps,
+        "source": None, "attack": None, "accuracy": accuracy, "correct": round(accuracy * 100), "n": 100, "seed": 0,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def records():
+    made = []
+    for model, base in (("resnet18", 0.3), ("resnet50", 0.2)):
+        for variant, more in (("baseline", 0), ("augmented", 0.05), ("retrained", 0.1)):
+            made.append(record(model, variant, "clean", None, 0.8 + more))
+            for eps in (0.01, 0.1):
+                made.append(record(model, variant, "whitebox", eps, base + more * (1 + (model == "resnet50"))))
+                made.append(record(model, variant, "transfer", eps, 0.5))
+    return made
+
+
+def test_table2_has_ours_the_papers_and_the_difference(records):
+    table = tables.all_tables(records, "CIFAR10")["table2"]
+    assert table.rows[0][0] == "0.01"
+    assert table.rows[0][1:] == pytest.approx((30.0, 27.52, 2.48, 20.0, 16.04, 3.96))
+    assert table.rows[1][2] is None  # the paper has no eps 0.1
+    assert "+2.48" in table.markdown() and "–" in table.markdown()
+    assert table.csv().splitlines()[1].startswith("0.01,30.0,27.52,")
+
+
+def test_without_a_row_of_the_paper_its_columns_are_left_out(records):
+    table = tables.all_tables(records, None)["table4"]
+    assert table.head == ("eps", "ResNet18", "ResNet50")
+    assert table.rows[0] == ("0.01", pytest.approx(40.0), pytest.approx(40.0))
+
+
+def test_gain_is_the_mean_over_models_and_eps(records):
+    assert tables.gain(records) == pytest.approx((10 + 10 + 20 + 20) / 4)
+    assert tables.gain(records, "augmented") == pytest.approx(7.5)
+    assert "+15.00" in tables.headline(records, "CIFAR10") and "+14.96" in tables.headline(records, "CIFAR10")
+
+
+@pytest.mark.parametrize("row, mean", [("MNIST", 41.21), ("CIFAR10", 14.43), ("Cat VS Dog", 26.44)])
+def test_the_papers_tables_give_about_the_gain_it_states(row, mean):
+    before, after = paper.FGSM[row]["baseline"], paper.FGSM[row]["retrained"]
+    gains = [b - a for x, y in zip(before, after) for a, b in zip(x, y)]
+    assert sum(gains) / 9 == pytest.approx(mean, abs=0.005)
+    assert paper.STATED_GAIN[row] == pytest.approx(mean, abs=0.6)

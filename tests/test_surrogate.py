@@ -1,0 +1,88 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from tfadv import models, surrogate
+from tfadv.attacks import fgsm
+from tfadv.datasets.batches import evaluation_batches
+from tfadv.errors import UserError
+
+EPSILONS = (0.0, 0.01, 0.02, 0.03)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, digits):
+    """(folder, model, images, labels): the first 200 digits as train, 50 as test."""
+    keras.utils.set_random_seed(0)
+    model = models.build("resnet_tiny", (32, 32, 1), 10)
+    folder = tmp_path_factory.mktemp("surrogate") / "digits_surrogate" / surrogate.VERSION
+    folder.mkdir(parents=True)
+    parts = {
+        "train": (digits.images[:200], digits.labels[:200], np.arange(1000, 1200)),
+        "test": (digits.images[200:250], digits.labels[200:250], np.arange(50)),
+    }
+    old, surrogate.SHARD_SIZE = surrogate.SHARD_SIZE, 64
+    counts = surrogate.write(
+        folder,
+        "digits_surrogate",
+        parts,
+        digits.class_names,
+        lambda x, y, progress: surrogate.perturbations(model, x, y, batch_size=32, progress=progress),
+        "for the tests",
+    )
+    surrogate.SHARD_SIZE = old
+    assert counts == {"train": 200, "test": 50}
+    return folder, model, digits.images[:250], digits.labels[:250]
+
+
+def test_round_trip_is_exact_to_the_bit(made):
+    folder, model, images, labels = made
+    samples, ids = surrogate.read(folder, "train", EPSILONS)
+    assert ids.tolist() == list(range(1000, 1200))
+    np.testing.assert_array_equal(samples.images, images[:200])
+    np.testing.assert_array_equal(samples.labels, labels[:200])
+    x = np.concatenate([x for x, _ in evaluation_batches(samples, batch_size=64).as_numpy_iterator()])
+    clean = images[:200].astype("float32") / np.float32(255)
+    # In the batches of the writer: another batch size may turn a sign where the gradient is all but zero.
+    attacked = [
+        fgsm(model, np.take(clean, range(i, i + 32), 0, mode="wrap"), np.take(labels[:200], range(i, i + 32), mode="wrap"), EPSILONS[1:])
+        for i in range(0, 200, 32)
+    ]  # fmt: skip
+    np.testing.assert_array_equal(x[:200], clean)
+    np.testing.assert_array_equal(x[200:].reshape(3, 200, 32, 32, 1), np.concatenate(attacked, axis=1)[:, :200])
+
+
+def test_tfds_reads_the_folder_with_known_cardinality(made):
+    folder = made[0]
+    builder = tfds.builder_from_directory(folder)
+    assert builder.info.splits["train"].shard_lengths == [50, 50, 50, 50]
+    assert builder.as_dataset(split="train").cardinality() == 200
+    half = tfds.load("digits_surrogate", data_dir=folder.parents[1], split="test[:50%]", download=False)
+    assert half.cardinality() == 25
+    example = next(iter(half.as_numpy_iterator()))
+    assert example["perturbation"].dtype == np.int8 and set(np.unique(example["perturbation"])) <= {-127, 0, 127}
+
+
+def test_small_on_disk(made):
+    folder = made[0]
+    size = sum(p.stat().st_size for p in folder.glob("*.tfrecord-*"))
+    assert size / 250 < 3 * 32 * 32 * 4 / 12  # a twelfth of float32 copies at three eps
+
+
+@pytest.mark.parametrize("harm", ["flip", "truncate", "remove"])
+def test_a_damaged_shard_is_an_error_not_a_number(made, tmp_path, harm):
+    import shutil
+
+    copy = tmp_path / "digits_surrogate" / surrogate.VERSION
+    shutil.copytree(made[0], copy)
+    shard = sorted(copy.glob("*train*"))[1]
+    content = shard.read_bytes()
+    if harm == "flip":
+        shard.write_bytes(content[:100] + bytes([content[100] ^ 1]) + content[101:])
+    elif harm == "truncate":
+        shard.write_bytes(content[:-10])
+    else:
+        shard.unlink()
+    with pytest.raises(UserError, match="surrogate"):
+        surrogate.read(copy, "train", EPSILONS)

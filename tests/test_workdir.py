@@ -1,0 +1,97 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tfadv.config import Config
+from tfadv.errors import UserError
+from tfadv.workdir import MANIFEST, Workdir
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    with Workdir(tmp_path / "run", Config().resolved()) as opened:
+        yield opened
+
+
+def make(workdir, inputs, text="content"):
+    with workdir.creating("thing", inputs) as (folder, manifest):
+        (folder / "file.txt").write_text(text)
+        manifest["extra"] = 1
+
+
+def test_artifact_is_current_until_its_inputs_change(workdir):
+    assert not workdir.is_current("thing", {"a": 1})
+    make(workdir, {"a": 1})
+    assert workdir.is_current("thing", {"a": 1}) and not workdir.is_current("thing", {"a": 2})
+    assert (workdir.open("thing", "prepare") / "file.txt").read_text() == "content"
+    make(workdir, {"a": 2}, "new")
+    assert workdir.is_current("thing", {"a": 2})
+    assert (workdir.open("thing", "prepare") / "file.txt").read_text() == "new"
+
+
+def test_content_follows_the_files(workdir):
+    make(workdir, {"a": 1})
+    first = workdir.manifest("thing")["content"]
+    make(workdir, {"a": 2})
+    assert workdir.manifest("thing")["content"] == first
+    make(workdir, {"a": 2}, "other")
+    assert workdir.manifest("thing")["content"] != first
+
+
+def test_failure_leaves_the_old_artifact_and_no_rubbish(workdir):
+    make(workdir, {"a": 1})
+    with pytest.raises(OSError), workdir.creating("thing", {"a": 2}) as (folder, _):
+        (folder / "file.txt").write_text("half")
+        raise OSError("disk full")
+    assert workdir.is_current("thing", {"a": 1})
+    assert (workdir.open("thing", "prepare") / "file.txt").read_text() == "content"
+    assert not list(workdir.root.glob(".tmp-*"))
+
+
+def test_rubbish_of_a_killed_process_is_swept(workdir):
+    (workdir.root / ".tmp-thing-dead").mkdir()
+    make(workdir, {})
+    assert not list(workdir.root.glob(".tmp-*"))
+
+
+@pytest.mark.parametrize("harm, word", [("flip", "damaged"), ("remove", "missing"), ("truncate", "damaged")])
+def test_damage_is_named_with_the_way_out(workdir, harm, word):
+    make(workdir, {})
+    path = workdir.root / "thing" / "file.txt"
+    {"flip": lambda: path.write_text("kontent"), "remove": path.unlink, "truncate": lambda: path.write_text("con")}[
+        harm
+    ]()
+    with pytest.raises(UserError, match=f"file.txt is {word}.*rm -r .*--stage=generate"):
+        workdir.open("thing", "generate")
+
+
+def test_damaged_manifest_counts_as_no_artifact(workdir):
+    make(workdir, {"a": 1})
+    (workdir.root / "thing" / MANIFEST).write_text("{")
+    assert not workdir.is_current("thing", {"a": 1})
+
+
+def test_another_configuration_is_refused_with_the_fields(workdir):
+    root = workdir.root
+    workdir.__exit__()
+    with pytest.raises(UserError, match="epochs: 10 → 11.*--workdir.*--overwrite"):
+        Workdir(root, Config(epochs=11).resolved())
+    with Workdir(root, Config(epochs=11).resolved(), overwrite=True):
+        pass
+    assert json.loads((root / "config.json").read_text())["epochs"] == 11
+
+
+def test_a_second_process_is_kept_out_and_a_dead_one_is_not_waited_for(workdir):
+    code = (
+        "import sys; from tfadv.config import Config; from tfadv.workdir import Workdir\n"
+        "Workdir(sys.argv[1], Config().resolved()); sys.exit(7)"
+    )
+    run = [sys.executable, "-c", code, str(workdir.root)]
+    busy = subprocess.run(run, capture_output=True, text=True)
+    assert busy.returncode == 1 and "another tfadv process" in busy.stderr
+    workdir.__exit__()
+    assert subprocess.run(run).returncode == 7
+    with Workdir(workdir.root, Config().resolved()):
+        pass

@@ -1,0 +1,105 @@
+import json
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn.model_selection import train_test_split
+
+from tfadv import models
+from tfadv.datasets.batches import Samples
+from tfadv.errors import UserError
+from tfadv.training import Trainer
+from tfadv.training.callbacks import WarmupCosine
+
+
+@pytest.fixture(scope="module")
+def halves(digits):
+    """(training, validation) of 400 and 100 digits at 8x8... padded to 16 by repetition of pixels."""
+    images = digits.images[:500, ::2, ::2]
+    rows, held = train_test_split(np.arange(500), test_size=100, random_state=0, stratify=digits.labels[:500])
+    return Samples(images[rows], digits.labels[rows]), Samples(images[held], digits.labels[held])
+
+
+def trainer(weight_decay=0.0):
+    keras.utils.set_random_seed(0)
+    return Trainer(models.build("resnet_tiny", (16, 16, 1), 10), weight_decay=weight_decay)
+
+
+def fit(t, halves, tmp_path, **changes):
+    settings = dict(epochs=2, batch_size=64, learning_rate=0.1, patience=5, seed=0, log_dir=tmp_path) | changes
+    return t.fit(*halves, **settings)
+
+
+def test_optimizer_steps_are_epochs_times_batches(halves, tmp_path):
+    assert fit(trainer(), halves, tmp_path, epochs=3)["steps"] == 3 * (400 // 64)
+
+
+def test_it_learns_and_validation_counts_are_exact(halves, tmp_path):
+    t = trainer()
+    record = fit(t, halves, tmp_path, epochs=10)
+    logits = t.model.predict(halves[1].images.astype("float32") / 255, verbose=0)
+    accuracy = (logits.argmax(1) == halves[1].labels).mean()
+    assert accuracy > 0.6
+    # The best weights are back, and Keras' figure for them equals a count by another path.
+    assert record["history"]["val_accuracy"][record["best_epoch"] - 1] == pytest.approx(accuracy, abs=1e-6)
+    assert record["best_epoch"] == 1 + int(np.argmin(record["history"]["val_loss"]))
+
+
+def test_same_seed_same_weights_also_on_a_used_trainer(halves, tmp_path):
+    first, used = trainer(), trainer()
+    start = used.model.get_weights()
+    fit(used, halves, tmp_path, learning_rate=0.3, seed=9)
+    used.model.set_weights(start)
+    fit(used, halves, tmp_path, augmentations=("noise", "shift"))
+    fit(first, halves, tmp_path, augmentations=("noise", "shift"))
+    for a, b in zip(first.model.get_weights(), used.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_early_stopping_counts_patience(halves, tmp_path):
+    t = trainer()
+    t.model.trainable = False  # then no weight and no statistic moves, and validation never improves
+    t = Trainer(t.model, weight_decay=0.0)
+    record = fit(t, halves, tmp_path, epochs=9, patience=2, learning_rate=1e-9)
+    assert len(record["history"]["loss"]) == 3 and record["best_epoch"] == 1
+
+
+def test_weight_decay_is_for_kernels_alone(halves, tmp_path):
+    t = trainer(weight_decay=0.5)
+    decayed = {v.path for v in t.model.trainable_variables if t.model.optimizer._use_weight_decay(v)}
+    assert decayed and all(path.endswith("kernel") for path in decayed)
+    assert {v.path for v in t.model.trainable_variables if v.path.endswith("kernel")} == decayed
+
+
+def test_non_finite_loss_stops_and_names_the_steps(halves, tmp_path):
+    with pytest.raises(UserError, match=r"not finite|no longer finite.*step from \d+ to \d+.*--learning_rate"):
+        fit(trainer(), halves, tmp_path, learning_rate=1e30, epochs=5)
+
+
+def test_tensorboard_curves_are_written(halves, tmp_path):
+    fit(trainer(), halves, tmp_path)
+    assert list((tmp_path / "train").glob("events*")) and list((tmp_path / "validation").glob("events*"))
+
+
+def test_augmented_images_are_shown_in_tensorboard(halves, tmp_path):
+    fit(trainer(), halves, tmp_path, augmentations=("rotation", "noise"))
+    images = [
+        tf.image.decode_png(value.tensor.string_val[2]).numpy()
+        for path in map(str, (tmp_path / "train").glob("events*"))
+        for event in tf.compat.v1.train.summary_iterator(path)
+        for value in event.summary.value
+        if value.tag == "augmentation/sheet"
+    ]
+    assert len(images) == 1 and images[0].shape == (5 * 16, 8 * 16, 1)
+    rows = images[0].reshape(5, 16, 128)
+    assert all((rows[0] != rows[i]).any() for i in range(1, 5))
+
+
+def test_warm_up_and_cosine():
+    schedule = WarmupCosine(0.2, warmup=10, total=110)
+    assert schedule.rate(0) == pytest.approx(0.02) and schedule.rate(9) == schedule.rate(10) == pytest.approx(0.2)
+    assert schedule.rate(60) == pytest.approx(0.1)
+    assert schedule.rate(109) == pytest.approx(0.1 * (1 + math.cos(math.pi * 0.99)))
+    json.dumps(schedule.rate(50))
