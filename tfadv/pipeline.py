@@ -32,7 +32,7 @@ from tfadv.workdir import digest, write_json
 LOG = logging.getLogger(__name__)
 
 # Raised when the code of an artifact changes what it makes: older ones are then made anew.
-CODE = {"split": 1, "model": 1, "surrogate": 1, "evaluation": 1, "report": 1}
+CODE = {"split": 1, "model": 1, "surrogate": 1, "evaluation": 2, "report": 1}
 
 
 class Pipeline:
@@ -290,6 +290,7 @@ class Pipeline:
                 for record in counted
             ]
             write_json(folder / "records.json", records)
+            LOG.info("%s %s: %s", name, variant, ", ".join(map(_short, records)))
 
         content = self._artifact(f"evaluations/{name}/{variant}", inputs, make)
         self._collect()
@@ -326,6 +327,12 @@ class Pipeline:
             )
 
         self._artifact("report", inputs, make)
+
+
+def _short(record):
+    """str, such as "whitebox 0.03: 12.3%"."""
+    attack = record["protocol"] if record["eps"] is None else f"{record['protocol']} {record['eps']:g}"
+    return f"{attack}: {100 * record['accuracy']:.1f}%"
 
 
 def execute(config, run, workdir):

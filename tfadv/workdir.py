@@ -16,7 +16,6 @@ import os
 import pathlib
 import platform
 import shutil
-import tempfile
 import time
 
 from tfadv.errors import UserError
@@ -128,7 +127,8 @@ class Workdir:
         target.parent.mkdir(parents=True, exist_ok=True)
         for left in target.parent.glob(f".tmp-{target.name}-*"):  # of a killed process; the lock says it is gone
             shutil.rmtree(left)
-        aside = pathlib.Path(tempfile.mkdtemp(prefix=f".tmp-{target.name}-", dir=target.parent))
+        aside = target.parent / f".tmp-{target.name}-new"
+        aside.mkdir()
         started = time.monotonic()
         manifest = {"artifact": name, "inputs": inputs}
         try:
@@ -144,8 +144,8 @@ class Workdir:
             manifest["versions"] = versions()
             write_json(aside / MANIFEST, manifest)
             if target.exists():
-                old = pathlib.Path(tempfile.mkdtemp(prefix=f".tmp-{target.name}-", dir=target.parent))
-                os.replace(target, old / target.name)
+                old = target.parent / f".tmp-{target.name}-old"
+                os.replace(target, old)
                 os.replace(aside, target)
                 shutil.rmtree(old)
             else:

@@ -165,6 +165,19 @@ def test_bad_arguments_are_named(tiny, change, words):
         fgsm(tiny, **arguments)
 
 
+def test_a_subclassed_model_that_names_no_shape(linear):
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.inner = linear[0]
+
+        def call(self, x, training=False):
+            return self.inner(x, training=training)
+
+    x, y = batch(shape=(2, 2, 3), classes=3)
+    np.testing.assert_array_equal(fgsm(Own(), x, y, 0.1), fgsm(linear[0], x, y, 0.1))
+
+
 def test_softmax_model_is_refused():
     model = keras.Sequential(
         [keras.Input((2, 2, 3)), keras.layers.Flatten(), keras.layers.Dense(3, activation="softmax")]

@@ -67,8 +67,8 @@ class PerModel:
 
 
 def image_shape(model):
-    """(H, W, C) that the model takes, with None where it takes any."""
-    shape = getattr(model, "input_shape", None)
+    """(H, W, C) that the model takes, with None where it takes any or does not say."""
+    shape = getattr(model, "input_shape", (None,) * 4)
     if not isinstance(shape, tuple) or len(shape) != 4:
         raise ValueError(f"the model must take one batch of images (N, H, W, C); its input_shape is {shape}.")
     return shape[1:]
@@ -105,10 +105,10 @@ def check(model, x, y, eps, clip):
         least, greatest = float(tf.reduce_min(x)), float(tf.reduce_max(x))
         if not (low - _TOLERANCE <= least and greatest <= high + _TOLERANCE):
             raise ValueError(f"x must be in [{low}, {high}], got values from {least:g} to {greatest:g}.")
-        classes = model.output_shape[-1]
+        classes = getattr(model, "output_shape", (None, math.inf))[-1]
         if not 0 <= int(tf.reduce_min(y)) <= int(tf.reduce_max(y)) < classes:
             raise ValueError(f"y must be class numbers from 0 to {classes - 1}.")
-    last = model.layers[-1]
+    last = model.layers[-1] if model.layers else None
     if getattr(last, "activation", None) is keras.activations.softmax or isinstance(last, keras.layers.Softmax):
         raise ValueError(
             f"the model ends in a softmax ({last.name}): attacks need logits, because the gradient of a "

@@ -53,11 +53,11 @@ def _draw_examples(path, name, load, test, class_names):
             before = np.argmax(model(x, training=False), axis=1)
             after = np.argmax(model(adversarial, training=False), axis=1)
             fooled = np.flatnonzero((before == y) & (after != y))
-            # Spread over the classes, and filled up with others where fewer are fooled.
+            # Fooled ones first, and among them one of each class before a second of any.
             order = np.concatenate([fooled, np.setdiff1d(np.arange(len(y)), fooled)])
             _, first = np.unique(y[order], return_index=True)
-            chosen = order[np.sort(np.concatenate([first, np.setdiff1d(np.arange(len(order)), first)[:EXAMPLES]]))]
-            chosen = chosen[:EXAMPLES]
+            rest = np.setdiff1d(np.arange(len(order)), first)
+            chosen = order[np.concatenate([np.sort(first), rest])][:EXAMPLES]
         own = fgsm(model, x[chosen], y[chosen], eps).numpy()
         says[variant] = [_say(model, images, class_names) for images in (x[chosen], own)]
     rows = [
@@ -72,15 +72,16 @@ def _draw_examples(path, name, load, test, class_names):
     ]
     caption = (
         f"{name} under its own FGSM at eps {eps:g}: {len(fooled)} of the first {len(y)} test images fool the "
-        "baseline; the sheet shows such images first. Each variant is attacked afresh."
+        "baseline; the sheet shows such images first, as the attack on the baseline made them. The retrained model's "
+        "answer on the right is to its own attack."
     )
     plots.example_sheet(path, rows, f"{name}, FGSM at eps {eps:g}")
     return caption
 
 
 def _say(model, images, class_names):
-    """list of "class confidence%", one an image."""
+    """list of "class (confidence%)", one an image."""
     logits = np.asarray(model(images, training=False), np.float64)
     p = np.exp(logits - logits.max(axis=1, keepdims=True))
     p /= p.sum(axis=1, keepdims=True)
-    return [f"{class_names[i]} {100 * row[i]:.0f}%" for i, row in zip(p.argmax(axis=1), p)]
+    return [f"{class_names[i]} ({100 * row[i]:.0f}%)" for i, row in zip(p.argmax(axis=1), p)]
