@@ -26,7 +26,7 @@ from tfadv.errors import UserError
 from tfadv.evaluation import evaluate
 from tfadv.models import files
 from tfadv.report import report
-from tfadv.training import Trainer
+from tfadv.training import Checkpoints, Trainer
 from tfadv.workdir import digest, write_json
 
 LOG = logging.getLogger(__name__)
@@ -170,8 +170,7 @@ class Pipeline:
             trainer.model.set_weights(initial)
             if start == "baseline":
                 self._load(name, "baseline")
-            log_dir = self.workdir.root / "logs" / name / variant
-            shutil.rmtree(log_dir, ignore_errors=True)  # curves of an earlier try would overlay these
+            checkpoints = functools.partial(Checkpoints, self.workdir, f"checkpoints/{name}/{variant}", inputs)
             record = trainer.fit(
                 self._training_samples(variant, levels),
                 self._validation_samples(variant, levels),
@@ -180,14 +179,17 @@ class Pipeline:
                 learning_rate=config.learning_rate,
                 patience=config.patience,
                 seed=config.seed,
-                log_dir=log_dir,
+                log_dir=self.workdir.root / "logs" / name / variant,
                 augmentations=inputs.get("augmentations", ()),
+                checkpoints=checkpoints,
             )
             write_json(folder / "history.json", record)
             files.save(trainer.model, folder / "model.keras")
             manifest["content"] = files.weights_hash(trainer.model)
 
-        return self._artifact(f"models/{name}/{variant}", inputs, make)
+        content = self._artifact(f"models/{name}/{variant}", inputs, make)
+        shutil.rmtree(self.workdir.root / "checkpoints" / name / variant, ignore_errors=True)
+        return content
 
     def _training_samples(self, variant, levels):
         """`Samples` of the training images; balanced by undersampling but for the baseline."""

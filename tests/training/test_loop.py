@@ -8,7 +8,7 @@ import tensorflow as tf
 from sklearn.model_selection import train_test_split
 
 from tfadv import models
-from tfadv.datasets.batches import Samples
+from tfadv.datasets.batches import Samples, evaluation_batches
 from tfadv.errors import UserError
 from tfadv.training import Trainer
 from tfadv.training.callbacks import WarmupCosine
@@ -64,6 +64,18 @@ def test_early_stopping_counts_patience(halves, tmp_path):
     t = Trainer(t.model, weight_decay=0.0)
     record = fit(t, halves, tmp_path, epochs=9, patience=2, learning_rate=1e-9)
     assert len(record["history"]["loss"]) == 3 and record["best_epoch"] == 1
+
+
+def test_the_best_weights_are_left_and_not_the_last(halves, tmp_path):
+    t = trainer()
+    scrambled = Samples(halves[1].images, (halves[1].labels + 1) % 10)  # the better it learns, the worse it looks
+    record = t.fit(
+        halves[0], scrambled, epochs=8, batch_size=64, learning_rate=0.1, patience=4, seed=0, log_dir=tmp_path
+    )
+    losses = record["history"]["val_loss"]
+    assert losses[-1] > min(losses) + 0.1
+    loss = t.model.evaluate(evaluation_batches(scrambled, batch_size=64), verbose=0)[0]
+    assert loss == pytest.approx(min(losses), rel=1e-5)
 
 
 def test_weight_decay_is_for_kernels_alone(halves, tmp_path):

@@ -15,19 +15,16 @@ class WarmupCosine(keras.callbacks.Callback):
     the number of steps into the compiled step, and each variant has its own.
     """
 
-    def __init__(self, peak, warmup, total):
-        """`warmup` and `total` in optimizer steps."""
+    def __init__(self, peak, warmup, total, first=0):
+        """`warmup` and `total` in optimizer steps; `first` is the step to begin with."""
         super().__init__()
-        self.peak, self.warmup, self.total = peak, warmup, total
+        self.peak, self.warmup, self.total, self._step = peak, warmup, total, first
 
     def rate(self, step):
         """float, the learning rate of a step, counted from 0."""
         if step < self.warmup:
             return self.peak * (step + 1) / self.warmup
         return self.peak * (1 + math.cos(math.pi * (step - self.warmup) / max(1, self.total - self.warmup))) / 2
-
-    def on_train_begin(self, logs=None):
-        self._step = 0
 
     def on_train_batch_begin(self, batch, logs=None):
         self.model.optimizer.learning_rate = self.rate(self._step)
@@ -39,8 +36,10 @@ class StopOnNonFinite(keras.callbacks.Callback):
 
     EVERY = 20  # steps between two looks: each look waits for the step to end
 
-    def on_train_begin(self, logs=None):
-        self._step = self._good = 0
+    def __init__(self, first=0):
+        """`first` is the step to begin with."""
+        super().__init__()
+        self._step = self._good = first
 
     def on_train_batch_end(self, batch, logs=None):
         self._step += 1

@@ -1,5 +1,6 @@
 """One compiled model and its training runs."""
 
+import shutil
 import sys
 
 import keras
@@ -34,7 +35,18 @@ class Trainer:
         self.model = model
 
     def fit(
-        self, samples, validation, *, epochs, batch_size, learning_rate, patience, seed, log_dir, augmentations=()
+        self,
+        samples,
+        validation,
+        *,
+        epochs,
+        batch_size,
+        learning_rate,
+        patience,
+        seed,
+        log_dir,
+        augmentations=(),
+        checkpoints=None,
     ):
         """Trains from the model's present weights and leaves the best ones, by validation loss, in the model.
 
@@ -49,6 +61,8 @@ class Trainer:
           log_dir: path for TensorBoard; `train` and `validation` appear in it,
             and a sheet of augmented images.
           augmentations: names in `tfadv.datasets.AUGMENTATIONS`.
+          checkpoints: function from the run's `EarlyStopping` to its `Checkpoints`,
+            or None; the run goes on after the newest one.
 
         Returns:
           dict: "history" (one list a metric), "best_epoch" (from 1), "steps" (optimizer steps made).
@@ -56,30 +70,40 @@ class Trainer:
         Raises:
           UserError: the loss is not finite; says in which steps.
         """
-        batches, steps = training_batches(
-            samples, batch_size=batch_size, epochs=epochs, seed=seed, augmentations=augmentations
-        )
-        if augmentations:
-            write_augmentation_sheet(log_dir, samples, seed, augmentations)
         optimizer = self.model.optimizer
         optimizer.build(self.model.trainable_variables)
         for variable in optimizer.variables:  # momentum and step count of an earlier run
             variable.assign(np.zeros(variable.shape))
         stopping = keras.callbacks.EarlyStopping(patience=patience, restore_best_weights=True)
-        history = self.model.fit(
+        keeper = checkpoints(stopping) if checkpoints else None
+        first = keeper.load() if keeper else 0
+        batches, steps = training_batches(
+            samples, batch_size=batch_size, epochs=epochs, seed=seed, augmentations=augmentations, first_epoch=first
+        )
+        if first == 0:
+            shutil.rmtree(log_dir, ignore_errors=True)  # curves of an earlier try would overlay these
+            if augmentations:
+                write_augmentation_sheet(log_dir, samples, seed, augmentations)
+        callbacks = [
+            WarmupCosine(
+                learning_rate, warmup=int(WARMUP_SHARE * epochs * steps), total=epochs * steps, first=first * steps
+            ),
+            StopOnNonFinite(first * steps),
+            stopping,
+            *([keeper] if keeper else []),
+            keras.callbacks.TensorBoard(str(log_dir), write_graph=False),
+        ]
+        fitted = self.model.fit(
             batches,
+            initial_epoch=first,
             epochs=epochs,
             steps_per_epoch=steps,  # one dataset holds all epochs
             validation_data=evaluation_batches(validation, batch_size=batch_size),
-            callbacks=[
-                WarmupCosine(learning_rate, warmup=int(WARMUP_SHARE * epochs * steps), total=epochs * steps),
-                StopOnNonFinite(),
-                stopping,
-                keras.callbacks.TensorBoard(str(log_dir), write_graph=False),
-            ],
+            callbacks=callbacks,
             verbose=1 if sys.stdout.isatty() else 2,  # a bar in a log file is thousands of lines
             shuffle=False,
-        ).history
+        )
+        history = keeper.history if keeper else fitted.history
         return {
             "history": {k: [float(v) for v in values] for k, values in history.items()},
             "best_epoch": stopping.best_epoch + 1,

@@ -1,0 +1,71 @@
+"""A killed training run ends with the weights of the unbroken one."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def command(workdir, data_dir):
+    return [
+        sys.executable, "-m", "tfadv.main", "--dataset=digits", "--stage=augment", "--models=resnet_tiny",
+        "--surrogate=resnet_tiny", "--train_size=320", "--epochs=4", "--retrain_epochs=3", "--batch_size=32",
+        f"--workdir={workdir}", f"--data_dir={data_dir}",
+    ]  # fmt: skip
+
+
+def weights(workdir, variant):
+    return json.loads((workdir / f"models/resnet_tiny/{variant}/manifest.json").read_text())["content"]
+
+
+def history(workdir, variant):
+    return json.loads((workdir / f"models/resnet_tiny/{variant}/history.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory, data_dir):
+    workdir = tmp_path_factory.mktemp("unbroken")
+    subprocess.run(command(workdir, data_dir), check=True, capture_output=True)
+    assert not list(workdir.glob("checkpoints/*/*"))  # no longer needed
+    return workdir
+
+
+def killed_at(workdir, data_dir, variant, epoch):
+    """Starts the run and kills it as soon as a checkpoint is there."""
+    process = subprocess.Popen(command(workdir, data_dir), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    folder = workdir / f"checkpoints/resnet_tiny/{variant}/epoch-{epoch:04d}"
+    deadline = time.monotonic() + 120
+    while not folder.exists():
+        assert process.poll() is None and time.monotonic() < deadline, "the run ended before it could be killed"
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.parametrize("variant, epoch", [("baseline", 2), ("augmented", 1)])
+def test_killed_and_resumed_equals_unbroken_bit_for_bit(unbroken, tmp_path, data_dir, variant, epoch):
+    killed_at(tmp_path, data_dir, variant, epoch)
+    resumed = subprocess.run(command(tmp_path, data_dir), capture_output=True, text=True)
+    assert resumed.returncode == 0 and "going on after epoch" in resumed.stderr
+    for name in ("baseline", "augmented"):
+        assert weights(tmp_path, name) == weights(unbroken, name)
+        assert history(tmp_path, name) == history(unbroken, name)
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(unbroken, tmp_path, data_dir):
+    killed_at(tmp_path, data_dir, "baseline", 2)
+    newest = max((tmp_path / "checkpoints/resnet_tiny/baseline").glob("epoch-*"))
+    arrays = newest / "arrays.npz"
+    content = bytearray(arrays.read_bytes())
+    content[len(content) // 2] ^= 1
+    arrays.write_bytes(content)
+    resumed = subprocess.run(command(tmp_path, data_dir), capture_output=True, text=True)
+    assert resumed.returncode == 0 and "damaged" in resumed.stderr and "Going back" in resumed.stderr
+    assert weights(tmp_path, "baseline") == weights(unbroken, "baseline")
