@@ -100,7 +100,7 @@ def test_eager_graph_and_xla_agree(tiny):
 def test_one_trace_for_many_eps_and_batch_sizes(tiny):
     x, y = batch()
     fgsm(tiny, x, y, 0.1)
-    (function,) = [f for jit, f in _compiled_direction._compiled[tiny].items() if not jit]
+    (function,) = [f for (jit, _), f in _compiled_direction._compiled[tiny].items() if not jit]
     for n in (8, 5, 1):
         for eps in (0.01, 0.2, [0.1, 0.2], 1):
             fgsm(tiny, x[:n], y[:n], eps)

@@ -28,11 +28,7 @@ def step(x, direction, eps, clip=(0.0, 1.0)):
     return tf.clip_by_value(x + eps * direction, *clip)
 
 
-def _signature(model):
-    return [tf.TensorSpec((None, *gradient.image_shape(model)), tf.float32), tf.TensorSpec((None,), tf.int64)]
-
-
-_compiled_direction = gradient.PerModel(lambda model, x, y: logits_and_direction(model, x, y)[1], _signature)
+_compiled_direction = gradient.PerModel(lambda model, x, y: logits_and_direction(model, x, y)[1])
 
 
 def direction(model, x, y, *, jit_compile=False):

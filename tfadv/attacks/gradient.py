@@ -46,32 +46,27 @@ class PerModel:
     """Compiles `function(model, *tensors)` once for each model and keeps the result as long as the model lives.
 
     A `tf.function` per call would trace anew each time, and a table keyed by
-    the model itself would keep every model for ever.
+    the model itself would keep every model for ever.  The first dimension of
+    each tensor (images, sizes of eps) is left open; another image size is
+    traced anew.
     """
 
-    def __init__(self, function, signature):
-        """`signature(model)` gives the TensorSpecs of the tensors."""
-        self._function, self._signature = function, signature
+    def __init__(self, function):
+        self._function = function
         self._compiled = weakref.WeakKeyDictionary()
 
     def __call__(self, model, *tensors, jit_compile):
+        tensors = [tf.convert_to_tensor(t) for t in tensors]
+        specs = tuple(tf.TensorSpec((None, *t.shape[1:]), t.dtype) for t in tensors)
         kept = self._compiled.setdefault(model, {})
-        if jit_compile not in kept:
+        if (jit_compile, specs) not in kept:
             reference = weakref.ref(model)
-            kept[jit_compile] = tf.function(
+            kept[jit_compile, specs] = tf.function(
                 lambda *args: self._function(reference(), *args),
-                input_signature=self._signature(model),
+                input_signature=specs,
                 jit_compile=jit_compile or None,
             )
-        return kept[jit_compile](*tensors)
-
-
-def image_shape(model):
-    """(H, W, C) that the model takes, with None where it takes any or does not say."""
-    shape = getattr(model, "input_shape", (None,) * 4)
-    if not isinstance(shape, tuple) or len(shape) != 4:
-        raise ValueError(f"the model must take one batch of images (N, H, W, C); its input_shape is {shape}.")
-    return shape[1:]
+        return kept[jit_compile, specs](*tensors)
 
 
 def check(model, x, y, eps, clip):
@@ -95,7 +90,10 @@ def check(model, x, y, eps, clip):
             "for uint8 images pass x.astype('float32') / 255."
         )
     x = tf.convert_to_tensor(x)
-    expected = image_shape(model)
+    takes = getattr(model, "input_shape", (None,) * 4)  # a subclassed model need not say
+    if not isinstance(takes, tuple) or len(takes) != 4:
+        raise ValueError(f"the model must take one batch of images (N, H, W, C); its input_shape is {takes}.")
+    expected = takes[1:]
     if x.shape.rank != 4 or not tf.TensorShape(expected).is_compatible_with(x.shape[1:]):
         raise ValueError(f"x must have the shape (N, {', '.join(map(str, expected))}), got {tuple(x.shape)}.")
     y = tf.cast(tf.convert_to_tensor(y), tf.int64)

@@ -5,7 +5,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from tfadv.attacks.fgsm import logits_and_direction, step
-from tfadv.attacks.gradient import PerModel, image_shape, xla
+from tfadv.attacks.gradient import PerModel, xla
 from tfadv.datasets.batches import perturbed, to_float
 
 
@@ -27,17 +27,7 @@ def _count(model, images, y, perturbations, epsilons):
     return tf.concat([clean, clean & whitebox, clean & transfer], axis=0)
 
 
-def _signature(model):
-    shape = (None, *image_shape(model))
-    return [
-        tf.TensorSpec(shape, tf.uint8),
-        tf.TensorSpec((None,), tf.int64),
-        tf.TensorSpec(shape, tf.int8),
-        tf.TensorSpec((None,), tf.float32),
-    ]
-
-
-_compiled_count = PerModel(_count, _signature)
+_compiled_count = PerModel(_count)
 
 
 def evaluate(model, samples, *, batch_size, jit_compile="auto", description=""):
