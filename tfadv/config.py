@@ -31,7 +31,7 @@ class Config:
       batch_size: int, images in an optimizer step.
       learning_rate: float, the peak after warm-up.
       weight_decay: float, decoupled, on convolution and dense kernels.
-      patience: int, epochs without a better validation loss before stopping.
+      patience: int, epochs without a higher validation accuracy before stopping.
       retrain_from: "baseline" goes on from the baseline's weights, "scratch" starts anew.
       augmentations: names in `tfadv.datasets.AUGMENTATIONS`, for the control and
         for retraining; flips are dropped where a mirrored image is another class.

@@ -37,21 +37,25 @@ def unbroken(tmp_path_factory, data_dir):
     return workdir
 
 
-def killed_at(workdir, data_dir, variant, epoch):
-    """Starts the run and kills it as soon as a checkpoint is there."""
-    process = subprocess.Popen(command(workdir, data_dir), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def stopped_at(workdir, data_dir, variant, epoch, sent=signal.SIGKILL):
+    """Starts the run and sends a signal as soon as a checkpoint is there; returns (exit code, stderr)."""
+    process = subprocess.Popen(
+        command(workdir, data_dir), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
     folder = workdir / f"checkpoints/resnet_tiny/{variant}/epoch-{epoch:04d}"
     deadline = time.monotonic() + 120
     while not folder.exists():
-        assert process.poll() is None and time.monotonic() < deadline, "the run ended before it could be killed"
+        assert process.poll() is None and time.monotonic() < deadline, "the run ended before it could be stopped"
         time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    os.kill(process.pid, sent)
+    errors = process.communicate()[1]
+    return process.returncode, errors
 
 
 @pytest.mark.parametrize("variant, epoch", [("baseline", 2), ("augmented", 1)])
 def test_killed_and_resumed_equals_unbroken_bit_for_bit(unbroken, tmp_path, data_dir, variant, epoch):
-    killed_at(tmp_path, data_dir, variant, epoch)
+    stopped_at(tmp_path, data_dir, variant, epoch)
     resumed = subprocess.run(command(tmp_path, data_dir), capture_output=True, text=True)
     assert resumed.returncode == 0 and "going on after epoch" in resumed.stderr
     for name in ("baseline", "augmented"):
@@ -60,7 +64,7 @@ def test_killed_and_resumed_equals_unbroken_bit_for_bit(unbroken, tmp_path, data
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(unbroken, tmp_path, data_dir):
-    killed_at(tmp_path, data_dir, "baseline", 2)
+    stopped_at(tmp_path, data_dir, "baseline", 2)
     newest = max((tmp_path / "checkpoints/resnet_tiny/baseline").glob("epoch-*"))
     arrays = newest / "arrays.npz"
     content = bytearray(arrays.read_bytes())
@@ -69,3 +73,8 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(unbroken, tmp_path, d
     resumed = subprocess.run(command(tmp_path, data_dir), capture_output=True, text=True)
     assert resumed.returncode == 0 and "damaged" in resumed.stderr and "Going back" in resumed.stderr
     assert weights(tmp_path, "baseline") == weights(unbroken, "baseline")
+
+
+def test_ctrl_c_ends_with_one_line_and_130(tmp_path, data_dir):
+    code, errors = stopped_at(tmp_path, data_dir, "baseline", 1, signal.SIGINT)
+    assert code == 130 and "the same command goes on" in errors and "Traceback" not in errors

@@ -48,7 +48,7 @@ class Trainer:
         augmentations=(),
         checkpoints=None,
     ):
-        """Trains from the model's present weights and leaves the best ones, by validation loss, in the model.
+        """Trains from the model's present weights and leaves the best ones, by validation accuracy, in the model.
 
         Args:
           samples: `Samples` to learn from.
@@ -56,7 +56,7 @@ class Trainer:
           epochs: int, at most.
           batch_size: int.
           learning_rate: float, the peak, after a warm-up over 10% of the steps; then a cosine down to 0.
-          patience: int, epochs without a lower validation loss before stopping.
+          patience: int, epochs without a higher validation accuracy before stopping.
           seed: int, of order and augmentation.
           log_dir: path for TensorBoard; `train` and `validation` appear in it,
             and a sheet of augmented images.
@@ -74,7 +74,8 @@ class Trainer:
         optimizer.build(self.model.trainable_variables)
         for variable in optimizer.variables:  # momentum and step count of an earlier run
             variable.assign(np.zeros(variable.shape))
-        stopping = keras.callbacks.EarlyStopping(patience=patience, restore_best_weights=True)
+        # Not the loss: that of an over-confident network rises while its accuracy still does, too.
+        stopping = keras.callbacks.EarlyStopping("val_accuracy", patience=patience, restore_best_weights=True)
         keeper = checkpoints(stopping) if checkpoints else None
         first = keeper.load() if keeper else 0
         batches, steps = training_batches(
