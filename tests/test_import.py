@@ -25,7 +25,9 @@ def test_leaves_the_users_choice():
 
 
 def test_says_when_it_comes_too_late():
-    code = "import sys; sys.modules['tensorflow'] = sys; import tfadv, os; print(os.environ.get('TF_ENABLE_ONEDNN_OPTS'))"
+    code = (
+        "import sys; sys.modules['tensorflow'] = sys; import tfadv, os; print(os.environ.get('TF_ENABLE_ONEDNN_OPTS'))"
+    )
     answer = python(code)
     assert "imported before tfadv" in answer.stderr and answer.stdout.split() == ["None"]
 

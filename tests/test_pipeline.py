@@ -104,9 +104,7 @@ def test_another_setting_is_refused_and_names_the_field(smoke):
 
 
 def test_same_seed_gives_the_same_weights(smoke, tmp_path, data_dir):
-    again = tfadv(
-        "--flagfile=flags/smoke.flags", f"--workdir={tmp_path}", f"--data_dir={data_dir}", "--stage=retrain"
-    )
+    again = tfadv("--flagfile=flags/smoke.flags", f"--workdir={tmp_path}", f"--data_dir={data_dir}", "--stage=retrain")
     assert again.returncode == 0
     for variant in ("baseline", "retrained"):
         old, new = (

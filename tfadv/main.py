@@ -1,7 +1,7 @@
 """Flags → Config → pipeline; nothing else lives here.
 
-    python -m tfadv.main --dataset=cifar10 --stage=retrain
-    python -m tfadv.main --flagfile=flags/quickstart.flags
+python -m tfadv.main --dataset=cifar10 --stage=retrain
+python -m tfadv.main --flagfile=flags/quickstart.flags
 """
 
 import logging

@@ -23,7 +23,7 @@ from tfadv.config import VARIANTS
 from tfadv.datasets import sources, split
 from tfadv.datasets.batches import Samples
 from tfadv.errors import UserError
-from tfadv.evaluation import evaluate
+from tfadv.evaluation import evaluate, records
 from tfadv.models import files
 from tfadv.report import report
 from tfadv.training import Checkpoints, Trainer
@@ -279,31 +279,20 @@ class Pipeline:
                 jit_compile=self.run.jit_compile,
                 description=f"{name} {variant}",
             )
-            records = [
-                {
-                    "dataset": config.dataset,
-                    "model": name,
-                    "variant": variant,
-                    "protocol": record["protocol"],
-                    "source": f"{config.surrogate}/baseline" if record["protocol"] == "transfer" else None,
-                    **{k: record[k] for k in ("attack", "eps", "accuracy", "correct", "n")},
-                    "seed": config.seed,
-                }
-                for record in counted
-            ]
-            write_json(folder / "records.json", records)
-            LOG.info("%s %s: %s", name, variant, ", ".join(map(_short, records)))
+            made = records.make(
+                counted,
+                dataset=config.dataset,
+                model=name,
+                variant=variant,
+                surrogate=config.surrogate,
+                seed=config.seed,
+            )
+            write_json(folder / "records.json", made)
+            LOG.info("%s %s: %s", name, variant, ", ".join(map(records.short, made)))
 
         content = self._artifact(f"evaluations/{name}/{variant}", inputs, make)
-        self._collect()
+        records.collect(self.workdir.root, models.MODELS, VARIANTS)
         return content
-
-    def _collect(self):
-        """Writes results.json from every evaluation there is."""
-        found = sorted(self.workdir.root.glob("evaluations/*/*/records.json"))
-        order = {variant: i for i, variant in enumerate(VARIANTS)}
-        found.sort(key=lambda p: (list(models.MODELS).index(p.parent.parent.name), order[p.parent.name]))
-        write_json(self.workdir.root / "results.json", [r for p in found for r in json.loads(p.read_text())])
 
     def results(self):
         """Evaluates every model and variant; leaves `results.json`."""
@@ -316,12 +305,11 @@ class Pipeline:
 
         def make(folder, manifest):
             del manifest
-            records = json.loads((self.workdir.root / "results.json").read_text())
-            records = [r for r in records if r["model"] in self.run.models]
+            found = json.loads((self.workdir.root / "results.json").read_text())
             images, labels, _ = self._images["test"]
             report(
                 folder,
-                records,
+                [r for r in found if r["model"] in self.run.models],
                 datasets.SOURCES[config.dataset].paper,
                 {v: functools.partial(self._load, name, v) for v in VARIANTS},
                 Samples(images, labels, None, (max(config.epsilons),)),
@@ -329,12 +317,6 @@ class Pipeline:
             )
 
         self._artifact("report", inputs, make)
-
-
-def _short(record):
-    """str, such as "whitebox 0.03: 12.3%"."""
-    attack = record["protocol"] if record["eps"] is None else f"{record['protocol']} {record['eps']:g}"
-    return f"{attack}: {100 * record['accuracy']:.1f}%"
 
 
 def execute(config, run, workdir):

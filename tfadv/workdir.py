@@ -121,7 +121,8 @@ class Workdir:
         """Makes an artifact: yields (folder, manifest) to fill; complete and in place only when the block ends well.
 
         The block writes files into the folder, and may set `manifest["content"]`
-        where the hash of the files is not the best name of what they hold; an error or a kill leaves what was there before as it was.
+        where the hash of the files is not the best name of what they hold; an
+        error or a kill leaves what was there before as it was.
         """
         target = self.root / name
         target.parent.mkdir(parents=True, exist_ok=True)

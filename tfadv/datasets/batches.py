@@ -122,7 +122,7 @@ def training_batches(samples, *, batch_size, epochs, seed, augmentations=(), fir
 
 
 def evaluation_batches(samples, *, batch_size):
-    """All samples once, in order, as a tf.data.Dataset of (x, y) with known cardinality; the last batch may be small."""
+    """All samples once, in order, as a tf.data.Dataset of (x, y) of known cardinality; the last batch may be small."""
     cut = samples.cutter()
     dataset = tf.data.Dataset.range(len(samples)).batch(batch_size)
     return dataset.map(cut, tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)

@@ -100,7 +100,7 @@ def _prepared(name, data_dir):
         return builder
     folder = pathlib.Path(builder.data_path)
     ways = (
-        f"Provide it: prepare it where there is a network (python -c \"import tensorflow_datasets as tfds; "
+        f'Provide it: prepare it where there is a network (python -c "import tensorflow_datasets as tfds; '
         f"tfds.load('{name}', data_dir='DIR')\"), copy DIR here and give --data_dir=DIR."
     )
     if name != "digits" and not _online():

@@ -31,7 +31,7 @@ _compiled_count = PerModel(_count)
 
 
 def evaluate(model, samples, *, batch_size, jit_compile="auto", description=""):
-    """Counts the images a model gets right, clean and under FGSM; one that is wrong already counts as wrong under attack.
+    """Counts the images a model gets right, clean and under FGSM; wrong already counts as wrong under attack.
 
     Each image costs one gradient and 2E + 1 forward passes for E sizes of eps;
     the clean logits come with the gradient.
@@ -57,7 +57,12 @@ def evaluate(model, samples, *, batch_size, jit_compile="auto", description=""):
             rows = np.arange(start, start + batch_size) % n
             new = min(batch_size, n - start)
             hits = _compiled_count(
-                model, samples.images[rows], samples.labels[rows], samples.perturbations[rows], epsilons, jit_compile=jit
+                model,
+                samples.images[rows],
+                samples.labels[rows],
+                samples.perturbations[rows],
+                epsilons,
+                jit_compile=jit,
             )
             correct += hits.numpy()[:, :new].sum(axis=1)
             bar.update(new)

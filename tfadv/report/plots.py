@@ -44,9 +44,7 @@ def example_sheet(path, rows, title):
         "clean_says" and "adversarial_says", lines of text.
       title: str.
     """
-    figure, axes = plt.subplots(
-        len(rows), 3, figsize=(9, 1.5 * len(rows) + 0.5), squeeze=False, layout="constrained"
-    )
+    figure, axes = plt.subplots(len(rows), 3, figsize=(9, 1.5 * len(rows) + 0.5), squeeze=False, layout="constrained")
     figure.suptitle(title, fontsize=11)
     for (left, middle, right), row in zip(axes, rows):
         noise = row["adversarial"] - row["clean"]

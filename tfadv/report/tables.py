@@ -101,9 +101,7 @@ def transfer_table(records):
     """Accuracy of every model and variant on the surrogate's stored test images."""
     epsilons = _epsilons(records)
     variants = dict.fromkeys((r["model"], r["variant"]) for r in records)
-    rows = [
-        (TITLES.get(m, m), v, *(find(records, m, v, "transfer", e) for e in epsilons)) for m, v in variants
-    ]
+    rows = [(TITLES.get(m, m), v, *(find(records, m, v, "transfer", e) for e in epsilons)) for m, v in variants]
     source = next((r["source"] for r in records if r["protocol"] == "transfer"), "the surrogate")
     head = ("model", "variant", *(f"eps {e:g}" for e in epsilons))
     return Table(f"Transfer. Accuracy on images made on {source}, %", head, rows)

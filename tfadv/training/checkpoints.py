@@ -74,7 +74,9 @@ class Checkpoints(keras.callbacks.Callback):
                 "optimizer": [v.numpy() for v in self.model.optimizer.variables],
                 "best": stopping.best_weights,
             }
-            np.savez(folder / "arrays.npz", **{f"{k}{i}": a for k, group in groups.items() for i, a in enumerate(group)})
+            np.savez(
+                folder / "arrays.npz", **{f"{k}{i}": a for k, group in groups.items() for i, a in enumerate(group)}
+            )
             state = {field: getattr(stopping, field) for field in ("wait", "best", "best_epoch")}
             state = {key: value.item() if hasattr(value, "item") else value for key, value in state.items()}
             write_json(folder / "state.json", state | {"history": self.history})
