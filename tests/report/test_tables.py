@@ -40,7 +40,15 @@ def test_without_a_row_of_the_paper_its_columns_are_left_out(records):
 def test_gain_is_the_mean_over_models_and_eps(records):
     assert tables.gain(records) == pytest.approx((10 + 10 + 20 + 20) / 4)
     assert tables.gain(records, "augmented") == pytest.approx(7.5)
-    assert "+15.00" in tables.headline(records, "CIFAR10") and "+14.96" in tables.headline(records, "CIFAR10")
+    assert tables.gain(records, protocol="transfer") == 0
+
+
+def test_the_papers_gain_is_shown_beside_the_papers_eps_alone(records):
+    assert "+15.00" in tables.headline(records, "CIFAR10") and "paper" not in tables.headline(records, "CIFAR10")
+    at_the_papers = [r | {"eps": {0.1: 0.03}.get(r["eps"], r["eps"])} for r in records]
+    at_the_papers += [r | {"eps": 0.02} for r in at_the_papers if r["eps"] == 0.01]
+    assert "+14.96" in tables.headline(at_the_papers, "CIFAR10")
+    assert "paper" not in tables.headline(at_the_papers, None)
 
 
 @pytest.mark.parametrize("row, mean", [("MNIST", 41.21), ("CIFAR10", 14.43), ("Cat VS Dog", 26.44)])
