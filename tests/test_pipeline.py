@@ -152,11 +152,20 @@ def test_bad_input_is_answered_without_traceback(arguments, words, tmp_path):
     assert "Traceback" not in answer.stderr
 
 
-@pytest.mark.parametrize("name", ["mnist", "cifar10", "cats_vs_dogs", "oxford_iiit_pet"])
-def test_real_images_from_prepare_to_retrain(real_data, tmp_path, name):
+@pytest.mark.parametrize(
+    "name, start",
+    [("mnist", "baseline"), ("cifar10", "scratch"), ("cats_vs_dogs", "baseline"), ("oxford_iiit_pet", "scratch")],
+)
+def test_real_images_from_prepare_to_retrain(real_data, tmp_path, name, start):
     answer = tfadv(
         f"--dataset={name}", "--stage=retrain", f"--data_dir={real_data}", f"--workdir={tmp_path}", "--train_size=200",
         "--models=resnet_tiny", "--surrogate=resnet_tiny", "--epochs=1", "--retrain_epochs=1", "--batch_size=32",
+        f"--retrain_from={start}",
     )  # fmt: skip
     assert answer.returncode == 0, answer.stderr
     assert (tmp_path / "models/resnet_tiny/retrained/model.keras").exists()
+    baseline, retrained = (
+        json.loads((tmp_path / f"models/resnet_tiny/{variant}/manifest.json").read_text())
+        for variant in ("baseline", "retrained")
+    )
+    assert retrained["inputs"]["start"] == (baseline["content"] if start == "baseline" else "scratch")
