@@ -34,6 +34,8 @@ LOG = logging.getLogger(__name__)
 # Raised when the code of an artifact changes what it makes: older ones are then made anew.
 CODE = {"split": 1, "model": 2, "surrogate": 1, "evaluation": 2, "report": 1}
 
+MADE_BY = {"baseline": "train", "augmented": "augment", "retrained": "retrain"}  # variant → stage
+
 
 class Pipeline:
     """The artifacts of one work folder."""
@@ -139,7 +141,7 @@ class Pipeline:
 
     def _load(self, name, variant):
         """The model of a name with the weights of a variant."""
-        folder = self.workdir.open(f"models/{name}/{variant}", "train" if variant == "baseline" else variant[:-2])
+        folder = self.workdir.open(f"models/{name}/{variant}", MADE_BY[variant])
         model = self._trainer(name)[0].model
         model.set_weights(files.load(folder / "model.keras").get_weights())
         return model
@@ -170,7 +172,8 @@ class Pipeline:
             trainer.model.set_weights(initial)
             if start == "baseline":
                 self._load(name, "baseline")
-            checkpoints = functools.partial(Checkpoints, self.workdir, f"checkpoints/{name}/{variant}", inputs)
+            made_from = manifest["inputs"]  # with the code's version
+            checkpoints = functools.partial(Checkpoints, self.workdir, f"checkpoints/{name}/{variant}", made_from)
             record = trainer.fit(
                 self._training_samples(variant, levels),
                 self._validation_samples(variant, levels),
