@@ -75,12 +75,23 @@ def test_damaged_manifest_counts_as_no_artifact(workdir):
 
 def test_another_configuration_is_refused_with_the_fields(workdir):
     root = workdir.root
+    with workdir.creating("split", {}):
+        pass
+    (root / "evaluations").mkdir()
+    (root / "results.json").write_text("[]")
     workdir.__exit__()
     with pytest.raises(UserError, match="epochs: 10 → 11.*--workdir.*--overwrite"):
         Workdir(root, Config(epochs=11).resolved())
     with Workdir(root, Config(epochs=11).resolved(), overwrite=True):
         pass
     assert json.loads((root / "config.json").read_text())["epochs"] == 11
+    assert not (root / "evaluations").exists() and not (root / "results.json").exists()
+
+
+def test_an_empty_folder_belongs_to_nobody(workdir):
+    workdir.__exit__()
+    with Workdir(workdir.root, Config(epochs=11).resolved()):
+        pass
 
 
 def test_a_second_process_is_kept_out_and_a_dead_one_is_not_waited_for(workdir):

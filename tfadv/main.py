@@ -1,4 +1,4 @@
-"""Flags → Config → pipeline; nothing else lives here.
+"""Attacks an image classifier, makes it robust and proves the difference: flags → Config → pipeline.
 
 python -m tfadv.main --dataset=cifar10 --stage=retrain
 python -m tfadv.main --flagfile=flags/quickstart.flags
@@ -16,6 +16,7 @@ from tfadv.config import STAGES, Config, Run
 from tfadv.datasets import AUGMENTATIONS, SOURCES
 from tfadv.errors import UserError
 from tfadv.models import MODELS
+from tfadv.workdir import Workdir
 
 _C, _R = Config(), Run()  # where the defaults come from
 
@@ -96,15 +97,14 @@ def main(argv):
     logger.setLevel(logging.INFO)
     try:
         config, run = _config(), _run()
-        from tfadv import pipeline  # loads TensorFlow; a mistyped flag must not wait for that
-        from tfadv.workdir import Workdir
-
         with Workdir(run.workdir, config, overwrite=run.overwrite) as workdir:
+            from tfadv import pipeline  # loads TensorFlow; a mistyped flag must not wait for that
+
             (workdir.root / "flags.txt").write_text(flags.FLAGS.flags_into_string())
             made = pipeline.execute(config, run, workdir)
             report = pathlib.Path(run.workdir) / "report" / "report.md"
             if run.stage in ("report", "all"):
-                print(report.read_text())
+                print("\n".join(line for line in report.read_text().splitlines() if not line.startswith("![")))
             print(_closing_line(run, made))
     except UserError as error:
         sys.exit(f"tfadv: {error}")
@@ -117,6 +117,8 @@ def main(argv):
 
 def run():
     """The console script."""
+    for flag in flags.FLAGS.get_flags_for_module(__name__):  # so that --help shows them
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     app.run(main)
 
 

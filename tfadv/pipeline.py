@@ -32,7 +32,7 @@ from tfadv.workdir import digest, write_json
 LOG = logging.getLogger(__name__)
 
 # Raised when the code of an artifact changes what it makes: older ones are then made anew.
-CODE = {"split": 1, "model": 2, "surrogate": 1, "evaluation": 2, "report": 1}
+CODE = {"split": 1, "model": 2, "surrogate": 1, "evaluation": 2, "report": 2}
 
 MADE_BY = {"baseline": "train", "augmented": "augment", "retrained": "retrain"}  # variant → stage
 
@@ -315,7 +315,8 @@ class Pipeline:
                 [r for r in found if r["model"] in self.run.models],
                 datasets.SOURCES[config.dataset].paper,
                 {v: functools.partial(self._load, name, v) for v in VARIANTS},
-                Samples(images, labels, None, (max(config.epsilons),)),
+                Samples(images, labels),
+                max(config.epsilons),
                 self._division["class_names"],
             )
 

@@ -31,10 +31,11 @@ def perturbations(model, images, labels, *, batch_size, jit_compile="auto", prog
       labels: int64 (N,).
       batch_size: int.
       jit_compile: "auto", "true" or "false".
-      progress: called with the number of images done after each batch, or None.
+      progress: called after each batch with the number of its images, or None.
 
     Yields:
-      int8 (B, H, W, C), batch after batch: 127 * sign of the gradient.
+      int8 (B, H, W, C), batch after batch, the last one smaller: 127 * sign of the
+      gradient (127 and not 1: iterative attacks end between the bounds).
     """
     for start in range(0, len(labels), batch_size):
         # Every batch is full (it wraps around), so that XLA compiles one shape only.
@@ -103,7 +104,7 @@ def _write_split(folder, name, split, features, images, labels, ids, batches):
     for batch in batches:
         for perturbation in batch:
             if writer is None:
-                shard = sum(end <= row for end in ends)
+                shard = sum(end <= row for end in ends)  # how many shards are full
                 path = template.sharded_filepath(shard_index=shard, num_shards=shards)
                 writer = tf.io.TFRecordWriter(str(path))
             record = features.serialize_example(
@@ -115,6 +116,8 @@ def _write_split(folder, name, split, features, images, labels, ids, batches):
             if row in ends:
                 writer.close()
                 writer = None
+    if row != len(labels):
+        raise ValueError(f"{row} perturbations for {len(labels)} images of split {split}.")
     return np.diff([0, *ends]).tolist(), size
 
 

@@ -70,9 +70,11 @@ class Workdir:
             raise UserError(f"can't write to the work folder {self.root} ({error.strerror}): give another --workdir.")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released by the kernel, also after kill -9
-        except OSError:
+        except BlockingIOError:
             self._lock.close()
             raise UserError(f"another tfadv process works in {self.root}: wait for it, or give another --workdir.")
+        except OSError as error:  # some mounted drives have no locks
+            LOG.warning("%s can't be locked (%s): let no second process work in it.", self.root, error.strerror)
         try:
             self._claim(config, overwrite)
         except BaseException:
@@ -92,11 +94,14 @@ class Workdir:
                 different = differences(json.loads(path.read_text()), fields)
             except ValueError:
                 raise UserError(f"{path} is damaged: remove it, or give another --workdir.")
-            if different and not overwrite:
+            if different and not overwrite and (self.root / "split").exists():  # else there is nothing to protect
                 raise UserError(
                     f"{self.root} belongs to another configuration ({'; '.join(different)}): give another "
                     "--workdir, or --overwrite to remake in this one what depends on these settings."
                 )
+            if different:  # counts of another configuration must not stand beside those of this one
+                shutil.rmtree(self.root / "evaluations", ignore_errors=True)
+                (self.root / "results.json").unlink(missing_ok=True)
         write_json(path, fields)
 
     def manifest(self, name):
@@ -122,7 +127,8 @@ class Workdir:
 
         The block writes files into the folder, and may set `manifest["content"]`
         where the hash of the files is not the best name of what they hold; an
-        error or a kill leaves what was there before as it was.
+        error or a kill leaves what was there before, or in the instant between
+        two renames nothing, but never half of either.
         """
         target = self.root / name
         target.parent.mkdir(parents=True, exist_ok=True)

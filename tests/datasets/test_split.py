@@ -1,8 +1,10 @@
 import hypothesis
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 
 from tfadv.datasets import split
+from tfadv.errors import UserError
 
 
 @hypothesis.settings(deadline=None, max_examples=40)
@@ -31,6 +33,13 @@ def test_train_size_limits_the_training_images_alone():
     assert set(small["train"]) < set(full["train"])
     assert (full["test"] == small["test"]).all() and (full["validation"] == small["validation"]).all()
     assert len(split.divide(labels, 0, train_size=5000)["train"]) == 700
+
+
+def test_too_few_images_is_one_clear_line():
+    with pytest.raises(UserError, match="--train_size is 5"):
+        split.divide(np.arange(1000) % 10, 0, train_size=5)
+    with pytest.raises(UserError, match="fewer than 10"):
+        split.divide(np.array([0] * 90 + [1] * 5), 0)
 
 
 def test_undersample_keeps_all_of_the_smallest_class():

@@ -52,11 +52,11 @@ def fgsm(model, x, y, eps, *, targeted=False, clip=(0.0, 1.0)):
       clip: (least, greatest) value of a pixel.
 
     Returns:
-      float32 (N, H, W, C); (E, N, H, W, C) where `eps` is a sequence. No pixel is
+      tf.Tensor, float32 (N, H, W, C); (E, N, H, W, C) where `eps` is a sequence. No pixel is
       further from x than eps, or outside of `clip`.
 
     Raises:
-      ValueError: an argument of the wrong type, shape or range, or a model that ends in a softmax.
+      ValueError: an argument of the wrong type, shape or range, or a model whose last layer is a softmax.
     """
     x, y, sizes = gradient.check(model, x, y, eps, clip)
     where = direction(model, x, y, jit_compile=gradient.xla())

@@ -87,7 +87,7 @@ def check(model, x, y, eps, clip):
     if getattr(x, "dtype", None) not in (np.float32, tf.float32):
         raise ValueError(
             f"x must be float32 images in [{low}, {high}], got {getattr(x, 'dtype', type(x))}: "
-            "for uint8 images pass x.astype('float32') / 255."
+            "pass x.astype('float32'), and for uint8 images x.astype('float32') / 255."
         )
     x = tf.convert_to_tensor(x)
     takes = getattr(model, "input_shape", (None,) * 4)  # a subclassed model need not say
@@ -106,7 +106,7 @@ def check(model, x, y, eps, clip):
         classes = getattr(model, "output_shape", (None, math.inf))[-1]
         if not 0 <= int(tf.reduce_min(y)) <= int(tf.reduce_max(y)) < classes:
             raise ValueError(f"y must be class numbers from 0 to {classes - 1}.")
-    last = model.layers[-1] if model.layers else None
+    last = (getattr(model, "layers", None) or [None])[-1]
     if getattr(last, "activation", None) is keras.activations.softmax or isinstance(last, keras.layers.Softmax):
         raise ValueError(
             f"the model ends in a softmax ({last.name}): attacks need logits, because the gradient of a "

@@ -57,7 +57,7 @@ def augment(images, seed, names):
 
     Args:
       images: float32 (N, H, W, C) in [0, 1], H = W.
-      seed: int32 (2,); the same seed gives the same result.
+      seed: int32 or int64 (2,); the same seed gives the same result.
       names: names in `AUGMENTATIONS`; each draws the same whatever the others are.
 
     Returns:

@@ -29,6 +29,10 @@ class Samples:
     perturbations: np.ndarray | None = None
     epsilons: tuple[float, ...] = (0.0,)
 
+    def __post_init__(self):
+        if self.perturbations is None and any(self.epsilons):
+            raise ValueError(f"epsilons {self.epsilons} need perturbations.")
+
     def __len__(self):
         return len(self.labels) * len(self.epsilons)
 
@@ -41,7 +45,7 @@ class Samples:
 
     def cutter(self):
         """A function from int64 sample numbers (B,) to (float32 (B, H, W, C) in [0, 1], int64 (B,))."""
-        # Tensors made once: every dataset cut from them shares the memory.
+        # Tensors made here and not in the function: every batch is cut from the same memory.
         with tf.device("cpu"):
             images, labels = tf.constant(self.images), tf.constant(self.labels)
             perturbations = None if self.perturbations is None else tf.constant(self.perturbations)

@@ -58,7 +58,7 @@ def load(name, data_dir, image_size):
 
     def example_to_pair(example):
         image = example["image"]
-        if source.fit == "pad":
+        if source.fit == "pad" and image_size >= image.shape[0]:  # smaller would cut the picture's border off
             image = tf.image.resize_with_crop_or_pad(image, image_size, image_size)
         elif image_size != image.shape[0] or image_size != image.shape[1]:
             image = tf.image.resize(image, (image_size, image_size), antialias=True)

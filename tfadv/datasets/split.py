@@ -3,6 +3,8 @@
 import numpy as np
 from sklearn.model_selection import train_test_split
 
+from tfadv.errors import UserError
+
 SPLITS = ("train", "validation", "test")
 
 
@@ -20,8 +22,13 @@ def divide(labels, seed, train_size=0):
       and together every image once (but for those `train_size` leaves out).
 
     Raises:
-      ValueError: a class has too few images to be in every part.
+      UserError: too few images of a class, or a `train_size` below the number of classes.
     """
+    if np.unique(labels, return_counts=True)[1].min() < 10:
+        raise UserError("a class has fewer than 10 images: too few for training, validation and test.")
+    classes = len(np.unique(labels))
+    if 0 < train_size < classes:
+        raise UserError(f"--train_size is {train_size}: give at least one image for each of the {classes} classes.")
     rest, test = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=seed)
     train, validation = train_test_split(rest, test_size=0.125, stratify=labels[rest], random_state=seed)
     if 0 < train_size < len(train):

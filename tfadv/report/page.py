@@ -9,7 +9,7 @@ from tfadv.report import plots, tables
 EXAMPLES = 6  # images on the sheet
 
 
-def report(folder, records, row, load, test, class_names):
+def report(folder, records, row, load, test, eps, class_names):
     """Writes the report of one data set.
 
     Args:
@@ -18,7 +18,8 @@ def report(folder, records, row, load, test, class_names):
       row: the row of the paper's tables to compare with, or None.
       load: dict of variant → function that returns that variant of the model to
         show on the sheet; called one after the other, a model is good until the next call.
-      test: `Samples` of the test images, with the one eps to show.
+      test: `Samples` of the test images.
+      eps: float, the size of perturbation to show.
       class_names: list of str.
     """
     made = tables.all_tables(records, row)
@@ -28,22 +29,22 @@ def report(folder, records, row, load, test, class_names):
     for model in dict.fromkeys(r["model"] for r in records):
         pictures.append((f"accuracy_{model}.png", f"{model}: accuracy over eps"))
         plots.accuracy_over_eps(folder / pictures[-1][0], records, model)
-    shown = _draw_examples(folder / "examples.png", records[0]["model"], load, test, class_names)
+    shown = _draw_examples(folder / "examples.png", records[0]["model"], load, test, eps, class_names)
     pictures.append(("examples.png", shown))
     text = [
         f"# {records[0]['dataset']}",
         tables.headline(records, row),
         *(table.markdown() for table in made.values()),
         "Δ: ours minus the paper's, points." if row else "The paper has no figures for this data set.",
+        "Before: baseline. After: retrained on clean and the surrogate's images. Control: augmentation alone.",
         "White-box: a fresh attack on the model of the row. Transfer: the surrogate's stored test images.",
         *(f"![{caption}]({name})" for name, caption in pictures),
     ]
     (folder / "report.md").write_text("\n\n".join(text) + "\n")
 
 
-def _draw_examples(path, name, load, test, class_names):
+def _draw_examples(path, name, load, test, eps, class_names):
     """Draws the sheet; returns its caption."""
-    eps = test.epsilons[0]
     x, y = to_float(test.images[:512]).numpy(), test.labels[:512]
     says, adversarial = {}, None
     for variant in ("baseline", "retrained"):
@@ -66,7 +67,9 @@ def _draw_examples(path, name, load, test, class_names):
             "adversarial": adversarial[i],
             "true": class_names[y[i]],
             "clean_says": "\n".join(f"{v}: {says[v][0][k]}" for v in says),
-            "adversarial_says": "\n".join(f"{v}: {says[v][1][k]}" for v in says),
+            "adversarial_says": "\n".join(
+                f"{v}{'' if v == 'baseline' else ', own attack'}: {says[v][1][k]}" for v in says
+            ),
         }
         for k, i in enumerate(chosen)
     ]
