@@ -96,7 +96,7 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Where to work and how far to go; nothing here changes a result by more than XLA's last bits.
+    """Where to work and how far to go; nothing here changes a result, but for the rounding of XLA.
 
     Attributes:
       stage: one of `STAGES`.
