@@ -32,7 +32,7 @@ from tfadv.workdir import digest, write_json
 LOG = logging.getLogger(__name__)
 
 # Raised when the code of an artifact changes what it makes: older ones are then made anew.
-CODE = {"split": 1, "model": 2, "surrogate": 1, "evaluation": 2, "report": 2}
+CODE = {"split": 1, "model": 3, "surrogate": 2, "evaluation": 2, "report": 2}
 
 MADE_BY = {"baseline": "train", "augmented": "augment", "retrained": "retrain"}  # variant → stage
 

@@ -8,23 +8,8 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
-from tfadv import models
 from tfadv.attacks import fgsm, gradient
 from tfadv.attacks.fgsm import _compiled_direction, direction, logits_and_direction
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    """A small ResNet with trained-like statistics, so that BatchNorm does something."""
-    keras.utils.set_random_seed(1)
-    model = models.build("resnet_tiny", (16, 16, 3), 4)
-    rng = np.random.default_rng(1)
-    for v in model.weights:
-        if "gamma" in v.path or "moving_variance" in v.path:
-            v.assign(rng.uniform(0.5, 1.5, v.shape))
-        elif "moving_mean" in v.path or "beta" in v.path:
-            v.assign(rng.normal(0, 0.3, v.shape))
-    return model
 
 
 def batch(n=8, shape=(16, 16, 3), classes=4, seed=0):

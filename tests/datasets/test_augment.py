@@ -30,7 +30,7 @@ def test_each_one_eagerly_and_inside_tf_data(images, name):
     np.testing.assert_allclose(eager, in_graph, atol=1e-5)
     assert eager.dtype == np.float32 and eager.min() >= 0 and eager.max() <= 1
     unchanged = (eager == images).all(axis=(1, 2, 3))
-    assert 0.25 < unchanged.mean() < 0.75  # half stay as they are, to the bit
+    assert 0.25 < unchanged.mean() < 0.9  # half stay as they are, to the bit, and half of those to be flipped
     assert np.abs(eager[~unchanged] - images[~unchanged]).max() > 0.005
     other = augment.augment(tf.constant(images), tf.constant([5, 8]), [name]).numpy()
     assert (other != eager).any()

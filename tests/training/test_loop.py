@@ -8,7 +8,7 @@ import tensorflow as tf
 from sklearn.model_selection import train_test_split
 
 from tfadv import models
-from tfadv.datasets.batches import Samples, evaluation_batches
+from tfadv.datasets.batches import Samples
 from tfadv.errors import UserError
 from tfadv.training import Trainer
 from tfadv.training.callbacks import WarmupCosine
@@ -74,15 +74,8 @@ def test_the_best_weights_are_left_and_not_the_last(halves, tmp_path):
     )
     accuracies = record["history"]["val_accuracy"]
     assert accuracies[-1] < max(accuracies) - 0.03
-    accuracy = t.model.evaluate(evaluation_batches(scrambled, batch_size=64), verbose=0)[1]
-    assert accuracy == pytest.approx(max(accuracies), abs=1e-6)
-
-
-def test_weight_decay_is_for_kernels_alone(halves, tmp_path):
-    t = trainer(weight_decay=0.5)
-    decayed = {v.path for v in t.model.trainable_variables if t.model.optimizer._use_weight_decay(v)}
-    assert decayed and all(path.endswith("kernel") for path in decayed)
-    assert {v.path for v in t.model.trainable_variables if v.path.endswith("kernel")} == decayed
+    logits = t.model.predict(scrambled.images.astype("float32") / 255, verbose=0)
+    assert (logits.argmax(1) == scrambled.labels).mean() == pytest.approx(max(accuracies), abs=1e-6)
 
 
 def test_non_finite_loss_stops_and_names_the_steps(halves, tmp_path):

@@ -7,6 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfadv.models.accelerate import accelerated
+
 _TOLERANCE = 1e-6  # images that were normalised and brought back miss 0 and 1 by rounding
 
 
@@ -43,7 +45,7 @@ def sign(gradient):
 
 
 class PerModel:
-    """Compiles `function(model, *tensors)` once for each model and keeps the result as long as the model lives.
+    """Compiles `function(model, *tensors)` once for each model, accelerated, and keeps it as long as the model lives.
 
     A `tf.function` per call would trace anew each time, and a table keyed by
     the model itself would keep every model for ever.  The first dimension of
@@ -57,10 +59,11 @@ class PerModel:
 
     def __call__(self, model, *tensors, jit_compile):
         tensors = [tf.convert_to_tensor(t) for t in tensors]
-        specs = tuple(tf.TensorSpec((None, *t.shape[1:]), t.dtype) for t in tensors)
+        specs = tuple(tf.TensorSpec((None, *t.shape[1:]) if t.shape.rank else (), t.dtype) for t in tensors)
         kept = self._compiled.setdefault(model, {})
         if (jit_compile, specs) not in kept:
-            reference = weakref.ref(model)
+            twin = accelerated(model)
+            reference = weakref.ref(model) if twin is model else lambda: twin  # the twin does not hold the model
             kept[jit_compile, specs] = tf.function(
                 lambda *args: self._function(reference(), *args),
                 input_signature=specs,

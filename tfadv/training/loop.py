@@ -8,7 +8,9 @@ import numpy as np
 
 from tfadv.attacks.gradient import xla
 from tfadv.datasets.batches import evaluation_batches, training_batches
+from tfadv.models.accelerate import accelerated
 from tfadv.training.callbacks import StopOnNonFinite, WarmupCosine
+from tfadv.training.sgd import SGD
 from tfadv.training.sheet import write_augmentation_sheet
 
 WARMUP_SHARE = 0.1  # of all steps
@@ -23,16 +25,14 @@ class Trainer:
 
     def __init__(self, model, *, weight_decay, jit_compile="auto"):
         """Compiles `model` (float32 images in [0, 1] → logits)."""
-        optimizer = keras.optimizers.SGD(momentum=0.9, nesterov=True, weight_decay=weight_decay)
-        # Scales and shifts are few and set the function's size: decay is for kernels.
-        optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
-        model.compile(
-            optimizer,
+        self.model = model
+        self._compiled = accelerated(model)  # of the same variables
+        self._compiled.compile(
+            SGD(decay=weight_decay),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
             jit_compile=xla(jit_compile),
         )
-        self.model = model
 
     def fit(
         self,
@@ -70,8 +70,8 @@ class Trainer:
         Raises:
           UserError: the loss is not finite; says in which steps.
         """
-        optimizer = self.model.optimizer
-        optimizer.build(self.model.trainable_variables)
+        optimizer = self._compiled.optimizer
+        optimizer.build(self._compiled.trainable_variables)
         for variable in optimizer.variables:  # momentum and step count of an earlier run
             variable.assign(np.zeros(variable.shape))
         # Not the loss: that of an over-confident network rises while its accuracy still does, too.
@@ -94,7 +94,7 @@ class Trainer:
             *([keeper] if keeper else []),
             keras.callbacks.TensorBoard(str(log_dir), write_graph=False),
         ]
-        fitted = self.model.fit(
+        fitted = self._compiled.fit(
             batches,
             initial_epoch=first,
             epochs=epochs,

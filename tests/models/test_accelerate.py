@@ -1,0 +1,212 @@
+"""The accelerated model is the model: outputs, gradients, statistics, variables."""
+
+import gc
+import weakref
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from tfadv import models
+from tfadv.models.accelerate import accelerated, convolve
+
+
+def randomise(model, seed=0):
+    """Statistics and scales as after training, so that BatchNorm does something."""
+    rng = np.random.default_rng(seed)
+    for v in model.weights:
+        if "gamma" in v.path:
+            v.assign(rng.uniform(0.1, 0.5, v.shape))  # more would double the signal block by block
+        elif "variance" in v.path:
+            v.assign(rng.uniform(0.5, 1.5, v.shape))
+        elif "mean" in v.path or "beta" in v.path or "bias" in v.path:
+            v.assign(rng.normal(0, 0.3, v.shape))
+    return model
+
+
+def odd_net():
+    """What the ResNets do not have: biases, an activation within, a layer behind two readers, no scale, a plain pad."""
+    x = inputs = keras.Input((12, 10, 3))
+    x = layers.Conv2D(8, 3, strides=2, padding="same", name="biased")(x)
+    x = layers.BatchNormalization(scale=False, name="no_scale")(x)
+    x = layers.Activation("relu")(x)
+    y = layers.Conv2D(8, 3, padding="same", activation="relu", name="active")(x)
+    y = layers.BatchNormalization(name="after_relu")(y)
+    z = layers.Conv2D(8, 1, name="read_twice")(x)
+    z = layers.Add()([layers.BatchNormalization(center=False)(z), z, y])
+    z = layers.ZeroPadding2D(((1, 2), (0, 1)), name="shared_pad")(z)
+    z = layers.Concatenate()([layers.Conv2D(4, 3)(z), layers.Conv2D(4, 3, use_bias=False)(z)])
+    z = layers.DepthwiseConv2D(3, padding="same")(z)
+    z = layers.Conv2D(6, (2, 3), padding="same")(z)
+    z = layers.Flatten()(z) * 2.0  # an operation that is no layer
+    return keras.Model(inputs, layers.Dense(5, activation="tanh")(z))
+
+
+NETS = {
+    "resnet_tiny": lambda: models.build("resnet_tiny", (16, 16, 3), 5),
+    "resnet18": lambda: models.build("resnet18", (32, 32, 1), 5),
+    "resnet50": lambda: models.build("resnet50", (32, 32, 3), 5),
+    "odd": odd_net,
+    "sequential": lambda: keras.Sequential(
+        [keras.Input((9, 9, 2)), layers.Conv2D(4, 3), layers.BatchNormalization(), layers.Flatten(), layers.Dense(5)]
+    ),
+}
+
+
+@pytest.fixture(params=NETS)
+def net(request):
+    keras.utils.set_random_seed(0)
+    return randomise(NETS[request.param]())
+
+
+def batch(model, n=32):
+    rng = np.random.default_rng(0)
+    return tf.constant(rng.uniform(size=(n, *model.input_shape[1:])), tf.float32), tf.constant(rng.integers(0, 5, n))
+
+
+def run(model, x, y, training):
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        out = model(x, training=training)
+        loss = tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(y, out))
+    variables = sorted(model.trainable_variables, key=lambda v: v.path)
+    return out, tape.gradient(loss, [x, *variables])
+
+
+def close(a, b, tolerance):
+    scale = np.abs(b).max() or 1.0
+    np.testing.assert_allclose(a / scale, b / scale, atol=tolerance)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_same_outputs_gradients_and_statistics(net, training):
+    twin, start, (x, y) = accelerated(net), net.get_weights(), batch(net)
+    assert twin is not net and {type(layer).__name__ for layer in twin.layers} & {"_Convolution", "_Shared"}
+    theirs, their_gradients = run(net, x, y, training)
+    statistics = net.get_weights()
+    net.set_weights(start)
+    ours, our_gradients = run(twin, x, y, training)
+    close(ours, theirs, 1e-4 if training else 1e-5)
+    # A rounding can turn a ReLU, and deep in training mode it does: images changed by 1e-7 give as large a difference.
+    tolerance = 0.1 if training and len(net.layers) > 50 else 1e-5
+    largest = max(map(np.linalg.norm, their_gradients[1:]))  # that of a bias before a BatchNorm is nothing but rounding
+    for a, b in zip(our_gradients, their_gradients, strict=True):
+        assert np.linalg.norm(a - b) <= tolerance * max(np.linalg.norm(b), largest)
+    for a, b in zip(net.get_weights(), statistics, strict=True):
+        close(a, b, 1e-5)
+    moved = any((a != b).any() for a, b in zip(start, statistics))
+    assert moved == training
+
+
+def test_signs_of_the_gradient(net):
+    x, y = batch(net)
+    a, b = (tf.sign(tf.function(run)(m, x, y, False)[1][0]) for m in (accelerated(net), net))
+    assert np.abs(b).mean() > 0.2 and (a != b).numpy().mean() < 1e-3
+
+
+def test_variables_are_the_models_own(net):
+    twin = accelerated(net)
+    assert sorted(map(id, twin.trainable_variables)) == sorted(map(id, net.trainable_variables))
+    assert sorted(map(id, twin.weights)) == sorted(map(id, net.weights))
+    assert accelerated(net) is twin
+
+
+def test_the_model_itself_stays_as_it_was(net):
+    config = net.get_config()
+    accelerated(net)
+    assert net.get_config() == config
+    for layer in net.layers:
+        assert layer.output is not None  # Keras refuses where a layer has been called a second time
+
+
+def test_a_frozen_norm_stays_frozen():
+    net = randomise(NETS["resnet_tiny"]())
+    net.trainable = False
+    start, (x, y) = net.get_weights(), batch(net)
+    accelerated(net)(x, training=True)
+    for a, b in zip(net.get_weights(), start):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_convolutions_take_up_their_paddings_and_norms():
+    names = [layer.name for layer in accelerated(NETS["resnet18"]()).layers]
+    assert [name for name in names if "pad" in name or "bn" in name] == ["stem_pool_pad"]
+
+
+def test_a_subclassed_model_and_a_layer_used_twice_are_left_alone():
+    class Own(keras.Model):
+        def call(self, x):
+            return x
+
+    inputs = keras.Input((8, 8, 3))
+    conv = layers.Conv2D(3, 3, padding="same")
+    twice = keras.Model(inputs, conv(conv(inputs)))
+    own = Own()
+    assert accelerated(own) is own and accelerated(twice) is twice
+
+
+def test_dropout_drops_in_training_only():
+    inputs = keras.Input((4, 4, 8))
+    twin = accelerated(keras.Model(inputs, layers.Dropout(0.5, seed=0)(layers.Conv2D(8, 1)(inputs))))
+    x = tf.ones((2, 4, 4, 8))
+    assert not (twin(x, training=False).numpy() == 0).any()
+    assert 0.3 < (twin(x, training=True).numpy() == 0).mean() < 0.7
+
+
+def test_mixed_precision_counts_alike():
+    with keras.device("cpu"):
+        before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        try:
+            net = randomise(NETS["resnet_tiny"]())
+        finally:
+            keras.config.set_dtype_policy(before)
+    x, _ = batch(net)
+    for training in (False, True):
+        ours, theirs = (m(x, training=training) for m in (accelerated(net), net))
+        assert ours.dtype == theirs.dtype == tf.float32
+        close(ours, theirs, 0.05)
+
+
+def test_the_twin_does_not_keep_the_model_alive():
+    net = NETS["sequential"]()
+    accelerated(net)
+    gone = weakref.ref(net)
+    del net
+    keras.backend.clear_session()
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.parametrize(
+    "shape, size, stride, pad",
+    [
+        ((32, 32, 3), 7, 2, 3),  # the stem
+        ((32, 30, 1), 7, 2, 3),
+        ((33, 33, 3), 7, 2, 3),  # odd sides
+        ((8, 8, 3), 3, 2, 1),
+        ((1, 1, 8), 3, 1, 1),  # one pixel
+        ((2, 2, 8), 3, 2, 1),
+        ((2, 2, 8), 1, 2, 0),
+        ((3, 3, 4), 3, 1, 0),
+        ((2, 3, 4), 3, 2, 1),  # one row, two columns
+        ((8, 8, 8), 3, 1, 1),
+        ((8, 8, 4), 5, 2, 2),
+        ((6, 6, 3), 4, 2, 1),
+    ],
+)
+def test_convolve_is_pad_and_convolution(shape, size, stride, pad):
+    rng = np.random.default_rng(0)
+    x = tf.constant(rng.normal(size=(5, *shape)), tf.float32)
+    kernel = tf.constant(rng.normal(size=(size, size, shape[-1], 16)), tf.float32)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch([x, kernel])
+        padded = tf.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+        expected = tf.nn.conv2d(padded, kernel, stride, "VALID")
+        got = convolve(x, kernel, stride, ((pad, pad), (pad, pad)))
+        losses = tf.reduce_sum(tf.sin(expected / 9)), tf.reduce_sum(tf.sin(got / 9))
+    close(got, expected, 1e-5)
+    for variable in (x, kernel):
+        close(tape.gradient(losses[1], variable), tape.gradient(losses[0], variable), 1e-5)
