@@ -11,6 +11,7 @@ from tfadv.errors import UserError, check_name
 from tfadv.models import MODELS
 
 VARIANTS = ("baseline", "augmented", "retrained")
+PRECISIONS = ("float32", "mixed_bfloat16")
 STAGES = ("prepare", "train", "attack", "generate", "augment", "retrain", "evaluate", "report", "all")
 
 
@@ -32,6 +33,7 @@ class Config:
       learning_rate: float, the peak after warm-up.
       weight_decay: float, decoupled, on convolution and dense kernels.
       patience: int, epochs without a higher validation accuracy before stopping.
+      precision: "float32" or "mixed_bfloat16", of training; attacks and evaluations are always float32.
       retrain_from: "baseline" goes on from the baseline's weights, "scratch" starts anew.
       augmentations: names in `tfadv.datasets.AUGMENTATIONS`, for the control and
         for retraining; flips are dropped where a mirrored image is another class.
@@ -49,12 +51,14 @@ class Config:
     learning_rate: float = 0.1
     weight_decay: float = 5e-4
     patience: int = 3
+    precision: str = "float32"
     retrain_from: str = "baseline"
     augmentations: tuple[str, ...] = AUGMENTATIONS
 
     def __post_init__(self):
         check_name("dataset", self.dataset, SOURCES)
         check_name("model", self.surrogate, MODELS)
+        check_name("precision", self.precision, PRECISIONS)
         check_name("retrain_from", self.retrain_from, ("baseline", "scratch"))
         for name in self.augmentations:
             check_name("augmentation", name, AUGMENTATIONS)

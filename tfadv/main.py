@@ -12,7 +12,7 @@ import sys
 from absl import app, flags
 from absl import logging as absl_logging
 
-from tfadv.config import STAGES, Config, Run
+from tfadv.config import PRECISIONS, STAGES, Config, Run
 from tfadv.datasets import AUGMENTATIONS, SOURCES
 from tfadv.errors import UserError
 from tfadv.models import MODELS
@@ -38,6 +38,7 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", _C.batch_size, "Images in a ste
 _LEARNING_RATE = flags.DEFINE_float("learning_rate", _C.learning_rate, "Peak learning rate.")
 _WEIGHT_DECAY = flags.DEFINE_float("weight_decay", _C.weight_decay, "Decoupled weight decay of kernels.")
 _PATIENCE = flags.DEFINE_integer("patience", _C.patience, "Epochs without higher validation accuracy before stopping.")
+_PRECISION = flags.DEFINE_string("precision", _C.precision, f"Of training, one of {', '.join(PRECISIONS)}.")
 _RETRAIN_FROM = flags.DEFINE_string("retrain_from", _C.retrain_from, "Start of retraining: baseline or scratch.")
 _AUGMENTATIONS = flags.DEFINE_list("augmentations", list(_C.augmentations), f"Some of {', '.join(AUGMENTATIONS)}.")
 _JIT_COMPILE = flags.DEFINE_string("jit_compile", _R.jit_compile, "XLA: auto (on GPU only), true or false.")
@@ -62,6 +63,7 @@ def _config():
         learning_rate=_LEARNING_RATE.value,
         weight_decay=_WEIGHT_DECAY.value,
         patience=_PATIENCE.value,
+        precision=_PRECISION.value,
         retrain_from=_RETRAIN_FROM.value,
         augmentations=tuple(_AUGMENTATIONS.value),
     ).resolved()

@@ -135,7 +135,12 @@ class Pipeline:
             keras.utils.set_random_seed(self.config.seed)
             shape = (self.config.image_size, self.config.image_size, source.channels)
             model = models.build(name, shape, len(self._division["class_names"]))
-            trainer = Trainer(model, weight_decay=self.config.weight_decay, jit_compile=self.run.jit_compile)
+            trainer = Trainer(
+                model,
+                weight_decay=self.config.weight_decay,
+                precision=self.config.precision,
+                jit_compile=self.run.jit_compile,
+            )
             self._trainers[name] = trainer, model.get_weights()
         return self._trainers[name]
 
@@ -153,7 +158,10 @@ class Pipeline:
             "split": self.split(),
             "model": name,
             "variant": variant,
-            **{k: getattr(config, k) for k in ("seed", "batch_size", "learning_rate", "weight_decay", "patience")},
+            **{
+                k: getattr(config, k)
+                for k in ("seed", "batch_size", "learning_rate", "weight_decay", "precision", "patience")
+            },
         }
         start = "scratch" if variant == "baseline" else config.retrain_from
         levels = (0.0,) if variant == "baseline" else (0.0, *config.epsilons)

@@ -124,7 +124,7 @@ def test_the_model_itself_stays_as_it_was(net):
 def test_a_frozen_norm_stays_frozen():
     net = randomise(NETS["resnet_tiny"]())
     net.trainable = False
-    start, (x, y) = net.get_weights(), batch(net)
+    start, (x, _) = net.get_weights(), batch(net)
     accelerated(net)(x, training=True)
     for a, b in zip(net.get_weights(), start):
         np.testing.assert_array_equal(a, b)
@@ -153,6 +153,25 @@ def test_dropout_drops_in_training_only():
     x = tf.ones((2, 4, 4, 8))
     assert not (twin(x, training=False).numpy() == 0).any()
     assert 0.3 < (twin(x, training=True).numpy() == 0).mean() < 0.7
+
+
+def test_mixed_twin_shares_float32_variables_and_returns_float32_logits():
+    net = randomise(NETS["resnet18"]())
+    twin, start, (x, _) = accelerated(net, "mixed_bfloat16"), net.get_weights(), batch(net)
+    assert sorted(map(id, twin.weights)) == sorted(map(id, net.weights))
+    assert all(v.dtype == "float32" for v in twin.weights)
+    kinds = {layer.name: layer.compute_dtype for layer in twin.layers}
+    assert {kinds[name] for name in ("normalise", "stem_conv", "logits")} == {"float32"}
+    assert {kinds[name] for name in ("stem_pool", "stage1_block1_conv1", "stage4_block2_add")} == {"bfloat16"}
+    for training in (False, True):
+        net.set_weights(start)
+        theirs = net(x, training=training)
+        net.set_weights(start)
+        ours = twin(x, training=training)
+        assert ours.dtype == tf.float32
+        close(ours, theirs, 0.05)
+        assert (ours != theirs).numpy().any()  # it does compute otherwise
+    assert (np.sign(accelerated(net)(x)) == np.sign(net(x))).all()  # the float32 twin is another one
 
 
 def test_mixed_precision_counts_alike():

@@ -23,10 +23,10 @@ class Trainer:
     epoch on few images, so the compiled model is kept for all its variants.
     """
 
-    def __init__(self, model, *, weight_decay, jit_compile="auto"):
-        """Compiles `model` (float32 images in [0, 1] → logits)."""
+    def __init__(self, model, *, weight_decay, precision="float32", jit_compile="auto"):
+        """Compiles `model` (float32 images in [0, 1] → logits); `precision` as in `accelerated`."""
         self.model = model
-        self._compiled = accelerated(model)  # of the same variables
+        self._compiled = accelerated(model, precision)  # of the same variables
         self._compiled.compile(
             SGD(decay=weight_decay),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),

@@ -1,0 +1,1 @@
+"""tfadv's speed beside its peers; see README.md."""
