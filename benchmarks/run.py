@@ -20,8 +20,9 @@ from benchmarks import table
 from benchmarks.processes import Contender, Failed, by_turns, installed
 
 _OUT = flags.DEFINE_string("out", "runs/benchmark", "Folder for results.json and table.md.")
-_SECTIONS = flags.DEFINE_list("sections", ["attacks", "training", "samples", "growth", "start"], "What to measure.")
+_SECTIONS = flags.DEFINE_list("sections", ["fgsm", "pgd", "training", "samples", "growth", "start"], "What to measure.")
 _MODELS = flags.DEFINE_list("models", ["resnet18", "resnet50", "resnet101"], "Networks.")
+_SIZES = flags.DEFINE_list("sizes", ["32", "64"], "Pixels of a side, for the attacks; the first is used for all else.")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Rounds of A B A B; medians are taken over them.", lower_bound=1)
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Home of the TFDS data sets; CIFAR-10 is used where it is there.")
 _QUICK = flags.DEFINE_boolean("quick", False, "Tiny sizes: whether it runs, not how fast.")
@@ -46,10 +47,12 @@ GOALS = {
 class Bench:
     """One run: where its rows go, the machine's limit, the weights that all contenders share."""
 
-    def __init__(self, out, folder, *, models, repeats, quick, data_dir):
+    def __init__(self, out, folder, *, models, sizes, repeats, quick, data_dir):
         self.out, self.folder, self.data_dir, self.quick = pathlib.Path(out), folder, data_dir, quick
         self.models = ["resnet_tiny"] if quick else models
-        self.sizes = {16: 8} if quick else {32: 128, 64: 64}  # pixels of a side → images of a batch
+        self.sizes = (
+            {16: 8} if quick else {size: 4096 // size for size in sizes}
+        )  # pixels of a side → images of a batch
         self.repeats = 1 if quick else repeats
         self.peers, self.limit, self.flops, self.versions, self.rows = installed(), None, {}, {}, []
 
@@ -133,18 +136,22 @@ def _processor():
     return platform.processor()
 
 
-def attacks(bench):
-    """FGSM at three eps and PGD of ten steps, everyone on the same network and images."""
-    works = {
-        "FGSM, 3 eps": ("fgsm", {"epsilons": EPSILONS}, min(EPSILONS), 2),
-        "PGD-10": ("pgd", {"eps": PGD_EPS, "steps": PGD_STEPS}, PGD_EPS / 4, 2 * PGD_STEPS),
-    }
+def fgsm(bench):
+    """FGSM at three eps, everyone on the same network and images."""
+    _attack_section(bench, "FGSM, 3 eps", "fgsm", {"epsilons": EPSILONS}, min(EPSILONS), 2)
+
+
+def pgd(bench):
+    """PGD of ten steps without a random start, likewise."""
+    _attack_section(bench, "PGD-10", "pgd", {"eps": PGD_EPS, "steps": PGD_STEPS}, PGD_EPS / 4, 2 * PGD_STEPS)
+
+
+def _attack_section(bench, *work):
     with bench.contenders(*bench.peers) as contenders:  # tfadv is the first of them
         for size, n in bench.sizes.items():
             for model in bench.models:
                 bench.prepare(contenders, model, size, n)
-                for work, (method, arguments, least_step, passes) in works.items():
-                    _attack_rows(bench, contenders, model, size, n, work, method, arguments, least_step, passes)
+                _attack_rows(bench, contenders, model, size, n, *work)
 
 
 def _attack_rows(bench, contenders, model, size, n, work, method, arguments, least_step, passes):
@@ -192,8 +199,9 @@ def training(bench):
             if len(names) == 2:
                 against = (names[1], timings[names[1]], steps * n)
                 bench.add("training step", model, size, n, names[0], steps * n, timings[names[0]], against=against)
-            batches = 2 if bench.quick else math.ceil(10 * steps / timings["tfadv"]["median"])  # ten seconds
-            _epoch_rows(bench, contenders, model, size, n, batches)
+            if model == bench.models[0]:
+                batches = 2 if bench.quick else math.ceil(10 * steps / timings["tfadv"]["median"])  # ten seconds
+                _epoch_rows(bench, contenders, model, size, n, batches)
             for contender in contenders:
                 peak = contender.call("peak_memory")[1]
                 bench.keep({"work": "peak memory, training", "model": model, "size": size, "batch": n,
@@ -327,7 +335,7 @@ def start(bench):
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}: every setting is a --flag=value.")
-    sections = {"attacks": attacks, "training": training, "samples": samples, "growth": growth, "start": start}
+    sections = {"fgsm": fgsm, "pgd": pgd, "training": training, "samples": samples, "growth": growth, "start": start}
     for name in _SECTIONS.value:
         if name not in sections:
             raise app.UsageError(f"--sections has {name!r}: some of {', '.join(sections)}.")
@@ -336,6 +344,7 @@ def main(argv):
             _OUT.value,
             folder,
             models=_MODELS.value,
+            sizes=[int(size) for size in _SIZES.value],
             repeats=_REPEATS.value,
             quick=_QUICK.value,
             data_dir=_DATA_DIR.value,

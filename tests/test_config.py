@@ -17,6 +17,7 @@ FLAGS = sorted((pathlib.Path(__file__).parents[1] / "flags").glob("*.flags"))
         ({"dataset": "cifar"}, "unknown dataset 'cifar': did you mean 'cifar10'"),
         ({"surrogate": "resnet19"}, "unknown model 'resnet19': did you mean 'resnet1"),
         ({"augmentations": ("flips",)}, "did you mean 'flip'"),
+        ({"precision": "bfloat16"}, "unknown precision 'bfloat16'"),
         ({"epsilons": (-0.1,)}, "epsilons has -0.1"),
         ({"epsilons": (float("nan"),)}, "epsilons has nan"),
         ({"epsilons": (8,)}, r"pixels are in \[0, 1\]"),

@@ -86,3 +86,27 @@ def test_a_damaged_shard_is_an_error_not_a_number(made, tmp_path, harm):
         shard.unlink()
     with pytest.raises(UserError, match="surrogate"):
         surrogate.read(copy, "train", EPSILONS)
+
+
+def test_a_failure_of_the_writing_thread_is_the_callers(tmp_path, digits, monkeypatch):
+    """A full disk, for one: the attack must not go on as if its samples were written."""
+
+    class Full:
+        def __init__(self, path):
+            pass
+
+        def write(self, record):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(surrogate.tf.io, "TFRecordWriter", Full)
+    batches = []
+
+    def attack(images, labels, progress):
+        for start in range(0, len(labels), 10):
+            batches.append(start)
+            yield np.zeros((10, *images.shape[1:]), np.int8)
+
+    parts = {"train": (digits.images[:400], digits.labels[:400], np.arange(400))}
+    with pytest.raises(OSError, match="No space left"):
+        surrogate.write(tmp_path, "digits_surrogate", parts, digits.class_names, attack, "for the tests")
+    assert len(batches) <= surrogate.MOST_WAITING + 2

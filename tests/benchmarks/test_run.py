@@ -72,7 +72,7 @@ def test_a_peer_that_made_other_images_is_void(tmp_path):
         def call(self, method, wanted=True, least=0.0, **arguments):
             return 1.0, self.made if wanted else None
 
-    bench = run.Bench(tmp_path, tmp_path, models=["m"], repeats=1, quick=True, data_dir=tmp_path)
+    bench = run.Bench(tmp_path, tmp_path, models=["m"], sizes=[32], repeats=1, quick=True, data_dir=tmp_path)
     bench.flops, bench.limit = {("m", 4): 1}, 1e9
     fakes = [Fake("tfadv", 0), Fake("torchattacks", 0), Fake("ART", 0.02)]
     run._attack_rows(bench, fakes, "m", 4, 2, "FGSM, 3 eps", "fgsm", {}, 0.01, 2)

@@ -22,9 +22,9 @@ def halves(digits):
     return Samples(images[rows], digits.labels[rows]), Samples(images[held], digits.labels[held])
 
 
-def trainer(weight_decay=0.0):
+def trainer(**settings):
     keras.utils.set_random_seed(0)
-    return Trainer(models.build("resnet_tiny", (16, 16, 1), 10), weight_decay=weight_decay)
+    return Trainer(models.build("resnet_tiny", (16, 16, 1), 10), **{"weight_decay": 0.0} | settings)
 
 
 def fit(t, halves, tmp_path, **changes):
@@ -45,6 +45,14 @@ def test_it_learns_and_validation_counts_are_exact(halves, tmp_path):
     # The best weights are back, and Keras' figure for them equals a count by another path.
     assert record["history"]["val_accuracy"][record["best_epoch"] - 1] == pytest.approx(accuracy, abs=1e-6)
     assert record["best_epoch"] == 1 + int(np.argmax(record["history"]["val_accuracy"]))
+
+
+def test_mixed_precision_learns_as_well_and_leaves_a_float32_model(halves, tmp_path):
+    t = trainer(precision="mixed_bfloat16")
+    fit(t, halves, tmp_path, epochs=10)
+    assert {layer.compute_dtype for layer in t.model.layers} == {"float32"}
+    logits = t.model.predict(halves[1].images.astype("float32") / 255, verbose=0)
+    assert (logits.argmax(1) == halves[1].labels).mean() > 0.6
 
 
 def test_same_seed_same_weights_also_on_a_used_trainer(halves, tmp_path):
