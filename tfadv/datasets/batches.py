@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tfadv.datasets.augment import augment
 
+PARALLEL = 2  # batches in the making: a batch takes a twentieth of a step
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
@@ -122,11 +123,19 @@ def training_batches(samples, *, batch_size, epochs, seed, augmentations=(), fir
     dataset = tf.data.Dataset.range(first_epoch, epochs).flat_map(order)
     # flat_map forgets how many there are, and Keras counts wrongly without (keras#23084).
     dataset = dataset.apply(tf.data.experimental.assert_cardinality((epochs - first_epoch) * steps))
-    return dataset.map(batch, tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE), steps
+    return _ahead(dataset.map(batch, PARALLEL, deterministic=True)), steps
 
 
 def evaluation_batches(samples, *, batch_size):
     """All samples once, in order, as a tf.data.Dataset of (x, y) of known cardinality; the last batch may be small."""
     cut = samples.cutter()
     dataset = tf.data.Dataset.range(len(samples)).batch(batch_size)
-    return dataset.map(cut, tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+    return _ahead(dataset.map(cut, PARALLEL, deterministic=True))
+
+
+def _ahead(dataset):
+    """Makes batches before they are asked for."""
+    options = tf.data.Options()
+    # Its search for better numbers goes on when the data have ended: the iterator then takes seconds to close.
+    options.autotune.enabled = False
+    return dataset.prefetch(PARALLEL).with_options(options)
