@@ -3,342 +3,28 @@
 python -m benchmarks.run --out=runs/benchmark
 """
 
-import contextlib
-import datetime
-import json
-import math
 import os
-import pathlib
-import platform
 import tempfile
-import time
 
-import numpy as np
 from absl import app, flags
 
-from benchmarks import table
-from benchmarks.processes import Contender, Failed, by_turns, installed
+from benchmarks.sections import SECTIONS, Bench, processor
 
 _OUT = flags.DEFINE_string("out", "runs/benchmark", "Folder for results.json and table.md.")
-_SECTIONS = flags.DEFINE_list("sections", ["fgsm", "pgd", "training", "samples", "growth", "start"], "What to measure.")
+_SECTIONS = flags.DEFINE_list("sections", list(SECTIONS), "What to measure.")
 _MODELS = flags.DEFINE_list("models", ["resnet18", "resnet50", "resnet101"], "Networks.")
 _SIZES = flags.DEFINE_list("sizes", ["32", "64"], "Pixels of a side, for the attacks; the first is used for all else.")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Rounds of A B A B; medians are taken over them.", lower_bound=1)
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Home of the TFDS data sets; CIFAR-10 is used where it is there.")
 _QUICK = flags.DEFINE_boolean("quick", False, "Tiny sizes: whether it runs, not how fast.")
 
-EPSILONS = (0.01, 0.02, 0.03)
-PGD_EPS, PGD_STEPS = 0.03, 10
-LEAST = 0.4  # seconds that a measurement of a short work takes
-MOST_DIFFERENT = 1e-3  # share of pixels; beyond it two contenders have not done the same work
-# Of the table that decides: (work, against) → the least ratio of rates, from tfadv's own goals.
-GOALS = {
-    ("FGSM, 3 eps", "torchattacks"): 3,
-    ("FGSM, 3 eps", "CleverHans"): 5,
-    ("FGSM, 3 eps", "ART"): 15,
-    ("FGSM, 3 eps", "Foolbox"): 15,
-    ("PGD-10", "torchattacks"): 1.15,
-    ("training step", "torchattacks"): {"resnet18": 1.3, "resnet50": 1.15, "resnet101": 1.15},
-    ("epoch", "own bare step"): 0.95,
-    ("generate", "own bare attack"): 0.9,
-}
-
-
-class Bench:
-    """One run: where its rows go, the machine's limit, the weights that all contenders share."""
-
-    def __init__(self, out, folder, *, models, sizes, repeats, quick, data_dir):
-        self.out, self.folder, self.data_dir, self.quick = pathlib.Path(out), folder, data_dir, quick
-        self.models = ["resnet_tiny"] if quick else models
-        self.sizes = (
-            {16: 8} if quick else {size: 4096 // size for size in sizes}
-        )  # pixels of a side → images of a batch
-        self.repeats = 1 if quick else repeats
-        self.peers, self.limit, self.flops, self.versions, self.rows = installed(), None, {}, {}, []
-
-    def measure_limit(self):
-        """FLOP/s of this machine in float32 matrix products: no row can do more."""
-        n = 256 if self.quick else 2048
-        with self.contenders("tfadv") as (tfadv,):
-            seconds = by_turns({"matmul": lambda: tfadv.call("matmul", n=n)[0]}, 9)["matmul"]["median"]
-        self.limit = 2 * n**3 / seconds
-
-    @contextlib.contextmanager
-    def contenders(self, *names):
-        made = [Contender(name) for name in names]
-        for contender in made:
-            self.versions[contender.name] = contender.call("version")[1]
-        try:
-            yield made
-        finally:
-            for contender in made:
-                contender.close()
-
-    def prepare(self, contenders, model, size, n):
-        """The same weights and images for all; the first contender must be tfadv's where the weights are new."""
-        path = os.path.join(self.folder, f"{model}-{size}.npz")
-        if (model, size) not in self.flops:
-            self.flops[model, size] = contenders[0].call("write_weights", model=model, size=size, path=path)[1]
-        for contender in contenders:
-            contender.call("prepare", model=model, size=size, n=n, weights=path)
-
-    def add(self, work, model, size, n, contender, images, timing, *, passes=0, against=None, **more):
-        """One row.
-
-        Args:
-          images: int, how many one call worked on.
-          timing: what `by_turns` gave for it.
-          passes: floating-point operations for an image, in forward passes.
-          against: (name, its timing, its images) to give the ratio of rates with.
-          more: further fields.
-        """
-        row = {"work": work, "model": model, "size": size, "batch": n, "contender": contender, **more}
-        row["images_per_second"] = images / timing["median"]
-        row["from"], row["to"] = images / timing["most"], images / timing["least"]
-        if passes:
-            row["flops_share"] = passes * self.flops[model, size] * row["images_per_second"] / self.limit
-        if against:
-            name, other, other_images = against
-            row["against"], row["ratio"] = name, row["images_per_second"] * other["median"] / other_images
-            goal = None if self.quick else GOALS.get((work, name))
-            row["goal"] = goal.get(model) if isinstance(goal, dict) else goal
-        self.keep(row)
-
-    def keep(self, row):
-        self.rows.append(row)
-        print(table.line(row), flush=True)
-        self.write()
-
-    def write(self):
-        """Results are written as they come."""
-        result = {
-            "date": datetime.date.today().isoformat(),
-            "machine": {
-                "processor": _processor(),
-                "cores": os.cpu_count(),
-                "system": platform.system(),
-                "matmul_gflops": self.limit / 1e9,
-            },
-            "versions": self.versions | {"Python": platform.python_version()},
-            "repeats": self.repeats,
-            "rows": self.rows,
-        }
-        self.out.mkdir(parents=True, exist_ok=True)
-        (self.out / "results.json").write_text(json.dumps(result, indent=1) + "\n")
-        (self.out / "table.md").write_text(table.markdown(result))
-
-
-def _processor():
-    with contextlib.suppress(OSError):
-        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":")[1].strip()
-    return platform.processor()
-
-
-def fgsm(bench):
-    """FGSM at three eps, everyone on the same network and images."""
-    _attack_section(bench, "FGSM, 3 eps", "fgsm", {"epsilons": EPSILONS}, min(EPSILONS), 2)
-
-
-def pgd(bench):
-    """PGD of ten steps without a random start, likewise."""
-    _attack_section(bench, "PGD-10", "pgd", {"eps": PGD_EPS, "steps": PGD_STEPS}, PGD_EPS / 4, 2 * PGD_STEPS)
-
-
-def _attack_section(bench, *work):
-    with bench.contenders(*bench.peers) as contenders:  # tfadv is the first of them
-        for size, n in bench.sizes.items():
-            for model in bench.models:
-                bench.prepare(contenders, model, size, n)
-                _attack_rows(bench, contenders, model, size, n, *work)
-
-
-def _attack_rows(bench, contenders, model, size, n, work, method, arguments, least_step, passes):
-    made, remarks = {}, {}
-    for contender in contenders:
-        try:
-            made[contender.name] = contender.call(method, **arguments)[1]
-        except Failed as error:
-            remarks[contender.name] = str(error)
-    for name, adversarial in made.items():
-        different = float((np.abs(adversarial - made["tfadv"]) > least_step / 2).mean())
-        if different > MOST_DIFFERENT:
-            remarks[name] = f"void: {different:.2%} of the pixels differ from tfadv's"
-    calls = {
-        c.name: lambda c=c: c.call(method, wanted=False, least=LEAST, **arguments)[0]
-        for c in contenders
-        if c.name in made
-    }
-    timings = by_turns(calls, bench.repeats)
-    for name in made:
-        common = dict(passes=passes if name == "tfadv" else 0, remark=remarks.get(name))
-        bench.add(work, model, size, n, name, n, timings[name], **common)
-        if name != "tfadv" and name not in remarks:
-            against = (name, timings[name], n)
-            bench.add(work, model, size, n, "tfadv", n, timings["tfadv"], against=against, passes=passes)
-    for name in remarks.keys() - made.keys():
-        bench.keep({"work": work, "model": model, "size": size, "contender": name, "remark": remarks[name]})
-
-
-def training(bench):
-    """A step on a batch that stays in memory, and whole epochs through the real data path."""
-    steps = 1 if bench.quick else 4
-    size, n = next(iter(bench.sizes.items()))
-    names = [name for name in ("tfadv", "torchattacks") if name in bench.peers]
-    for model in bench.models:
-        with bench.contenders(*names) as contenders:
-            bench.prepare(contenders, model, size, n)
-            for contender in contenders:
-                contender.call("prepare_training")
-            timings = by_turns(
-                {c.name: lambda c=c: c.call("train", steps=steps)[0] for c in contenders}, 2 * bench.repeats
-            )
-            for name in names:
-                bench.add("training step", model, size, n, name, steps * n, timings[name], passes=3)
-            if len(names) == 2:
-                against = (names[1], timings[names[1]], steps * n)
-                bench.add("training step", model, size, n, names[0], steps * n, timings[names[0]], against=against)
-            if model == bench.models[0]:
-                batches = 2 if bench.quick else math.ceil(10 * steps / timings["tfadv"]["median"])  # ten seconds
-                _epoch_rows(bench, contenders, model, size, n, batches)
-            for contender in contenders:
-                peak = contender.call("peak_memory")[1]
-                bench.keep({"work": "peak memory, training", "model": model, "size": size, "batch": n,
-                            "contender": contender.name, "bytes": peak})  # fmt: skip
-    with bench.contenders("tfadv", "tfadv") as contenders:
-        model, calls = bench.models[0], {}
-        bench.prepare(contenders, model, size, n)
-        for contender, precision in zip(contenders, ("float32", "mixed_bfloat16")):
-            contender.call("prepare_training", precision=precision)
-            calls[precision] = lambda c=contender: c.call("train", steps=steps)[0]
-        timings = by_turns(calls, 2 * bench.repeats)
-        exact, mixed = timings.values()
-        against = ("float32", exact, steps * n)
-        bench.add("step, mixed_bfloat16", model, size, n, "tfadv", steps * n, mixed, against=against)
-
-
-def _epoch_rows(bench, contenders, model, size, n, batches):
-    tfadv = contenders[0]
-    for contender in contenders:
-        contender.call("prepare_training", images=batches * n)
-
-    def own():
-        # What a call costs once, whatever the number of epochs, is no part of an epoch.
-        once, twice = (tfadv.call("epochs", number=k, folder=bench.folder)[0] for k in (1, 2))
-        return twice if bench.quick else twice - once  # two tiny epochs may differ by less than their noise
-
-    calls = {c.name: lambda c=c: c.call("epochs", number=1, folder=bench.folder)[0] for c in contenders[1:]}
-    calls |= {"tfadv": own, "own bare step": lambda: tfadv.call("train", steps=batches)[0]}
-    timings = by_turns(calls, max(1, bench.repeats // 2 + 1))
-    for name in calls:
-        bench.add("epoch", model, size, n, name, batches * n, timings[name])
-        if name != "tfadv":
-            against = (name, timings[name], batches * n)
-            bench.add("epoch", model, size, n, "tfadv", batches * n, timings["tfadv"], against=against)
-
-
-def samples(bench):
-    """Making the surrogate's samples, their size, and retraining on them."""
-    model = bench.models[0]
-    size, n = next(iter(bench.sizes.items()))
-    count = 2 * n if bench.quick else 48 * n
-    with bench.contenders("tfadv") as (tfadv,):
-        bench.prepare([tfadv], model, size, n)
-        source = tfadv.call("prepare_samples", n=count, data_dir=bench.data_dir)[1]
-        timings = by_turns(
-            {
-                "own bare attack": lambda: tfadv.call("attack_samples")[0],
-                "generate": lambda: tfadv.call("generate", folder=bench.folder)[0],
-                "read": lambda: tfadv.call("read", wanted=False, folder=bench.folder, epsilons=EPSILONS)[0],
-            },
-            bench.repeats,
-        )
-        bare = timings["own bare attack"]
-        bench.add("bare attack", model, size, n, "tfadv", count, bare)
-        bench.add("generate", model, size, n, "tfadv", count, timings["generate"],
-                  against=("own bare attack", bare, count))  # fmt: skip
-        bench.add("read samples", model, size, n, "tfadv", count, timings["read"])
-        stored = tfadv.call("generate", folder=bench.folder)[1] / count
-        bench.keep({"work": "bytes of a sample", "size": size, "contender": "tfadv", "bytes": stored,
-                    "remark": f"{source}: 1/{3 * 4 * 3 * size**2 / stored:.1f} of float32 copies at three eps"})  # fmt: skip
-        tfadv.call("prepare_training", images=n)
-        read = tfadv.call("read", wanted=False, folder=bench.folder, epsilons=EPSILONS)[0]
-        tfadv.call("epochs", number=1, folder=bench.folder)
-        once, thrice = (tfadv.call("epochs", number=k, folder=bench.folder)[0] for k in (1, 3))
-        seconds = read + (thrice - once) / 2
-        timing = {"median": seconds, "least": seconds, "most": seconds}
-        bench.add("retraining epoch, read from the TFRecords", model, size, n, "tfadv", 4 * count, timing)
-
-
-def growth(bench):
-    """How the cost grows with the number of eps, the size of image and batch, and the number of images."""
-    model = bench.models[0]
-    size, n = next(iter(bench.sizes.items()))
-    sizes = [16, 32] if bench.quick else [32, 64, 128, 224]
-    counts = [1, 3, 10]
-    with bench.contenders("tfadv") as (tfadv,):
-        bench.prepare([tfadv], model, size, n)
-        epsilons = {e: tuple(np.linspace(0.01, 0.03, e).tolist()) for e in counts}
-        calls = {e: lambda e=e: tfadv.call("fgsm", wanted=False, least=LEAST, epsilons=epsilons[e])[0] for e in counts}
-        timings = by_turns(calls, 2 * bench.repeats)
-        for e in counts:
-            cost = timings[e]["median"] / timings[1]["median"]
-            bench.add(f"FGSM, {e} eps", model, size, n, "tfadv", n, timings[e], cost=cost)
-        for side in sizes:
-            few = max(4, n * size**2 // side**2)
-            bench.prepare([tfadv], model, side, few)
-            timings = by_turns(
-                {0: lambda: tfadv.call("fgsm", wanted=False, least=LEAST, epsilons=EPSILONS)[0]}, bench.repeats
-            )
-            bench.add("FGSM, size of image", model, side, few, "tfadv", few, timings[0], passes=2)
-        for batch in (8, 16) if bench.quick else (1, 8, 32, 128, 512):
-            bench.prepare([tfadv], model, size, batch)
-            timings = by_turns(
-                {0: lambda: tfadv.call("fgsm", wanted=False, least=LEAST, epsilons=EPSILONS)[0]}, bench.repeats
-            )
-            bench.add("FGSM, images of a batch", model, size, batch, "tfadv", batch, timings[0], passes=2)
-        bench.prepare([tfadv], model, size, n)
-        for batches in (1, 2) if bench.quick else (10, 20, 40):
-            tfadv.call("prepare_training", images=batches * n)
-
-            def epoch():
-                once, twice = (tfadv.call("epochs", number=k, folder=bench.folder)[0] for k in (1, 2))
-                return twice if bench.quick else twice - once
-
-            timing = by_turns({0: epoch}, 1 if bench.quick else 3)[0]
-            bench.add(
-                "epoch, number of images", model, size, n, "tfadv", batches * n, timing, remark=f"{batches * n} images"
-            )
-
-
-def start(bench):
-    """From nothing to the first attack and the first training step, tracing included."""
-    model = bench.models[0]
-    size, n = next(iter(bench.sizes.items()))
-    with bench.contenders("tfadv") as (tfadv,):
-        bench.prepare([tfadv], model, size, n)
-    path = os.path.join(bench.folder, f"{model}-{size}.npz")
-    for name in [name for name in ("tfadv", "torchattacks") if name in bench.peers]:
-        begin = time.perf_counter()
-        with bench.contenders(name) as (contender,):
-            contender.call("prepare", model=model, size=size, n=n, weights=path)
-            contender.call("fgsm", wanted=False, epsilons=EPSILONS)
-            attacked = time.perf_counter() - begin
-            contender.call("prepare_training", images=n)
-            contender.call("train", steps=1)
-            trained = time.perf_counter() - begin
-        for work, seconds in (("start to first attack", attacked), ("start to first training step too", trained)):
-            bench.keep({"work": work, "model": model, "size": size, "batch": n, "contender": name, "seconds": seconds})
-
 
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}: every setting is a --flag=value.")
-    sections = {"fgsm": fgsm, "pgd": pgd, "training": training, "samples": samples, "growth": growth, "start": start}
     for name in _SECTIONS.value:
-        if name not in sections:
-            raise app.UsageError(f"--sections has {name!r}: some of {', '.join(sections)}.")
+        if name not in SECTIONS:
+            raise app.UsageError(f"--sections has {name!r}: some of {', '.join(SECTIONS)}.")
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(
             _OUT.value,
@@ -350,9 +36,9 @@ def main(argv):
             data_dir=_DATA_DIR.value,
         )
         bench.measure_limit()
-        print(f"{_processor()}, {os.cpu_count()} cores: {bench.limit / 1e9:.0f} GFLOP/s in matrix products", flush=True)
+        print(f"{processor()}, {os.cpu_count()} cores: {bench.limit / 1e9:.0f} GFLOP/s in matrix products", flush=True)
         for name in _SECTIONS.value:
-            sections[name](bench)
+            SECTIONS[name](bench)
         bench.write()
     print(f"The tables: {bench.out / 'table.md'}")
 

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import contenders, run, table
+from benchmarks import contenders, sections, table
 from benchmarks.processes import by_turns
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -72,10 +72,10 @@ def test_a_peer_that_made_other_images_is_void(tmp_path):
         def call(self, method, wanted=True, least=0.0, **arguments):
             return 1.0, self.made if wanted else None
 
-    bench = run.Bench(tmp_path, tmp_path, models=["m"], sizes=[32], repeats=1, quick=True, data_dir=tmp_path)
+    bench = sections.Bench(tmp_path, tmp_path, models=["m"], sizes=[32], repeats=1, quick=True, data_dir=tmp_path)
     bench.flops, bench.limit = {("m", 4): 1}, 1e9
     fakes = [Fake("tfadv", 0), Fake("torchattacks", 0), Fake("ART", 0.02)]
-    run._attack_rows(bench, fakes, "m", 4, 2, "FGSM, 3 eps", "fgsm", {}, 0.01, 2)
+    sections._attack_rows(bench, fakes, "m", 4, 2, "FGSM, 3 eps", "fgsm", {}, 0.01, 2)
     assert [r["against"] for r in bench.rows if "ratio" in r] == ["torchattacks"]
     (void,) = [r for r in bench.rows if "void" in (r.get("remark") or "")]
     assert void["contender"] == "ART" and "void" in table.line(void)

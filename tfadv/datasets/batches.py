@@ -13,6 +13,7 @@ from tfadv.datasets.augment import augment
 
 PARALLEL = 2  # batches in the making: a batch takes a twentieth of a step
 
+
 @dataclasses.dataclass(frozen=True)
 class Samples:
     """Images, each to be seen once at every level of eps.
