@@ -137,6 +137,6 @@ def evaluation_batches(samples, *, batch_size):
 def _ahead(dataset):
     """Makes batches before they are asked for."""
     options = tf.data.Options()
-    # Its search for better numbers goes on when the data have ended: the iterator then takes seconds to close.
+    # Nothing gained by it in a steady run, and seconds lost in another (BUILD_NOTES.md).
     options.autotune.enabled = False
     return dataset.prefetch(PARALLEL).with_options(options)

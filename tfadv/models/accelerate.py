@@ -75,7 +75,8 @@ def _twin(functional, precision):
 
 def _precision(layer, precision):
     """The precision of a layer: float32 for those that see pixels, which bfloat16 rounds by as much as 0.002."""
-    return "float32" if keras.tree.flatten(layer.input)[0].shape[-1] <= 4 else precision
+    channels = keras.tree.flatten(layer.input)[0].shape[-1]
+    return "float32" if channels is not None and channels <= 4 else precision
 
 
 def _reads(user, layer):
