@@ -44,7 +44,27 @@ def odd_net():
     return keras.Model(inputs, layers.Dense(5, activation="tanh")(z))
 
 
+def gated():
+    """A channel gate as in MobileNetV3: what Keras takes for sparse (a tensor times a number), and one-pixel layers."""
+    x = inputs = keras.Input((8, 8, 3))
+    x = layers.BatchNormalization()(layers.Conv2D(8, 3, padding="same")(x))
+    gate = layers.Conv2D(8, 1)(layers.GlobalAveragePooling2D(keepdims=True)(x))
+    gate = layers.ReLU(6.0)(gate + 3.0) * (1 / 6)
+    x = layers.Conv2D(4, 1)(layers.Multiply()([x, gate]))
+    return keras.Model(inputs, layers.Dense(5)(layers.Flatten()(x)))
+
+
+def attentive():
+    inputs = keras.Input((8, 8, 3))
+    x = layers.BatchNormalization()(layers.Conv2D(8, 3, padding="same")(inputs))
+    x = layers.Reshape((64, 8))(x)
+    x = layers.MultiHeadAttention(2, 4)(query=x, value=x, key=x)
+    return keras.Model(inputs, layers.Dense(5)(layers.GlobalAveragePooling1D()(x)))
+
+
 NETS = {
+    "gated": gated,
+    "attentive": attentive,
     "resnet_tiny": lambda: models.build("resnet_tiny", (16, 16, 3), 5),
     "resnet18": lambda: models.build("resnet18", (32, 32, 1), 5),
     "resnet50": lambda: models.build("resnet50", (32, 32, 3), 5),
@@ -128,6 +148,16 @@ def test_a_frozen_norm_stays_frozen():
     accelerated(net)(x, training=True)
     for a, b in zip(net.get_weights(), start):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_model_for_any_image_size():
+    inputs = keras.Input((None, None, None))
+    x = layers.Lambda(lambda t: tf.ensure_shape(t, (None, None, None, 3)))(inputs)
+    x = layers.BatchNormalization()(layers.Conv2D(8, 3, strides=2)(x))
+    net = keras.Model(inputs, layers.Dense(5)(layers.GlobalAveragePooling2D()(x)))
+    x = tf.random.stateless_uniform((2, 9, 11, 3), (0, 0))
+    for precision in ("float32", "mixed_bfloat16"):
+        close(accelerated(net, precision)(x), net(x), 0.02)
 
 
 def test_convolutions_take_up_their_paddings_and_norms():

@@ -63,7 +63,7 @@ def _twin(functional, precision):
             return convolutions[layer.name]
         if not isinstance(layer, keras.Layer) or isinstance(layer, keras.layers.InputLayer):
             return layer.__class__.from_config(layer.get_config())  # an operation such as x + y
-        if _precision(layer, precision) != "float32" and not layer.weights:
+        if _precision(layer, precision) != "float32" and not layer.weights and not isinstance(layer, keras.layers.Lambda):
             return layer.__class__.from_config(layer.get_config() | {"dtype": precision})
         return _Shared(layer, layer.dtype_policy)
 
@@ -118,6 +118,10 @@ class _Shared(keras.layers.Layer):
     def call(self, *args, **kwargs):
         return self.layer(*args, **kwargs)
 
+    def compute_output_spec(self, *args, **kwargs):
+        # Known already; to infer it, Keras would believe that a tensor times a number is sparse, and fail.
+        return keras.tree.map_structure(lambda t: keras.KerasTensor(t.shape, t.dtype), self.layer.output)
+
 
 class _Convolution(_Shared):
     """A `Conv2D`, with the `ZeroPadding2D` before it and the `BatchNormalization` behind it, where there are any."""
@@ -153,6 +157,9 @@ class _Convolution(_Shared):
             return tf.nn.bias_add(y, tf.cast(shift, y.dtype))  # a form that oneDNN fuses with convolution and ReLU
         y = self._convolve(x, kernel)
         return tf.cast(_float32(y) * scale + shift, y.dtype)
+
+    def compute_output_spec(self, *args, **kwargs):
+        return keras.KerasTensor(self.layer.output.shape, self.compute_dtype)
 
     def _convolve(self, x, kernel):
         return convolve(x, kernel, self.layer.strides[0], self.pad)
