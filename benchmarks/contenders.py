@@ -1,11 +1,11 @@
-"""Who is measured.  Each class lives in a process of its own; heavy imports wait until it is made.
+"""What all contenders share, and tfadv; `peers` has the others.
 
+Each class lives in a process of its own; heavy imports wait until it is made.
 All of them attack the same network with the same weights, the same images and
 labels, and all return float32 adversarial images (E, N, H, W, C) in numpy.
 """
 
 import importlib.metadata
-import os
 import pathlib
 import resource
 import sys
@@ -185,154 +185,6 @@ class Tfadv(Keras):
         self.samples, _ = surrogate.read(path, "train", (0.0, *epsilons))
 
 
-class CleverHans(Keras):
-    package = "cleverhans"
-
-    def fgsm(self, epsilons):
-        from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
-
-        x, y = self.tensors
-        made = [fast_gradient_method(self.model, x, e, np.inf, clip_min=0.0, clip_max=1.0, y=y) for e in epsilons]
-        return np.stack(made)
-
-    def pgd(self, eps, steps):
-        from cleverhans.tf2.attacks.projected_gradient_descent import projected_gradient_descent
-
-        x, y = self.tensors
-        settings = dict(clip_min=0.0, clip_max=1.0, y=y, rand_init=False, sanity_checks=False)
-        return projected_gradient_descent(self.model, x, eps, eps / 4, steps, np.inf, **settings).numpy()[None]
-
-
-class Art(Keras):
-    package = "adversarial-robustness-toolbox"
-
-    def build(self, model, weights):
-        import keras
-        from art.estimators.classification import TensorFlowV2Classifier
-
-        super().build(model, weights)
-        self.classifier = TensorFlowV2Classifier(
-            model=self.model,
-            nb_classes=CLASSES,
-            input_shape=self.x.shape[1:],
-            loss_object=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            clip_values=(0.0, 1.0),
-        )
-
-    def fgsm(self, epsilons):
-        from art.attacks.evasion import FastGradientMethod
-
-        attacks = (FastGradientMethod(self.classifier, eps=e, batch_size=len(self.y)) for e in epsilons)
-        return np.stack([attack.generate(self.x, self.y) for attack in attacks])
-
-    def pgd(self, eps, steps):
-        from art.attacks.evasion import ProjectedGradientDescent
-
-        settings = dict(eps=eps, eps_step=eps / 4, max_iter=steps, batch_size=len(self.y), verbose=False)
-        return ProjectedGradientDescent(self.classifier, **settings).generate(self.x, self.y)[None]
-
-
-class Foolbox(Keras):
-    package = "foolbox"
-
-    def build(self, model, weights):
-        import foolbox
-
-        super().build(model, weights)
-        self.wrapped = foolbox.TensorFlowModel(self.model, bounds=(0, 1))
-
-    def fgsm(self, epsilons):
-        import foolbox
-
-        attack = foolbox.attacks.LinfFastGradientAttack(random_start=False)
-        return np.stack(attack(self.wrapped, *self.tensors, epsilons=list(epsilons))[1])
-
-    def pgd(self, eps, steps):
-        import foolbox
-
-        attack = foolbox.attacks.LinfPGD(abs_stepsize=eps / 4, steps=steps, random_start=False)
-        return np.stack(attack(self.wrapped, *self.tensors, epsilons=[eps])[1])
-
-
-class Torch(Contender):
-    """torchattacks, and a training loop of PyTorch's own, in the memory layout that is fastest on a CPU."""
-
-    package = "torchattacks"
-
-    def __init__(self):
-        import torch
-
-        torch.set_num_threads(os.cpu_count())
-
-    def version(self):
-        return f"{super().version()}, PyTorch {importlib.metadata.version('torch')}"
-
-    def build(self, model, weights):
-        import torch
-
-        from benchmarks import torch_resnet
-
-        self.model = torch_resnet.build(model, self.x.shape[1:], CLASSES, weights).eval()
-        x = torch.tensor(self.x.transpose(0, 3, 1, 2)).to(memory_format=torch.channels_last)
-        self.tensors = x, torch.tensor(self.y)
-
-    def fgsm(self, epsilons):
-        import torchattacks
-
-        made = [torchattacks.FGSM(self.model, eps=e)(*self.tensors) for e in epsilons]
-        return np.stack([image.numpy().transpose(0, 2, 3, 1) for image in made])
-
-    def pgd(self, eps, steps):
-        import torchattacks
-
-        attack = torchattacks.PGD(self.model, eps=eps, alpha=eps / 4, steps=steps, random_start=False)
-        return attack(*self.tensors).numpy().transpose(0, 2, 3, 1)[None]
-
-    def prepare_training(self, images=0):
-        import torch
-
-        self.model.train()
-        self.optimizer = torch.optim.SGD(
-            self.model.parameters(), lr=1e-3, momentum=0.9, nesterov=True, weight_decay=5e-4
-        )
-        rows = torch.arange(images) % len(self.y)
-        self.pool = (255 * self.tensors[0]).to(torch.uint8)[rows], self.tensors[1][rows]
-
-    def _step(self, x, y):
-        import torch
-
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = torch.nn.functional.cross_entropy(self.model(x), y)
-        loss.backward()
-        self.optimizer.step()
-        return loss.item()
-
-    def train(self, steps):
-        for _ in range(steps):
-            loss = self._step(*self.tensors)
-        return loss
-
-    def epochs(self, number, folder):
-        """A plain loop over images in memory: shuffle, cast, flip and turn half of them, add noise, step."""
-        import torch
-        from torch.nn import functional
-
-        images, labels = self.pool
-        for _ in range(number):
-            for rows in torch.randperm(len(labels)).split(len(self.y)):
-                x = images[rows].float() / 255
-                half = len(rows) // 2
-                angle = torch.empty(half).uniform_(-0.17, 0.17)
-                flip = torch.randint(0, 2, (half,)) * 2 - 1
-                zero = torch.zeros(half)
-                turn = torch.stack([flip * angle.cos(), -angle.sin(), zero, flip * angle.sin(), angle.cos(), zero], 1)
-                grid = functional.affine_grid(turn.view(half, 2, 3), list(x[:half].shape), align_corners=False)
-                part = functional.grid_sample(x[:half], grid, padding_mode="border", align_corners=False)
-                part = (part + 0.1 * (torch.rand(half, 1, 1, 1) - 0.5) + 0.02 * torch.randn_like(part)).clamp(0, 1)
-                x = torch.cat([part, x[half:]]).contiguous(memory_format=torch.channels_last)
-                self._step(x, labels[rows])
-
-
 def flops(model):
     """int, floating-point operations of the convolutions and matrix products of one image's forward pass.
 
@@ -344,12 +196,3 @@ def flops(model):
             places = np.prod(layer.output.shape[1:-1], dtype=int)
             total += 2 * int(places) * int(np.prod(layer.kernel.shape))
     return total
-
-
-ALL = {
-    "tfadv": Tfadv,
-    "torchattacks": Torch,
-    "CleverHans": CleverHans,
-    "Foolbox": Foolbox,
-    "ART": Art,
-}

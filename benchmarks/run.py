@@ -8,7 +8,8 @@ import tempfile
 
 from absl import app, flags
 
-from benchmarks.sections import SECTIONS, Bench, processor
+from benchmarks.bench import Bench, processor
+from benchmarks.sections import SECTIONS
 
 _OUT = flags.DEFINE_string("out", "runs/benchmark", "Folder for results.json and table.md.")
 _SECTIONS = flags.DEFINE_list("sections", list(SECTIONS), "What to measure.")

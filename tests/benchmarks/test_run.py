@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import contenders, sections, table
+from benchmarks.bench import Bench
 from benchmarks.processes import by_turns
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -72,7 +73,7 @@ def test_a_peer_that_made_other_images_is_void(tmp_path):
         def call(self, method, wanted=True, least=0.0, **arguments):
             return 1.0, self.made if wanted else None
 
-    bench = sections.Bench(tmp_path, tmp_path, models=["m"], sizes=[32], repeats=1, quick=True, data_dir=tmp_path)
+    bench = Bench(tmp_path, tmp_path, models=["m"], sizes=[32], repeats=1, quick=True, data_dir=tmp_path)
     bench.flops, bench.limit = {("m", 4): 1}, 1e9
     fakes = [Fake("tfadv", 0), Fake("torchattacks", 0), Fake("ART", 0.02)]
     sections._attack_rows(bench, fakes, "m", 4, 2, "FGSM, 3 eps", "fgsm", {}, 0.01, 2)
