@@ -67,7 +67,7 @@ class Bench:
         Args:
           images: int, how many one call worked on.
           timing: what `by_turns` gave for it.
-          passes: floating-point operations for an image, in forward passes.
+          passes: floating-point operations for an image, in forward passes; 0 gives no share of the limit.
           against: (name, its timing, its images) to give the ratio of rates with.
           more: further fields.
         """

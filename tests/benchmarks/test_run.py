@@ -51,6 +51,15 @@ def test_by_turns_warms_up_interleaves_and_takes_medians():
     assert found == {"a": {"median": 2, "least": 1, "most": 5}, "b": {"median": 7, "least": 7, "most": 8}}
 
 
+@pytest.mark.parametrize("once, thrice, seconds", [(5, 9, 2), (9, 9, 3), (9, 6, 2)])
+def test_an_epoch_takes_time_even_where_noise_hides_it(once, thrice, seconds):
+    class Fake:
+        def call(self, method, number, folder):
+            return {1: once, 3: thrice}[number], None
+
+    assert sections._epoch(Fake(), "folder") == seconds
+
+
 def test_flops_of_a_resnet18():
     """torchvision's table gives 1.81 billion multiply-adds at 224 x 224 pixels."""
     from tfadv import models
