@@ -102,24 +102,18 @@ class Tfadv(Keras):
 
     def prepare_training(self, images=0, precision="float32"):
         """A `Trainer`, a batch that stays in memory, and so many images to make epochs of."""
-        import tensorflow as tf
-
         from tfadv.datasets.batches import Samples
-        from tfadv.models.accelerate import accelerated
         from tfadv.training import Trainer
 
         self.trainer = Trainer(self.model, weight_decay=5e-4, precision=precision)
-        self.compiled = accelerated(self.model, precision)
-        self.compiled.make_train_function()
-        self.resident = iter(tf.data.Dataset.from_tensors(self.tensors).repeat())
         rows = np.arange(images) % len(self.y)
         self.samples = Samples((255 * self.x[rows]).astype("uint8"), self.y[rows])
         self.held = Samples((255 * self.x).astype("uint8"), self.y)
 
     def train(self, steps):
         for _ in range(steps):
-            logs = self.compiled.train_function(self.resident)
-        return float(logs["loss"])
+            sums = self.trainer.train_step(*self.tensors)
+        return float(sums[0]) / len(self.y)
 
     def epochs(self, number, folder):
         """`Trainer.fit` as a run calls it: shuffle, cut, augment, step, callbacks, and one batch of validation."""
@@ -167,14 +161,15 @@ class Tfadv(Keras):
         target = pathlib.Path(folder) / "benchmark" / surrogate.VERSION
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
-        surrogate.write(
-            target,
-            "benchmark",
-            {"train": (*self.pool, np.arange(len(self.pool[1])))},
-            [str(c) for c in range(CLASSES)],
-            lambda x, y, progress: surrogate.perturbations(self.model, x, y, batch_size=len(self.y), progress=progress),
-            "benchmark",
-        )
+        images, labels = self.pool
+        shards = surrogate.shards({"train": len(labels)}, images.shape[1:])
+        for shard in shards:
+            rows = slice(shard.start, shard.stop)
+            batches = surrogate.perturbations(self.model, images[rows], labels[rows], batch_size=len(self.y))
+            numbers = np.arange(shard.start, shard.stop)
+            surrogate.write_shard(target, "benchmark", shard, images[rows], labels[rows], numbers, batches)
+        classes = [str(c) for c in range(CLASSES)]
+        surrogate.write_metadata(target, "benchmark", shards, images.shape[1:], classes, "benchmark")
         return sum(path.stat().st_size for path in target.glob("*.tfrecord-*"))
 
     def read(self, folder, epsilons):

@@ -6,6 +6,7 @@ import pytest
 
 from tfadv.config import Config
 from tfadv.errors import UserError
+from tfadv.storage import digest
 from tfadv.workdir import MANIFEST, Workdir
 
 
@@ -67,10 +68,27 @@ def test_damage_is_named_with_the_way_out(workdir, harm, word):
         workdir.open("thing", "generate")
 
 
-def test_damaged_manifest_counts_as_no_artifact(workdir):
+@pytest.mark.parametrize(
+    "old, new", [("{", "["), ('"a": 1', '"a": 2'), ('"seal": "', '"seal": "0'), ("extra", "extrb")]
+)
+def test_damaged_manifest_is_named(workdir, old, new):
     make(workdir, {"a": 1})
-    (workdir.root / "thing" / MANIFEST).write_text("{")
-    assert not workdir.is_current("thing", {"a": 1})
+    path = workdir.root / "thing" / MANIFEST
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(UserError, match=f"{MANIFEST} is damaged.*rm -r"):
+        workdir.is_current("thing", {"a": 1})
+
+
+def test_a_manifest_can_not_point_outside(workdir):
+    make(workdir, {})
+    (workdir.root / "secret").write_text("content")
+    path = workdir.root / "thing" / MANIFEST
+    manifest = json.loads(path.read_text())
+    manifest.pop("seal")
+    manifest["files"]["../secret"] = manifest["files"].pop("file.txt")
+    path.write_text(json.dumps(manifest | {"seal": digest(manifest)}))
+    with pytest.raises(UserError, match="secret is outside"):
+        workdir.open("thing", "prepare")
 
 
 def test_another_configuration_is_refused_with_the_fields(workdir):

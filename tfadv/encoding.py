@@ -32,7 +32,7 @@ def encode(images, perturbations, labels, numbers):
         feature["perturbation"].bytes_list.value[:] = [_deflated(perturbation)]
         feature["label"].int64_list.value[:] = [label]
         feature["id"].int64_list.value[:] = [number]
-        yield example.SerializeToString()
+        yield example.SerializeToString(deterministic=True)  # else the order of the features is the process's own
 
 
 def _filtered(images):

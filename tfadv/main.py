@@ -6,13 +6,13 @@ python -m tfadv.main --flagfile=flags/quickstart.flags
 
 import logging
 import os
-import pathlib
 import sys
 
 from absl import app, flags
 from absl import logging as absl_logging
 
-from tfadv.config import PRECISIONS, STAGES, Config, Run
+from tfadv import stopping
+from tfadv.config import DISTRIBUTE, PRECISIONS, SHARDED, STAGES, Config, Run, cluster
 from tfadv.datasets import AUGMENTATIONS, SOURCES
 from tfadv.errors import UserError
 from tfadv.models import MODELS
@@ -42,6 +42,18 @@ _PRECISION = flags.DEFINE_string("precision", _C.precision, f"Of training, one o
 _RETRAIN_FROM = flags.DEFINE_string("retrain_from", _C.retrain_from, "Start of retraining: baseline or scratch.")
 _AUGMENTATIONS = flags.DEFINE_list("augmentations", list(_C.augmentations), f"Some of {', '.join(AUGMENTATIONS)}.")
 _JIT_COMPILE = flags.DEFINE_string("jit_compile", _R.jit_compile, "XLA: auto (on GPU only), true or false.")
+_SYNC_BATCHNORM = flags.DEFINE_boolean("sync_batchnorm", _C.sync_batchnorm, "BatchNorm over all devices' images.")
+_CHECKPOINT_STEPS = flags.DEFINE_integer(
+    "checkpoint_steps", _R.checkpoint_steps, "Save training after so many steps; 0: after each epoch."
+)
+_DISTRIBUTE = flags.DEFINE_string("distribute", _R.distribute, f"Devices to use: one of {', '.join(DISTRIBUTE)}.")
+_VIRTUAL_DEVICES = flags.DEFINE_integer(
+    "virtual_devices", _R.virtual_devices, "Cut the CPU into so many devices, to rehearse --distribute=mirrored."
+)
+_SHARD = flags.DEFINE_string(
+    "shard", _R.shard, f"i/n: do only this share of --stage={' or '.join(SHARDED)}; a call without it joins the shares."
+)
+_VERIFY = flags.DEFINE_boolean("verify", _R.verify, "Check every file of the work folder first.")
 _OVERWRITE = flags.DEFINE_boolean("overwrite", False, "Take over a work folder of other settings.")
 
 
@@ -64,6 +76,7 @@ def _config():
         weight_decay=_WEIGHT_DECAY.value,
         patience=_PATIENCE.value,
         precision=_PRECISION.value,
+        sync_batchnorm=_SYNC_BATCHNORM.value,
         retrain_from=_RETRAIN_FROM.value,
         augmentations=tuple(_AUGMENTATIONS.value),
     ).resolved()
@@ -77,19 +90,64 @@ def _run():
         workdir=_WORKDIR.value or f"runs/{_DATASET.value}",
         jit_compile=_JIT_COMPILE.value,
         overwrite=_OVERWRITE.value,
+        verify=_VERIFY.value,
+        checkpoint_steps=_CHECKPOINT_STEPS.value,
+        shard=_SHARD.value,
+        distribute=_DISTRIBUTE.value,
+        virtual_devices=_VIRTUAL_DEVICES.value,
     )
 
 
-def _closing_line(run, made):
-    if not made:
+def _closing_line(run, artifacts):
+    if run.shard:
+        return (
+            f"Share {run.shard} of stage {run.stage} is done, {artifacts.parts_made} parts in this call. "
+            "When all shares are, the same command without --shard joins them."
+        )
+    if not artifacts.made:
         return f"{run.workdir} is up to date for stage {run.stage}: nothing to do."
-    line = f"Made {len(made)} artifacts in {run.workdir}."
+    line = f"Made {len(artifacts.made)} artifacts in {run.workdir}."
     return line if run.stage in ("report", "all") else f"{line} The tables: the same command with --stage=report."
+
+
+def _verify(workdir):
+    """Checks every file of every artifact; raises UserError, after a line for each that is damaged."""
+    names = workdir.names()
+    damaged = 0
+    for name in names:
+        try:
+            workdir.open(name, "all")
+        except UserError as error:
+            damaged += 1
+            print(error, file=sys.stderr)
+    if damaged:
+        raise UserError(f"{damaged} of {len(names)} artifacts in {workdir.root} are damaged.")
+    logging.getLogger("tfadv").info("%s: %d artifacts, all as they were made", workdir.root, len(names))
+
+
+def _do(config, run):
+    workers, number = cluster() if run.distribute in ("auto", "multiworker") else (1, 0)
+    follower = workers > 1 and number > 0
+    with Workdir(run.workdir, config, overwrite=run.overwrite, shard=run.share(), follower=follower) as workdir:
+        if run.verify:
+            _verify(workdir)
+        from tfadv import pipeline  # loads TensorFlow; a mistyped flag must not wait for that
+
+        if not follower and not run.shard:
+            (workdir.root / "flags.txt").write_text(flags.FLAGS.flags_into_string())
+        artifacts = pipeline.execute(config, run, workdir)
+        if follower:
+            return
+        if run.stage in ("report", "all"):
+            report = workdir.open("report", "report") / "report.md"
+            print("\n".join(line for line in report.read_text().splitlines() if not line.startswith("![")))
+        print(_closing_line(run, artifacts))
 
 
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}: every setting is a --flag=value.")
+    stopping.install()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's own start-up lines help nobody
     absl_logging.set_verbosity(absl_logging.ERROR)  # nor TFDS' lines about each file it opens
     handler = logging.StreamHandler()
@@ -98,30 +156,28 @@ def main(argv):
     logger.handlers, logger.propagate = [handler], False
     logger.setLevel(logging.INFO)
     try:
-        config, run = _config(), _run()
-        with Workdir(run.workdir, config, overwrite=run.overwrite) as workdir:
-            from tfadv import pipeline  # loads TensorFlow; a mistyped flag must not wait for that
-
-            (workdir.root / "flags.txt").write_text(flags.FLAGS.flags_into_string())
-            made = pipeline.execute(config, run, workdir)
-            report = pathlib.Path(run.workdir) / "report" / "report.md"
-            if run.stage in ("report", "all"):
-                print("\n".join(line for line in report.read_text().splitlines() if not line.startswith("![")))
-            print(_closing_line(run, made))
+        _do(_config(), _run())
     except UserError as error:
         sys.exit(f"tfadv: {error}")
-    except KeyboardInterrupt:
+    except stopping.Stopped as stopped:
         print("tfadv: stopped; what was finished stays, and the same command goes on from there.", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(stopped.exit_code)
     except OSError as error:
         sys.exit(f"tfadv: {error.strerror or error} ({error.filename or run.workdir}): nothing made before is lost.")
+
+
+def _parse(argv):
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (OSError, ValueError, RecursionError) as error:  # a flagfile that is none
+        sys.exit(f"tfadv: the flags can't be read: {str(error).splitlines()[0][:200]}")
 
 
 def run():
     """The console script."""
     for flag in flags.FLAGS.get_flags_for_module(__name__):  # so that --help shows them
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-    app.run(main)
+    app.run(main, flags_parser=_parse)
 
 
 if __name__ == "__main__":

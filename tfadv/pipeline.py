@@ -7,50 +7,59 @@ Artifacts are pulled, as make does: asking for one first makes what it needs,
 and leaves alone what is there and was made from the same inputs.
 """
 
-import errno
 import functools
 import json
 import logging
-import os
-import shutil
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from tfadv import datasets, models, surrogate
+from tfadv.artifacts import Artifacts
 from tfadv.config import VARIANTS
-from tfadv.datasets import sources, split
+from tfadv.datasets import split
 from tfadv.datasets.batches import Samples
+from tfadv.distribution import Devices, peers_may_die
+from tfadv.division import Division
 from tfadv.errors import UserError
-from tfadv.evaluation import evaluate, records
+from tfadv.evaluation import count, hits, records
 from tfadv.models import files
 from tfadv.report import report
-from tfadv.training import Checkpoints, Trainer
-from tfadv.workdir import digest, write_json
+from tfadv.storage import digest, link, write_json
+from tfadv.training import Checkpoints, Diverged, Trainer
 
 LOG = logging.getLogger(__name__)
 
-# Raised when the code of an artifact changes what it makes: older ones are then made anew.
-CODE = {"split": 1, "model": 3, "surrogate": 2, "evaluation": 2, "report": 2}
-
 MADE_BY = {"baseline": "train", "augmented": "augment", "retrained": "retrain"}  # variant → stage
+REPORT_BYTES = 2_000_000
+BLOCK = 256  # images of an evaluation that a killed run has to do again, at most
 
 
 class Pipeline:
     """The artifacts of one work folder."""
 
     def __init__(self, config, run, workdir):
-        """Takes a resolved `Config`, a `Run` and an open `Workdir`."""
+        """Takes a resolved `Config`, a `Run` and an open `Workdir`, and takes hold of the devices.
+
+        Raises:
+          UserError: there are no such devices, or they can't share a batch equally.
+        """
         self.config, self.run, self.workdir = config, run, workdir
-        self.made = []  # names of the artifacts this process made
+        self.devices = Devices(run.distribute, run.virtual_devices)
+        self.devices.check_batch(config.batch_size)
+        workdir.barrier = functools.partial(self.devices.sum_over_workers, 1)
+        workdir.barrier()  # the chief has opened the folder
+        if self.devices.replicas > 1:
+            LOG.info("%s", self.devices)
+        self.artifacts = Artifacts(workdir, run.share())
+        self.data = Division(config, run, workdir, self.artifacts)
         self._trainers = {}
 
     def stage(self, name):
         """Does a stage and all it needs that is missing; see `STAGES` in `tfadv.config`."""
         every = self.run.models
         {
-            "prepare": self.split,
+            "prepare": self.data.make,
             "train": lambda: [self.model(m, "baseline") for m in every],
             "attack": lambda: [self.evaluation(m, "baseline") for m in every],
             "generate": self.surrogate,
@@ -61,85 +70,21 @@ class Pipeline:
             "all": self.report,
         }[name]()
 
-    def _artifact(self, name, inputs, make):
-        """Makes an artifact unless it is current; returns its content hash."""
-        inputs = inputs | {"code": CODE[name.split("/")[0].rstrip("s")]}
-        if not self.workdir.is_current(name, inputs):
-            LOG.info("%s …", name)
-            with self.workdir.creating(name, inputs) as (folder, manifest):
-                make(folder, manifest)
-            self.made.append(name)
-            LOG.info("%s done in %.0f s", name, self.workdir.manifest(name)["seconds"])
-        return self.workdir.manifest(name)["content"]
-
-    # ---- data -------------------------------------------------------------------------------------------
-
-    @functools.cached_property
-    def _pool(self):
-        pool = sources.load(self.config.dataset, self.run.data_dir, self.config.image_size)
-        LOG.info("%s: %d images, %d classes", pool.full_name, len(pool.labels), len(pool.class_names))
-        return pool
-
-    def split(self):
-        """Divides the data set; leaves `split/division.json`."""
-        config = self.config
-        inputs = {
-            "dataset": config.dataset,
-            "image_size": config.image_size,
-            "seed": config.seed,
-            "train_size": config.train_size,
-        }
-
-        def make(folder, manifest):
-            pool = self._pool
-            division = split.divide(pool.labels, config.seed, config.train_size)
-            names = pool.class_names
-            manifest["counts"] = {
-                part: dict(zip(names, np.bincount(pool.labels[rows], minlength=len(names)).tolist()))
-                for part, rows in division.items()
-            }
-            record = {
-                "dataset": pool.full_name,
-                "images": len(pool.labels),
-                "images_sha256": pool.digest(),
-                "class_names": names,
-                **{part: rows.tolist() for part, rows in division.items()},
-            }
-            write_json(folder / "division.json", record, indent=None)
-
-        return self._artifact("split", inputs, make)
-
-    @functools.cached_property
-    def _division(self):
-        self.split()
-        return json.loads((self.workdir.open("split", "prepare") / "division.json").read_text())
-
-    @functools.cached_property
-    def _images(self):
-        """dict of part → (images, labels, ids)."""
-        division, pool = self._division, self._pool
-        if pool.digest() != division["images_sha256"]:
-            raise UserError(
-                f"the images of {pool.full_name} in {self.run.data_dir} are not those that {self.workdir.root} was "
-                "made from: bring them back, or give another --workdir."
-            )
-        rows = {part: np.asarray(division[part], np.int64) for part in split.SPLITS}
-        return {part: (pool.images[r], pool.labels[r], r) for part, r in rows.items()}
-
     # ---- models -----------------------------------------------------------------------------------------
 
     def _trainer(self, name):
         """The compiled model of a name with its initial weights."""
         if name not in self._trainers:
-            source = datasets.SOURCES[self.config.dataset]
             keras.utils.set_random_seed(self.config.seed)
-            shape = (self.config.image_size, self.config.image_size, source.channels)
-            model = models.build(name, shape, len(self._division["class_names"]))
+            shape, classes = self.data.shape, len(self.data.record["class_names"])
+            with self.devices.strategy.scope():
+                model = models.build(name, shape, classes, synchronized=self.config.sync_batchnorm)
             trainer = Trainer(
                 model,
                 weight_decay=self.config.weight_decay,
                 precision=self.config.precision,
                 jit_compile=self.run.jit_compile,
+                devices=self.devices,
             )
             self._trainers[name] = trainer, model.get_weights()
         return self._trainers[name]
@@ -155,12 +100,20 @@ class Pipeline:
         """Trains a model; leaves `models/<name>/<variant>/model.keras` and `history.json`."""
         config = self.config
         inputs = {
-            "split": self.split(),
+            "split": self.data.make(),
             "model": name,
             "variant": variant,
             **{
                 k: getattr(config, k)
-                for k in ("seed", "batch_size", "learning_rate", "weight_decay", "precision", "patience")
+                for k in (
+                    "seed",
+                    "batch_size",
+                    "learning_rate",
+                    "weight_decay",
+                    "precision",
+                    "sync_batchnorm",
+                    "patience",
+                )  # fmt: skip
             },
         }
         start = "scratch" if variant == "baseline" else config.retrain_from
@@ -180,27 +133,40 @@ class Pipeline:
             trainer.model.set_weights(initial)
             if start == "baseline":
                 self._load(name, "baseline")
-            made_from = manifest["inputs"]  # with the code's version
-            checkpoints = functools.partial(Checkpoints, self.workdir, f"checkpoints/{name}/{variant}", made_from)
-            record = trainer.fit(
-                self._training_samples(variant, levels),
-                self._validation_samples(variant, levels),
-                epochs=inputs["epochs"],
-                batch_size=config.batch_size,
-                learning_rate=config.learning_rate,
-                patience=config.patience,
-                seed=config.seed,
-                log_dir=self.workdir.root / "logs" / name / variant,
-                augmentations=inputs.get("augmentations", ()),
-                checkpoints=checkpoints,
-            )
+            checkpoints = Checkpoints(self.workdir, f"checkpoints/{name}/{variant}", manifest["inputs"])
+            try:
+                record = trainer.fit(
+                    self._training_samples(variant, levels),
+                    self._validation_samples(variant, levels),
+                    epochs=inputs["epochs"],
+                    batch_size=config.batch_size,
+                    learning_rate=config.learning_rate,
+                    patience=config.patience,
+                    seed=config.seed,
+                    log_dir=None if self.workdir.follower else self.workdir.root / "logs" / name / variant,
+                    augmentations=inputs.get("augmentations", ()),
+                    checkpoints=checkpoints,
+                    checkpoint_steps=self.run.checkpoint_steps,
+                    name=f"{name} {variant}",
+                )
+            except Diverged as error:
+                raise UserError(f"{error} {self._keep_last_good(trainer, checkpoints)}")
             write_json(folder / "history.json", record)
             files.save(trainer.model, folder / "model.keras")
             manifest["content"] = files.weights_hash(trainer.model)
 
-        content = self._artifact(f"models/{name}/{variant}", inputs, make)
-        shutil.rmtree(self.workdir.root / "checkpoints" / name / variant, ignore_errors=True)
+        content = self.artifacts.make(f"models/{name}/{variant}", inputs, make)
+        if (self.workdir.root / "checkpoints" / name / variant).exists():
+            self.workdir.remove(f"checkpoints/{name}/{variant}")
         return content
+
+    def _keep_last_good(self, trainer, checkpoints):
+        """Saves the weights of the last checkpoint as a model; str, says where."""
+        path = checkpoints.folder / "last_good.keras"
+        if self.workdir.follower or not checkpoints.folder.exists():
+            return "No epoch was finished before."
+        files.save(trainer.model, path)
+        return f"The last good weights are in {path}."
 
     def _training_samples(self, variant, levels):
         """`Samples` of the training images; balanced by undersampling but for the baseline."""
@@ -209,7 +175,7 @@ class Pipeline:
         else:
             # The control sees each image as often as retraining does, always clean: both make equally many
             # steps, and the difference between them is the adversarial images alone.
-            images, labels, _ = self._images["train"]
+            images, labels, _ = self.data.images["train"]
             samples = Samples(images, labels, None, (0.0,) * len(levels))
         if variant == "baseline":
             return samples
@@ -221,51 +187,70 @@ class Pipeline:
         """`Samples` that decide when to stop: what the variant trains on, in the validation split."""
         if variant == "retrained":
             return self._stored("validation", levels)
-        images, labels, _ = self._images["validation"]
+        images, labels, _ = self.data.images["validation"]
         return Samples(images, labels)
 
     # ---- surrogate --------------------------------------------------------------------------------------
 
     @property
-    def _surrogate_name(self):
-        return f"{self.config.dataset}_surrogate"
+    def _samples(self):
+        """str, the artifact of the surrogate's samples, a TFDS folder `surrogate/<dataset>_surrogate/<version>`."""
+        return f"surrogate/{self.config.dataset}_surrogate/{surrogate.VERSION}"
 
     def surrogate(self):
         """Perturbs every split with the surrogate; leaves a TFDS folder `surrogate/<dataset>_surrogate/<version>`."""
         config = self.config
         inputs = {
-            "split": self.split(),
+            "split": self.data.make(),
             "surrogate": config.surrogate,
             "weights": self.model(config.surrogate, "baseline"),
             "attack": "fgsm",
             "seed": config.seed,
         }
+        name, shape, counts = f"{config.dataset}_surrogate", self.data.shape, self.data.counts()
+        model = functools.cache(lambda: self._load(config.surrogate, "baseline"))
+        shards = surrogate.shards(counts, shape)
 
-        def make(folder, manifest):
-            model = self._load(config.surrogate, "baseline")
-            attack = functools.partial(
-                surrogate.perturbations, model, batch_size=config.batch_size, jit_compile=self.run.jit_compile
+        def make(folder, shard, progress):
+            images, labels, ids = (column[shard.start : shard.stop] for column in self.data.images[shard.split])
+            batches = surrogate.perturbations(
+                model(),
+                images,
+                labels,
+                batch_size=config.batch_size,
+                jit_compile=self.run.jit_compile,
+                devices=self.devices,
+                progress=progress,
             )
-            manifest["dataset"] = self._division["dataset"]
+            surrogate.write_shard(folder, name, shard, images, labels, ids, batches)
+
+        def join(folder, manifest, parts):
+            for part in parts:
+                for path in part.glob("*.tfrecord-*"):
+                    link(path, folder / path.name)
+            dataset = self.data.record["dataset"]
+            manifest["dataset"] = dataset
             manifest["epsilons"] = list(config.epsilons)  # the samples serve any other eps as well
-            manifest["counts"] = surrogate.write(
+            manifest["counts"] = counts
+            surrogate.write_metadata(
                 folder,
-                self._surrogate_name,
-                self._images,
-                self._division["class_names"],
-                lambda images, labels, progress: attack(images, labels, progress=progress),
-                f"FGSM perturbations of {self._division['dataset']} by {config.surrogate}: "
+                name,
+                shards,
+                shape,
+                self.data.record["class_names"],
+                f"FGSM perturbations of {dataset} by {config.surrogate}: "
                 "adversarial image = clip(image / 255 + eps * perturbation / 127, 0, 1).",
             )
 
-        return self._artifact(f"surrogate/{self._surrogate_name}/{surrogate.VERSION}", inputs, make)
+        need = max(map(len, shards)) * surrogate.sample_bytes(shape)
+        return self.artifacts.make_in_parts(self._samples, inputs, shards, make, join, need)
 
     def _stored(self, part, levels):
         """`Samples` of the surrogate's folder, checked against the division."""
         self.surrogate()
-        folder = self.workdir.open(f"surrogate/{self._surrogate_name}/{surrogate.VERSION}", "generate")
+        folder = self.workdir.open(self._samples, "generate")
         samples, ids = surrogate.read(folder, part, levels)
-        if ids.tolist() != self._division[part]:
+        if ids.tolist() != self.data.record[part]:
             raise UserError(f"{folder} holds other images than the division's split {part}: remove it.")
         return samples
 
@@ -274,6 +259,8 @@ class Pipeline:
     def evaluation(self, name, variant):
         """Counts what a model gets right on the test images; leaves `evaluations/<name>/<variant>/records.json`."""
         config = self.config
+        if self.run.shard and not self.workdir.manifest(self._samples):
+            raise UserError("--shard needs the surrogate's samples: join them first, by --stage=generate without it.")
         inputs = {
             "weights": self.model(name, variant),
             "surrogate": self.surrogate(),
@@ -281,17 +268,28 @@ class Pipeline:
             "attack": "fgsm",
         }
 
-        def make(folder, manifest):
-            del manifest
-            counted = evaluate(
-                self._load(name, variant),
-                self._stored("test", config.epsilons),
+        n = self.data.counts()["test"]
+        blocks = [range(i, min(i + BLOCK, n)) for i in range(0, n, BLOCK)]
+        model = functools.cache(lambda: self._load(name, variant))
+        samples = functools.cache(lambda: self._stored("test", config.epsilons))
+
+        def make(folder, block, progress):
+            found = hits(
+                model(),
+                samples().select(block),
                 batch_size=config.batch_size,
                 jit_compile=self.run.jit_compile,
-                description=f"{name} {variant}",
+                devices=self.devices,
+                progress=progress,
             )
+            np.save(folder / "hits.npy", found)
+
+        def join(folder, manifest, parts):
+            del manifest
+            found = np.concatenate([np.load(part / "hits.npy") for part in parts], axis=1)
+            np.save(folder / "hits.npy", found)
             made = records.make(
-                counted,
+                count(found, config.epsilons),
                 dataset=config.dataset,
                 model=name,
                 variant=variant,
@@ -301,9 +299,16 @@ class Pipeline:
             write_json(folder / "records.json", made)
             LOG.info("%s %s: %s", name, variant, ", ".join(map(records.short, made)))
 
-        content = self._artifact(f"evaluations/{name}/{variant}", inputs, make)
-        records.collect(self.workdir.root, models.MODELS, VARIANTS)
+        content = self.artifacts.make_in_parts(f"evaluations/{name}/{variant}", inputs, blocks, make, join)
+        if content and not self.workdir.follower:
+            write_json(self.workdir.root / "results.json", self._records(models.MODELS))
         return content
+
+    def _records(self, names):
+        """list of the records of some models, in the order of the tables."""
+        made = [f"evaluations/{name}/{variant}" for name in names for variant in VARIANTS]
+        folders = [self.workdir.open(e, "evaluate") for e in made if self.workdir.manifest(e)]
+        return [record for folder in folders for record in json.loads((folder / "records.json").read_text())]
 
     def results(self):
         """Evaluates every model and variant; leaves `results.json`."""
@@ -316,28 +321,23 @@ class Pipeline:
 
         def make(folder, manifest):
             del manifest
-            found = json.loads((self.workdir.root / "results.json").read_text())
-            images, labels, _ = self._images["test"]
+            images, labels, _ = self.data.images["test"]
             report(
                 folder,
-                [r for r in found if r["model"] in self.run.models],
+                self._records(self.run.models),
                 datasets.SOURCES[config.dataset].paper,
                 {v: functools.partial(self._load, name, v) for v in VARIANTS},
                 Samples(images, labels),
                 max(config.epsilons),
-                self._division["class_names"],
+                self.data.record["class_names"],
             )
 
-        self._artifact("report", inputs, make)
+        self.artifacts.make("report", inputs, make, need=REPORT_BYTES)
 
 
 def execute(config, run, workdir):
-    """Runs a stage.  Returns the names of the artifacts made; none when all was up to date."""
-    pipeline = Pipeline(config, run, workdir)
-    try:
+    """Runs a stage.  Returns its `Artifacts`, which name what was made; none when all was up to date."""
+    with peers_may_die():
+        pipeline = Pipeline(config, run, workdir)
         pipeline.stage(run.stage)
-    except (tf.errors.ResourceExhaustedError, tf.errors.UnknownError, tf.errors.InternalError) as error:
-        if "No space left" not in str(error):
-            raise
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(workdir.root))  # TensorFlow's file layer says it so
-    return pipeline.made
+    return pipeline.artifacts

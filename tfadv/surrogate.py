@@ -8,6 +8,8 @@ would not be the attack's: eps 0.01 is 2.55 grey levels.
 
 import collections
 import concurrent.futures
+import dataclasses
+import math
 import os
 import pathlib
 import sys
@@ -16,20 +18,22 @@ import threading
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from tqdm import tqdm
 
 from tfadv.attacks.fgsm import direction
 from tfadv.attacks.gradient import xla
 from tfadv.datasets.batches import Samples, to_float
+from tfadv.distribution import Devices
 from tfadv.encoding import encode
 from tfadv.errors import UserError
 
 VERSION = "1.0.0"
-SHARD_SIZE = 4096  # samples
+# A shard is also what a killed run has to make again.
+MOST_SAMPLES = 4096
+MOST_BYTES = 128 * 2**20
 MOST_WAITING = 4  # batches
 
 
-def perturbations(model, images, labels, *, batch_size, jit_compile="auto", progress=None):
+def perturbations(model, images, labels, *, batch_size, jit_compile="auto", devices=None, progress=None):
     """The surrogate's FGSM perturbations.
 
     Args:
@@ -38,37 +42,109 @@ def perturbations(model, images, labels, *, batch_size, jit_compile="auto", prog
       labels: int64 (N,).
       batch_size: int.
       jit_compile: "auto", "true" or "false".
+      devices: `Devices`; None is the one device.
       progress: called after each batch with the number of its images, or None.
 
     Yields:
       int8 (B, H, W, C), batch after batch, the last one smaller: 127 * sign of the
       gradient (127 and not 1: iterative attacks end between the bounds).
     """
+    perturb = (devices or Devices()).joining(_perturb, model, jit_compile=jit_compile)
     for start in range(0, len(labels), batch_size):
         # Every batch is full (it wraps around), so that XLA compiles one shape only.
         rows = np.arange(start, start + batch_size) % len(labels)
-        where = direction(model, to_float(images[rows]), labels[rows], jit_compile=xla(jit_compile))
         done = min(batch_size, len(labels) - start)
-        yield tf.cast(127 * where, tf.int8).numpy()[:done]
+        yield perturb(to_float(images[rows]), labels[rows]).numpy()[:done]
         if progress:
             progress(done)
 
 
-def write(folder, name, splits, class_names, make_perturbations, description):
-    """Writes a TFDS folder, which `tfds.builder_from_directory` and `tfds.load` read.
+def _perturb(model, x, y, *, jit_compile):
+    return tf.cast(127 * direction(model, x, y, jit_compile=xla(jit_compile)), tf.int8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One TFRecord file: rows `start` to `stop` of a split, the file `index` of `of`."""
+
+    split: str
+    index: int
+    of: int
+    start: int
+    stop: int
+
+    def __len__(self):
+        return self.stop - self.start
+
+
+def shards(counts, shape):
+    """list of `Shard`s that hold all splits.
+
+    Args:
+      counts: dict of split name → number of samples.
+      shape: (H, W, C) of the images.
+    """
+    most = min(MOST_SAMPLES, max(1, MOST_BYTES // sample_bytes(shape)))
+    made = []
+    for split, n in counts.items():
+        of = max(1, -(-n // most))
+        made += [Shard(split, i, of, n * i // of, n * (i + 1) // of) for i in range(of)]
+    return made
+
+
+def sample_bytes(shape):
+    """int, the bytes that a sample takes at most, of incompressible images and perturbations."""
+    return 2 * math.prod(shape) + shape[0] + 300
+
+
+def write_shard(folder, name, shard, images, labels, ids, batches):
+    """Writes one TFRecord file.
+
+    Args:
+      folder: path.
+      name: str, the TFDS name.
+      shard: `Shard`.
+      images: uint8 (N, H, W, C), those of the shard alone.
+      labels: int64 (N,).
+      ids: int64 (N,).
+      batches: yields their perturbations, int8 (B, H, W, C), in order.
+    """
+    path = _template(folder, name, shard.split).sharded_filepath(shard_index=shard.index, num_shards=shard.of)
+    row = 0
+
+    def append(batch):
+        nonlocal row
+        rows = slice(row, row + len(batch))
+        for record in encode(images[rows], batch, labels[rows], ids[rows]):
+            writer.write(record)
+        row += len(batch)
+
+    with (
+        tf.io.TFRecordWriter(str(path)) as writer,
+        concurrent.futures.ThreadPoolExecutor(1, initializer=_stand_back) as thread,
+    ):
+        waiting = collections.deque()
+        for batch in batches:  # the attack works on a batch while those before are written
+            waiting.append(thread.submit(append, batch))
+            if len(waiting) > MOST_WAITING:
+                waiting.popleft().result()
+        for written in waiting:
+            written.result()
+    if row != len(labels):
+        raise ValueError(f"{row} perturbations for {len(labels)} images of {path.name}.")
+
+
+def write_metadata(folder, name, written, shape, class_names, description):
+    """Makes a TFDS folder, which `tfds.builder_from_directory` and `tfds.load` read, of the TFRecord files in it.
 
     Args:
       folder: path, `…/<name>/<VERSION>`.
       name: str, the TFDS name.
-      splits: dict of split name → (images uint8 (N, H, W, C), labels int64 (N,), ids int64 (N,)).
+      written: list of all `Shard`s.
+      shape: (H, W, C) of the images.
       class_names: list of str.
-      make_perturbations: function of (images, labels, progress) that yields int8 batches.
       description: str, for dataset_info.json.
-
-    Returns:
-      dict of split name → number of samples.
     """
-    shape = next(iter(splits.values()))[0].shape[1:]
     features = tfds.features.FeaturesDict(
         {
             "image": tfds.features.Image(shape=shape, dtype=np.uint8, encoding_format="png"),
@@ -78,63 +154,26 @@ def write(folder, name, splits, class_names, make_perturbations, description):
         }
     )
     split_infos = []
-    with tqdm(total=sum(len(labels) for _, labels, _ in splits.values()), unit="image", desc=name, disable=None) as bar:
-        for split, (images, labels, ids) in splits.items():
-            batches = make_perturbations(images, labels, bar.update)
-            lengths, size = _write_split(folder, name, split, images, labels, ids, batches)
-            split_infos.append(
-                tfds.core.SplitInfo(
-                    name=split,
-                    shard_lengths=lengths,
-                    num_bytes=size,
-                    filename_template=_template(folder, name, split),
-                )
+    for split in dict.fromkeys(shard.split for shard in written):
+        own, template = [s for s in written if s.split == split], _template(folder, name, split)
+        files = [template.sharded_filepath(shard_index=s.index, num_shards=s.of) for s in own]
+        split_infos.append(
+            tfds.core.SplitInfo(
+                name=split,
+                shard_lengths=[len(s) for s in own],
+                num_bytes=sum(os.path.getsize(file) for file in files),
+                filename_template=template,
             )
+        )
     tfds.folder_dataset.write_metadata(
         data_dir=str(folder), features=features, split_infos=split_infos, description=description, check_data=False
     )
-    return {info.name: info.num_examples for info in split_infos}
 
 
-def _template(folder, name, split=None):
+def _template(folder, name, split):
     return tfds.core.ShardedFileTemplate(
         data_dir=pathlib.Path(folder), dataset_name=name, split=split, filetype_suffix="tfrecord"
     )
-
-
-def _write_split(folder, name, split, images, labels, ids, batches):
-    """Writes one split; returns the numbers of samples of its shards and its bytes."""
-    shards = max(1, -(-len(labels) // SHARD_SIZE))
-    ends = [len(labels) * (i + 1) // shards for i in range(shards)]
-    template = _template(folder, name, split)
-    row, size, writer = 0, 0, None
-
-    def append(batch):
-        nonlocal row, size, writer
-        rows = slice(row, row + len(batch))
-        for record in encode(images[rows], batch, labels[rows], ids[rows]):
-            if writer is None:
-                shard = sum(end <= row for end in ends)  # how many shards are full
-                path = template.sharded_filepath(shard_index=shard, num_shards=shards)
-                writer = tf.io.TFRecordWriter(str(path))
-            writer.write(record)
-            size += len(record)
-            row += 1
-            if row in ends:
-                writer.close()
-                writer = None
-
-    with concurrent.futures.ThreadPoolExecutor(1, initializer=_stand_back) as thread:
-        waiting = collections.deque()
-        for batch in batches:  # the attack works on a batch while those before are written
-            waiting.append(thread.submit(append, batch))
-            if len(waiting) > MOST_WAITING:
-                waiting.popleft().result()
-        for written in waiting:
-            written.result()
-    if row != len(labels):
-        raise ValueError(f"{row} perturbations for {len(labels)} images of split {split}.")
-    return np.diff([0, *ends]).tolist(), size
 
 
 def _stand_back():

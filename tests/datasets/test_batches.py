@@ -16,8 +16,9 @@ def samples(n=10, epsilons=(0.0,), perturbed=False):
 
 
 def collect(dataset):
-    x, y = zip(*dataset.as_numpy_iterator())
-    return np.concatenate(x), np.concatenate(y)
+    x, y, *counts = map(np.concatenate, zip(*dataset.as_numpy_iterator()))
+    kept = counts[0] == 1 if counts else slice(None)
+    return x[kept], y[kept]
 
 
 def test_an_epoch_has_every_image_at_every_level_once():
@@ -50,12 +51,14 @@ def test_labels_stay_with_their_images_under_augmentation():
     assert own.max() < 0.15 and sorted(y) == list(range(64))
 
 
-def test_going_on_at_an_epoch_gives_the_batches_of_the_unbroken_run():
+@pytest.mark.parametrize("epoch, step", [(2, 0), (1, 3), (0, 4)])
+def test_going_on_at_a_step_gives_the_batches_of_the_unbroken_run(epoch, step):
     data = samples(20, (0.0, 0.1), perturbed=True)
     keywords = dict(batch_size=8, epochs=3, seed=1, augmentations=AUGMENTATIONS)
     whole, steps = batches.training_batches(data, **keywords)
-    rest, _ = batches.training_batches(data, first_epoch=2, **keywords)
-    for a, b in zip(whole.skip(2 * steps), rest, strict=True):
+    rest, _ = batches.training_batches(data, first=(epoch, step), **keywords)
+    assert rest.cardinality() == (3 - epoch) * steps - step
+    for a, b in zip(whole.skip(epoch * steps + step), rest, strict=True):
         np.testing.assert_array_equal(a[0], b[0])
         np.testing.assert_array_equal(a[1], b[1])
 
@@ -70,6 +73,8 @@ def test_evaluation_has_known_cardinality_and_every_image():
     dataset = batches.evaluation_batches(samples(10), batch_size=4)
     assert dataset.cardinality() == 3
     assert collect(dataset)[1].tolist() == list(range(10))
+    x, y, counts = map(np.concatenate, zip(*dataset.as_numpy_iterator()))
+    assert y.tolist() == [*range(10), 0, 1] and counts.tolist() == [1] * 10 + [0, 0]
 
 
 def test_select_keeps_images_labels_and_perturbations_together():

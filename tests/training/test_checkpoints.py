@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+STEPS = {"baseline": 10, "augmented": 38}  # in an epoch
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -43,7 +44,7 @@ def stopped_at(workdir, data_dir, variant, epoch, sent=signal.SIGKILL):
         command(workdir, data_dir), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
-    folder = workdir / f"checkpoints/resnet_tiny/{variant}/epoch-{epoch:04d}"
+    folder = workdir / f"checkpoints/resnet_tiny/{variant}/step-{epoch * STEPS[variant]:08d}"
     deadline = time.monotonic() + 120
     while not folder.exists():
         assert process.poll() is None and time.monotonic() < deadline, "the run ended before it could be stopped"
@@ -65,7 +66,7 @@ def test_killed_and_resumed_equals_unbroken_bit_for_bit(unbroken, tmp_path, data
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(unbroken, tmp_path, data_dir):
     stopped_at(tmp_path, data_dir, "baseline", 2)
-    newest = max((tmp_path / "checkpoints/resnet_tiny/baseline").glob("epoch-*"))
+    newest = max((tmp_path / "checkpoints/resnet_tiny/baseline").glob("step-*"))
     arrays = newest / "arrays.npz"
     content = bytearray(arrays.read_bytes())
     content[len(content) // 2] ^= 1

@@ -1,4 +1,4 @@
-import json
+import functools
 import math
 
 import keras
@@ -9,9 +9,9 @@ from sklearn.model_selection import train_test_split
 
 from tfadv import models
 from tfadv.datasets.batches import Samples
-from tfadv.errors import UserError
-from tfadv.training import Trainer
-from tfadv.training.callbacks import WarmupCosine
+from tfadv.training import Diverged, Trainer
+from tfadv.training.guard import Guard
+from tfadv.training.schedule import warmup_cosine
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_the_best_weights_are_left_and_not_the_last(halves, tmp_path):
 
 
 def test_non_finite_loss_stops_and_names_the_steps(halves, tmp_path):
-    with pytest.raises(UserError, match=r"not finite|no longer finite.*step from \d+ to \d+.*--learning_rate"):
+    with pytest.raises(Diverged, match=r"not finite|no longer finite.*step from \d+ to \d+.*--learning_rate"):
         fit(trainer(), halves, tmp_path, learning_rate=1e30, epochs=5)
 
 
@@ -111,8 +111,31 @@ def test_augmented_images_are_shown_in_tensorboard(halves, tmp_path):
 
 
 def test_warm_up_and_cosine():
-    schedule = WarmupCosine(0.2, warmup=10, total=110)
-    assert schedule.rate(0) == pytest.approx(0.02) and schedule.rate(9) == schedule.rate(10) == pytest.approx(0.2)
-    assert schedule.rate(60) == pytest.approx(0.1)
-    assert schedule.rate(109) == pytest.approx(0.1 * (1 + math.cos(math.pi * 0.99)))
-    json.dumps(schedule.rate(50))
+    rate = functools.partial(warmup_cosine, peak=0.2, total=100)
+    assert rate(0) == pytest.approx(0.02) and rate(9) == rate(10) == pytest.approx(0.2)
+    assert rate(55) == pytest.approx(0.1)
+    assert rate(99) == pytest.approx(0.1 * (1 + math.cos(math.pi * 89 / 90)))
+
+
+def test_the_rate_of_every_step_is_the_schedules(halves, tmp_path):
+    t, rates = trainer(), []
+    step = t.train_step
+
+    def watched(*batch):
+        rates.append(float(t._optimizer.learning_rate))
+        return step(*batch)
+
+    t.train_step = watched
+    fit(t, halves, tmp_path, epochs=2)
+    assert rates == pytest.approx([warmup_cosine(i, peak=0.1, total=12) for i in range(12)])
+
+
+def test_an_exploding_loss_is_noticed_in_the_window_where_it_happens():
+    watch = Guard(10, step=0)
+    watch.look(20, 20 * 64 * 3.0, 20 * 64)
+    with pytest.raises(Diverged, match="from 21 to 40.*--learning_rate"):
+        watch.look(40, 20 * 64 * 3.0 + 20 * 64 * 300.0, 40 * 64)
+    watch = Guard(10, step=0)
+    watch.look(20, 20 * 64 * 3.0, 20 * 64)
+    watch.new_epoch()
+    watch.look(40, 20 * 64 * 200.0, 20 * 64)  # below a hundred times that of guessing

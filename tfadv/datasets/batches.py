@@ -85,7 +85,7 @@ def perturbed(x, perturbations, eps, clip=(0.0, 1.0)):
     return tf.clip_by_value(x + eps * (tf.cast(perturbations, tf.float32) / 127.0), *clip)
 
 
-def training_batches(samples, *, batch_size, epochs, seed, augmentations=(), first_epoch=0):
+def training_batches(samples, *, batch_size, epochs, seed, augmentations=(), first=(0, 0)):
     """Shuffled, augmented batches for all epochs in one tf.data.Dataset.
 
     An epoch is a fresh permutation of the samples; those that do not fill a
@@ -97,7 +97,7 @@ def training_batches(samples, *, batch_size, epochs, seed, augmentations=(), fir
       epochs: int, how many epochs in all.
       seed: int.
       augmentations: names in `tfadv.datasets.AUGMENTATIONS`.
-      first_epoch: int, where to begin; the batches are those of an unbroken run.
+      first: (epoch, step), where to begin; the batches are those of an unbroken run.
 
     Returns:
       (dataset, steps): a tf.data.Dataset of (x float32 (B, H, W, C), y int64
@@ -121,17 +121,26 @@ def training_batches(samples, *, batch_size, epochs, seed, augmentations=(), fir
             x = augment(x, tf.stack([tf.constant(seed, tf.int64), step]), augmentations)
         return x, y
 
-    dataset = tf.data.Dataset.range(first_epoch, epochs).flat_map(order)
+    epoch, step = first
+    dataset = tf.data.Dataset.range(epoch, epochs).flat_map(order).skip(step)
     # flat_map forgets how many there are, and Keras counts wrongly without (keras#23084).
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality((epochs - first_epoch) * steps))
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality((epochs - epoch) * steps - step))
     return _ahead(dataset.map(batch, PARALLEL, deterministic=True)), steps
 
 
 def evaluation_batches(samples, *, batch_size):
-    """All samples once, in order, as a tf.data.Dataset of (x, y) of known cardinality; the last batch may be small."""
-    cut = samples.cutter()
-    dataset = tf.data.Dataset.range(len(samples)).batch(batch_size)
-    return _ahead(dataset.map(cut, PARALLEL, deterministic=True))
+    """All samples once, in order, in full batches: the last one goes on with the first samples, which do not count.
+
+    Returns:
+      tf.data.Dataset of (x float32 (B, H, W, C), y int64 (B,), counts float32 (B,), 1 or 0), of known cardinality.
+    """
+    cut, n = samples.cutter(), len(samples)
+
+    def batch(start):
+        numbers = start + tf.range(batch_size, dtype=tf.int64)
+        return *cut(numbers % n), tf.cast(numbers < n, tf.float32)
+
+    return _ahead(tf.data.Dataset.range(0, n, batch_size).map(batch, PARALLEL, deterministic=True))
 
 
 def _ahead(dataset):

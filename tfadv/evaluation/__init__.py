@@ -1,5 +1,5 @@
-"""Accuracy, clean and under attack: `evaluate`."""
+"""Accuracy, clean and under attack: `hits`, and `count` of them."""
 
-from tfadv.evaluation.accuracy import evaluate
+from tfadv.evaluation.accuracy import count, hits
 
-__all__ = ["evaluate"]
+__all__ = ["count", "hits"]

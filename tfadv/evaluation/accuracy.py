@@ -2,36 +2,41 @@
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from tfadv.attacks.fgsm import logits_and_direction, step
 from tfadv.attacks.gradient import PerModel, xla
 from tfadv.datasets.batches import perturbed, to_float
+from tfadv.distribution import Devices
 
 
-def _hits(model, adversarial, y):
+def _right(model, adversarial, y):
     """bool (E, N): which adversarial images (E, N, H, W, C) are still classified as y (N,)."""
     levels = tf.shape(adversarial)[0]
     logits = model(tf.reshape(adversarial, (-1, *adversarial.shape[2:])), training=False)
     return tf.reshape(tf.argmax(logits, axis=1), (levels, -1)) == y
 
 
-def _count(model, images, y, perturbations, epsilons):
+def _batch_hits(model, images, y, perturbations, epsilons):
     """bool (1 + 2E, N): right on the clean image, and also on the model's own E, and on the surrogate's E."""
     x, eps = to_float(images), epsilons[:, None, None, None, None]
     logits, direction = logits_and_direction(model, x, y)
     clean = (tf.argmax(logits, axis=1) == y)[None]
-    whitebox = _hits(model, step(x, direction, eps), y)
-    transfer = _hits(model, perturbed(x, perturbations, eps), y)
+    whitebox = _right(model, step(x, direction, eps), y)
+    transfer = _right(model, perturbed(x, perturbations, eps), y)
     # Whoever attacks may also leave the image as it is: what is wrong already is not robust.
     return tf.concat([clean, clean & whitebox, clean & transfer], axis=0)
 
 
-_compiled_count = PerModel(_count)
+_compiled_hits = PerModel(_batch_hits)
 
 
-def evaluate(model, samples, *, batch_size, jit_compile="auto", description=""):
-    """Counts the images a model gets right, clean and under FGSM; wrong already counts as wrong under attack.
+def _of_batch(model, images, labels, perturbations, *, epsilons, jit_compile):
+    epsilons = tf.constant(epsilons, tf.float32)
+    return _compiled_hits(model, images, labels, perturbations, epsilons, jit_compile=xla(jit_compile))
+
+
+def hits(model, samples, *, batch_size, jit_compile="auto", devices=None, progress=None):
+    """Which images a model gets right, clean and under FGSM; wrong already counts as wrong under attack.
 
     Each image costs one gradient and 2E + 1 forward passes for E sizes of eps;
     the clean logits come with the gradient.
@@ -42,33 +47,41 @@ def evaluate(model, samples, *, batch_size, jit_compile="auto", description=""):
         the epsilons to test.
       batch_size: int.
       jit_compile: "auto", "true" or "false".
-      description: str, shown at the progress bar.
+      devices: `Devices`; None is the one device.
+      progress: called after each batch with the number of its images, or None.
+
+    Returns:
+      bool (1 + 2E, N): clean, then white-box at each eps, then the surrogate's images at each eps.
+    """
+    settings = {"epsilons": tuple(samples.epsilons), "jit_compile": jit_compile}
+    of_batch = (devices or Devices()).joining(_of_batch, model, axis=1, **settings)
+    found, n = [], len(samples.labels)
+    for start in range(0, n, batch_size):
+        # Every batch is full (it wraps around), so that XLA compiles one shape only; only new images count.
+        rows = np.arange(start, start + batch_size) % n
+        new = min(batch_size, n - start)
+        batch = of_batch(samples.images[rows], samples.labels[rows], samples.perturbations[rows])
+        found.append(batch.numpy()[:, :new])
+        if progress:
+            progress(new)
+    return np.concatenate(found, axis=1)
+
+
+def count(found, epsilons):
+    """Counts what `hits` found.
+
+    Args:
+      found: bool (1 + 2E, N).
+      epsilons: E floats.
 
     Returns:
       list of dicts with "protocol" ("clean", "whitebox" or "transfer"), "attack",
       "eps", "accuracy" (0-1), "correct" and "n".
     """
-    n, jit = len(samples.labels), xla(jit_compile)
-    epsilons = tf.constant(samples.epsilons, tf.float32)
-    correct = np.zeros(1 + 2 * len(samples.epsilons), np.int64)
-    with tqdm(total=n, unit="image", desc=description, leave=False, disable=None) as bar:
-        for start in range(0, n, batch_size):
-            # Every batch is full (it wraps around), so that XLA compiles one shape only; only new images count.
-            rows = np.arange(start, start + batch_size) % n
-            new = min(batch_size, n - start)
-            hits = _compiled_count(
-                model,
-                samples.images[rows],
-                samples.labels[rows],
-                samples.perturbations[rows],
-                epsilons,
-                jit_compile=jit,
-            )
-            correct += hits.numpy()[:, :new].sum(axis=1)
-            bar.update(new)
+    n = found.shape[1]
     kinds = [("clean", None, None)]
-    kinds += [(protocol, "fgsm", eps) for protocol in ("whitebox", "transfer") for eps in samples.epsilons]
+    kinds += [(protocol, "fgsm", eps) for protocol in ("whitebox", "transfer") for eps in epsilons]
     return [
-        {"protocol": p, "attack": a, "eps": e, "accuracy": int(c) / n, "correct": int(c), "n": n}
-        for (p, a, e), c in zip(kinds, correct)
+        {"protocol": p, "attack": a, "eps": e, "accuracy": int(row.sum()) / n, "correct": int(row.sum()), "n": n}
+        for (p, a, e), row in zip(kinds, found, strict=True)
     ]

@@ -1,15 +1,11 @@
 """The records of results.json: who was attacked how, and how many images were still right."""
 
-import json
-
-from tfadv.workdir import write_json
-
 
 def make(counted, *, dataset, model, variant, surrogate, seed):
-    """list of records from what `evaluate` counted; the schema is that of results.json.
+    """list of records from what `count` counted; the schema is that of results.json.
 
     Args:
-      counted: list of dicts of `evaluate`.
+      counted: list of dicts of `count`.
       dataset: str.
       model: str, the model under test.
       variant: str, "baseline", "augmented" or "retrained".
@@ -28,12 +24,6 @@ def make(counted, *, dataset, model, variant, surrogate, seed):
         }
         for record in counted
     ]
-
-
-def collect(root, models, variants):
-    """Writes `<root>/results.json` from all `<root>/evaluations/<model>/<variant>/records.json`, in the order given."""
-    found = [root / "evaluations" / model / variant / "records.json" for model in models for variant in variants]
-    write_json(root / "results.json", [r for path in found if path.exists() for r in json.loads(path.read_text())])
 
 
 def short(record):

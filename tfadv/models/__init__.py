@@ -20,13 +20,14 @@ MODELS = {
 }
 
 
-def build(name, input_shape, num_classes):
+def build(name, input_shape, num_classes, *, synchronized=False):
     """Builds a model of the table.
 
     Args:
       name: str, a key of `MODELS`.
       input_shape: (height, width, channels).
       num_classes: int, the number of logits.
+      synchronized: bool, BatchNorm sees the whole batch where several devices share it, and not its own slice.
 
     Returns:
       A functional `keras.Model` from float32 images (N, H, W, C) in [0, 1] to
@@ -36,4 +37,8 @@ def build(name, input_shape, num_classes):
 
     spec = MODELS[name]
     block = {"basic": resnet.basic_block, "bottleneck": resnet.bottleneck_block}[spec.block]
-    return resnet.resnet(block, spec.stage_blocks, input_shape, num_classes, width=spec.width, name=name)
+    model = resnet.resnet(block, spec.stage_blocks, input_shape, num_classes, width=spec.width, name=name)
+    for layer in model.layers:
+        if hasattr(layer, "synchronized"):
+            layer.synchronized = synchronized
+    return model

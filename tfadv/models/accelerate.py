@@ -63,7 +63,11 @@ def _twin(functional, precision):
             return convolutions[layer.name]
         if not isinstance(layer, keras.Layer) or isinstance(layer, keras.layers.InputLayer):
             return layer.__class__.from_config(layer.get_config())  # an operation such as x + y
-        if _precision(layer, precision) != "float32" and not layer.weights and not isinstance(layer, keras.layers.Lambda):
+        if (
+            _precision(layer, precision) != "float32"
+            and not layer.weights
+            and not isinstance(layer, keras.layers.Lambda)
+        ):
             return layer.__class__.from_config(layer.get_config() | {"dtype": precision})
         return _Shared(layer, layer.dtype_policy)
 
@@ -100,10 +104,7 @@ def _is_padding(layer):
 
 def _is_norm(layer):
     return (
-        type(layer) is keras.layers.BatchNormalization
-        and layer.axis in (-1, 3)
-        and not layer.synchronized
-        and not getattr(layer, "renorm", False)
+        type(layer) is keras.layers.BatchNormalization and layer.axis in (-1, 3) and not getattr(layer, "renorm", False)
     )
 
 
@@ -171,6 +172,8 @@ def _float32(x):
 
 def _normalise(norm, x):
     """BatchNorm with the batch's own statistics, which also move the layer's; one kernel for Keras' six."""
+    if norm.synchronized and tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        return norm(x, training=True)
     channels = x.shape[-1]
     y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
         x=x,

@@ -26,9 +26,14 @@ def load(path):
     """Reads a `.keras` file for inference, without running code it may carry.
 
     Raises:
-      UserError: the file is no Keras model, or needs code that safe mode refuses.
+      UserError: the file is no Keras model, or needs a Lambda layer or a class that safe mode refuses.
     """
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
-    except (ValueError, OSError, TypeError, KeyError) as error:
-        raise UserError(f"{path} can't be loaded as a Keras model: {str(error).splitlines()[0][:200]}")
+    except Exception as error:  # a zip of HDF5 and JSON: damaged, it raises whatever its readers do
+        text = str(error) or type(error).__name__
+        if "Lambda" in text:
+            raise UserError(f"{path} carries code of its own (a Lambda layer), which tfadv does not run.")
+        if "Could not locate" in text:
+            raise UserError(f"{path} has a layer of a class that neither Keras nor tfadv knows: {text.split('.')[0]}.")
+        raise UserError(f"{path} can't be loaded as a Keras model: {text.splitlines()[0][:200]}")

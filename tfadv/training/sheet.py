@@ -1,5 +1,7 @@
 """A sheet of augmented images for TensorBoard: what the network is really shown."""
 
+import os
+
 import tensorflow as tf
 
 from tfadv.datasets.augment import augment
@@ -20,7 +22,7 @@ def write_augmentation_sheet(log_dir, samples, seed, augmentations):
     x, _ = samples.cutter()(numbers)
     rows = [x] + [augment(x, tf.constant([seed, draw]), augmentations) for draw in range(DRAWS)]
     sheet = tf.concat([tf.concat(tf.unstack(row), axis=1) for row in rows], axis=0)
-    writer = tf.summary.create_file_writer(str(log_dir / "train"))
+    writer = tf.summary.create_file_writer(os.path.join(log_dir, "train"))
     with writer.as_default(step=0):
         tf.summary.image("augmentation/sheet", sheet[None])
     writer.close()
