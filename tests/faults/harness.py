@@ -1,0 +1,69 @@
+"""tfadv in processes of its own, to be killed, and what to look at afterwards."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+class Run:
+    """tfadv on the embedded digits with the tiny model, in a work folder."""
+
+    def __init__(self, workdir, data_dir):
+        self.workdir, self.data_dir = pathlib.Path(workdir), data_dir
+
+    def command(self, *more):
+        return [
+            sys.executable, "-m", "tfadv.main", "--flagfile=flags/smoke.flags", f"--workdir={self.workdir}",
+            f"--data_dir={self.data_dir}", "--epochs=4", "--checkpoint_steps=3", *more,
+        ]  # fmt: skip
+
+    def __call__(self, *more):
+        return subprocess.run(self.command(*more), capture_output=True, text=True, cwd=ROOT)
+
+    def start(self, *more):
+        return subprocess.Popen(
+            self.command(*more), cwd=ROOT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell's "&" ignores it
+        )  # fmt: skip
+
+    def contents(self):
+        """dict of artifact → content hash, of those that stay."""
+        return {
+            str(path.parent.relative_to(self.workdir)): json.loads(path.read_text())["content"]
+            for path in self.workdir.rglob("manifest.json")
+            if "report" not in path.parts
+        }
+
+    def dates(self):
+        """dict of manifest → when it was written, to see what is made again."""
+        return {path: path.stat().st_mtime_ns for path in self.workdir.rglob("manifest.json")}
+
+
+def one_line(answer):
+    """The line with which a failed run ended, after a check that it is one and no traceback."""
+    assert answer.returncode not in (0, None) and "Traceback" not in answer.stderr, answer.stderr[-2000:]
+    lines = [line for line in answer.stderr.splitlines() if line.startswith("tfadv: ")]
+    assert len(lines) == 1, answer.stderr[-2000:]
+    return lines[0]
+
+
+def wait_for(process, text, seconds=120):
+    """Reads a process' log until a line with the text; returns the lines read."""
+    lines, end = [], time.monotonic() + seconds
+    for line in process.stderr:
+        lines.append(line)
+        if text in line:
+            return lines
+        assert time.monotonic() < end
+    raise AssertionError("ended before: " + "".join(lines)[-2000:])
+
+
+def kill(process):
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()

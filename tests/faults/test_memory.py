@@ -1,0 +1,55 @@
+"""Memory is given back: no growth over repeated evaluations and epochs."""
+
+import subprocess
+import sys
+
+from tests.faults.harness import ROOT
+
+HEAD = """
+import tfadv, keras, numpy as np, os, tempfile
+from tfadv import models
+from tfadv.datasets.batches import Samples
+from tfadv.evaluation import hits
+from tfadv.training import Trainer
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+keras.utils.set_random_seed(0)
+rng = np.random.default_rng(0)
+images = rng.integers(0, 256, (256, 32, 32, 1), dtype=np.uint8)
+labels = rng.integers(0, 10, 256)
+samples = Samples(images, labels, rng.choice(np.array([-127, 127], np.int8), images.shape), (0.01, 0.03))
+model = models.build("resnet_tiny", (32, 32, 1), 10)
+"""
+
+EVALUATIONS = """
+for i in range(23):
+    hits(model, samples, batch_size=64)
+    if i == 2:
+        before = resident()
+print(resident() / before)
+"""
+
+EPOCHS = """
+trainer = Trainer(model, weight_decay=5e-4)
+def fit(epochs):
+    trainer.fit(samples, samples.select(range(64)), epochs=epochs, batch_size=64, learning_rate=0.01, patience=99,
+                seed=0, log_dir=tempfile.mkdtemp(), augmentations=("shift", "noise"))
+fit(5)
+before = resident()
+fit(50)
+print(resident() / before)
+"""
+
+
+def growth(code):
+    done = subprocess.run([sys.executable, "-c", HEAD + code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return float(done.stdout.split()[-1])
+
+
+def test_over_20_evaluations():
+    assert growth(EVALUATIONS) < 1.05
+
+
+def test_over_50_epochs():
+    assert growth(EPOCHS) < 1.05
