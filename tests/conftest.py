@@ -13,6 +13,27 @@ from tfadv.datasets import sources
 REAL = pathlib.Path(__file__).parents[2] / "shared" / "tfds"
 
 
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="the whole fault suite: about an hour on 2 cores")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "long: only with --long")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--long", default=False):
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="only with --long"))
+
+
+@pytest.fixture(scope="session")
+def long(request):
+    """bool, whether all of a long test is wanted."""
+    return request.config.getoption("--long", default=False)
+
+
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
     return str(tmp_path_factory.mktemp("data"))

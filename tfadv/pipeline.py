@@ -14,7 +14,7 @@ import logging
 import keras
 import numpy as np
 
-from tfadv import datasets, models, surrogate
+from tfadv import datasets, models, stopping, surrogate
 from tfadv.artifacts import Artifacts
 from tfadv.config import VARIANTS
 from tfadv.datasets import split
@@ -339,5 +339,6 @@ def execute(config, run, workdir):
     """Runs a stage.  Returns its `Artifacts`, which name what was made; none when all was up to date."""
     with peers_may_die():
         pipeline = Pipeline(config, run, workdir)
+        stopping.install()  # where there are several hosts, TensorFlow has taken SIGTERM for itself
         pipeline.stage(run.stage)
     return pipeline.artifacts

@@ -10,29 +10,9 @@ from tests.faults.harness import Run
 TALLY = collections.Counter()
 
 
-def pytest_addoption(parser):
-    parser.addoption("--long", action="store_true", help="the whole fault suite: about an hour on 2 cores")
-
-
-def pytest_configure(config):
-    config.addinivalue_line("markers", "long: only with --long")
-
-
-def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--long", default=False):
-        for item in items:
-            if item.get_closest_marker("long"):
-                item.add_marker(pytest.mark.skip(reason="only with --long"))
-
-
 def pytest_terminal_summary(terminalreporter):
     for what, number in sorted(TALLY.items()):
         terminalreporter.write_line(f"{what}: {number}")
-
-
-@pytest.fixture(scope="session")
-def long(request):
-    return request.config.getoption("--long", default=False)
 
 
 @pytest.fixture(scope="session")

@@ -26,9 +26,10 @@ class Run:
     def __call__(self, *more):
         return subprocess.run(self.command(*more), capture_output=True, text=True, cwd=ROOT)
 
-    def start(self, *more):
+    def start(self, *more, **environment):
         return subprocess.Popen(
-            self.command(*more), cwd=ROOT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            self.command(*more), cwd=ROOT, env=os.environ | environment,
+            text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell's "&" ignores it
         )  # fmt: skip
 
