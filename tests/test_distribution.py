@@ -64,6 +64,33 @@ def test_devices_of_one_host(devices, one, tmp_path):
     np.testing.assert_array_equal(ours.images, theirs.images)
 
 
+STATISTICS = """
+import tfadv, numpy as np, tempfile
+from tfadv import models
+from tfadv.datasets.batches import Samples
+from tfadv.distribution import Devices
+from tfadv.training import Trainer
+devices = Devices("mirrored", 2)
+rng = np.random.default_rng(0)
+samples = Samples(rng.integers(0, 256, (64, 16, 16, 1), dtype=np.uint8), rng.integers(0, 3, 64))
+with devices.strategy.scope():
+    model = models.build("resnet_tiny", (16, 16, 1), 3)
+start = model.get_weights()
+Trainer(model, weight_decay=0.0, devices=devices).fit(
+    samples, samples, epochs=1, batch_size=16, learning_rate=0.1, patience=1, seed=0)
+for variable, before in zip(model.weights, start):
+    first, second = (v.numpy() for v in variable.value.values)
+    assert (first == second).all(), variable.path
+    assert (first != before).any(), variable.path
+print("alike")
+"""
+
+
+def test_all_devices_keep_the_same_variables_without_synchronized_norms():
+    done = subprocess.run([sys.executable, "-c", STATISTICS], capture_output=True, text=True, cwd=ROOT)
+    assert "alike" in done.stdout, done.stderr[-2000:]
+
+
 def workers(run, *more):
     """Two processes of one distributed run, the chief first."""
     ports = []

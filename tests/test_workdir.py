@@ -124,3 +124,44 @@ def test_a_second_process_is_kept_out_and_a_dead_one_is_not_waited_for(workdir):
     assert subprocess.run(run).returncode == 7
     with Workdir(workdir.root, Config().resolved()):
         pass
+
+
+def test_a_damaged_part_is_made_again_and_a_whole_one_is_not(workdir):
+    make(workdir, {"a": 1})
+    assert workdir.part("thing", {"a": 1}) == workdir.root / "thing"
+    assert workdir.part("thing", {"a": 2}) is None and (workdir.root / "thing").exists()
+    (workdir.root / "thing" / "file.txt").write_text("kontent")
+    assert workdir.part("thing", {"a": 1}) is None and not (workdir.root / "thing").exists()
+
+
+def test_shares_work_beside_each_other_and_beside_nobody_else(workdir):
+    config = Config().resolved()
+    with pytest.raises(UserError, match="another tfadv process"):
+        Workdir(workdir.root, config, shard=(0, 2))
+    workdir.__exit__()
+    with Workdir(workdir.root, config, shard=(0, 2)), Workdir(workdir.root, config, shard=(1, 2)):
+        with pytest.raises(UserError, match="the same shard"):
+            Workdir(workdir.root, config, shard=(1, 2))
+        with pytest.raises(UserError, match="another tfadv process"):
+            Workdir(workdir.root, config)
+    with Workdir(workdir.root, config):
+        pass
+
+
+def test_no_room_is_said_before_anything_is_written(workdir):
+    with pytest.raises(UserError, match="disk is full: thing needs 1000000000000.0 MB.* has .* MB left"):
+        with workdir.creating("thing", {}, need=10**18):
+            raise AssertionError("not reached")
+
+
+def test_a_follower_leaves_no_trace_and_waits(workdir, tmp_path):
+    make(workdir, {"a": 1})
+    waits = []
+    follower = Workdir(workdir.root, Config().resolved(), follower=True)
+    follower.barrier = lambda: waits.append(1)
+    with follower.creating("other", {}) as (folder, manifest):
+        (folder / "file.txt").write_text("x")
+        manifest["extra"] = 1
+    assert not (workdir.root / "other").exists() and not folder.exists() and waits
+    follower.remove("thing")
+    assert follower.is_current("thing", {"a": 1})

@@ -1,5 +1,7 @@
 import functools
+import json
 import math
+import signal
 
 import keras
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 import tensorflow as tf
 from sklearn.model_selection import train_test_split
 
-from tfadv import models
+from tfadv import models, stopping
 from tfadv.datasets.batches import Samples
 from tfadv.training import Diverged, Trainer
 from tfadv.training.guard import Guard
@@ -139,3 +141,70 @@ def test_an_exploding_loss_is_noticed_in_the_window_where_it_happens():
     watch.look(20, 20 * 64 * 3.0, 20 * 64)
     watch.new_epoch()
     watch.look(40, 20 * 64 * 200.0, 20 * 64)  # below a hundred times that of guessing
+
+
+class Kept:
+    """Checkpoints in memory."""
+
+    def __init__(self):
+        self.made = []
+
+    def load(self):
+        return self.made[-1][1:] if self.made else None
+
+    def save(self, step, state, arrays):
+        self.made.append((step, json.loads(json.dumps(state)), arrays))
+
+
+def test_checkpoints_come_after_so_many_steps_and_each_epoch(halves, tmp_path):
+    kept = Kept()
+    fit(trainer(), halves, tmp_path, epochs=3, checkpoints=kept, checkpoint_steps=4)  # 6 steps an epoch
+    assert [step for step, _, _ in kept.made] == [4, 6, 8, 12, 16]  # the last epoch's end is the model itself
+
+
+@pytest.mark.parametrize("which", range(5))
+def test_going_on_from_any_checkpoint_gives_the_unbroken_run(halves, tmp_path, which):
+    kept, unbroken = Kept(), trainer()
+    settings = dict(epochs=3, augmentations=("shift", "noise"), checkpoint_steps=4)
+    record = fit(unbroken, halves, tmp_path, checkpoints=kept, **settings)
+    resumed = trainer()
+    before = Kept()
+    before.made = kept.made[which : which + 1]
+    assert fit(resumed, halves, tmp_path, checkpoints=before, **settings) == record
+    for a, b in zip(unbroken.model.get_weights(), resumed.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_ruined_weights_are_never_saved_and_the_last_good_ones_come_back(halves, tmp_path):
+    kept, t = Kept(), trainer()
+    step, count = t.train_step, []
+
+    def ruin_the_ninth(*batch):
+        count.append(1)
+        if len(count) == 9:
+            t.model.weights[0].assign(t.model.weights[0] * np.nan)
+        return step(*batch)
+
+    t.train_step = ruin_the_ninth
+    with pytest.raises(Diverged, match="from 7 to 10"):
+        fit(t, halves, tmp_path, epochs=4, checkpoints=kept, checkpoint_steps=5)
+    assert [step for step, _, _ in kept.made] == [5, 6]
+    good = kept.made[-1][2]
+    for i, value in enumerate(t.model.get_weights()):
+        np.testing.assert_array_equal(value, good[f"weight{i}"])
+
+
+def test_a_stop_saves_the_very_step(halves, tmp_path, monkeypatch):
+    kept, t = Kept(), trainer()
+    step, count = t.train_step, []
+
+    def asked_in_the_eighth(*batch):
+        count.append(1)
+        if len(count) == 8:
+            monkeypatch.setattr(stopping, "_asked", signal.SIGTERM)
+        return step(*batch)
+
+    t.train_step = asked_in_the_eighth
+    with pytest.raises(stopping.Stopped):
+        fit(t, halves, tmp_path, epochs=4, checkpoints=kept)
+    assert [step for step, _, _ in kept.made] == [6, 8] and len(count) == 8

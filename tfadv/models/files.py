@@ -1,6 +1,7 @@
 """Keras model files: hash of the weights, saving and loading."""
 
 import hashlib
+import re
 
 import keras
 import numpy as np
@@ -35,5 +36,8 @@ def load(path):
         if "Lambda" in text:
             raise UserError(f"{path} carries code of its own (a Lambda layer), which tfadv does not run.")
         if "Could not locate" in text:
-            raise UserError(f"{path} has a layer of a class that neither Keras nor tfadv knows: {text.split('.')[0]}.")
+            unknown = re.search(r"Could not locate \w+ '([^']+)'", text)
+            raise UserError(
+                f"{path} needs {unknown[1] if unknown else 'a class'}, which neither Keras nor tfadv knows."
+            )
         raise UserError(f"{path} can't be loaded as a Keras model: {text.splitlines()[0][:200]}")

@@ -25,23 +25,26 @@ class Guard:
         """The sums begin again at 0."""
         self._loss = self._images = 0.0
 
-    def look(self, step, loss, images):
+    def look(self, step, loss, images, sound=True):
         """Checks the steps since the last look.
 
         Args:
           step: int, steps made in all.
           loss: float, sum of the losses of the epoch so far.
           images: float, their number.
+          sound: bool, whether all weights are finite: a ReLU turns NaN into 0, and the loss then looks healthy.
 
         Raises:
           Diverged: names the steps and the way out.
         """
-        if images > self._images:
-            mean = (loss - self._loss) / (images - self._images)
-            if not math.isfinite(mean) or mean > self._most:
-                state = "no longer finite" if not math.isfinite(mean) else f"{mean:.3g}, beyond all that can come back"
-                raise Diverged(
-                    f"the training loss is {state}, since a step from {self._good + 1} to {step}: "
-                    "give a smaller --learning_rate."
-                )
+        what = None
+        mean = (loss - self._loss) / max(1.0, images - self._images)
+        if not math.isfinite(mean):
+            what = "the training loss is no longer finite"
+        elif not sound:
+            what = "the weights are no longer finite"
+        elif mean > self._most:
+            what = f"the training loss is {mean:.3g}, beyond all that can come back"
+        if what:
+            raise Diverged(f"{what}, since a step from {self._good + 1} to {step}: give a smaller --learning_rate.")
         self._good, self._loss, self._images = step, loss, images

@@ -5,6 +5,7 @@ import logging
 import math
 import shutil
 import signal
+import typing
 
 import keras
 import numpy as np
@@ -33,6 +34,22 @@ class _Place:
     sums: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(3))  # loss, right, images in this epoch
     history: dict = dataclasses.field(default_factory=dict)
 
+    def done(self, plan):
+        """int, the steps made in all."""
+        return self.epoch * plan.steps + self.step
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What one run is to do; `steps` in an epoch."""
+
+    name: str
+    epochs: int
+    steps: int
+    learning_rate: float
+    checkpoint_steps: int
+    batches: typing.Iterator
+
 
 class Trainer:
     """Trains one model, as often as wanted, with SGD, Nesterov momentum 0.9 and weight decay.
@@ -60,6 +77,8 @@ class Trainer:
             self._twin.compile(self._optimizer)  # where callbacks look for it
         self.train_step = self._devices.summing(self._train_slice, jit_compile=xla(jit_compile))
         self._validate = self._devices.summing(self._validate_slice, jit_compile=xla(jit_compile))
+
+        self._sound = tf.function(lambda: _all_finite(self._twin.weights))
 
     def _train_slice(self, x, y):
         """Moves the weights; float64 (3,): sum of the losses, images that were right, images."""
@@ -150,22 +169,17 @@ class Trainer:
             augmentations=augmentations,
             first=(place.epoch, place.step),
         )
-        watch = guard.Guard(self.model.output_shape[-1], place.epoch * steps + place.step, place.sums[0], place.sums[2])
+        plan = _Plan(name, epochs, steps, learning_rate, checkpoint_steps, iter(batches))
+        watch = guard.Guard(self.model.output_shape[-1], place.done(plan), place.sums[0], place.sums[2])
 
         def keep():
-            if not checkpoints:
-                return
-            state, arrays = self._pack(place, early)
-            if all(np.isfinite(a).all() for a in arrays.values()):  # else the next look at the loss says why
-                checkpoints.save(place.epoch * steps + place.step, state, arrays)
+            if checkpoints:
+                checkpoints.save(place.done(plan), *self._pack(place, early))
 
-        batches = iter(batches)
         try:
             with stopping.in_steps(), peers_may_die():
                 while place.epoch < epochs and not self._twin.stop_training:
-                    stop = self._epoch(
-                        place, batches, steps, epochs, learning_rate, watch, keep, checkpoint_steps, name
-                    )
+                    stop = self._epoch(plan, place, watch, keep)
                     logs = self._end_of_epoch(place, validation, batch_size)
                     callbacks.on_epoch_end(place.epoch - 1, logs)
                     LOG.info("%s epoch %d/%d: %s", name, place.epoch, epochs, _words(logs))
@@ -185,27 +199,27 @@ class Trainer:
             "steps": int(self._optimizer.iterations.numpy()),
         }
 
-    def _epoch(self, place, batches, steps, epochs, learning_rate, watch, keep, checkpoint_steps, name):
+    def _epoch(self, plan, place, watch, keep):
         """The rest of an epoch, from `place` on; returns whether to stop now that it has ended."""
-        sums, stop = tf.constant(place.sums), False
-        with tqdm(total=steps, initial=place.step, unit="step", desc=name, leave=False, disable=None) as bar:
-            while place.step < steps:
-                x, y = next(batches)
-                done = place.epoch * steps + place.step
-                self._optimizer.learning_rate = warmup_cosine(done, peak=learning_rate, total=epochs * steps)
+        sums, stop, workers = tf.constant(place.sums), False, self._devices.workers
+        with tqdm(total=plan.steps, initial=place.step, unit="step", desc=plan.name, leave=False, disable=None) as bar:
+            while place.step < plan.steps:
+                x, y = next(plan.batches)
+                rate = warmup_cosine(place.done(plan), peak=plan.learning_rate, total=plan.epochs * plan.steps)
+                self._optimizer.learning_rate = rate
                 sums += self.train_step(self._devices.split(x), self._devices.split(y))
                 place.step += 1
-                done += 1
                 bar.update()
-                look = done % guard.EVERY == 0 or place.step == steps
+                done, at_end = place.done(plan), place.step == plan.steps
+                look = done % guard.EVERY == 0 or at_end
                 # Several hosts have to stop at the same step, so they tell each other when they look.
                 asked = stopping.asked()
-                stop = asked if self._devices.workers == 1 else look and self._devices.sum_over_workers(asked) > 0
-                due = checkpoint_steps and done % checkpoint_steps == 0
+                stop = asked if workers == 1 else look and self._devices.sum_over_workers(asked) > 0
+                due = plan.checkpoint_steps and done % plan.checkpoint_steps == 0
                 if look or stop or due:
                     place.sums = sums.numpy()
-                    watch.look(done, place.sums[0], place.sums[2])
-                if (stop or due) and place.step < steps:  # at its end, the epoch is validated first
+                    watch.look(done, place.sums[0], place.sums[2], bool(self._sound()))
+                if (stop or due) and not at_end:  # at its end, the epoch is validated first
                     keep()
                     if stop:
                         _leave()
@@ -257,6 +271,10 @@ def _sums(losses, logits, y, counts):
     right = tf.cast(tf.argmax(logits, axis=1) == y, tf.float32)
     rows = tf.cast(tf.stack([losses * counts, right * counts, counts]), tf.float64)
     return tf.reduce_sum(rows, axis=1)
+
+
+def _all_finite(variables):
+    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(v)) for v in variables if v.dtype == "float32"])
 
 
 def _assign(variables, arrays, key):
