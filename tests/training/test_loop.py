@@ -162,6 +162,18 @@ def test_checkpoints_come_after_so_many_steps_and_each_epoch(halves, tmp_path):
     assert [step for step, _, _ in kept.made] == [4, 6, 8, 12, 16]  # the last epoch's end is the model itself
 
 
+def test_going_on_does_not_forget_which_epoch_was_best_and_how_long_ago(halves, tmp_path):
+    scrambled = halves[0], Samples(halves[1].images, (halves[1].labels + 1) % 10)  # the better it learns, the worse
+    kept, settings = Kept(), dict(epochs=12, patience=3)
+    record = fit(trainer(), scrambled, tmp_path, checkpoints=kept, **settings)
+    epochs = len(record["history"]["loss"])
+    assert record["best_epoch"] == epochs - 3 < 9 and len(kept.made) == epochs - 1
+    for made in kept.made[-2:]:
+        before, resumed = Kept(), trainer()
+        before.made = [made]
+        assert fit(resumed, scrambled, tmp_path, checkpoints=before, **settings) == record
+
+
 @pytest.mark.parametrize("which", range(5))
 def test_going_on_from_any_checkpoint_gives_the_unbroken_run(halves, tmp_path, which):
     kept, unbroken = Kept(), trainer()
