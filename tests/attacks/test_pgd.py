@@ -88,10 +88,12 @@ def test_several_eps_are_the_single_ones(tiny):
 
 def test_eager_graph_and_xla_agree(tiny):
     x, y = batch(16)
-    arguments = [tf.constant(v) for v in (x, y, x, np.float32(0.03), np.float32(0.01), 0.0, 1.0, 3)]
-    eager = _descend(tiny, *arguments).numpy()
+    everyone, numbers = np.ones(16, bool), (0.03, 0.01, 0.0, 0.0, 0.0, 1.0, 3, False, 1, np.int64(0))
+    arguments = [tf.constant(v) for v in (x, y, everyone, *numbers)]
+    static = dict(loss="ce", norm="linf", until_broken=False, compare=False)
+    eager = _descend(tiny, *arguments, **static, compact=True)[0].numpy()
     for jit in (False, True):
-        compiled = _compiled_descend(tiny, *arguments, jit_compile=jit).numpy()
+        compiled = _compiled_descend(tiny, *arguments, **static, compact=not jit, jit_compile=jit)[0].numpy()
         assert (np.abs(compiled - eager) > 1e-6).mean() < 1e-3
 
 

@@ -1,0 +1,149 @@
+"""Loops in which only unbroken images go on.
+
+Outside XLA a broken image leaves the batch, inside the graph, and costs no
+gradient any more.  XLA knows only fixed shapes: there it stays, what becomes
+of it is ignored, and the loop ends with the last unbroken one.
+
+A score says how well an image is attacked, lower is better: -inf is broken.
+"""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from tfadv.attacks import gradient
+
+BROKEN = -math.inf
+UNBROKEN = math.inf
+
+
+def score(broken):
+    """float32 (N,) from bool (N,)."""
+    return tf.where(broken, BROKEN, UNBROKEN)
+
+
+def steps(step, last, state, number, alive, *, compact):
+    """Repeats a step; an image leaves when the step says it is done.
+
+    Args:
+      step: function of (i, *state) → (state, images, scores, done (N',) bool); must treat each image by itself.
+      last: function of the final state → (images, scores) of the images that never left.
+      state: tuple of tensors, images first; `state[0]` is float32 (N, H, W, C).
+      number: int32 (), how many steps.
+      alive: bool (N,); others are not worked on, and what is returned for them means nothing.  All True if `compact`.
+      compact: bool; False under XLA.
+
+    Returns:
+      (images (N, H, W, C), scores (N,), int32 the images that went through a step, counted at each,
+      int32 the images that went through `last`).
+    """
+    n = tf.shape(state[0])[0]
+
+    def body(i, visits, rows, alive, result, state):
+        visits += tf.size(rows)
+        state, *now, done = step(i, *state)
+        done = done & alive
+        if not compact:
+            return i + 1, visits, rows, alive & ~done, _where(done, now, result), state
+
+        def leave():
+            stays, goes = tf.where(~done)[:, 0], tf.where(done)[:, 0]
+            left = _scatter(result, tf.gather(rows, goes), _rows(now, goes))
+            return _rows(rows, stays), _rows(alive, stays), left, _rows(state, stays)
+
+        rows, alive, result, state = tf.cond(tf.reduce_any(done), leave, lambda: (rows, alive, result, state))
+        return i + 1, visits, rows, alive, result, state
+
+    result = tf.zeros_like(state[0]), tf.zeros(n)
+    _, visits, rows, alive, result, state = _loop(
+        lambda i, _, rows, alive, *__: (i < number) & tf.reduce_any(alive),
+        body,
+        (0, 0, tf.range(n), alive, result, tuple(state)),
+    )
+    remaining = last(*state)
+    result = _scatter(result, rows, remaining) if compact else _where(alive, remaining, result)
+    return *result, visits, tf.size(rows)
+
+
+def rounds(attempt, number, x, active, goal, *, compact):
+    """Repeats a whole attack on the images whose score is still above the goal, and keeps the best of each.
+
+    Args:
+      attempt: function of (round, rows, alive) → (images, scores, gradients, forwards): attacks the rows of x named,
+        int64 (N',); under XLA these are all rows, of which only the `alive` count.
+      number: int32 (), how many rounds.
+      x: float32 (N, H, W, C), what is returned for an image that no round has scored below inf.
+      active: bool (N,), the images to attack.
+      goal: float32 (), the score that is good enough.
+      compact: bool; False under XLA.
+
+    Returns:
+      (images (N, H, W, C), scores (N,), gradients, forwards): the two numbers are int32 totals over all images.
+    """
+
+    def body(r, active, gradients, forwards, best):
+        rows = tf.where(active)[:, 0] if compact else tf.range(tf.size(active, tf.int64))
+        alive = tf.gather(active, rows)
+        images, scores, more_gradients, more_forwards = attempt(r, rows, alive)
+        before = _rows(best, rows)
+        better = alive & (scores < before[1])
+        best = _scatter(best, rows, _where(better, (images, scores), before))
+        return r + 1, active & (best[1] > goal), gradients + more_gradients, forwards + more_forwards, best
+
+    _, _, gradients, forwards, best = _loop(
+        lambda r, active, *_: (r < number) & tf.reduce_any(active),
+        body,
+        (0, active, 0, 0, (x, tf.fill(tf.shape(x)[:1], UNBROKEN))),
+    )
+    return *best, gradients, forwards
+
+
+def over_sizes(attack, model, x, y, sizes, targeted, cost=None):
+    """Runs an attack for eps ascending; what broke an image at one eps stands for all larger ones.
+
+    Args:
+      attack: function of (logits (N, K), active (N,), eps ()) → (images, scores, gradients, forwards).
+      model, x, y, sizes, targeted: as an attack takes them, checked.
+      cost: `Cost` or None.
+
+    Returns:
+      float32 (E, N, H, W, C), in the order of `sizes`.
+    """
+    logits = gradient.compiled_logits(model, x, jit_compile=gradient.xla())
+    images, active, found = x, ~gradient.is_broken(logits, y, targeted), {}
+    if cost is not None:
+        cost.add(forwards=len(y))
+    for k in np.argsort(sizes, kind="stable"):
+        made, scores, gradients, forwards = attack(logits, active, sizes[k])
+        broken = active & (scores <= BROKEN)
+        images = tf.where(broken[:, None, None, None], made, images)
+        active &= ~broken
+        found[k] = images
+        if cost is not None:
+            cost.add(gradients=gradients, forwards=forwards)
+    return tf.stack([found[k] for k in range(len(found))])
+
+
+def _loop(condition, body, variables):
+    """`tf.while_loop` in which the number of images may change."""
+    open_ = tf.nest.map_structure(lambda t: tf.TensorShape([None, *tf.convert_to_tensor(t).shape[1:]]), variables)
+    shapes = tf.nest.map_structure(
+        lambda t, shape: shape if tf.convert_to_tensor(t).shape.rank else tf.TensorShape([]), variables, open_
+    )
+    return tf.while_loop(condition, body, variables, shape_invariants=shapes)
+
+
+def _rows(tensors, rows):
+    return tf.nest.map_structure(lambda t: tf.gather(t, rows), tensors)
+
+
+def _scatter(tensors, rows, values):
+    return tuple(tf.tensor_scatter_nd_update(t, rows[:, None], v) for t, v in zip(tensors, values))
+
+
+def _where(chosen, yes, no):
+    def one(a, b):
+        return tf.where(tf.reshape(chosen, [-1] + [1] * (b.shape.rank - 1)), a, b)
+
+    return tuple(one(a, b) for a, b in zip(yes, no))
