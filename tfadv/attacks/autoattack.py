@@ -82,7 +82,10 @@ def autoattack(
 
     n, cost = len(y), Cost() if cost is None else cost
     logits = np.concatenate(
-        [gradient.compiled_logits(model, tf.gather(x, full), jit_compile=gradient.xla())[: len(some)] for some, full in batches(np.arange(n))]
+        [
+            gradient.compiled_logits(model, tf.gather(x, full), jit_compile=gradient.xla())[: len(some)]
+            for some, full in batches(np.arange(n))
+        ]
     )
     cost.add(forwards=n)
     cost.uses("dlr-t", losses.used("dlr-t", logits.shape[-1]))

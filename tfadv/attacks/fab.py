@@ -88,7 +88,13 @@ def nearest(
     """
     return _compiled_attack(
         *(model, x, y, logits, active, tf.reduce_max(sizes), tf.reduce_min(sizes), *gradient.limits(clip)),
-        *(steps, targeted, restarts, 1 if targeted else min(targets, logits.shape[-1] - 1), tf.constant(seed, tf.int64)),
+        *(
+            steps,
+            targeted,
+            restarts,
+            1 if targeted else min(targets, logits.shape[-1] - 1),
+            tf.constant(seed, tf.int64),
+        ),
         jit_compile=gradient.xla(),
         compact=not gradient.xla(),
         norm=norm,

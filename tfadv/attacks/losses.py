@@ -17,7 +17,7 @@ def cross_entropy(logits, y, target=None):
 
 
 def margin(logits, y, target=None):
-    """max_{j≠y} z_j - z_y (Carlini & Wagner 2016, https://arxiv.org/abs/1608.04644): above 0 where y is not predicted."""
+    """max_{j≠y} z_j - z_y: above 0 where y is not predicted (Carlini & Wagner 2016, https://arxiv.org/abs/1608.04644)."""
     own = tf.one_hot(y, logits.shape[-1], on_value=True, off_value=False)
     return tf.reduce_max(tf.where(own, logits.dtype.min, logits), axis=1) - _at(logits, y)
 

@@ -68,7 +68,23 @@ _compiled_descend = gradient.PerModel(_descend)
 
 
 def descend(
-    model, x, y, eps, *, length, decay, random_start, loss, norm, steps, restarts, until_broken, targeted, seed, clip, cost
+    model,
+    x,
+    y,
+    eps,
+    *,
+    length,
+    decay,
+    random_start,
+    loss,
+    norm,
+    steps,
+    restarts,
+    until_broken,
+    targeted,
+    seed,
+    clip,
+    cost,
 ):
     """What `pgd`, `bim` and `mifgsm` have in common; `length` is a function of eps (), `decay` that of the momentum."""
     check_name("loss", loss, _LOSSES)

@@ -111,9 +111,7 @@ def _propose_l2(x, best, eps, side, numbers, pair):
 _KINDS = {"linf": (_start_linf, _propose_linf), "l2": (_start_l2, _propose_l2)}
 
 
-def _attack(
-    model, x, y, active, eps, low, high, sides, shapes, which, targeted, restarts, seed, *, norm, compact
-):
+def _attack(model, x, y, active, eps, low, high, sides, shapes, which, targeted, restarts, seed, *, norm, compact):
     """All restarts, as one graph."""
     within, (begin, propose), sign = ball(norm), _KINDS[norm], tf.where(targeted, -1.0, 1.0)
 

@@ -61,9 +61,11 @@ def steps(step, last, state, number, alive, *, compact):
         body,
         (0, 0, tf.range(n), alive, result, tuple(state)),
     )
-    remaining = last(*state)
-    result = _scatter(result, rows, remaining) if compact else _where(alive, remaining, result)
-    return *result, visits, tf.size(rows)
+    if not compact:
+        return *_where(alive, last(*state), result), visits, n
+    nobody = state[0], tf.zeros(tf.shape(rows))  # oneDNN's convolutions can't do without an image
+    remaining = tf.cond(tf.size(rows) > 0, lambda: last(*state), lambda: nobody)
+    return *_scatter(result, rows, remaining), visits, tf.size(rows)
 
 
 def rounds(attempt, number, x, active, goal, *, compact):
