@@ -32,7 +32,7 @@ def _intervals(steps):
     return intervals[:steps]
 
 
-def _attempt(model, x, y, target, start, eps, low, high, intervals, targeted, alive, *, loss, norm, compact):
+def _attempt(model, x, y, target, start, eps, low, high, intervals, targeted, owners, alive, *, loss, norm, compact):
     """One run from one start; arguments have the images' rows first where they are one an image."""
     within = ball(norm)
     sign = tf.where(targeted, -1.0, 1.0)
@@ -72,7 +72,7 @@ def _attempt(model, x, y, target, start, eps, low, high, intervals, targeted, al
     lowest = zero + tf.float32.min
     size = _column(zero) + 2 * eps
     state = x, y, target, start, start, start, start, size, lowest, lowest, lowest, zero, zero > 0
-    return survivors.steps(step, last, state, tf.size(intervals), alive, compact=compact)
+    return survivors.steps(step, last, state, tf.size(intervals), owners, alive, compact=compact)
 
 
 def _column(v):
@@ -80,41 +80,75 @@ def _column(v):
 
 
 def _attack(
-    model, x, y, logits, active, eps, low, high, intervals, targeted, restarts, targets, seed, *, loss, norm, compact
+    model,
+    x,
+    y,
+    logits,
+    active,
+    eps,
+    low,
+    high,
+    intervals,
+    targeted,
+    restarts,
+    targets,
+    capacity,
+    seed,
+    *,
+    loss,
+    norm,
+    compact,
 ):
     """All targets and restarts, as one graph."""
     loss = losses.LOSSES[losses.used(loss, logits.shape[-1])]
-    likely = most_likely_others(logits, y)
+    likely, number = most_likely_others(logits, y), restarts * targets
+    noise = ball(norm).noise((number, *x.shape[1:]), (seed, 0))
 
     def attempt(r, rows, alive):
         here = tf.gather(x, rows)
-        noise = ball(norm).noise(x.shape[1:], tf.stack([seed, tf.cast(r, seed.dtype)]))
-        start = ball(norm).project(here + eps * noise, here, eps, low, high)
-        target = tf.gather(likely, rows)[:, r // restarts]
+        start = ball(norm).project(here + eps * tf.gather(noise, r), here, eps, low, high)
+        target = tf.gather(tf.gather(likely, rows), r // restarts, batch_dims=1)
         return _attempt(
-            *(model, here, tf.gather(y, rows), target, start, eps, low, high, intervals, targeted, alive),
+            *(model, here, tf.gather(y, rows), target, start, eps, low, high, intervals, targeted, rows, alive),
             loss=loss,
             norm=norm,
             compact=compact,
         )
 
-    return survivors.rounds(attempt, restarts * targets, x, active, survivors.BROKEN, compact=compact)
+    return survivors.rounds(attempt, number, x, active, survivors.BROKEN, capacity, compact=compact)
 
 
 _compiled_attack = gradient.PerModel(_attack)
 
 
 def climb(
-    model, x, y, logits, active, eps, *, loss, norm, steps, restarts, targets=1, targeted=False, seed=0, clip=(0.0, 1.0)
+    model,
+    x,
+    y,
+    logits,
+    active,
+    eps,
+    *,
+    loss,
+    norm,
+    steps,
+    restarts,
+    targets=1,
+    targeted=False,
+    seed=0,
+    clip=(0.0, 1.0),
+    capacity=None,
 ):
     """Auto-PGD at one eps on the `active` (N,) images, whose logits are known; arguments as `apgd` checks them.
+
+    `capacity` is how many copies of images may be worked on at once, N where it is None.
 
     Returns:
       (images (N, H, W, C), scores (N,), gradients, forwards), see `survivors`.
     """
     return _compiled_attack(
         *(model, x, y, logits, active, eps, *gradient.limits(clip), _intervals(steps), targeted),
-        *(restarts, min(targets, logits.shape[-1] - 1), tf.constant(seed, tf.int64)),
+        *(restarts, min(targets, logits.shape[-1] - 1), capacity or len(y), tf.constant(seed, tf.int64)),
         jit_compile=gradient.xla(),
         compact=not gradient.xla(),
         loss=loss,

@@ -64,12 +64,12 @@ def autoattack(
     """
     counts = dict(steps=steps, restarts=restarts, targets=targets, queries=queries, batch_size=batch_size)
     x, y, sizes = gradient.check(model, x, y, eps, clip, norm=norm, **counts)
-    common = dict(norm=norm, restarts=restarts, seed=seed, clip=clip)
+    common, room = dict(norm=norm, restarts=restarts, seed=seed, clip=clip), dict(capacity=batch_size)
     searches = {
-        "apgd-ce": lambda *images: climb(*images, loss="ce", steps=steps, **common),
-        "apgd-dlr": lambda *images: climb(*images, loss="dlr", steps=steps, **common),
-        "apgd-t": lambda *images: climb(*images, loss="dlr-t", steps=steps, targets=targets, **common),
-        "fab": lambda *images: nearest(*images, steps=steps, targets=targets, **common),
+        "apgd-ce": lambda *images: climb(*images, loss="ce", steps=steps, **common, **room),
+        "apgd-dlr": lambda *images: climb(*images, loss="dlr", steps=steps, **common, **room),
+        "apgd-t": lambda *images: climb(*images, loss="dlr-t", steps=steps, targets=targets, **common, **room),
+        "fab": lambda *images: nearest(*images, steps=steps, targets=targets, **common, **room),
         "square": lambda *images: search(*images, queries=queries, **common),
     }
     for name in attacks:

@@ -30,8 +30,8 @@ class Linf:
 
     @staticmethod
     def noise(shape, seed):
-        """float32 (1, H, W, C), uniform in the ball of radius 1; shape is (H, W, C), seed int (2,)."""
-        return tf.random.stateless_uniform((1, *shape), seed, -1.0, 1.0)
+        """float32 (N, H, W, C), uniform in the ball of radius 1; shape is (N, H, W, C), seed int (2,)."""
+        return tf.random.stateless_uniform(shape, seed, -1.0, 1.0)
 
 
 class L2:
@@ -58,9 +58,9 @@ class L2:
 
     @staticmethod
     def noise(shape, seed):
-        """float32 (1, H, W, C), uniform in the ball of radius 1; shape is (H, W, C), seed int (2,)."""
-        d = tf.random.stateless_normal((1, *shape), seed)
-        radius = tf.random.stateless_uniform((), seed) ** (1 / (shape[0] * shape[1] * shape[2]))
+        """float32 (N, H, W, C), uniform in the ball of radius 1; shape is (N, H, W, C), seed int (2,)."""
+        d = tf.random.stateless_normal(shape, seed)
+        radius = tf.random.stateless_uniform((shape[0], 1, 1, 1), seed) ** (1 / (shape[1] * shape[2] * shape[3]))
         return radius * d / L2.size(d)
 
 

@@ -13,7 +13,7 @@ OVERSHOOT = 1.05  # η: how far beyond the boundary a step aims
 BACKWARD = 0.9  # β: how far back towards x the search goes from an adversarial image
 
 
-def _attempt(model, x, y, source, target, start, goal, low, high, steps, targeted, alive, *, norm, compact):
+def _attempt(model, x, y, source, target, start, goal, low, high, steps, targeted, owners, alive, *, norm, compact):
     """One run from one start towards one target; the score of an image is its distance from x."""
     within = ball(norm)
 
@@ -39,7 +39,7 @@ def _attempt(model, x, y, source, target, start, goal, low, high, steps, targete
         return best, distance
 
     state = x, y, source, target, start, x, tf.fill(tf.shape(y), survivors.UNBROKEN)
-    images, distances, visits, _ = survivors.steps(step, last, state, steps, alive, compact=compact)
+    images, distances, visits, _ = survivors.steps(step, last, state, steps, owners, alive, compact=compact)
     return images, distances, visits, visits
 
 
@@ -48,53 +48,81 @@ def _column(v):
 
 
 def _attack(
-    model, x, y, logits, active, radius, goal, low, high, steps, targeted, restarts, targets, seed, *, norm, compact
+    model,
+    x,
+    y,
+    logits,
+    active,
+    radius,
+    goal,
+    low,
+    high,
+    steps,
+    targeted,
+    restarts,
+    targets,
+    capacity,
+    seed,
+    *,
+    norm,
+    compact,
 ):
     """All targets and restarts, as one graph."""
     likely = most_likely_others(logits, y)
-    predicted = tf.argmax(logits, axis=1)
+    predicted, number = tf.argmax(logits, axis=1), restarts * targets
+    noise = ball(norm).noise((number, *x.shape[1:]), (seed, 0))
 
     def attempt(r, rows, alive):
         here, label = tf.gather(x, rows), tf.gather(y, rows)
-        noise = ball(norm).noise(x.shape[1:], tf.stack([seed, tf.cast(r, seed.dtype)]))
-        first = r % restarts == 0  # from x itself; further ones start anywhere up to half of the radius away
-        start = tf.clip_by_value(here + tf.where(first, 0.0, radius / 2) * noise, low, high)
+        # The first starts at x itself, further ones anywhere up to half of the radius away.
+        far = tf.where(r % restarts == 0, 0.0, radius / 2)
+        start = tf.clip_by_value(here + _column(far) * tf.gather(noise, r), low, high)
         source = tf.where(targeted, tf.gather(predicted, rows), label)
-        target = tf.where(targeted, label, tf.gather(likely, rows)[:, r // restarts])
+        target = tf.where(targeted, label, tf.gather(tf.gather(likely, rows), r // restarts, batch_dims=1))
         return _attempt(
-            *(model, here, label, source, target, start, goal, low, high, steps, targeted, alive),
+            *(model, here, label, source, target, start, goal, low, high, steps, targeted, rows, alive),
             norm=norm,
             compact=compact,
         )
 
-    return survivors.rounds(attempt, restarts * targets, x, active, goal, compact=compact)
+    return survivors.rounds(attempt, number, x, active, goal, capacity, compact=compact)
 
 
 _compiled_attack = gradient.PerModel(_attack)
 
 
 def nearest(
-    model, x, y, logits, active, sizes, *, norm, steps, restarts, targets, targeted=False, seed=0, clip=(0.0, 1.0)
+    model,
+    x,
+    y,
+    logits,
+    active,
+    sizes,
+    *,
+    norm,
+    steps,
+    restarts,
+    targets,
+    targeted=False,
+    seed=0,
+    clip=(0.0, 1.0),
+    capacity=None,
 ):
     """The adversarial images found nearest to x; the search for one ends within the smallest of `sizes` (E,).
 
     Args:
       logits: float32 (N, K), of x.
       active: bool (N,), the images to attack.
+      capacity: int, how many copies of images may be worked on at once; N where it is None.
       others: as `fab` checks them.
 
     Returns:
       (images (N, H, W, C), distances (N,): inf where there is none, gradients, forwards).
     """
+    targets = 1 if targeted else min(targets, logits.shape[-1] - 1)
     return _compiled_attack(
         *(model, x, y, logits, active, tf.reduce_max(sizes), tf.reduce_min(sizes), *gradient.limits(clip)),
-        *(
-            steps,
-            targeted,
-            restarts,
-            1 if targeted else min(targets, logits.shape[-1] - 1),
-            tf.constant(seed, tf.int64),
-        ),
+        *(steps, targeted, restarts, targets, capacity or len(y), tf.constant(seed, tf.int64)),
         jit_compile=gradient.xla(),
         compact=not gradient.xla(),
         norm=norm,

@@ -53,15 +53,16 @@ def _descend(
         broken = gradient.is_broken(logits, y, targeted)
         return at, tf.where(broken, survivors.BROKEN, -objective(logits, y))
 
+    noise = within.noise((restarts, *x.shape[1:]), (seed, 0))
+
     def attempt(r, rows, alive):
         here, label = tf.gather(x, rows), tf.gather(y, rows)
-        noise = within.noise(x.shape[1:], tf.stack([seed, tf.cast(r, seed.dtype)]))
-        start = within.project(here + spread * eps * noise, here, eps, low, high)
+        start = within.project(here + spread * eps * tf.gather(noise, r), here, eps, low, high)
         state = here, label, start, tf.zeros_like(here)
-        images, scores, gradients, forwards = survivors.steps(step, last, state, steps, alive, compact=compact)
+        images, scores, gradients, forwards = survivors.steps(step, last, state, steps, rows, alive, compact=compact)
         return images, scores, gradients, forwards if compare else 0
 
-    return survivors.rounds(attempt, restarts, x, active, survivors.BROKEN, compact=compact)
+    return survivors.rounds(attempt, restarts, x, active, survivors.BROKEN, tf.size(y), compact=compact)
 
 
 _compiled_descend = gradient.PerModel(_descend)

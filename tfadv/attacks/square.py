@@ -116,7 +116,8 @@ def _attack(model, x, y, active, eps, low, high, sides, shapes, which, targeted,
     within, (begin, propose), sign = ball(norm), _KINDS[norm], tf.where(targeted, -1.0, 1.0)
 
     def attempt(r, rows, alive):
-        here, seeds = tf.gather(x, rows), tf.stack([[seed, 2 * tf.cast(r, seed.dtype) + k] for k in (0, 1)])
+        # One round at a time: its squares are the same for all images.
+        here, seeds = tf.gather(x, rows), tf.stack([[seed, 2 * tf.cast(r[0], seed.dtype) + k] for k in (0, 1)])
         numbers = tf.random.stateless_uniform((tf.size(sides), 5 + x.shape[-1]), seeds[0])
 
         def step(i, x, y, best, value):
@@ -132,10 +133,10 @@ def _attack(model, x, y, active, eps, low, high, sides, shapes, which, targeted,
 
         start = within.project(begin(here, eps, seeds[1]), here, eps, low, high)
         state = here, tf.gather(y, rows), start, tf.fill(tf.shape(rows), tf.float32.min)
-        images, scores, visits, _ = survivors.steps(step, last, state, tf.size(sides), alive, compact=compact)
+        images, scores, visits, _ = survivors.steps(step, last, state, tf.size(sides), rows, alive, compact=compact)
         return images, scores, 0, visits
 
-    return survivors.rounds(attempt, restarts, x, active, survivors.BROKEN, compact=compact)
+    return survivors.rounds(attempt, restarts, x, active, survivors.BROKEN, 1, compact=compact)
 
 
 _compiled_attack = gradient.PerModel(_attack)

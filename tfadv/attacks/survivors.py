@@ -23,7 +23,7 @@ def score(broken):
     return tf.where(broken, BROKEN, UNBROKEN)
 
 
-def steps(step, last, state, number, alive, *, compact):
+def steps(step, last, state, number, owners, alive, *, compact):
     """Repeats a step; an image leaves when the step says it is done.
 
     Args:
@@ -31,6 +31,7 @@ def steps(step, last, state, number, alive, *, compact):
       last: function of the final state → (images, scores) of the images that never left.
       state: tuple of tensors, images first; `state[0]` is float32 (N, H, W, C).
       number: int32 (), how many steps.
+      owners: int64 (N,): where one of several with the same number is done, all of them leave.  Ignored by XLA.
       alive: bool (N,); others are not worked on, and what is returned for them means nothing.  All True if `compact`.
       compact: bool; False under XLA.
 
@@ -48,14 +49,16 @@ def steps(step, last, state, number, alive, *, compact):
             return i + 1, visits, rows, alive & ~done, _where(done, now, result), state
 
         def leave():
-            stays, goes = tf.where(~done)[:, 0], tf.where(done)[:, 0]
+            goes, of = tf.where(done)[:, 0], tf.gather(owners, rows)
+            beaten = tf.scatter_nd(tf.gather(of, goes)[:, None], tf.ones_like(goes), [tf.reduce_max(of) + 1])
+            stays = tf.where(tf.gather(beaten, of) == 0)[:, 0]
             left = _scatter(result, tf.gather(rows, goes), _rows(now, goes))
             return _rows(rows, stays), _rows(alive, stays), left, _rows(state, stays)
 
         rows, alive, result, state = tf.cond(tf.reduce_any(done), leave, lambda: (rows, alive, result, state))
         return i + 1, visits, rows, alive, result, state
 
-    result = tf.zeros_like(state[0]), tf.zeros(n)
+    result = tf.zeros_like(state[0]), tf.fill([n], UNBROKEN)
     _, visits, rows, alive, result, state = _loop(
         lambda i, _, rows, alive, *__: (i < number) & tf.reduce_any(alive),
         body,
@@ -68,16 +71,20 @@ def steps(step, last, state, number, alive, *, compact):
     return *_scatter(result, rows, remaining), visits, tf.size(rows)
 
 
-def rounds(attempt, number, x, active, goal, *, compact):
+def rounds(attempt, number, x, active, goal, capacity, *, compact):
     """Repeats a whole attack on the images whose score is still above the goal, and keeps the best of each.
 
+    Where few images are left, several rounds go on at the same time, each with a
+    copy of the image: a batch of one costs almost as much as a batch of eight.
+
     Args:
-      attempt: function of (round, rows, alive) → (images, scores, gradients, forwards): attacks the rows of x named,
-        int64 (N',); under XLA these are all rows, of which only the `alive` count.
+      attempt: function of (rounds, rows, alive) → (images, scores, gradients, forwards): attacks the rows of x named,
+        int64 (N',), each in the round named, int32 (N',); under XLA the rows are all, and only the `alive` count.
       number: int32 (), how many rounds.
       x: float32 (N, H, W, C), what is returned for an image that no round has scored below inf.
       active: bool (N,), the images to attack.
       goal: float32 (), the score that is good enough.
+      capacity: int32 (), how many copies may go on at the same time.
       compact: bool; False under XLA.
 
     Returns:
@@ -86,12 +93,15 @@ def rounds(attempt, number, x, active, goal, *, compact):
 
     def body(r, active, gradients, forwards, best):
         rows = tf.where(active)[:, 0] if compact else tf.range(tf.size(active, tf.int64))
-        alive = tf.gather(active, rows)
-        images, scores, more_gradients, more_forwards = attempt(r, rows, alive)
-        before = _rows(best, rows)
-        better = alive & (scores < before[1])
-        best = _scatter(best, rows, _where(better, (images, scores), before))
-        return r + 1, active & (best[1] > goal), gradients + more_gradients, forwards + more_forwards, best
+        at_once = tf.clip_by_value(capacity // tf.size(rows), 1, number - r) if compact else 1
+        copies = tf.repeat(rows, at_once)
+        which = r + tf.tile(tf.range(at_once), [tf.size(rows)])
+        images, scores, more_gradients, more_forwards = attempt(which, copies, tf.gather(active, copies))
+        scores = tf.reshape(scores, (-1, at_once))
+        first = tf.range(tf.size(rows)) * at_once + tf.argmin(scores, axis=1, output_type=tf.int32)
+        now, before = (tf.gather(images, first), tf.reduce_min(scores, axis=1)), _rows(best, rows)
+        best = _scatter(best, rows, _where(tf.gather(active, rows) & (now[1] < before[1]), now, before))
+        return r + at_once, active & (best[1] > goal), gradients + more_gradients, forwards + more_forwards, best
 
     _, _, gradients, forwards, best = _loop(
         lambda r, active, *_: (r < number) & tf.reduce_any(active),
