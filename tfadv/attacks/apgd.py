@@ -6,6 +6,7 @@ import tensorflow as tf
 from tfadv.attacks import gradient, losses, survivors
 from tfadv.attacks.balls import ball
 from tfadv.attacks.targets import most_likely_others
+from tfadv.errors import check_name
 
 MOMENTUM = 0.75  # α: the share of the new step, the rest is the step before
 RISES = 0.75  # ρ: fewer rises of the loss than that between two checkpoints halve the step
@@ -204,6 +205,7 @@ def apgd(
       UserError: an unknown loss or norm.
     """
     x, y, sizes = gradient.check(model, x, y, eps, clip, norm=norm, steps=steps, restarts=restarts, targets=targets)
+    check_name("loss", loss, losses.LOSSES)
     aims = loss.endswith("-t")
     if aims and targeted:
         raise ValueError(f"loss {loss!r} chooses its targets itself: leave targeted out, or take 'ce', 'cw' or 'dlr'.")

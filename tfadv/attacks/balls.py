@@ -31,7 +31,7 @@ class Linf:
     @staticmethod
     def noise(shape, seed):
         """float32 (N, H, W, C), uniform in the ball of radius 1; shape is (N, H, W, C), seed int (2,)."""
-        return tf.random.stateless_uniform(shape, seed, -1.0, 1.0)
+        return tf.random.stateless_uniform(shape, seed, -1.0, 1.0, alg="philox")
 
 
 class L2:
@@ -59,8 +59,8 @@ class L2:
     @staticmethod
     def noise(shape, seed):
         """float32 (N, H, W, C), uniform in the ball of radius 1; shape is (N, H, W, C), seed int (2,)."""
-        d = tf.random.stateless_normal(shape, seed)
-        radius = tf.random.stateless_uniform((shape[0], 1, 1, 1), seed) ** (1 / (shape[1] * shape[2] * shape[3]))
+        d = tf.random.stateless_normal(shape, seed, alg="philox")
+        radius = tf.random.stateless_uniform((shape[0], 1, 1, 1), seed, alg="philox") ** (1 / (shape[1] * shape[2] * shape[3]))
         return radius * d / L2.size(d)
 
 

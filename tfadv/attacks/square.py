@@ -66,7 +66,7 @@ def _signs(uniform):
 
 def _start_linf(x, eps, seed):
     """Vertical stripes of ±eps, a sign for each column and channel."""
-    return x + eps * _signs(tf.random.stateless_uniform((1, 1, *x.shape[2:]), seed))
+    return x + eps * _signs(tf.random.stateless_uniform((1, 1, *x.shape[2:]), seed, alg="philox"))
 
 
 def _propose_linf(x, best, eps, side, numbers, _):
@@ -80,7 +80,7 @@ def _start_l2(x, eps, seed):
     height, width, channels = x.shape[1:]
     side = max(min(height, width) // 5, 1)
     tiles = height // side, width // side
-    numbers = tf.random.stateless_uniform((*tiles, 1 + channels), seed)
+    numbers = tf.random.stateless_uniform((*tiles, 1 + channels), seed, alg="philox")
     upright, lying = (np.tile(pattern, tiles)[:, :, None] for pattern in bumps(side))
     numbers = tf.repeat(tf.repeat(numbers, side, 0), side, 1)
     grid = tf.where(numbers[:, :, :1] < 0.5, upright, lying) * _signs(numbers[:, :, 1:])
@@ -118,7 +118,7 @@ def _attack(model, x, y, active, eps, low, high, sides, shapes, which, targeted,
     def attempt(r, rows, alive):
         # One round at a time: its squares are the same for all images.
         here, seeds = tf.gather(x, rows), tf.stack([[seed, 2 * tf.cast(r[0], seed.dtype) + k] for k in (0, 1)])
-        numbers = tf.random.stateless_uniform((tf.size(sides), 5 + x.shape[-1]), seeds[0])
+        numbers = tf.random.stateless_uniform((tf.size(sides), 5 + x.shape[-1]), seeds[0], alg="philox")
 
         def step(i, x, y, best, value):
             made = within.project(propose(x, best, eps, sides[i], numbers[i], shapes[which[i]]), x, eps, low, high)
