@@ -88,7 +88,7 @@ def test_several_eps_are_the_single_ones(tiny):
 
 def test_eager_graph_and_xla_agree(tiny):
     x, y = batch(16)
-    everyone, numbers = np.ones(16, bool), (0.03, 0.01, 0.0, 0.0, 0.0, 1.0, 3, False, 1, np.int64(0))
+    everyone, numbers = np.ones(16, bool), (0.03, 0.01, 0.0, 0.0, 1.0, 3, False, 0 * x[:1])
     arguments = [tf.constant(v) for v in (x, y, everyone, *numbers)]
     static = dict(loss="ce", norm="linf", until_broken=False, compare=False)
     eager = _descend(tiny, *arguments, **static, compact=True)[0].numpy()

@@ -92,18 +92,16 @@ def _attack(
     intervals,
     targeted,
     restarts,
-    targets,
+    noise,
     capacity,
-    seed,
     *,
     loss,
     norm,
     compact,
 ):
-    """All targets and restarts, as one graph."""
+    """All targets and restarts, as one graph; noise (restarts · targets, H, W, C) is where they start."""
     loss = losses.LOSSES[losses.used(loss, logits.shape[-1])]
-    likely, number = most_likely_others(logits, y), restarts * targets
-    noise = ball(norm).noise((number, *x.shape[1:]), (seed, 0))
+    likely = most_likely_others(logits, y)
 
     def attempt(r, rows, alive):
         here = tf.gather(x, rows)
@@ -116,7 +114,7 @@ def _attack(
             compact=compact,
         )
 
-    return survivors.rounds(attempt, number, x, active, survivors.BROKEN, capacity, compact=compact)
+    return survivors.rounds(attempt, tf.shape(noise)[0], x, active, survivors.BROKEN, capacity, compact=compact)
 
 
 _compiled_attack = gradient.PerModel(_attack)
@@ -147,9 +145,11 @@ def climb(
     Returns:
       (images (N, H, W, C), scores (N,), gradients, forwards), see `survivors`.
     """
+    # Drawn outside of the graph: XLA would draw other numbers.
+    noise = ball(norm).noise((restarts * min(targets, logits.shape[-1] - 1), *x.shape[1:]), (seed, 0))
     return _compiled_attack(
         *(model, x, y, logits, active, eps, *gradient.limits(clip), _intervals(steps), targeted),
-        *(restarts, min(targets, logits.shape[-1] - 1), capacity or len(y), tf.constant(seed, tf.int64)),
+        *(restarts, noise, capacity or len(y)),
         jit_compile=gradient.xla(),
         compact=not gradient.xla(),
         loss=loss,

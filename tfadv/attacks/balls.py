@@ -30,8 +30,8 @@ class Linf:
 
     @staticmethod
     def noise(shape, seed):
-        """float32 (N, H, W, C), uniform in the ball of radius 1; shape is (N, H, W, C), seed int (2,)."""
-        return tf.random.stateless_uniform(shape, seed, -1.0, 1.0, alg="philox")
+        """float32 (N, H, W, C), uniform in the ball of radius 1; shape is (N, H, W, C), seed two int."""
+        return tf.random.stateless_uniform(shape, _seed(seed), -1.0, 1.0)
 
 
 class L2:
@@ -58,9 +58,9 @@ class L2:
 
     @staticmethod
     def noise(shape, seed):
-        """float32 (N, H, W, C), uniform in the ball of radius 1; shape is (N, H, W, C), seed int (2,)."""
-        d = tf.random.stateless_normal(shape, seed, alg="philox")
-        radius = tf.random.stateless_uniform((shape[0], 1, 1, 1), seed, alg="philox") ** (1 / (shape[1] * shape[2] * shape[3]))
+        """float32 (N, H, W, C), uniform in the ball of radius 1; shape is (N, H, W, C), seed two int."""
+        d = tf.random.stateless_normal(shape, _seed(seed))
+        radius = tf.random.stateless_uniform((shape[0], 1, 1, 1), _seed(seed)) ** (1 / (shape[1] * shape[2] * shape[3]))
         return radius * d / L2.size(d)
 
 
@@ -71,6 +71,10 @@ def ball(norm):
     """`Linf` or `L2` by name; raises UserError where there is none such."""
     check_name("norm", norm, BALLS)
     return BALLS[norm]
+
+
+def _seed(seed):
+    return tf.constant(seed, tf.int64)  # a number of any size
 
 
 def finite(gradient):

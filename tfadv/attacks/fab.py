@@ -60,17 +60,15 @@ def _attack(
     steps,
     targeted,
     restarts,
-    targets,
+    noise,
     capacity,
-    seed,
     *,
     norm,
     compact,
 ):
-    """All targets and restarts, as one graph."""
+    """All targets and restarts, as one graph; noise (restarts · targets, H, W, C) is where they start."""
     likely = most_likely_others(logits, y)
-    predicted, number = tf.argmax(logits, axis=1), restarts * targets
-    noise = ball(norm).noise((number, *x.shape[1:]), (seed, 0))
+    predicted = tf.argmax(logits, axis=1)
 
     def attempt(r, rows, alive):
         here, label = tf.gather(x, rows), tf.gather(y, rows)
@@ -85,7 +83,7 @@ def _attack(
             compact=compact,
         )
 
-    return survivors.rounds(attempt, number, x, active, goal, capacity, compact=compact)
+    return survivors.rounds(attempt, tf.shape(noise)[0], x, active, goal, capacity, compact=compact)
 
 
 _compiled_attack = gradient.PerModel(_attack)
@@ -120,9 +118,10 @@ def nearest(
       (images (N, H, W, C), distances (N,): inf where there is none, gradients, forwards).
     """
     targets = 1 if targeted else min(targets, logits.shape[-1] - 1)
+    noise = ball(norm).noise((restarts * targets, *x.shape[1:]), (seed, 0))
     return _compiled_attack(
         *(model, x, y, logits, active, tf.reduce_max(sizes), tf.reduce_min(sizes), *gradient.limits(clip)),
-        *(steps, targeted, restarts, targets, capacity or len(y), tf.constant(seed, tf.int64)),
+        *(steps, targeted, restarts, noise, capacity or len(y)),
         jit_compile=gradient.xla(),
         compact=not gradient.xla(),
         norm=norm,

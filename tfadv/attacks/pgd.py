@@ -18,13 +18,11 @@ def _descend(
     eps,
     length,
     decay,
-    spread,
     low,
     high,
     steps,
     targeted,
-    restarts,
-    seed,
+    noise,
     *,
     loss,
     norm,
@@ -32,7 +30,7 @@ def _descend(
     compare,
     compact,
 ):
-    """The whole attack as one graph: restarts, and in each `steps` times step, project, clip."""
+    """The whole attack as one graph: a round for each noise (R, H, W, C), of `steps` times step, project, clip."""
     within, sign = ball(norm), tf.where(targeted, -1.0, 1.0)
 
     def objective(logits, y, target=None):
@@ -53,16 +51,14 @@ def _descend(
         broken = gradient.is_broken(logits, y, targeted)
         return at, tf.where(broken, survivors.BROKEN, -objective(logits, y))
 
-    noise = within.noise((restarts, *x.shape[1:]), (seed, 0))
-
     def attempt(r, rows, alive):
         here, label = tf.gather(x, rows), tf.gather(y, rows)
-        start = within.project(here + spread * eps * tf.gather(noise, r), here, eps, low, high)
+        start = within.project(here + eps * tf.gather(noise, r), here, eps, low, high)
         state = here, label, start, tf.zeros_like(here)
         images, scores, gradients, forwards = survivors.steps(step, last, state, steps, rows, alive, compact=compact)
         return images, scores, gradients, forwards if compare else 0
 
-    return survivors.rounds(attempt, restarts, x, active, survivors.BROKEN, tf.size(y), compact=compact)
+    return survivors.rounds(attempt, tf.shape(noise)[0], x, active, survivors.BROKEN, tf.size(y), compact=compact)
 
 
 _compiled_descend = gradient.PerModel(_descend)
@@ -91,10 +87,13 @@ def descend(
     check_name("loss", loss, _LOSSES)
     x, y, sizes = gradient.check(model, x, y, eps, clip, norm=norm, steps=steps, restarts=restarts)
 
+    shape = restarts, *x.shape[1:]
+    noise = ball(norm).noise(shape, (seed, 0)) if random_start else tf.zeros(shape)
+
     def attack(active, size):
         return _compiled_descend(
-            *(model, x, y, active, size, tf.cast(length(size), tf.float32), float(decay), float(random_start)),
-            *(*gradient.limits(clip), steps, targeted, restarts, tf.constant(seed, tf.int64)),
+            *(model, x, y, active, size, tf.cast(length(size), tf.float32), float(decay)),
+            *(*gradient.limits(clip), steps, targeted, noise),
             jit_compile=gradient.xla(),
             compact=not gradient.xla(),
             loss=loss,

@@ -64,9 +64,11 @@ def _signs(uniform):
 # bumps lie (1), and a sign for each channel.
 
 
-def _start_linf(x, eps, seed):
-    """Vertical stripes of ±eps, a sign for each column and channel."""
-    return x + eps * _signs(tf.random.stateless_uniform((1, 1, *x.shape[2:]), seed, alg="philox"))
+def _stripes(number, shape, seed):
+    """float32 (number, H, W, C) of ±1: vertical stripes, a sign for each column and channel."""
+    height, width, channels = shape
+    signs = _signs(tf.random.stateless_uniform((number, 1, width, channels), seed))
+    return tf.repeat(signs, height, 1)
 
 
 def _propose_linf(x, best, eps, side, numbers, _):
@@ -75,17 +77,17 @@ def _propose_linf(x, best, eps, side, numbers, _):
     return tf.where(inside, x + eps * _signs(numbers[5:]), best)
 
 
-def _start_l2(x, eps, seed):
-    """A grid of bumps, five a side, each up or down in each channel and lying either way."""
-    height, width, channels = x.shape[1:]
+def _grid(number, shape, seed):
+    """float32 (number, H, W, C) of norm 1: bumps, five a side, up or down in each channel and lying either way."""
+    height, width, channels = shape
     side = max(min(height, width) // 5, 1)
     tiles = height // side, width // side
-    numbers = tf.random.stateless_uniform((*tiles, 1 + channels), seed, alg="philox")
     upright, lying = (np.tile(pattern, tiles)[:, :, None] for pattern in bumps(side))
-    numbers = tf.repeat(tf.repeat(numbers, side, 0), side, 1)
-    grid = tf.where(numbers[:, :, :1] < 0.5, upright, lying) * _signs(numbers[:, :, 1:])
+    numbers = tf.random.stateless_uniform((number, *tiles, 1 + channels), seed)
+    numbers = tf.repeat(tf.repeat(numbers, side, 1), side, 2)
+    grid = tf.where(numbers[..., :1] < 0.5, upright, lying) * _signs(numbers[..., 1:])
     above, before = (height - side * tiles[0]) // 2, (width - side * tiles[1]) // 2
-    return x + eps * L2.ascent(tf.image.pad_to_bounding_box(grid, above, before, height, width)[None])
+    return L2.ascent(tf.image.pad_to_bounding_box(grid, above, before, height, width))
 
 
 def _propose_l2(x, best, eps, side, numbers, pair):
@@ -108,20 +110,18 @@ def _propose_l2(x, best, eps, side, numbers, pair):
     return x + eps * L2.ascent(d)
 
 
-_KINDS = {"linf": (_start_linf, _propose_linf), "l2": (_start_l2, _propose_l2)}
+_KINDS = {"linf": (_stripes, _propose_linf), "l2": (_grid, _propose_l2)}
 
 
-def _attack(model, x, y, active, eps, low, high, sides, shapes, which, targeted, restarts, seed, *, norm, compact):
-    """All restarts, as one graph."""
-    within, (begin, propose), sign = ball(norm), _KINDS[norm], tf.where(targeted, -1.0, 1.0)
+def _attack(model, x, y, active, eps, low, high, starts, numbers, sides, shapes, which, targeted, *, norm, compact):
+    """All restarts, as one graph; starts are (R, H, W, C), numbers (R, queries, 5 + C)."""
+    within, (_, propose), sign = ball(norm), _KINDS[norm], tf.where(targeted, -1.0, 1.0)
 
     def attempt(r, rows, alive):
-        # One round at a time: its squares are the same for all images.
-        here, seeds = tf.gather(x, rows), tf.stack([[seed, 2 * tf.cast(r[0], seed.dtype) + k] for k in (0, 1)])
-        numbers = tf.random.stateless_uniform((tf.size(sides), 5 + x.shape[-1]), seeds[0], alg="philox")
+        here, drawn = tf.gather(x, rows), numbers[r[0]]  # one round at a time: its squares are the same for all images
 
         def step(i, x, y, best, value):
-            made = within.project(propose(x, best, eps, sides[i], numbers[i], shapes[which[i]]), x, eps, low, high)
+            made = within.project(propose(x, best, eps, sides[i], drawn[i], shapes[which[i]]), x, eps, low, high)
             made = tf.where(i > 0, made, best)  # the first query is the start itself
             logits = gradient.logits_of(model, made)
             now, broken = sign * losses.margin(logits, y), gradient.is_broken(logits, y, targeted)
@@ -131,12 +131,12 @@ def _attack(model, x, y, active, eps, low, high, sides, shapes, which, targeted,
         def last(x, y, best, value):
             return best, survivors.score(tf.zeros_like(y, tf.bool))
 
-        start = within.project(begin(here, eps, seeds[1]), here, eps, low, high)
+        start = within.project(here + eps * starts[r[0]], here, eps, low, high)
         state = here, tf.gather(y, rows), start, tf.fill(tf.shape(rows), tf.float32.min)
         images, scores, visits, _ = survivors.steps(step, last, state, tf.size(sides), rows, alive, compact=compact)
         return images, scores, 0, visits
 
-    return survivors.rounds(attempt, restarts, x, active, survivors.BROKEN, 1, compact=compact)
+    return survivors.rounds(attempt, tf.shape(starts)[0], x, active, survivors.BROKEN, 1, compact=compact)
 
 
 _compiled_attack = gradient.PerModel(_attack)
@@ -149,11 +149,13 @@ def search(model, x, y, logits, active, eps, *, norm, queries, restarts, targete
       (images (N, H, W, C), scores (N,), gradients, forwards), see `survivors`.
     """
     del logits  # the search begins elsewhere
-    height, width = x.shape[1:3]
+    height, width, channels = x.shape[1:]
+    starts = _KINDS[norm][0](restarts, x.shape[1:], tf.constant((seed, 0), tf.int64))
+    numbers = tf.random.stateless_uniform((restarts, queries, 5 + channels), tf.constant((seed, 1), tf.int64))
     side = sides(queries, height, width, 3 if norm == "l2" else 1)
     return _compiled_attack(
-        *(model, x, y, active, eps, *gradient.limits(clip), side, *_bumps_of(side, height, width)),
-        *(targeted, restarts, tf.constant(seed, tf.int64)),
+        *(model, x, y, active, eps, *gradient.limits(clip), starts, numbers),
+        *(side, *_bumps_of(side, height, width), targeted),
         jit_compile=gradient.xla(),
         compact=not gradient.xla(),
         norm=norm,

@@ -26,12 +26,12 @@ def choose(which, model, x, y, seed=0):
       UserError: no such rule.
     """
     check_name("target", which, TARGETS)
-    y = tf.cast(tf.convert_to_tensor(y), tf.int64, alg="philox")
+    y = tf.cast(tf.convert_to_tensor(y), tf.int64)
     logits = gradient.compiled_logits(model, x, jit_compile=gradient.xla())
     if which == "least-likely":
         return most_likely_others(logits, y)[:, -1]
     # One number an image: which of the K - 1 others, counted on from y.
-    others = tf.random.stateless_uniform(tf.shape(y), (seed, 0), 1, logits.shape[-1], tf.int64, alg="philox")
+    others = tf.random.stateless_uniform(tf.shape(y), tf.constant((seed, 0), tf.int64), 1, logits.shape[-1], tf.int64)
     return (y + others) % logits.shape[-1]
 
 
@@ -39,4 +39,4 @@ def most_likely_others(logits, y):
     """int64 (N, K - 1): all classes but y (N,), by logits (N, K), the most likely one first."""
     classes = logits.shape[-1]
     others = tf.where(tf.one_hot(y, classes, True, False), -np.inf, tf.maximum(logits, logits.dtype.min))
-    return tf.cast(tf.argsort(others, direction="DESCENDING")[:, : classes - 1], tf.int64, alg="philox")
+    return tf.cast(tf.argsort(others, direction="DESCENDING")[:, : classes - 1], tf.int64)
