@@ -114,14 +114,16 @@ _KINDS = {"linf": (_stripes, _propose_linf), "l2": (_grid, _propose_l2)}
 
 
 def _attack(model, x, y, active, eps, low, high, starts, numbers, sides, shapes, which, targeted, *, norm, compact):
-    """All restarts, as one graph; starts are (R, H, W, C), numbers (R, queries, 5 + C)."""
+    """All restarts, as one graph; starts are (R, H, W, C), numbers (R · queries, 5 + C)."""
     within, (_, propose), sign = ball(norm), _KINDS[norm], tf.where(targeted, -1.0, 1.0)
 
     def attempt(r, rows, alive):
-        here, drawn = tf.gather(x, rows), numbers[r[0]]  # one round at a time: its squares are the same for all images
+        here, first = tf.gather(x, rows), r[0] * tf.size(sides)  # one round at a time: all images share its squares
 
         def step(i, x, y, best, value):
-            made = within.project(propose(x, best, eps, sides[i], drawn[i], shapes[which[i]]), x, eps, low, high)
+            made = within.project(
+                propose(x, best, eps, sides[i], numbers[first + i], shapes[which[i]]), x, eps, low, high
+            )
             made = tf.where(i > 0, made, best)  # the first query is the start itself
             logits = gradient.logits_of(model, made)
             now, broken = sign * losses.margin(logits, y), gradient.is_broken(logits, y, targeted)
@@ -151,7 +153,7 @@ def search(model, x, y, logits, active, eps, *, norm, queries, restarts, targete
     del logits  # the search begins elsewhere
     height, width, channels = x.shape[1:]
     starts = _KINDS[norm][0](restarts, x.shape[1:], tf.constant((seed, 0), tf.int64))
-    numbers = tf.random.stateless_uniform((restarts, queries, 5 + channels), tf.constant((seed, 1), tf.int64))
+    numbers = tf.random.stateless_uniform((restarts * queries, 5 + channels), tf.constant((seed, 1), tf.int64))
     side = sides(queries, height, width, 3 if norm == "l2" else 1)
     return _compiled_attack(
         *(model, x, y, active, eps, *gradient.limits(clip), starts, numbers),
