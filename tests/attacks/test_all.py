@@ -105,7 +105,7 @@ def test_model_is_left_alone():
             np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["onestep", "apgd-dlr", "autoattack"])
 @pytest.mark.parametrize("classes", [2, 3])
 def test_few_classes(of_classes, name, classes):
     model, x, y = of_classes(classes)
@@ -173,7 +173,7 @@ def test_compiled_is_eager(small, name):
     np.testing.assert_allclose(compiled, eager, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["pgd", "apgd-t", "fab", "square", "autoattack"])
+@pytest.mark.parametrize("name", ["pgd", "apgd-t", "fab", "square"])
 def test_xla_breaks_the_same_images(small, name, monkeypatch):
     model, x, y = small
     plain = right(model, attack(name, model, x, y, 0.02), y)
@@ -221,13 +221,12 @@ def test_nan_is_never_a_success():
             return tf.where(total > 8.001, np.nan, 1.0)[:, None] * tf.constant([[1.0, 0.0]])
 
     x = np.full((3, 2, 2, 2), 1.0, "float32")
-    for name in UNTIL_BROKEN:
-        made = attack(name, Fragile(), x * 0.999, np.zeros(3, int), 0.001)
-        assert np.isfinite(made).all()
-        np.testing.assert_array_equal(np.argmax(Fragile()(x * 0.999), axis=1), 0)
+    model, x = Fragile(), x * 0.999
+    for name in ("pgd", "apgd-ce", "fab", "square"):
+        np.testing.assert_array_equal(attack(name, model, x, np.zeros(3, int), 0.003), x)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["fgsm", "pgd", "mifgsm", "apgd-t", "fab"])
 def test_zero_gradient_does_no_harm(name):
     model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(5)])
     model.set_weights([np.zeros((16, 5)), np.arange(5.0)])
