@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.attacks.conftest import perceptron
 from tfadv.attacks import apgd
 from tfadv.attacks.apgd import _attempt, _intervals, checkpoints
 from tfadv.attacks.losses import LOSSES
@@ -50,18 +51,17 @@ def algorithm(model, x, y, start, eps, steps, norm, loss):
         return np.clip(x + (z - x) * min(1, eps / max(size, 1e-30)), 0, 1)
 
     def way(g):
-        return np.sign(g) if norm == "linf" else g / np.sqrt((g**2).sum())
+        return np.sign(g) if norm == "linf" else g / max(np.sqrt((g**2).sum()), 1e-30)
 
-    w, eta, iterates, values, sizes = from_paper(steps), 2 * eps, [start], [], []
+    w, eta, values, sizes, reached = from_paper(steps), 2 * eps, [], [], [start]
     best, best_value, best_gradient = start, -np.inf, None
     value_then, halved_then = -np.inf, False
+    before = here = start
     for k in range(steps):
-        here = iterates[-1]
         value, grad = value_and_gradient(here)
         values.append(value)
         if value > best_value:
             best, best_value, best_gradient = here, value, grad
-        before = iterates[-2] if k else here
         if k in w[1:]:
             last = w[w.index(k) - 1]
             seldom = sum(values[i + 1] > values[i] for i in range(last, k)) < 0.75 * (k - last)
@@ -70,36 +70,39 @@ def algorithm(model, x, y, start, eps, steps, norm, loss):
             if halved_then:
                 eta, here, grad = eta / 2, best, best_gradient
         z = project(here + eta * way(grad))
-        iterates.append(project(here + 0.75 * (z - here) + 0.25 * (here - before)) if k else z)
+        here, before = project(here + 0.75 * (z - here) + 0.25 * (here - before)) if k else z, here
+        reached.append(here)
         sizes.append(eta)
-    return iterates, sizes
+    return reached, sizes
 
 
-@pytest.mark.parametrize("norm, eps", [("linf", 0.02), ("l2", 0.1)])
-@pytest.mark.parametrize("loss", ["ce", "dlr"])
-def test_iterates_are_those_of_algorithm_1(small, norm, eps, loss):
-    model, x, y = small
-    rng = np.random.default_rng(3)
-    d = rng.uniform(-1, 1, x.shape)
-    start = np.clip(x + eps / 8 * d, 0, 1).astype("float32")
-    steps, loss = 25, LOSSES[loss]
-    n = len(y)
-    images, scores, *_ = _attempt(
-        *(model, tf.constant(x), tf.constant(y), tf.zeros(n, tf.int64), tf.constant(start)),
-        *(tf.constant(eps), 0.0, 1.0, tf.constant(_intervals(steps)), tf.constant(False)),
-        *(tf.range(n, dtype=tf.int64), tf.ones(n, tf.bool)),
-        loss=loss,
-        norm=norm,
-        compact=True,
-    )
-    unbroken = np.flatnonzero(np.isinf(scores) & (scores.numpy() > 0))[:6]
-    assert len(unbroken) == 6
-    fine = 0
-    for i in unbroken:
-        iterates, sizes = algorithm(model, x[i], y[i], start[i], np.float32(eps), steps, norm, loss)
-        assert sizes[0] == pytest.approx(2 * eps) and sizes[-1] < eps / 2  # the step was halved several times
-        fine += np.abs(iterates[-1] - images[i]).max() < 1e-4
-    assert fine >= 5  # rounding decides whether two almost equal losses rose
+@pytest.mark.parametrize("norm, eps", [("linf", 0.1), ("l2", 0.6)])
+def test_iterates_are_those_of_algorithm_1(norm, eps):
+    """On a network so rough that the loss often falls, and so sure of class 0 that nothing ends early."""
+    model = perceptron(5)
+    w, b, last, bias = model.get_weights()
+    model.set_weights([(8 if norm == "linf" else 3) * w, b, last, bias + [100, 0, 0, 0, 0]])
+    x = np.random.default_rng(0).uniform(size=(6, 6, 6, 2)).astype("float32")
+    start = np.clip(x + eps / 8 * np.random.default_rng(1).uniform(-1, 1, x.shape), 0, 1).astype("float32")
+    steps, loss, y = 20, LOSSES["cw"], np.zeros(6, int)
+    expected = [algorithm(model, x[i], 0, start[i], np.float32(eps), steps, norm, loss) for i in range(6)]
+    halvings = [len(set(sizes)) - 1 for _, sizes in expected]
+    assert min(halvings) >= 1 and len(set(halvings)) > 1
+    for done in (1, 2, 5, 6, 9, 10, 13, 16, 20):
+        images, scores, *_ = _attempt(
+            *(model, tf.constant(x), tf.constant(y), tf.constant(y), tf.constant(start), tf.constant(eps), 0.0, 1.0),
+            *(
+                tf.constant(_intervals(steps)[:done]),
+                tf.constant(False),
+                tf.range(6, dtype=tf.int64),
+                tf.ones(6, tf.bool),
+            ),
+            loss=loss,
+            norm=norm,
+            compact=True,
+        )
+        off = [np.abs(iterates[done] - image).max() for (iterates, _), image in zip(expected, images)]
+        assert np.median(off) < 1e-3 * eps and sorted(off)[-2] < 1e-2 * eps, done  # rounding may decide one close race
 
 
 def test_more_steps_restarts_and_targets_are_stronger(small):

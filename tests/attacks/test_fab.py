@@ -8,7 +8,8 @@ from tfadv.attacks import Cost, fab
 def linear(classes, seed=0):
     """(model, W, b) on images (3, 3, 2)."""
     rng = np.random.default_rng(seed)
-    w, b = rng.normal(size=(18, classes)).astype("float32"), rng.normal(0, 0.05, classes).astype("float32")
+    w = rng.normal(size=(18, classes)).astype("float32")
+    b = (rng.normal(0, 0.05, classes) - 0.5 * w.sum(0)).astype("float32")  # the boundaries pass near to grey
     model = keras.Sequential([keras.Input((3, 3, 2)), keras.layers.Flatten(), keras.layers.Dense(classes)])
     model.set_weights([w, b])
     return model, w, b
@@ -33,12 +34,23 @@ def test_finds_the_nearest_on_a_linear_model(classes, norm):
     x = (0.5 + np.random.default_rng(1).normal(0, 0.03, (24, 3, 3, 2))).astype("float32")
     y = np.argmax(model(x), axis=1)
     exact = distances(x, y, w, b, norm)
-    made = fab(model, x, y, 1e-9 + 10.0, norm=norm, steps=20).numpy()  # anywhere will do: the first one found stays
-    assert (np.argmax(model(made), axis=1) != y).all()
-    # Asked for less than the exact distance it searches on to the end; asked for a little more it stops there.
+    # The search ends within the smallest eps, which here it never comes to.
     made = fab(model, x, y, [0.98 * exact.min(), 10.0], norm=norm, steps=20).numpy()[1]
     assert (np.argmax(model(made), axis=1) != y).all()
     assert (size(made - x, norm) <= 1.25 * exact).all() and (size(made - x, norm) >= 0.999 * exact).all()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("steps, share", [(1, 1.05), (2, 1.00521)])
+def test_first_steps_by_hand(norm, steps, share):
+    """At the distance D, a step of 1.05 D overshoots the boundary; from 0.9 of that, 0.945 D, the next one aims at
+    0.945 + 1.05 · 0.055 = 1.00275 D, mixed with 1.05 D by the share 0.055 / 1.055."""
+    model, w, b = linear(2)
+    x = (0.5 + np.random.default_rng(1).normal(0, 0.03, (24, 3, 3, 2))).astype("float32")
+    y = np.argmax(model(x), axis=1)
+    exact = distances(x, y, w, b, norm)
+    made = fab(model, x, y, [0.1 * exact.min(), 10.0], norm=norm, steps=steps).numpy()[1]
+    np.testing.assert_allclose(size(made - x, norm), share * exact, rtol=1e-3)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

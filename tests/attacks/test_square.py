@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from tfadv.attacks import apgd, gradient, pgd, square
+from tfadv.attacks.losses import margin
 from tfadv.attacks.square import _grid, _propose_l2, _propose_linf, _stripes, bump, bumps, sides
 
 
@@ -47,6 +48,25 @@ def test_more_queries_and_restarts_are_stronger(small, norm, eps):
 
     few, more, restarted = robust(steps=10), robust(steps=600), robust(steps=10, restarts=5)
     assert more.sum() < few.sum() and restarted.sum() < few.sum() and not (restarted & ~few).any()
+
+
+def test_is_algorithm_1_of_the_paper(small):
+    """Query after query: what does not raise the margin is forgotten, what makes it positive is the answer."""
+    model, x, _ = small
+    x = x[:20]
+    y, eps, steps = np.argmax(model(x), axis=1), 0.03, 60
+    numbers = tf.random.stateless_uniform((steps, 7), (5, 1))
+    best = np.clip(x + eps * _stripes(1, x.shape[1:], (5, 0)), 0, 1)
+    values, found = margin(model(best), y).numpy(), x.copy()
+    found[values > 0], open_ = best[values > 0], values <= 0
+    for i in range(1, steps):
+        tried = _propose_linf(x, best, eps, tf.constant(sides(steps, 6, 6, 1)[i]), numbers[i], None)
+        tried = np.clip(tried, np.maximum(x - np.float32(eps), 0), np.minimum(x + np.float32(eps), 1))
+        now = margin(model(tried), y).numpy()
+        found[open_ & (now > 0)], open_ = tried[open_ & (now > 0)], open_ & (now <= 0)
+        best, values = np.where((now > values)[:, None, None, None], tried, best), np.maximum(now, values)
+    assert 3 < open_.sum() < 17
+    np.testing.assert_allclose(square(model, x, y, eps, steps=steps, seed=5), found, atol=1e-6)
 
 
 def test_sides_are_those_of_the_schedule():
