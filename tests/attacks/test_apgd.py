@@ -105,6 +105,38 @@ def test_iterates_are_those_of_algorithm_1(norm, eps):
         assert np.median(off) < 1e-3 * eps and sorted(off)[-2] < 1e-2 * eps, done  # rounding may decide one close race
 
 
+def test_a_step_that_rises_without_a_new_best_is_halved():
+    """Condition 2, which a network seldom meets: from a spike at the start the loss rises slowly and all the way."""
+
+    def spike(x, training=False):
+        x = tf.reshape(x, (-1, 1))
+        return tf.concat([tf.fill(tf.shape(x), 100.0), x + 10 * tf.exp(-tf.square((x - 0.4) / 1e-4))], axis=1)
+
+    x, start = np.full((1, 1, 1, 1), 0.5, "float32"), np.full((1, 1, 1, 1), 0.4, "float32")
+    zero, eps, steps = tf.zeros(1, tf.int64), np.float32(0.1), 100
+    reached, sizes = algorithm(spike, x[0], 0, start[0], eps, steps, "linf", LOSSES["cw"])
+    assert sizes[86] == sizes[80] and sizes[87] == sizes[86] / 2
+    for done in (70, 87, 88, 91):
+        images, *_ = _attempt(
+            *(
+                spike,
+                tf.constant(x),
+                zero,
+                zero,
+                tf.constant(start),
+                eps,
+                0.0,
+                1.0,
+                tf.constant(_intervals(steps)[:done]),
+            ),
+            *(tf.constant(False), zero, tf.ones(1, tf.bool)),
+            loss=LOSSES["cw"],
+            norm="linf",
+            compact=True,
+        )
+        assert float(images[0, 0, 0, 0]) == pytest.approx(float(reached[done][0, 0, 0]), abs=1e-5)
+
+
 def test_more_steps_restarts_and_targets_are_stronger(small):
     model, x, y = small
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfadv.attacks import apgd, gradient, losses, targets
+from tfadv.attacks import apgd, autoattack, gradient, losses, targets
 from tfadv.attacks.cost import Cost
 from tfadv.errors import UserError
 
@@ -58,9 +58,11 @@ def test_unknown_loss():
 @pytest.mark.parametrize("classes, said", [(2, {"dlr-t": "cw-t"}), (4, {})])
 def test_the_caller_learns_what_stood_in(of_classes, classes, said):
     model, x, y = of_classes(classes)
-    cost = Cost()
-    apgd(model, x, y, 0.01, loss="dlr-t", steps=2, cost=cost)
-    assert cost.instead == said
+    costs = Cost(), Cost(), Cost()
+    apgd(model, x, y, 0.01, loss="dlr-t", steps=2, cost=costs[0])
+    autoattack(model, x, y, 0.01, attacks=["apgd-t"], steps=2, cost=costs[1])
+    autoattack(model, x, y, 0.01, attacks=["apgd-ce"], steps=2, cost=costs[2])
+    assert [cost.instead for cost in costs] == [said, said, {}]
 
 
 def test_targets_are_other_classes(small):

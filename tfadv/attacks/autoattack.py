@@ -88,7 +88,9 @@ def autoattack(
         ]
     )
     cost.add(forwards=n)
-    cost.uses("dlr-t", losses.used("dlr-t", logits.shape[-1]))
+    for name, loss in (("apgd-dlr", "dlr"), ("apgd-t", "dlr-t")):
+        if name in attacks:
+            cost.uses(loss, losses.used(loss, logits.shape[-1]))
     unbroken = ~gradient.is_broken(tf.constant(logits), y).numpy()
     images, near, distance = x.numpy(), x.numpy(), np.full(n, np.nan)  # the last two are FAB's, for all eps
     made = {}
