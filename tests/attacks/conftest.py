@@ -1,4 +1,4 @@
-"""A small network that is not trivial, for all attacks."""
+"""Small networks that are not trivial, for all attacks."""
 
 import keras
 import numpy as np
@@ -19,3 +19,35 @@ def tiny():
         elif "moving_mean" in v.path or "beta" in v.path:
             v.assign(rng.normal(0, 0.3, v.shape))
     return model
+
+
+def perceptron(classes, shape=(6, 6, 2), seed=0):
+    """A smooth network with one hidden layer."""
+    rng = np.random.default_rng(seed)
+    layers = [keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(16, "tanh"), keras.layers.Dense(classes)]
+    model = keras.Sequential(layers)
+    for v in model.weights:
+        v.assign(rng.normal(0, 0.5 if "kernel" in v.path else 0.1, v.shape))
+    return model
+
+
+@pytest.fixture(scope="module")
+def small():
+    """(model, x (40, 6, 6, 2), y): a smooth network of five classes with images it gets right, all but the last two."""
+    model, rng = perceptron(5), np.random.default_rng(0)
+    x = rng.uniform(size=(40, 6, 6, 2)).astype("float32")
+    y = np.argmax(model(x), axis=1)
+    y[-2:] = (y[-2:] + 1) % 5
+    return model, x, y
+
+
+@pytest.fixture
+def of_classes():
+    """Function of a number of classes → (model, x, y), all of them right."""
+
+    def make(classes):
+        model = perceptron(classes, seed=classes)
+        x = np.random.default_rng(1).uniform(size=(30, 6, 6, 2)).astype("float32")
+        return model, x, np.argmax(model(x), axis=1)
+
+    return make

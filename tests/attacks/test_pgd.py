@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
-from tfadv.attacks import fgsm, pgd
+from tfadv.attacks import Cost, fgsm, pgd
+from tfadv.attacks.losses import LOSSES
 from tfadv.attacks.pgd import _compiled_descend, _descend
 
 
@@ -30,6 +31,50 @@ def test_equals_closed_form_on_two_classes(steps, step_size, targeted):
     expected = np.clip(x + way * min(steps * step_size, 0.05), 0, 1)
     got = pgd(model, x, y, 0.05, steps=steps, step_size=step_size, random_start=False, targeted=targeted)
     np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("steps, step_size", [(1, 0.01), (3, 0.01), (10, 0.02)])
+def test_equals_closed_form_in_l2(steps, step_size, targeted):
+    model = keras.Sequential([keras.Input((2, 2, 3)), keras.layers.Flatten(), keras.layers.Dense(2)])
+    w = np.random.default_rng(0).normal(size=(12, 2)).astype("float32")
+    model.set_weights([w, np.zeros(2)])
+    x, y = batch(shape=(2, 2, 3), classes=2)
+    x = 0.3 + 0.4 * x  # no pixel is clipped
+    way = (w[:, 1 - y] - w[:, y]).T * (-1 if targeted else 1)
+    way = (way / np.linalg.norm(way, axis=1, keepdims=True)).reshape(x.shape)
+    settings = dict(steps=steps, step_size=step_size, random_start=False, targeted=targeted, norm="l2")
+    np.testing.assert_allclose(pgd(model, x, y, 0.05, **settings), x + way * min(steps * step_size, 0.05), atol=1e-6)
+
+
+def test_the_worst_of_several_restarts_is_kept(small):
+    model, x, y = small
+    broken, values = [], []
+    for restarts in (1, 2, 6):
+        made = pgd(model, x, y, 0.02, steps=2, restarts=restarts)
+        broken.append(np.argmax(model(made), axis=1) != y)
+        values.append(losses(model, made, y))
+    assert not (broken[0] & ~broken[1]).any() and not (broken[1] & ~broken[2]).any()
+    for i, j in ((0, 1), (1, 2)):
+        still = ~broken[j]
+        assert (values[j] >= values[i] - 1e-6)[still].all() and (values[j] > values[i])[still].any()
+
+
+def test_until_broken_is_no_weaker_and_much_cheaper(small):
+    model, x, y = small
+    whole, early = Cost(), Cost()
+    all_steps = np.argmax(model(pgd(model, x, y, 0.02, steps=20, cost=whole)), axis=1) == y
+    stopped = np.argmax(model(pgd(model, x, y, 0.02, steps=20, until_broken=True, cost=early)), axis=1) == y
+    assert not (stopped & ~all_steps).any()
+    assert early.gradients < 0.7 * whole.gradients
+
+
+@pytest.mark.parametrize("loss", ["cw", "dlr"])
+def test_margins_are_raised(small, loss):
+    model, x, y = small
+    value = LOSSES[loss]
+    before, after = (value(model(z), y).numpy() for z in (x, pgd(model, x, y, 0.02, loss=loss)))
+    assert (after > before).mean() > 0.95
 
 
 def test_one_whole_step_is_fgsm(tiny):
@@ -88,10 +133,12 @@ def test_several_eps_are_the_single_ones(tiny):
 
 def test_eager_graph_and_xla_agree(tiny):
     x, y = batch(16)
-    arguments = [tf.constant(v) for v in (x, y, x, np.float32(0.03), np.float32(0.01), 0.0, 1.0, 3)]
-    eager = _descend(tiny, *arguments).numpy()
+    everyone, numbers = np.ones(16, bool), (0.03, 0.01, 0.0, 0.0, 1.0, 3, False, 0 * x[:1])
+    arguments = [tf.constant(v) for v in (x, y, everyone, *numbers)]
+    static = dict(loss="ce", norm="linf", until_broken=False, compare=False)
+    eager = _descend(tiny, *arguments, **static, compact=True)[0].numpy()
     for jit in (False, True):
-        compiled = _compiled_descend(tiny, *arguments, jit_compile=jit).numpy()
+        compiled = _compiled_descend(tiny, *arguments, **static, compact=not jit, jit_compile=jit)[0].numpy()
         assert (np.abs(compiled - eager) > 1e-6).mean() < 1e-3
 
 

@@ -36,7 +36,7 @@ def direction(model, x, y, *, jit_compile=False):
     return _compiled_direction(model, x, y, jit_compile=jit_compile)
 
 
-def fgsm(model, x, y, eps, *, targeted=False, clip=(0.0, 1.0)):
+def fgsm(model, x, y, eps, *, targeted=False, seed=0, clip=(0.0, 1.0), cost=None):
     """Adversarial images of one step, for one eps or for several from ONE gradient.
 
     The model is traced once, whatever the eps and the batch size; several
@@ -49,7 +49,9 @@ def fgsm(model, x, y, eps, *, targeted=False, clip=(0.0, 1.0)):
       y: int (N,), the true classes, or the target classes where `targeted`.
       eps: a number >= 0 in the unit of x, or E of them.
       targeted: bool; True moves towards y (the paper's eq. 2) instead of away.
+      seed: int, of no use here: every attack takes one.
       clip: (least, greatest) value of a pixel.
+      cost: `Cost` to add to, or None.
 
     Returns:
       tf.Tensor, float32 (N, H, W, C); (E, N, H, W, C) where `eps` is a sequence. No pixel is
@@ -60,6 +62,8 @@ def fgsm(model, x, y, eps, *, targeted=False, clip=(0.0, 1.0)):
     """
     x, y, sizes = gradient.check(model, x, y, eps, clip)
     where = direction(model, x, y, jit_compile=gradient.xla())
+    if cost is not None:
+        cost.add(gradients=len(y))
     if targeted:
         where = -where
     if np.ndim(eps) == 0:

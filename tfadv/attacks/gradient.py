@@ -7,6 +7,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfadv.attacks import losses
+from tfadv.attacks.balls import BALLS
+from tfadv.errors import check_name
 from tfadv.models.accelerate import accelerated
 
 _TOLERANCE = 1e-6  # images that were normalised and brought back miss 0 and 1 by rounding
@@ -19,8 +22,13 @@ def xla(choice="auto"):
     return choice == "true"
 
 
-def logits_and_gradient(model, x, y):
-    """The logits, and the gradient of the summed cross-entropy at the images.
+def logits_of(model, x):
+    """float32 (N, K), as at test time."""
+    return tf.cast(model(x, training=False), tf.float32)
+
+
+def logits_and_gradient(model, x, y, target=None, loss=losses.cross_entropy):
+    """The logits, and the gradient of the summed loss at the images.
 
     Summed, not averaged, so that the gradient of one image does not depend on the others.
 
@@ -28,15 +36,23 @@ def logits_and_gradient(model, x, y):
       model: callable from float32 (N, H, W, C) to logits (N, K).
       x: float32 (N, H, W, C).
       y: int (N,).
+      target: int (N,), or None where `loss` needs none.
+      loss: one of `losses.LOSSES`.
 
     Returns:
-      (float32 (N, K), float32 (N, H, W, C)).
+      (float32 (N, K), float32 (N, H, W, C)).  The gradient is 0 where the loss does not depend on the image.
     """
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(x)
-        logits = tf.cast(model(x, training=False), tf.float32)
-        loss = tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits))
-    return logits, tape.gradient(loss, x)
+        logits = logits_of(model, x)
+        total = tf.reduce_sum(loss(logits, y, target))
+    return logits, tape.gradient(total, x, unconnected_gradients="zero")
+
+
+def is_broken(logits, y, targeted=False):
+    """bool (N,): whether the attack has won: y is not predicted, or, `targeted`, it is; never where a logit is NaN."""
+    sane = ~tf.reduce_any(tf.math.is_nan(logits), axis=1)
+    return sane & tf.equal(tf.argmax(logits, axis=1) == y, targeted)
 
 
 def sign(gradient):
@@ -50,37 +66,56 @@ class PerModel:
     A `tf.function` per call would trace anew each time, and a table keyed by
     the model itself would keep every model for ever.  The first dimension of
     each tensor (images, sizes of eps) is left open; another image size is
-    traced anew.
+    traced anew.  `static` are keyword arguments of the function, each choice of
+    which is a function of its own.
     """
 
     def __init__(self, function):
         self._function = function
         self._compiled = weakref.WeakKeyDictionary()
 
-    def __call__(self, model, *tensors, jit_compile):
+    def __call__(self, model, *tensors, jit_compile, **static):
         tensors = [tf.convert_to_tensor(t) for t in tensors]
         specs = tuple(tf.TensorSpec((None, *t.shape[1:]) if t.shape.rank else (), t.dtype) for t in tensors)
         kept = self._compiled.setdefault(model, {})
-        if (jit_compile, specs) not in kept:
+        key = jit_compile, (specs, *sorted(static.items()))
+        if key not in kept:
             twin = accelerated(model)
             reference = weakref.ref(model) if twin is model else lambda: twin  # the twin does not hold the model
-            kept[jit_compile, specs] = tf.function(
-                lambda *args: self._function(reference(), *args),
+            kept[key] = tf.function(
+                lambda *args: self._function(reference(), *args, **static),
                 input_signature=specs,
                 jit_compile=jit_compile or None,
             )
-        return kept[jit_compile, specs](*tensors)
+        return kept[key](*tensors)
 
 
-def check(model, x, y, eps, clip):
+compiled_logits = PerModel(logits_of)
+
+
+def limits(clip):
+    """The two ends of `clip` as float32 ()."""
+    return [tf.constant(limit, tf.float32) for limit in clip]
+
+
+def check(model, x, y, eps, clip, *, norm="linf", **counts):
     """Checks an attack's arguments and turns them into tensors.
+
+    Args:
+      model, x, y, eps, clip, norm: as the attack was given them.
+      **counts: numbers of steps, restarts and the like: int >= 1.
 
     Returns:
       x float32 (N, H, W, C), y int64 (N,), eps float32 (E,).
 
     Raises:
       ValueError: naming the argument and what it should have been.
+      UserError: no such norm.
     """
+    check_name("norm", norm, BALLS)
+    for name, count in counts.items():
+        if count != int(count) or count < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {count}.")
     low, high = clip
     if not low < high:
         raise ValueError(f"clip must be (least, greatest), got {clip}.")
@@ -107,6 +142,8 @@ def check(model, x, y, eps, clip):
         if not (low - _TOLERANCE <= least and greatest <= high + _TOLERANCE):
             raise ValueError(f"x must be in [{low}, {high}], got values from {least:g} to {greatest:g}.")
         classes = getattr(model, "output_shape", (None, math.inf))[-1]
+        if classes == 1:
+            raise ValueError("the model must return a logit for each class, two for two classes; it returns one.")
         if not 0 <= int(tf.reduce_min(y)) <= int(tf.reduce_max(y)) < classes:
             raise ValueError(f"y must be class numbers from 0 to {classes - 1}.")
     last = (getattr(model, "layers", None) or [None])[-1]
