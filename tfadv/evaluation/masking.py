@@ -46,6 +46,7 @@ def measure(
         pgd-steps      `more` times the steps, each so much smaller
         pgd-restarts   `more` restarts
         pgd-large      pgd-steps with eps of half the range of `clip`
+        grey           no attack but an image all of whose pixels are in the middle of `clip`: within that eps of any
         apgd-ce        Auto-PGD of `more` · `steps` steps on the cross-entropy
         apgd-t         the same on the targeted DLR loss, which scaled logits do not change, to `targets` classes
         square         Square Attack, which sees no gradient, on all images
@@ -126,10 +127,10 @@ def measure(
     facts["zero_gradient"] = _string(~where.any(axis=(1, 2, 3)))
     plan = _plan(model, surrogate, float(sizes[0]), clip, steps, more, targets, queries)
     for name, (attack, victim, size, options) in plan.items():
-        cost, start = Cost(), time.perf_counter()
+        start, cost = time.perf_counter(), Cost()
         options = options | dict(seed=seed, clip=clip, cost=cost)
         made = batched(lambda *some: attack(victim, *some, size, **options).numpy(), x, y)
-        survives = np.argmax(outputs(tf.constant(made)), axis=1) == labels
+        survives = np.argmax(outputs(made), axis=1) == labels
         facts["attacks"][name] = {
             "eps": size,
             "right": _string(survives),
@@ -148,13 +149,14 @@ def _plan(model, surrogate, eps, clip, steps, more, targets, queries):
         options = dict(steps=steps, step_size=2.5 * size / steps, restarts=restarts, until_broken=until_broken)
         return pgd, victim, size, options
 
-    many = more * steps
+    many, half = more * steps, (clip[1] - clip[0]) / 2
     plan = {
         "fgsm": (fgsm, model, eps, {}),
         "pgd": descent(model, eps, steps),
         "pgd-steps": descent(model, eps, many),
         "pgd-restarts": descent(model, eps, steps, restarts=more),
-        "pgd-large": descent(model, (clip[1] - clip[0]) / 2, many),
+        "pgd-large": descent(model, half, many),
+        "grey": (_grey, model, half, {}),
         "apgd-ce": (apgd, model, eps, dict(loss="ce", steps=many)),
         "apgd-t": (apgd, model, eps, dict(loss="dlr-t", steps=many, targets=targets)),
         "square": (square, model, eps, dict(steps=queries)),
@@ -163,6 +165,11 @@ def _plan(model, surrogate, eps, clip, steps, more, targets, queries):
         # Going on after the surrogate's boundary is crossed carries over better.
         plan["transfer"] = descent(surrogate, eps, many, until_broken=False)
     return plan
+
+
+def _grey(model, x, y, eps, *, seed, clip, cost):
+    """Takes its arguments as all attacks do."""
+    return tf.fill(x.shape, np.float32(sum(clip) / 2))
 
 
 def _change(a, b):

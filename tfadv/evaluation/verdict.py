@@ -53,7 +53,7 @@ def judge(facts):
 def _apply(rule, facts):
     if rule not in _OF_OUTPUTS:
         if facts["refused"]:
-            return None, {}, f"Not measured, because attacks refuse the model: {facts['refused']}"
+            return None, {}, "Not measured, because attacks refuse the model."
         if "1" not in facts["clean"]["right"]:
             return None, {}, "Not measured, because the model is right on none of the images, attacked or not."
     return rule(facts)
@@ -129,20 +129,20 @@ def _weaker_with_steps(facts):
 
 
 def _steps(facts):
-    """PGD with more steps breaks another 5% of the images and more.
+    """PGD with more steps breaks what it did not on more than 5% of the images.
 
-    Published evaluations differ by less than 2 points between 20 and 100 steps (PGD on models trained by Madry et al.:
-    0.2 points, 53.49 and 53.29%). More means that it has not converged.
+    Where the gradient works, 20 steps are almost enough: the README of MadryLab/robustness has 53.49% after 20 and
+    53.29% after 100 steps at 8/255, and 18.13 and 17.62% at 16/255.
     """
     share = _only(facts, ["pgd-steps"], ["pgd"])
     return _converged(share, "steps")
 
 
 def _restarts(facts):
-    """PGD with more restarts breaks another 5% of the images and more.
+    """PGD with more restarts breaks what it did not on more than 5% of the images.
 
-    20 and more restarts cost Madry's MNIST and CIFAR-10 models 2 to 3 points; more means that the loss is so rugged
-    that where the attack starts decides.
+    In Madry's challenges 50 restarts cost the MNIST model 2.9 points and 10 the CIFAR-10 model 1.8. More means that
+    the loss is so rugged that where the attack starts decides.
     """
     share = _only(facts, ["pgd-restarts"], ["pgd"])
     return _converged(share, "restarts")
@@ -160,16 +160,17 @@ def _black_box(facts):
         share,
         0.01,
         f"Attacks without gradient ({', '.join(ran)}) broke {_images(share)} that no attack with gradient did",
-        "the gradient is worth more than no gradient",
+        "gradients help attacks, as they should",
         "the gradient is masked, and the white-box accuracy is too high",
     )
 
 
 def _cross_entropy(facts):
-    """APGD on the DLR loss breaks what APGD on the cross-entropy does not on more than 10% of the images.
+    """APGD on the targeted DLR loss breaks what APGD on the cross-entropy does not on more than 10% of the images.
 
-    Large logits make the gradient of the cross-entropy vanish and leave DLR as it is. On honest robust models
-    APGD-T is ahead by 2 to 6 points (Croce & Hein 2020, https://arxiv.org/abs/2003.01690, table 2).
+    Large logits make the gradient of the cross-entropy vanish and leave DLR as it is. On robust models that mask
+    nothing DLR is ahead by 2 to 7 points (TRADES 55.1 and 53.3%, with hypersphere embedding 60.0 and 52.9%:
+    https://github.com/ShawnXYang/AT_HE/issues/1).
     """
     share = _only(facts, ["apgd-t"], ["apgd-ce"])
     return _rare(
@@ -182,18 +183,18 @@ def _cross_entropy(facts):
 
 
 def _large_eps(facts):
-    """More than 5% of the images survive PGD with eps of half the range of a pixel.
+    """PGD with eps of half the range of a pixel leaves more than 5% of the images right that plain grey breaks.
 
-    With it every image can be made the same grey, so that no classifier can be right on more than one class; PGD gets
-    to about 0 where it works.
+    Every image is that near to grey, of which the model can say one class only. PGD gets to about 0 where it works;
+    an image of that one class it need not break.
     """
-    share = _share(_bits(facts["attacks"]["pgd-large"]["right"]), _clean(facts))
+    share, eps = _only(facts, ["grey"], ["pgd-large"]), facts["attacks"]["pgd-large"]["eps"]
     return _rare(
         share,
         0.05,
-        f"{_images(share)} survive PGD at eps {facts['attacks']['pgd-large']['eps']:g}, where any image can become grey",
+        f"PGD at eps {eps:g}, with which any image can become grey, left {_images(share)} right that grey breaks",
         "with enough room the attack succeeds",
-        "the attack fails where it can't but succeed, so it proves nothing at smaller eps",
+        "it fails where an attack is sure to exist, so it proves nothing at smaller eps",
     )
 
 
@@ -207,7 +208,8 @@ def _label_leaking(facts):
     clean, attacked = _clean(facts), _bits(facts["attacks"]["fgsm"]["right"])
     figures = {"clean": float(clean.mean()), "attacked": float(attacked.mean()), "tolerated": 0.5}
     changed = clean != attacked
-    share = _share(attacked, changed) if changed.any() else {"images": 0, "of": 0, "share": 0.0, "low": 0.0}
+    unchanged = {"images": 0, "of": 0, "share": 0.0, "low": 0.0, "high": 1.0}
+    share = _share(attacked, changed) if changed.any() else unchanged
     passed = share["low"] <= 0.5
     meaning = "attacking does not help the model" if passed else "the model reads the label off the perturbation"
     seen = f"Accuracy is {figures['clean']:.1%} on the images and {figures['attacked']:.1%} on FGSM's"
@@ -217,8 +219,9 @@ def _label_leaking(facts):
 def _catastrophic_overfitting(facts):
     """FGSM leaves more than 75% of the images right and PGD less than 20%, each beyond its Wilson interval.
 
-    So ends training on FGSM alone (Wong et al. 2020, https://arxiv.org/abs/2001.03994): FGSM 85 to 100%, PGD 0%.
-    Undefended networks that PGD breaks altogether leave FGSM 40 to 60% at 8/255.
+    So may training on FGSM alone end: FGSM's accuracy rises to nearly 100% and PGD's falls to 0 (Wong et al. 2020,
+    https://arxiv.org/abs/2001.03994). Undefended CIFAR-10 networks, which PGD breaks altogether at 8/255, keep 47 of
+    96 and 54 of 93% under FGSM (https://github.com/Harry24k/adversarial-attacks-pytorch/issues/38).
     """
     one, many = (_share(_bits(facts["attacks"][name]["right"]), _clean(facts)) for name in ("fgsm", "pgd"))
     passed = one["low"] <= 0.75 or many["high"] >= 0.2
