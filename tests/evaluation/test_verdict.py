@@ -15,6 +15,7 @@ from tfadv.evaluation.verdict import RULES, Check, judge
 
 N, RIGHT, EPS = 128, 120, 0.1
 FEW = {"steps": 10, "more": 4, "targets": 2, "queries": 200}
+BARELY = {"steps": 1, "more": 2, "targets": 1, "queries": 1}
 
 # ---- judge() on facts made by hand: each attack leaves the first so many images right, of which 120 are at first
 
@@ -244,6 +245,22 @@ def test_facts_are_what_the_attacks_leave(measured, honest, some):
     assert set(measured["zero_gradient"]) == {"0"} and len(measured["zero_gradient"]) == N
 
 
+def test_wrong_already_is_not_robust_but_seen(honest, some):
+    """Half of the labels are what the model says of grey: wrong on most of those images, right on grey."""
+    x, y = some[0][:20], some[1][:20].copy()
+    y[:10] = np.argmax(honest(np.full((1, 8, 8, 1), 0.5, "float32")))
+    found = measure(honest, x, y, EPS, **BARELY)
+    clean, grey = found["clean"]["right"], found["attacks"]["grey"]
+    both = sum(a == b == "1" for a, b in zip(clean, grey["right"], strict=True))
+    assert grey["right"][:10] == "1" * 10 and "0" in clean[:10] and grey["accuracy"] == both / 20
+
+
+def test_a_gradient_that_is_zero_in_some_pixels_is_a_gradient(honest, some):
+    frame = keras.layers.ZeroPadding2D(1)
+    found = measure(chain(keras.layers.Cropping2D(1), frame, honest), *some, EPS, **BARELY)
+    assert set(found["zero_gradient"]) == {"0"}
+
+
 def test_facts_survive_json_and_count_their_cost(measured):
     assert judge(json.loads(json.dumps(measured, allow_nan=False))) == judge(measured)
     attacks = measured["attacks"]
@@ -254,7 +271,8 @@ def test_facts_survive_json_and_count_their_cost(measured):
 
 
 def test_batch_size_changes_nothing_but_the_cost(measured, honest, some):
-    again = measure(honest, *some, EPS, surrogate=honest, batch_size=50, **FEW)
+    again = measure(honest, *some, np.float32(EPS), surrogate=honest, batch_size=np.int64(50), **FEW)
+    json.dumps(again)  # numbers of numpy would not
     left = [{k: v["right"] for k, v in found["attacks"].items()} for found in (again, measured)]
     assert left[0] == left[1] and len(left[0]) == 10
     assert again["clean"] == measured["clean"] and again["zero_gradient"] == measured["zero_gradient"]
@@ -290,7 +308,7 @@ def test_probabilities_that_attacks_refuse(honest, some):
 
 
 def test_probabilities_that_attacks_do_not_recognise(honest, some):
-    found = measure(Probabilities(honest), *some, EPS, **FEW | {"steps": 2, "queries": 5})
+    found = measure(Probabilities(honest), *some, EPS, **BARELY)
     assert found["refused"] is None and "probabilities" in suspicious(judge(found))
 
 

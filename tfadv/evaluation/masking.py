@@ -14,7 +14,7 @@ from tfadv.attacks import apgd, fgsm, gradient, pgd, square
 from tfadv.attacks.cost import Cost
 from tfadv.attacks.fgsm import direction
 
-PROBABILITIES_SUM = 1e-3  # how far from 1 the sum of probabilities may be: bfloat16 rounds by so much
+_SUM = 1e-3  # how far from 1 the sum of probabilities may be: bfloat16 rounds by so much
 _RUNS = 3  # forward passes that have to agree
 
 
@@ -80,7 +80,8 @@ def measure(
           "seconds": float, compilation included, "gradients": int, "forwards": int}.
 
     Raises:
-      ValueError: an argument of the wrong type, shape or range, or an output for x that is NaN or infinite.
+      ValueError: an argument of the wrong type, shape or range, an output for x that is NaN or infinite, or a surrogate
+        whose last layer is a softmax.
     """
     counts = dict(steps=steps, more=more, targets=targets, queries=queries, batch_size=batch_size)
     x, y, sizes = gradient.check(None, x, y, eps, clip, **counts)  # no model: it may be one that attacks refuse
@@ -103,12 +104,12 @@ def measure(
         raise ValueError("the model's outputs for x must be finite, got NaN or infinity.")
     first, labels = runs[0], y.numpy()
     right = np.argmax(first, axis=1) == labels
-    rows = ((first >= 0) & (first <= 1)).all(axis=1) & (np.abs(first.sum(axis=1) - 1) <= PROBABILITIES_SUM)
+    rows = ((first >= 0) & (first <= 1)).all(axis=1) & (np.abs(first.sum(axis=1) - 1) <= _SUM)
     facts = {
         "n": len(labels),
         "eps": float(eps),
-        "seed": seed,
-        "settings": counts | {"clip": [float(limit) for limit in clip]},
+        "seed": int(seed),
+        "settings": {name: int(count) for name, count in counts.items()} | {"clip": [float(limit) for limit in clip]},
         "probability_rows": int(rows.sum()),
         "change": max(_change(first, run) for run in runs[1:]),
         "clean": {"accuracy": float(right.mean()), "right": _string(right)},
@@ -127,7 +128,7 @@ def measure(
     facts["zero_gradient"] = _string(~where.any(axis=(1, 2, 3)))
     plan = _plan(model, surrogate, float(sizes[0]), clip, steps, more, targets, queries)
     for name, (attack, victim, size, options) in plan.items():
-        start, cost = time.perf_counter(), Cost()
+        cost, start = Cost(), time.perf_counter()
         options = options | dict(seed=seed, clip=clip, cost=cost)
         made = batched(lambda *some: attack(victim, *some, size, **options).numpy(), x, y)
         survives = np.argmax(outputs(made), axis=1) == labels
