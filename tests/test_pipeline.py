@@ -2,11 +2,14 @@
 
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -37,7 +40,10 @@ def test_prints_the_four_tables_and_the_gain(smoke):
 
 def test_results_have_every_record_of_the_schema_once(smoke):
     records = json.loads((smoke[1] / "results.json").read_text())
-    keys = {"dataset", "model", "variant", "protocol", "source", "attack", "eps", "accuracy", "correct", "n", "seed"}
+    keys = {
+        "dataset", "model", "variant", "protocol", "source", "attack", "eps", "accuracy", "interval", "correct", "n",
+        "settings", "cost", "seed",
+    }  # fmt: skip
     assert all(set(r) == keys for r in records)
     expected = {
         (variant, protocol, eps)
@@ -51,6 +57,28 @@ def test_results_have_every_record_of_the_schema_once(smoke):
     own = {(r["protocol"], r["eps"]): r["correct"] for r in records if r["variant"] == "baseline"}
     assert all(own["transfer", e] == own["whitebox", e] for e in (0.01, 0.02, 0.03))
     assert {r["source"] for r in records if r["protocol"] == "transfer"} == {"resnet_tiny/baseline"}
+
+
+def test_stored_accuracies_are_those_of_an_independent_count(smoke, digits):
+    """From the files alone: plain Keras, numpy and TFDS; nothing of what the pipeline counted with."""
+    workdir = smoke[1]
+    rows = json.loads((workdir / "split" / "division.json").read_text())["test"]
+    x, labels = digits.images[rows].astype("float32") / np.float32(255), digits.labels[rows]
+    builder = tfds.builder_from_directory(workdir / "surrogate/digits_surrogate/1.0.0")
+    stored = np.stack([e["perturbation"] for e in builder.as_dataset(split="test").as_numpy_iterator()])
+    for variant in ("baseline", "retrained"):
+        model = keras.models.load_model(workdir / f"models/resnet_tiny/{variant}/model.keras")
+        with tf.GradientTape() as tape:
+            images = tf.Variable(x)
+            loss = keras.losses.sparse_categorical_crossentropy(labels, model(images, training=False), from_logits=True)
+        own = np.sign(tape.gradient(loss, images))
+        clean = model.predict(x, verbose=0).argmax(1) == labels
+        for record in json.loads((workdir / "results.json").read_text()):
+            if record["variant"] == variant:
+                signs = {"clean": 0 * x, "whitebox": own, "transfer": stored / np.float32(127)}[record["protocol"]]
+                attacked = np.clip(x + np.float32(record["eps"] or 0) * signs, 0, 1)
+                right = clean & (model.predict(attacked, verbose=0).argmax(1) == labels)
+                assert abs(int(right.sum()) - record["correct"]) <= 1  # rounding may turn an image on the edge
 
 
 def test_division_is_complete_and_the_samples_follow_it(smoke):
@@ -87,6 +115,34 @@ def test_report_has_tables_and_pictures(smoke):
     assert {p.name for p in report.glob("*.csv")} == {f"table{i}.csv" for i in range(1, 5)} | {"transfer.csv"}
 
 
+def test_stronger_attacks_are_added_with_their_worst_case_matrix_and_verdict(smoke, tmp_path):
+    run, workdir, _ = smoke
+    shutil.copytree(workdir, tmp_path / "run")
+    flags = ["--attacks=fgsm,pgd", "--eval_size=48", f"--workdir={tmp_path / 'run'}"]
+    done = run(*flags, "--stage=all")
+    assert done.returncode == 0, done.stderr
+    for words in ("Attacks. Accuracy", "worst of fgsm, pgd", "Transfer matrix", "checks for masked gradients"):
+        assert words in done.stdout
+    records = json.loads((tmp_path / "run/results.json").read_text())
+    found = {(r["variant"], r["attack"], r["eps"]): r for r in records if r["settings"]}
+    assert len(found) == 3 * 3 * 3
+    for (variant, attack, eps), record in found.items():
+        assert record["n"] == 48 and record["interval"][0] <= record["accuracy"] <= record["interval"][1]
+        if attack == "worst":
+            assert record["correct"] <= min(found[variant, a, eps]["correct"] for a in ("fgsm", "pgd"))
+        else:
+            assert record["cost"]["gradients_per_image"] > 0
+    # An image that is wrong unattacked is left alone, so FGSM costs a gradient for each eps of the others at most.
+    hits = np.load(tmp_path / "run/evaluations/resnet_tiny/retrained/hits.npy")[:, :48]
+    assert [found["retrained", "fgsm", e]["correct"] for e in (0.01, 0.02, 0.03)] == hits[1:4].sum(1).tolist()
+    # What was there is left alone, and a call without attacks is not troubled by them.
+    assert (tmp_path / "run/models/resnet_tiny/baseline/manifest.json").stat().st_mtime_ns == (
+        (workdir / "models/resnet_tiny/baseline/manifest.json").stat().st_mtime_ns
+    )
+    again = run(*flags, "--stage=evaluate")
+    assert again.returncode == 0 and "nothing to do" in again.stdout
+
+
 def test_second_call_does_nothing_and_says_so(smoke):
     run, workdir, _ = smoke
     before = {p: p.stat().st_mtime_ns for p in workdir.rglob("*.keras")} | {
@@ -116,8 +172,6 @@ def test_same_seed_gives_the_same_weights(smoke, tmp_path, data_dir):
 
 
 def test_damaged_shard_is_one_clear_line(smoke, tmp_path, data_dir):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(smoke[1], copy)
     shutil.rmtree(copy / "models/resnet_tiny/retrained")
@@ -140,6 +194,8 @@ def test_damaged_shard_is_one_clear_line(smoke, tmp_path, data_dir):
         (["--epsilons=0.1,x"], "could not convert"),
         (["--epsilons=-1"], "above 0"),
         (["--models=resnet19"], "unknown model"),
+        (["--attacks=pdg"], "did you mean 'pgd'"),
+        (["--shard=2/2", "--stage=evaluate"], "from 0 to n - 1"),
         (["--epochs=many"], "epochs"),
         (["--no_such_flag"], "Unknown command line flag"),
         (["stray"], "unexpected argument"),

@@ -10,7 +10,9 @@ from tfadv.errors import UserError
 LOG = logging.getLogger(__name__)
 
 # Raised when the code of an artifact changes what it makes: older ones are then made anew.
-CODE = {"split": 1, "model": 4, "surrogate": 3, "evaluation": 3, "report": 3}
+CODE = {
+    "split": 1, "model": 4, "surrogate": 3, "evaluation": 4, "attack": 1, "transfer": 1, "verdict": 1, "report": 4,
+}  # fmt: skip
 
 
 class Artifacts:

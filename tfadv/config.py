@@ -16,6 +16,10 @@ from tfadv.models import MODELS
 VARIANTS = ("baseline", "augmented", "retrained")
 PRECISIONS = ("float32", "mixed_bfloat16")
 DISTRIBUTE = ("auto", "none", "mirrored", "multiworker", "tpu")
+# The keys of `tfadv.attacks.ATTACKS`, which needs TensorFlow; a test compares them.
+ATTACKS = (
+    "fgsm", "onestep", "bim", "pgd", "mifgsm", "apgd-ce", "apgd-dlr", "apgd-t", "fab", "square", "autoattack",
+)  # fmt: skip
 SHARDED = ("generate", "attack", "evaluate")  # stages that several processes can share
 STAGES = ("prepare", "train", "attack", "generate", "augment", "retrain", "evaluate", "report", "all")
 
@@ -113,6 +117,9 @@ class Run:
     Attributes:
       stage: one of `STAGES`.
       models: names in `tfadv.models.MODELS`, the ones to train, attack and report.
+      attacks: keys of `ATTACKS`, to measure besides the paper's FGSM; with any, the transfer matrix and
+        the verdict on masked gradients are made as well.
+      eval_size: int, the test images that `attacks` are run on; 0: all.
       data_dir: str, home of the TFDS data sets.
       workdir: str, folder for everything made.
       jit_compile: "auto" (XLA on a GPU, not on a CPU), "true" or "false".
@@ -126,6 +133,8 @@ class Run:
 
     stage: str = "all"
     models: tuple[str, ...] = ("resnet18", "resnet50", "resnet101")
+    attacks: tuple[str, ...] = ()
+    eval_size: int = 0
     data_dir: str = "data"
     workdir: str = "runs/digits"
     jit_compile: str = "auto"
@@ -146,7 +155,11 @@ class Run:
             check_name("model", name, MODELS)
         if len(set(self.models)) < len(self.models):
             raise UserError(f"--models names a model twice: {', '.join(self.models)}.")
-        for field in ("checkpoint_steps", "virtual_devices"):
+        for name in self.attacks:
+            check_name("attack", name, ATTACKS)
+        if len(set(self.attacks)) < len(self.attacks):
+            raise UserError(f"--attacks names one twice: {', '.join(self.attacks)}.")
+        for field in ("checkpoint_steps", "virtual_devices", "eval_size"):
             if getattr(self, field) < 0:
                 raise UserError(f"--{field} is {getattr(self, field)}: it must be at least 0.")
         if self.virtual_devices > 64:

@@ -12,7 +12,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from tfadv import stopping
-from tfadv.config import DISTRIBUTE, PRECISIONS, SHARDED, STAGES, Config, Run, cluster
+from tfadv.config import ATTACKS, DISTRIBUTE, PRECISIONS, SHARDED, STAGES, Config, Run, cluster
 from tfadv.datasets import AUGMENTATIONS, SOURCES
 from tfadv.errors import UserError
 from tfadv.models import MODELS
@@ -25,6 +25,8 @@ _STAGE = flags.DEFINE_string("stage", _R.stage, f"How far to go: one of {', '.jo
 _MODELS = flags.DEFINE_list("models", list(_R.models), f"Some of {', '.join(MODELS)}.")
 _SURROGATE = flags.DEFINE_string("surrogate", _C.surrogate, "Model whose adversarial images all retrain on.")
 _EPSILONS = flags.DEFINE_list("epsilons", [str(e) for e in _C.epsilons], "Perturbation sizes, pixels in [0, 1].")
+_ATTACKS = flags.DEFINE_list("attacks", list(_R.attacks), f"More attacks to evaluate by: some of {', '.join(ATTACKS)}.")
+_EVAL_SIZE = flags.DEFINE_integer("eval_size", _R.eval_size, "Test images for --attacks; 0: all.")
 _DATA_DIR = flags.DEFINE_string("data_dir", _R.data_dir, "Home of the TFDS data sets.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything made; runs/<dataset> by default.")
 _SEED = flags.DEFINE_integer("seed", _C.seed, "Seed of every random number.")
@@ -86,6 +88,8 @@ def _run():
     return Run(
         stage=_STAGE.value,
         models=tuple(_MODELS.value),
+        attacks=tuple(_ATTACKS.value),
+        eval_size=_EVAL_SIZE.value,
         data_dir=_DATA_DIR.value,
         workdir=_WORKDIR.value or f"runs/{_DATASET.value}",
         jit_compile=_JIT_COMPILE.value,

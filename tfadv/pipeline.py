@@ -8,11 +8,9 @@ and leaves alone what is there and was made from the same inputs.
 """
 
 import functools
-import json
 import logging
 
 import keras
-import numpy as np
 
 from tfadv import datasets, models, stopping, surrogate
 from tfadv.artifacts import Artifacts
@@ -22,7 +20,8 @@ from tfadv.datasets.batches import Samples
 from tfadv.distribution import Devices, peers_may_die
 from tfadv.division import Division
 from tfadv.errors import UserError
-from tfadv.evaluation import count, hits, records
+from tfadv.evaluation import judge
+from tfadv.evaluations import Evaluations
 from tfadv.models import files
 from tfadv.report import report
 from tfadv.storage import digest, link, write_json
@@ -32,7 +31,6 @@ LOG = logging.getLogger(__name__)
 
 MADE_BY = {"baseline": "train", "augmented": "augment", "retrained": "retrain"}  # variant → stage
 REPORT_BYTES = 2_000_000
-BLOCK = 256  # images of an evaluation that a killed run has to do again, at most
 
 
 class Pipeline:
@@ -53,6 +51,7 @@ class Pipeline:
             LOG.info("%s", self.devices)
         self.artifacts = Artifacts(workdir, run.share())
         self.data = Division(config, run, workdir, self.artifacts)
+        self.evaluations = Evaluations(self)
         self._trainers = {}
 
     def stage(self, name):
@@ -61,11 +60,11 @@ class Pipeline:
         {
             "prepare": self.data.make,
             "train": lambda: [self.model(m, "baseline") for m in every],
-            "attack": lambda: [self.evaluation(m, "baseline") for m in every],
+            "attack": lambda: [self.evaluations.fgsm(m, "baseline") for m in every],
             "generate": self.surrogate,
             "augment": lambda: [self.model(m, "augmented") for m in every],
             "retrain": lambda: [self.model(m, "retrained") for m in every],
-            "evaluate": self.results,
+            "evaluate": self.evaluations.every,
             "report": self.report,
             "all": self.report,
         }[name]()
@@ -89,7 +88,7 @@ class Pipeline:
             self._trainers[name] = trainer, model.get_weights()
         return self._trainers[name]
 
-    def _load(self, name, variant):
+    def load(self, name, variant):
         """The model of a name with the weights of a variant."""
         folder = self.workdir.open(f"models/{name}/{variant}", MADE_BY[variant])
         model = self._trainer(name)[0].model
@@ -132,7 +131,7 @@ class Pipeline:
             trainer, initial = self._trainer(name)
             trainer.model.set_weights(initial)
             if start == "baseline":
-                self._load(name, "baseline")
+                self.load(name, "baseline")
             checkpoints = Checkpoints(self.workdir, f"checkpoints/{name}/{variant}", manifest["inputs"])
             try:
                 record = trainer.fit(
@@ -171,7 +170,7 @@ class Pipeline:
     def _training_samples(self, variant, levels):
         """`Samples` of the training images; balanced by undersampling but for the baseline."""
         if variant == "retrained":
-            samples = self._stored("train", levels)
+            samples = self.stored("train", levels)
         else:
             # The control sees each image as often as retraining does, always clean: both make equally many
             # steps, and the difference between them is the adversarial images alone.
@@ -186,14 +185,14 @@ class Pipeline:
     def _validation_samples(self, variant, levels):
         """`Samples` that decide when to stop: what the variant trains on, in the validation split."""
         if variant == "retrained":
-            return self._stored("validation", levels)
+            return self.stored("validation", levels)
         images, labels, _ = self.data.images["validation"]
         return Samples(images, labels)
 
     # ---- surrogate --------------------------------------------------------------------------------------
 
     @property
-    def _samples(self):
+    def samples(self):
         """str, the artifact of the surrogate's samples, a TFDS folder `surrogate/<dataset>_surrogate/<version>`."""
         return f"surrogate/{self.config.dataset}_surrogate/{surrogate.VERSION}"
 
@@ -208,7 +207,7 @@ class Pipeline:
             "seed": config.seed,
         }
         name, shape, counts = f"{config.dataset}_surrogate", self.data.shape, self.data.counts()
-        model = functools.cache(lambda: self._load(config.surrogate, "baseline"))
+        model = functools.cache(lambda: self.load(config.surrogate, "baseline"))
         shards = surrogate.shards(counts, shape)
 
         def make(folder, shard, progress):
@@ -243,93 +242,37 @@ class Pipeline:
             )
 
         need = max(map(len, shards)) * surrogate.sample_bytes(shape)
-        return self.artifacts.make_in_parts(self._samples, inputs, shards, make, join, need)
+        return self.artifacts.make_in_parts(self.samples, inputs, shards, make, join, need)
 
-    def _stored(self, part, levels):
+    def stored(self, part, levels):
         """`Samples` of the surrogate's folder, checked against the division."""
         self.surrogate()
-        folder = self.workdir.open(self._samples, "generate")
+        folder = self.workdir.open(self.samples, "generate")
         samples, ids = surrogate.read(folder, part, levels)
         if ids.tolist() != self.data.record[part]:
             raise UserError(f"{folder} holds other images than the division's split {part}: remove it.")
         return samples
 
-    # ---- evaluation and report --------------------------------------------------------------------------
-
-    def evaluation(self, name, variant):
-        """Counts what a model gets right on the test images; leaves `evaluations/<name>/<variant>/records.json`."""
-        config = self.config
-        if self.run.shard and not self.workdir.manifest(self._samples):
-            raise UserError("--shard needs the surrogate's samples: join them first, by --stage=generate without it.")
-        inputs = {
-            "weights": self.model(name, variant),
-            "surrogate": self.surrogate(),
-            "epsilons": list(config.epsilons),
-            "attack": "fgsm",
-        }
-
-        n = self.data.counts()["test"]
-        blocks = [range(i, min(i + BLOCK, n)) for i in range(0, n, BLOCK)]
-        model = functools.cache(lambda: self._load(name, variant))
-        samples = functools.cache(lambda: self._stored("test", config.epsilons))
-
-        def make(folder, block, progress):
-            found = hits(
-                model(),
-                samples().select(block),
-                batch_size=config.batch_size,
-                jit_compile=self.run.jit_compile,
-                devices=self.devices,
-                progress=progress,
-            )
-            np.save(folder / "hits.npy", found)
-
-        def join(folder, manifest, parts):
-            del manifest
-            found = np.concatenate([np.load(part / "hits.npy") for part in parts], axis=1)
-            np.save(folder / "hits.npy", found)
-            made = records.make(
-                count(found, config.epsilons),
-                dataset=config.dataset,
-                model=name,
-                variant=variant,
-                surrogate=config.surrogate,
-                seed=config.seed,
-            )
-            write_json(folder / "records.json", made)
-            LOG.info("%s %s: %s", name, variant, ", ".join(map(records.short, made)))
-
-        content = self.artifacts.make_in_parts(f"evaluations/{name}/{variant}", inputs, blocks, make, join)
-        if content and not self.workdir.follower:
-            write_json(self.workdir.root / "results.json", self._records(models.MODELS))
-        return content
-
-    def _records(self, names):
-        """list of the records of some models, in the order of the tables."""
-        made = [f"evaluations/{name}/{variant}" for name in names for variant in VARIANTS]
-        folders = [self.workdir.open(e, "evaluate") for e in made if self.workdir.manifest(e)]
-        return [record for folder in folders for record in json.loads((folder / "records.json").read_text())]
-
-    def results(self):
-        """Evaluates every model and variant; leaves `results.json`."""
-        return {f"{m}/{v}": self.evaluation(m, v) for m in self.run.models for v in VARIANTS}
+    # ---- report -----------------------------------------------------------------------------------------
 
     def report(self):
         """Tables, plots and pictures; leaves `report/`."""
-        inputs = {"evaluations": digest(self.results()), "models": list(self.run.models)}
-        config, name = self.config, self.run.models[0]
+        config, name, evaluations = self.config, self.run.models[0], self.evaluations
+        inputs = {"evaluations": digest(evaluations.every()), "models": list(self.run.models)}
+        pairs = [(m, v) for m in self.run.models for v in VARIANTS]
 
         def make(folder, manifest):
             del manifest
-            images, labels, _ = self.data.images["test"]
             report(
                 folder,
-                self._records(self.run.models),
+                evaluations.records(self.run.models),
                 datasets.SOURCES[config.dataset].paper,
-                {v: functools.partial(self._load, name, v) for v in VARIANTS},
-                Samples(images, labels),
+                {v: functools.partial(self.load, name, v) for v in VARIANTS},
+                evaluations.test_samples(),
                 max(config.epsilons),
                 self.data.record["class_names"],
+                evaluations.matrix(pairs),
+                {of: judge(facts) for of, facts in evaluations.facts(pairs).items()},
             )
 
         self.artifacts.make("report", inputs, make, need=REPORT_BYTES)

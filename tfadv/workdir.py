@@ -95,7 +95,8 @@ class Workdir:
                     "--workdir, or --overwrite to remake in this one what depends on these settings."
                 )
             if different:  # counts of another configuration must not stand beside those of this one
-                shutil.rmtree(self.root / "evaluations", ignore_errors=True)
+                for kind in ("evaluations", "attacks", "transfers", "verdicts"):
+                    shutil.rmtree(self.root / kind, ignore_errors=True)
                 (self.root / "results.json").unlink(missing_ok=True)
         if not shard:
             write_json(path, fields)

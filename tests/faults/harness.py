@@ -33,17 +33,22 @@ class Run:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell's "&" ignores it
         )  # fmt: skip
 
+    def manifests(self):
+        """Those of artifacts that are in place."""
+        found = self.workdir.rglob("manifest.json")
+        return [path for path in found if not any(part.startswith(".tmp-") for part in path.parts)]
+
     def contents(self):
-        """dict of artifact → content hash, of those that stay."""
+        """dict of artifact → content hash, but for the report's: its pictures need not be the same."""
         return {
             str(path.parent.relative_to(self.workdir)): json.loads(path.read_text())["content"]
-            for path in self.workdir.rglob("manifest.json")
+            for path in self.manifests()
             if "report" not in path.parts
         }
 
     def dates(self):
         """dict of manifest → when it was written, to see what is made again."""
-        return {path: path.stat().st_mtime_ns for path in self.workdir.rglob("manifest.json")}
+        return {path: path.stat().st_mtime_ns for path in self.manifests()}
 
 
 def one_line(answer):

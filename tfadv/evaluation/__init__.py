@@ -1,5 +1,5 @@
-"""Accuracy, clean and under attack: `hits`, and `count` of them."""
+"""Accuracy, clean and under attack: how it is counted, how strong the attack was, and whether to believe it."""
 
-from tfadv.evaluation.accuracy import count, hits
+from tfadv.evaluation.verdict import judge
 
-__all__ = ["count", "hits"]
+__all__ = ["judge"]

@@ -65,23 +65,3 @@ def hits(model, samples, *, batch_size, jit_compile="auto", devices=None, progre
         if progress:
             progress(new)
     return np.concatenate(found, axis=1)
-
-
-def count(found, epsilons):
-    """Counts what `hits` found.
-
-    Args:
-      found: bool (1 + 2E, N).
-      epsilons: E floats.
-
-    Returns:
-      list of dicts with "protocol" ("clean", "whitebox" or "transfer"), "attack",
-      "eps", "accuracy" (0-1), "correct" and "n".
-    """
-    n = found.shape[1]
-    kinds = [("clean", None, None)]
-    kinds += [(protocol, "fgsm", eps) for protocol in ("whitebox", "transfer") for eps in epsilons]
-    return [
-        {"protocol": p, "attack": a, "eps": e, "accuracy": int(row.sum()) / n, "correct": int(row.sum()), "n": n}
-        for (p, a, e), row in zip(kinds, found, strict=True)
-    ]

@@ -225,7 +225,7 @@ def _catastrophic_overfitting(facts):
     """
     one, many = (_share(_bits(facts["attacks"][name]["right"]), _clean(facts)) for name in ("fgsm", "pgd"))
     passed = one["low"] <= 0.75 or many["high"] >= 0.2
-    meaning = "no network that resists one step alone" if passed else "it has learned to resist one step and no more"
+    meaning = "no sign of resisting one step alone" if passed else "it has learned to resist one step and no more"
     figures = {"fgsm": one["share"], "fgsm_low": one["low"], "pgd": many["share"], "pgd_high": many["high"]}
     sentence = f"Of the images, FGSM leaves {one['share']:.1%} right and PGD {many['share']:.1%}: {meaning}."
     return passed, figures | {"fgsm_tolerated": 0.75, "pgd_expected": 0.2}, sentence

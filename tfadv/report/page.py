@@ -9,7 +9,7 @@ from tfadv.report import plots, tables
 EXAMPLES = 6  # images on the sheet
 
 
-def report(folder, records, row, load, test, eps, class_names):
+def report(folder, records, row, load, test, eps, class_names, matrix=None, verdicts=None):
     """Writes the report of one data set.
 
     Args:
@@ -21,20 +21,30 @@ def report(folder, records, row, load, test, eps, class_names):
       test: `Samples` of the test images.
       eps: float, the size of perturbation to show.
       class_names: list of str.
+      matrix: dict of source → dict of "n", "eps" and "correct", or None.
+      verdicts: dict of model/variant → list of `Check`, or None.
     """
-    made = tables.all_tables(records, row)
+    made = tables.all_tables(records, row, matrix, verdicts)
     for name, table in made.items():
         (folder / f"{name}.csv").write_text(table.csv())
     pictures = []
     for model in dict.fromkeys(r["model"] for r in records):
         pictures.append((f"accuracy_{model}.png", f"{model}: accuracy over eps"))
         plots.accuracy_over_eps(folder / pictures[-1][0], records, model)
+    if matrix:
+        plots.transfer_matrix(folder / "matrix.png", made["matrix"])
+        pictures.append(("matrix.png", "Transfer matrix"))
     shown = _draw_examples(folder / "examples.png", records[0]["model"], load, test, eps, class_names)
     pictures.append(("examples.png", shown))
+    if verdicts:
+        (folder / "verdict.md").write_text(made["verdict"].markdown())
     text = [
         f"# {records[0]['dataset']}",
         tables.headline(records, row),
-        *(table.markdown() for table in made.values()),
+        *(table.markdown() for name, table in made.items() if name != "verdict"),
+        "\n".join(
+            [*tables.verdict_lines(verdicts or {}), "Every check, with its reason: verdict.md." if verdicts else ""]
+        ),
         "Δ: ours minus the paper's, points." if row else "The paper has no figures for this data set.",
         "Before: baseline. After: retrained on clean and the surrogate's images. Control: augmentation alone.",
         "White-box: a fresh attack on the model of the row. Transfer: the surrogate's stored test images.",

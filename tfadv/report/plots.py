@@ -35,6 +35,22 @@ def accuracy_over_eps(path, records, model):
     plt.close(figure)
 
 
+def transfer_matrix(path, table):
+    """Draws the transfer matrix as a heat map with its figures; dark is where the images carry over."""
+    figures = np.array([row[1:] for row in table.rows], float)
+    side = 2.5 + 0.7 * len(figures)
+    figure, axes = plt.subplots(figsize=(side + 1, side), layout="constrained")
+    shown = axes.imshow(figures, cmap="cividis", vmin=0, vmax=100)
+    for (row, column), value in np.ndenumerate(figures):
+        axes.text(column, row, f"{value:.0f}", ha="center", va="center", color="black" if value > 50 else "white")
+    axes.set_xticks(range(len(figures)), table.head[1:], rotation=40, ha="right", fontsize=8)
+    axes.set_yticks(range(len(figures)), [row[0] for row in table.rows], fontsize=8)
+    axes.set(xlabel="accuracy of", ylabel="images made on")
+    figure.colorbar(shown, label="accuracy, %", shrink=0.8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
 def example_sheet(path, rows, title):
     """Draws images as rows of clean, perturbation and adversarial, with what each variant sees.
 

@@ -43,10 +43,11 @@ def _text(cell, head):
 
 
 def find(records, model, variant, protocol, eps=None):
-    """float, percent; None where results.json has no such record."""
+    """float, percent, clean or under FGSM; None where results.json has no such record."""
     for r in records:
         if (r["model"], r["variant"], r["protocol"], r["eps"]) == (model, variant, protocol, eps):
-            return 100 * r["accuracy"]
+            if r["attack"] in (None, "fgsm") and r["settings"] is None:  # the paper's, on all test images
+                return 100 * r["accuracy"]
     return None
 
 
@@ -107,7 +108,73 @@ def transfer_table(records):
     return Table(f"Transfer. Accuracy on images made on {source}, %", head, rows)
 
 
-def all_tables(records, row):
+def attacks_table(records):
+    """Robust accuracy under each attack of `--attacks` with its 95% interval and its cost; None without any."""
+    stronger = [r for r in records if r["settings"]]
+    if not stronger:
+        return None
+    epsilons, rows = _epsilons(stronger), []
+    for of in dict.fromkeys((r["model"], r["variant"], r["attack"]) for r in stronger):
+        own = {r["eps"]: r for r in stronger if (r["model"], r["variant"], r["attack"]) == of}
+        one = next(iter(own.values()))
+        cells = [
+            f"{100 * own[e]['accuracy']:.1f} [{_percent(own[e]['interval'])}]" if e in own else "–" for e in epsilons
+        ]
+        cost = one["cost"] or {}
+        name = f"{of[2]} of {', '.join(one['settings']['attacks'])}" if of[2] == "worst" else of[2]
+        paid = [
+            f"{cost[key]:,.0f}" if cost else "–" for key in ("gradients_per_image", "forwards_per_image", "seconds")
+        ]
+        rows.append((TITLES.get(of[0], of[0]), of[1], name, *cells, str(one["n"]), *paid))
+    head = ("model", "variant", "attack", *(f"eps {e:g}" for e in epsilons), "images", "gradients", "forwards", "s")
+    return Table(
+        "Attacks. Accuracy under stronger attacks, %, with 95% intervals; cost an image, seconds in all", head, rows
+    )
+
+
+def matrix_table(matrix):
+    """Accuracy of every model (columns) on the images that break another (rows), or None where it was not measured."""
+    if not matrix:
+        return None
+    targets = list(next(iter(matrix.values()))["correct"])
+    rows = [(source, *(100 * m["correct"][t] / m["n"] for t in targets)) for source, m in matrix.items()]
+    one = next(iter(matrix.values()))
+    title = f"Transfer matrix. Accuracy on images made by PGD at eps {one['eps']:g} on the model of the row, %"
+    return Table(f"{title}; {one['n']} images", ("made on", *targets), rows)
+
+
+def verdict_table(verdicts):
+    """What the checks for masked gradients found, or None where there were none.
+
+    Args:
+      verdicts: dict of model/variant → list of `Check`.
+    """
+    if not verdicts:
+        return None
+    said = {True: "passed", False: "SUSPICIOUS", None: "not measured"}
+    rows = [(of, c.name, said[c.passed], c.sentence) for of, checks in verdicts.items() for c in checks]
+    title = "Verdict. Can these accuracies be believed, or are gradients masked?"
+    return Table(title, ("model", "check", "result", "why"), rows)
+
+
+def verdict_lines(verdicts):
+    """list of str: one a model, and one for each check that it did not pass."""
+    lines = []
+    for of, checks in verdicts.items():
+        passed = sum(c.passed is True for c in checks)
+        lines.append(f"- {of}: {passed} of {len(checks)} checks for masked gradients passed.")
+        for check in checks:
+            if not check.passed:
+                result = "SUSPICIOUS" if check.passed is False else "Not measured"
+                lines.append(f"  - {result}, {check.name}: {check.sentence}")
+    return lines
+
+
+def _percent(interval):
+    return ", ".join(f"{100 * end:.1f}" for end in interval)
+
+
+def all_tables(records, row, matrix, verdicts):
     """dict of file name → Table."""
     titles = {
         "table2": ("Table 2. Accuracy under white-box FGSM, baseline, %", "baseline"),
@@ -116,7 +183,9 @@ def all_tables(records, row):
     }
     tables = {"table1": table1(records, row)}
     tables |= {name: attack_table(title, records, row, variant) for name, (title, variant) in titles.items()}
-    return tables | {"transfer": transfer_table(records)}
+    tables |= {"transfer": transfer_table(records), "attacks": attacks_table(records)}
+    tables |= {"matrix": matrix_table(matrix), "verdict": verdict_table(verdicts)}
+    return {name: table for name, table in tables.items() if table}
 
 
 def gain(records, variant="retrained", protocol="whitebox"):
