@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from tests.faults.harness import ROOT, Run, one_line, wait_for
 from tfadv import surrogate
 from tfadv.config import cluster
+from tfadv.distribution import Devices
 from tfadv.errors import UserError
 
 TWO = ("--distribute=mirrored", "--virtual_devices=2")
@@ -138,10 +140,11 @@ def test_two_hosts_and_one_of_them_killed(one, tmp_path, long):
     assert {process.communicate() and process.returncode for process in (chief, other)} == {143}
 
 
-def test_a_batch_that_can_not_be_shared_is_refused(one):
-    assert "--batch_size=31 can't be shared by 2 devices" in one_line(
-        Run(one.workdir.parent / "odd", one.data_dir)("--batch_size=31", "--stage=train", *TWO)
-    )
+def test_a_batch_that_can_not_be_shared_is_refused():
+    two = types.SimpleNamespace(replicas=2)
+    Devices.check_batch(two, 32)
+    with pytest.raises(UserError, match="--batch_size=31 can't be shared by 2 devices"):
+        Devices.check_batch(two, 31)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"cluster": {"worker": ["a:1"]}}', '{"cluster": 3, "task": 4}'])
@@ -161,18 +164,19 @@ def test_the_number_of_a_worker(monkeypatch):
     assert cluster() == (3, 0)
 
 
-def test_several_hosts_need_their_names(tmp_path):
-    command = [sys.executable, "-m", "tfadv.main", "--distribute=multiworker", f"--workdir={tmp_path}"]
-    assert "TF_CONFIG" in one_line(subprocess.run(command, capture_output=True, text=True, cwd=ROOT))
+def test_several_hosts_need_their_names(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(UserError, match="TF_CONFIG"):
+        Devices("multiworker")
 
 
-def test_shares_joined_are_the_whole(one, tmp_path, long):
+@pytest.mark.long
+def test_shares_joined_are_the_whole(one, tmp_path):
     shutil.copytree(one.workdir, tmp_path / "run")
     run, settings = Run(tmp_path / "run", one.data_dir), ("--epochs=1", "--sync_batchnorm")
-    shutil.rmtree(run.workdir / "surrogate")
-    if long:
-        shutil.rmtree(run.workdir / "evaluations")
-    for stage in ("generate", "attack") if long else ("generate",):
+    for name in ("surrogate", "evaluations"):
+        shutil.rmtree(run.workdir / name)
+    for stage in ("generate", "attack"):
         # Side by side, as on a cluster.
         shares = [run.start(*settings, f"--stage={stage}", f"--shard={i}/2") for i in range(2)]
         for share in shares:

@@ -27,7 +27,10 @@ def seconds_of(run, stage, artifact):
 
 
 # In training, tests/training/test_checkpoints.py kills as well.
-@pytest.mark.parametrize("stage", [pytest.param("train", marks=pytest.mark.long), "generate", "evaluate"])
+@pytest.mark.parametrize(
+    "stage",
+    [pytest.param("train", marks=pytest.mark.long), "generate", pytest.param("evaluate", marks=pytest.mark.long)],
+)
 def test_killed_at_random_moments(stage, copy, whole, tmp_path, long, tally):
     artifact, gone = STAGES[stage]
     for name in gone:

@@ -9,7 +9,7 @@ HEAD = """
 import tfadv, keras, numpy as np, os, tempfile
 from tfadv import models
 from tfadv.datasets.batches import Samples
-from tfadv.evaluation import hits
+from tfadv.evaluation.accuracy import hits
 from tfadv.training import Trainer
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

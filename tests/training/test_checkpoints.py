@@ -74,8 +74,3 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(unbroken, tmp_path, d
     resumed = subprocess.run(command(tmp_path, data_dir), capture_output=True, text=True)
     assert resumed.returncode == 0 and "damaged" in resumed.stderr and "Going back" in resumed.stderr
     assert weights(tmp_path, "baseline") == weights(unbroken, "baseline")
-
-
-def test_ctrl_c_ends_with_one_line_and_130(tmp_path, data_dir):
-    code, errors = stopped_at(tmp_path, data_dir, "baseline", 1, signal.SIGINT)
-    assert code == 130 and "the same command goes on" in errors and "Traceback" not in errors

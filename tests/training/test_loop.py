@@ -202,7 +202,7 @@ def test_ruined_weights_are_never_saved_and_the_last_good_ones_come_back(halves,
         fit(t, halves, tmp_path, epochs=4, checkpoints=kept, checkpoint_steps=5)
     assert [step for step, _, _ in kept.made] == [5, 6]
     good = kept.made[-1][2]
-    for i, value in enumerate(t.model.get_weights()):
+    for i, value in enumerate(t._twin.get_weights()):
         np.testing.assert_array_equal(value, good[f"weight{i}"])
 
 
