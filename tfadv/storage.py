@@ -1,5 +1,6 @@
 """Files that survive: written aside, synced to the disk and renamed; checksums; room on the disk."""
 
+import errno
 import hashlib
 import json
 import os
@@ -40,6 +41,9 @@ def sync(path):
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some mounted drives can't
+            raise
     finally:
         os.close(number)
 
