@@ -210,7 +210,12 @@ def test_bad_input_is_answered_without_traceback(arguments, words, tmp_path):
 
 @pytest.mark.parametrize(
     "name, start",
-    [("mnist", "baseline"), ("cifar10", "scratch"), ("cats_vs_dogs", "baseline"), ("oxford_iiit_pet", "scratch")],
+    [
+        pytest.param("mnist", "baseline", marks=pytest.mark.long),
+        ("cifar10", "scratch"),
+        pytest.param("cats_vs_dogs", "baseline", marks=pytest.mark.long),
+        ("oxford_iiit_pet", "baseline"),
+    ],
 )
 def test_real_images_from_prepare_to_retrain(real_data, tmp_path, name, start):
     answer = tfadv(

@@ -15,6 +15,7 @@ from benchmarks.processes import by_turns
 ROOT = pathlib.Path(__file__).parents[2]
 
 
+@pytest.mark.long
 def test_quick_run_writes_rows_of_every_section(tmp_path):
     command = [sys.executable, "-m", "benchmarks.run", "--quick", f"--out={tmp_path}", f"--data_dir={tmp_path}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)

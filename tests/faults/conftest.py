@@ -1,4 +1,4 @@
-"""The fault suite: short as a part of all tests, and long: `python -m pytest tests/faults --long`."""
+"""The fault suite: short as a part of all tests, and long: `python -m pytest tests/faults --long -n 0`."""
 
 import collections
 import shutil

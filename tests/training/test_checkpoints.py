@@ -54,7 +54,7 @@ def stopped_at(workdir, data_dir, variant, epoch, sent=signal.SIGKILL):
     return process.returncode, errors
 
 
-@pytest.mark.parametrize("variant, epoch", [("baseline", 2), ("augmented", 1)])
+@pytest.mark.parametrize("variant, epoch", [pytest.param("baseline", 2, marks=pytest.mark.long), ("augmented", 1)])
 def test_killed_and_resumed_equals_unbroken_bit_for_bit(unbroken, tmp_path, data_dir, variant, epoch):
     stopped_at(tmp_path, data_dir, variant, epoch)
     resumed = subprocess.run(command(tmp_path, data_dir), capture_output=True, text=True)
