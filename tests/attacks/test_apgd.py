@@ -1,5 +1,6 @@
 import math
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -160,3 +161,16 @@ def test_scaled_logits_blind_cross_entropy_and_not_dlr(small):
         found = (np.argmax(scaled(apgd(scaled, x, y, 0.02, loss=loss, steps=20)), axis=1) == y).sum()
         assert found <= plain + 1
     assert (np.argmax(scaled(apgd(scaled, x, y, 0.02, loss="ce", steps=20)), axis=1) == y).sum() > plain + 5
+
+
+@pytest.mark.parametrize("norm, eps", [("linf", 0.1), ("l2", 0.3)])
+def test_it_starts_somewhere_in_the_ball_and_not_at_the_image(norm, eps):
+    """At the image itself this model has no gradient, everywhere else it has: a valley with the image at its bottom."""
+    images = keras.Input((2, 2, 3))
+    height = keras.ops.sum(keras.ops.square(images - 0.5), axis=(1, 2, 3))
+    logits = keras.ops.stack([0 * height, 100 * height - 1, 0 * height - 9], axis=1)
+    model = keras.Model(images, logits)
+    x, y = np.full((3, 2, 2, 3), 0.5, np.float32), np.zeros(3, np.int64)
+    for loss in ("ce", "dlr"):
+        made = apgd(model, x, y, eps, loss=loss, norm=norm, steps=20)
+        assert (model.predict(np.asarray(made), verbose=0).argmax(1) == 1).all()
