@@ -169,6 +169,7 @@ class Trainer:
             augmentations=augmentations,
             first=(place.epoch, place.step),
         )
+        held = evaluation_batches(validation, batch_size=batch_size)
         plan = _Plan(name, epochs, steps, learning_rate, checkpoint_steps, iter(batches))
         watch = guard.Guard(self.model.output_shape[-1], place.done(plan), place.sums[0], place.sums[2])
 
@@ -180,7 +181,7 @@ class Trainer:
             with stopping.in_steps(), peers_may_die():
                 while place.epoch < epochs and not self._twin.stop_training:
                     stop = self._epoch(plan, place, watch, keep)
-                    logs = self._end_of_epoch(place, validation, batch_size)
+                    logs = self._end_of_epoch(place, held)
                     callbacks.on_epoch_end(place.epoch - 1, logs)
                     LOG.info("%s epoch %d/%d: %s", name, place.epoch, epochs, _words(logs))
                     if place.epoch < epochs and not self._twin.stop_training:  # else the model itself is written next
@@ -226,14 +227,11 @@ class Trainer:
         watch.new_epoch()
         return stop
 
-    def _end_of_epoch(self, place, validation, batch_size):
+    def _end_of_epoch(self, place, held):
         """Validates, writes the history and moves `place` to the next epoch; returns the epoch's figures."""
         loss, right, images = place.sums
         logs = {"loss": loss / images, "accuracy": right / images}
-        sums = sum(
-            self._validate(*map(self._devices.split, batch)).numpy()
-            for batch in evaluation_batches(validation, batch_size=batch_size)
-        )
+        sums = sum(self._validate(*map(self._devices.split, batch)).numpy() for batch in held)
         logs |= {"val_loss": sums[0] / sums[2], "val_accuracy": sums[1] / sums[2]}
         logs = {key: float(value) for key, value in logs.items()}
         for key, value in logs.items():
