@@ -186,6 +186,21 @@ def test_damaged_shard_is_one_clear_line(smoke, tmp_path, data_dir):
     assert np.array_equal((smoke[1] / "results.json").read_bytes(), (copy / "results.json").read_bytes())
 
 
+def test_a_lost_loss_ends_in_one_line_and_keeps_what_was_good(smoke, tmp_path):
+    run, workdir, _ = smoke
+    flags = ["--stage=train", f"--workdir={tmp_path / 'run'}", "--learning_rate=1e20"]
+    answer = run(*flags)
+    assert answer.returncode == 1 and "Traceback" not in answer.stderr
+    assert "no longer finite" in answer.stderr and "There is no checkpoint from before." in answer.stderr
+    # The first steps are small: with one of them saved, its weights come back.
+    answer = run(*flags, "--checkpoint_steps=1", "--batch_size=2", "--learning_rate=1e3", "--overwrite")
+    assert answer.returncode == 1 and "Traceback" not in answer.stderr, answer.stderr
+    kept = tmp_path / "run/checkpoints/resnet_tiny/baseline/last_good.keras"
+    assert f"The last good weights are in {kept}." in answer.stderr
+    model = keras.models.load_model(kept)
+    assert all(np.isfinite(w).all() for w in model.get_weights())
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [

@@ -15,6 +15,11 @@ CODE = {
 }  # fmt: skip
 
 
+def code(name):
+    """int, the version of the code that makes an artifact of that name."""
+    return CODE[name.split("/")[0].rstrip("s")]
+
+
 class Artifacts:
     """What one process makes in a work folder.
 
@@ -43,7 +48,7 @@ class Artifacts:
         Raises:
           UserError: it is missing, and this process makes a share of something else only.
         """
-        inputs = inputs | {"code": CODE[name.split("/")[0].rstrip("s")]}
+        inputs = inputs | {"code": code(name)}
         if not self._workdir.is_current(name, inputs):
             if self._share:
                 raise UserError(f"--shard needs {self._workdir.root / name}: make it first, by a call without --shard.")
@@ -73,7 +78,7 @@ class Artifacts:
         Returns:
           str, the content hash of the artifact; None where this process made its share of the parts.
         """
-        inputs = inputs | {"code": CODE[name.split("/")[0].rstrip("s")]}
+        inputs = inputs | {"code": code(name)}
         if self._workdir.is_current(name, inputs):
             return self._workdir.manifest(name)["content"]
         LOG.info("%s, in %d parts …", name, len(pieces))

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from tfadv import attacks, models
+from tfadv.artifacts import code
 from tfadv.config import VARIANTS
 from tfadv.datasets.batches import Samples, to_float
 from tfadv.errors import UserError
@@ -55,19 +56,23 @@ class Evaluations:
         for name in names:
             for variant in VARIANTS:
                 whole = f"evaluations/{name}/{variant}"
-                if self._holds(whole, name, variant):
+                if self._holds(whole, self._weights(name, variant)):
                     found += self._read(whole, "records.json") + self._attacked(name, variant)
         return found
 
-    def _holds(self, artifact, name, variant):
-        """Whether an artifact is there and of the weights that the model has now."""
-        manifest, model = self._workdir.manifest(artifact), self._workdir.manifest(f"models/{name}/{variant}")
-        return bool(manifest and model) and manifest["inputs"]["weights"] == model["content"]
+    def _weights(self, name, variant):
+        """str, the hash of the weights that a model has now, or None where there is no such model."""
+        return (self._workdir.manifest(f"models/{name}/{variant}") or {}).get("content")
+
+    def _holds(self, artifact, weights):
+        """Whether an artifact is there, of these weights (a hash, or a dict of them) and by the code of now."""
+        inputs = (self._workdir.manifest(artifact) or {"inputs": {}})["inputs"]
+        return (inputs.get("weights"), inputs.get("code")) == (weights, code(artifact))
 
     def _attacked(self, name, variant):
         """list of the records of a model's attacks, and of the worst case over them."""
         folders = [f"attacks/{name}/{variant}/{attack}" for attack in attacks.ATTACKS]
-        there = [folder for folder in folders if self._holds(folder, name, variant)]
+        there = [folder for folder in folders if self._holds(folder, self._weights(name, variant))]
         made = [record for folder in there for record in self._read(folder, "records.json")]
         sizes = {record["n"] for record in made}
         if len(sizes) != 1:  # attacks on different numbers of images have no worst case
@@ -228,9 +233,8 @@ class Evaluations:
 
     def matrix(self, targets):
         """dict of source → dict of "n", "eps" and "correct" (dict of target → images); sources that were measured."""
-        now = {f"{n}/{v}": (self._workdir.manifest(f"models/{n}/{v}") or {}).get("content") for n, v in targets}
-        made = {source: self._workdir.manifest(f"transfers/{source}") for source in now}
-        there = [source for source, manifest in made.items() if manifest and manifest["inputs"]["weights"] == now]
+        now = {f"{n}/{v}": self._weights(n, v) for n, v in targets}
+        there = [source for source in now if self._holds(f"transfers/{source}", now)]
         return {source: self._read(f"transfers/{source}", "accuracies.json") for source in there}
 
     def verdict(self, name, variant):
@@ -252,8 +256,9 @@ class Evaluations:
             images, labels = (column[:n] for column in self._test())
             source = None
             if surrogate:  # a copy: all variants of a name share one model
-                source = keras.models.clone_model(pipeline.load(surrogate, "baseline"))
-                source.set_weights(pipeline.load(surrogate, "baseline").get_weights())
+                shared = pipeline.load(surrogate, "baseline")
+                source = keras.models.clone_model(shared)
+                source.set_weights(shared.get_weights())
             facts = masking.measure(
                 pipeline.load(name, variant),
                 to_float(images),
@@ -272,8 +277,9 @@ class Evaluations:
 
     def facts(self, targets):
         """dict of model/variant → what `masking.measure` found, of those that were looked at."""
-        there = [(n, v) for n, v in targets if self._holds(f"verdicts/{n}/{v}", n, v)]
-        return {f"{n}/{v}": self._read(f"verdicts/{n}/{v}", "facts.json") for n, v in there}
+        now = {f"{n}/{v}": self._weights(n, v) for n, v in targets}
+        there = [of for of, weights in now.items() if self._holds(f"verdicts/{of}", weights)]
+        return {of: self._read(f"verdicts/{of}", "facts.json") for of in there}
 
     def test_samples(self):
         """`Samples` of all test images, clean."""

@@ -30,6 +30,8 @@ from tfadv.training import Checkpoints, Diverged, Trainer
 LOG = logging.getLogger(__name__)
 
 MADE_BY = {"baseline": "train", "augmented": "augment", "retrained": "retrain"}  # variant → stage
+# The fields of `Config` that training depends on, whatever the variant.
+TRAINED_BY = ("seed", "batch_size", "learning_rate", "weight_decay", "precision", "sync_batchnorm", "patience")
 REPORT_BYTES = 2_000_000
 
 
@@ -102,18 +104,7 @@ class Pipeline:
             "split": self.data.make(),
             "model": name,
             "variant": variant,
-            **{
-                k: getattr(config, k)
-                for k in (
-                    "seed",
-                    "batch_size",
-                    "learning_rate",
-                    "weight_decay",
-                    "precision",
-                    "sync_batchnorm",
-                    "patience",
-                )  # fmt: skip
-            },
+            **{k: getattr(config, k) for k in TRAINED_BY},
         }
         start = "scratch" if variant == "baseline" else config.retrain_from
         levels = (0.0,) if variant == "baseline" else (0.0, *config.epsilons)
@@ -162,9 +153,11 @@ class Pipeline:
     def _keep_last_good(self, trainer, checkpoints):
         """Saves the weights of the last checkpoint as a model; str, says where."""
         path = checkpoints.folder / "last_good.keras"
-        if self.workdir.follower or not checkpoints.folder.exists():
-            return "No epoch was finished before."
-        files.save(trainer.model, path)
+        if self.workdir.follower or not checkpoints.exist():
+            return "There is no checkpoint from before."
+        aside = path.with_name(f".tmp-{path.name}")
+        files.save(trainer.model, aside)
+        aside.replace(path)
         return f"The last good weights are in {path}."
 
     def _training_samples(self, variant, levels):

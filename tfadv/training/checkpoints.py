@@ -20,6 +20,10 @@ class Checkpoints:
         self._workdir, self._name, self._inputs = workdir, name, inputs
         self.folder = workdir.root / name
 
+    def exist(self):
+        """bool, whether there is any."""
+        return bool(self._steps())
+
     def load(self):
         """The newest whole checkpoint made from the same inputs; those that can't be used are removed.
 

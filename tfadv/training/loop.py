@@ -77,7 +77,6 @@ class Trainer:
             self._twin.compile(self._optimizer)  # where callbacks look for it
         self.train_step = self._devices.summing(self._train_slice, jit_compile=xla(jit_compile))
         self._validate = self._devices.summing(self._validate_slice, jit_compile=xla(jit_compile))
-
         self._sound = tf.function(lambda: _all_finite(self._twin.weights))
 
     def _train_slice(self, x, y):
