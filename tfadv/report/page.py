@@ -42,8 +42,10 @@ def report(folder, records, row, load, test, eps, class_names, matrix=None, verd
         f"# {records[0]['dataset']}",
         tables.headline(records, row),
         *(table.markdown() for name, table in made.items() if name != "verdict"),
-        "\n".join(
-            [*tables.verdict_lines(verdicts or {}), "Every check, with its reason: verdict.md." if verdicts else ""]
+        *(
+            ["\n".join([*tables.verdict_lines(verdicts), "", "Every check, with its reason: verdict.md."])]
+            if verdicts
+            else []
         ),
         "Δ: ours minus the paper's, points." if row else "The paper has no figures for this data set.",
         "Before: baseline. After: retrained on clean and the surrogate's images. Control: augmentation alone.",
