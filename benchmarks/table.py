@@ -27,7 +27,8 @@ def markdown(result):
     parts = [
         f"{result['date']}, {machine['cores']} cores of {machine['processor']}, "
         f"{machine['matmul_gflops']:.0f} GFLOP/s in float32 matrix products; {versions}. "
-        f"Medians of {result['repeats']} rounds or more, contenders by turns.",
+        f"Medians of {result['repeats'] // 2 + 1} rounds or more, contenders by turns; "
+        "a range from a figure to itself is a single call.",
         "## Ratios",
         _table(
             ("work", "network", "pixels", "against", "times as fast", "goal"),
