@@ -1,6 +1,7 @@
 """Making artifacts: only what is missing, in one go or part by part, alone or beside other processes."""
 
 import logging
+import time
 
 from tqdm import tqdm
 
@@ -8,6 +9,7 @@ from tfadv import stopping
 from tfadv.errors import UserError
 
 LOG = logging.getLogger(__name__)
+_SILENCE = 60  # seconds after which a log that has no progress bar says how far it is
 
 # Raised when the code of an artifact changes what it makes: older ones are then made anew.
 CODE = {
@@ -82,19 +84,23 @@ class Artifacts:
         if self._workdir.is_current(name, inputs):
             return self._workdir.manifest(name)["content"]
         LOG.info("%s, in %d parts …", name, len(pieces))
-        folders, seconds = [], 0.0
+        of_parts = inputs | {"parts": len(pieces)}
+        folders, seconds, told = [], 0.0, time.monotonic()
         with tqdm(total=sum(map(len, pieces)), unit="image", desc=name, leave=False, disable=None) as bar:
             for number, piece in enumerate(pieces):
                 if self._share and number % self._share[1] != self._share[0]:
                     bar.update(len(piece))
                     continue
                 part = f"parts/{name}/{number:05d}"
-                folder = self._workdir.part(part, inputs)
+                folder = self._workdir.part(part, of_parts)
                 if folder is None:
-                    with self._workdir.creating(part, inputs, need=need) as (aside, _):
+                    with self._workdir.creating(part, of_parts, need=need) as (aside, _):
                         fill_part(aside, piece, bar.update)
                     self.parts_made += 1
                     folder = self._workdir.root / part
+                    if bar.disable and time.monotonic() > told + _SILENCE:
+                        told = time.monotonic()
+                        LOG.info("%s: part %d of %d done", name, number + 1, len(pieces))
                 else:
                     bar.update(len(piece))
                 folders.append(folder)

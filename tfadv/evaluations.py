@@ -24,6 +24,7 @@ from tfadv.storage import write_json
 LOG = logging.getLogger(__name__)
 
 BLOCK = 256  # images, at most, that a killed run has to attack again
+STRONG_BLOCK = 512  # the same for `--attacks`: the few that stay unbroken have to fill a batch
 VERDICT_IMAGES = 128  # see `masking.measure`
 TRANSFERRED = "pgd"  # the attack of the transfer matrix, all its steps gone
 
@@ -100,8 +101,8 @@ class Evaluations:
         if not self._workdir.follower:
             write_json(self._workdir.root / "results.json", self.records(models.MODELS))
 
-    def _blocks(self, n):
-        return [range(i, min(i + BLOCK, n)) for i in range(0, n, BLOCK)]
+    def _blocks(self, n, size=BLOCK):
+        return [range(i, min(i + size, n)) for i in range(0, n, size)]
 
     # ---- clean, FGSM and the surrogate's images ---------------------------------------------------------
 
@@ -172,12 +173,10 @@ class Evaluations:
 
         def make(folder, block, progress):
             images, labels = (column[block.start : block.stop] for column in self._test())
-            found, cost = strength.withstood(
-                model(), images, labels, attack, config.epsilons, batch_size=config.batch_size, seed=config.seed
-            )
+            common = dict(batch_size=config.batch_size, seed=config.seed, progress=progress)
+            found, cost = strength.withstood(model(), images, labels, attack, config.epsilons, **common)
             np.save(folder / "hits.npy", found)
             write_json(folder / "cost.json", cost)
-            progress(len(block))
 
         def join(folder, manifest, parts):
             del manifest
@@ -189,7 +188,8 @@ class Evaluations:
             LOG.info("%s %s: %s, %.0f s", name, variant, ", ".join(map(records.short, made)), cost["seconds"])
 
         artifact = f"attacks/{name}/{variant}/{attack}"
-        content = self._artifacts.make_in_parts(artifact, inputs, self._blocks(self._eval_size()), make, join)
+        blocks = self._blocks(self._eval_size(), STRONG_BLOCK)
+        content = self._artifacts.make_in_parts(artifact, inputs, blocks, make, join)
         if content:
             self._publish()
         return content

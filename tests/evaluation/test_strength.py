@@ -42,15 +42,19 @@ def test_counts_equal_those_of_an_independent_path(model, labelled, name):
 
 @pytest.mark.parametrize("name", ["pgd", "apgd-ce"])
 def test_batches_do_not_matter(model, labelled, name):
+    done = []
     whole, _ = strength.withstood(model, *labelled, name, EPSILONS, batch_size=40, seed=0)
-    parts, _ = strength.withstood(model, *labelled, name, EPSILONS, batch_size=7, seed=0)
+    parts, _ = strength.withstood(model, *labelled, name, EPSILONS, batch_size=7, seed=0, progress=done.append)
+    assert sum(done) == 40
     assert (whole != parts).sum() <= 1  # rounding
 
 
 def test_autoattack_says_what_each_part_left(model, labelled, monkeypatch):
     images, labels = labelled
     monkeypatch.setitem(attacks.ATTACKS, "autoattack", functools.partial(attacks.autoattack, queries=20, steps=5))
-    found, cost = strength.withstood(model, images, labels, "autoattack", EPSILONS, batch_size=16, seed=0)
+    done, common = [], dict(batch_size=16, seed=0)
+    found, cost = strength.withstood(model, images, labels, "autoattack", EPSILONS, progress=done.append, **common)
+    assert sum(done) == 40 and len(done) == 8 and set(done) == {5}  # four attacks at two eps
     assert list(cost["unbroken"]) == ["apgd-ce", "apgd-t", "fab", "square"]
     for k in range(2):
         left = [numbers[k] for numbers in cost["unbroken"].values()]

@@ -30,6 +30,7 @@ def autoattack(
     seed=0,
     clip=(0.0, 1.0),
     cost=None,
+    progress=None,
 ):
     """Adversarial images of APGD-CE, APGD-T, FAB-T and Square Attack, in this order, at their standard settings.
 
@@ -53,6 +54,8 @@ def autoattack(
       seed: int; no result depends on the batch an image is in.
       clip: (least, greatest) value of a pixel.
       cost: `Cost` to add to, or None; its `unbroken` says what each attack left.
+      progress: called after each attack at each eps with a number of images, or None; each
+        counts alike, however long it takes, and together they are N.
 
     Returns:
       tf.Tensor, float32 (N, H, W, C); (E, N, H, W, C) where `eps` is a sequence. No image is further
@@ -93,7 +96,7 @@ def autoattack(
             cost.uses(loss, losses.used(loss, logits.shape[-1]))
     unbroken = ~gradient.is_broken(tf.constant(logits), y).numpy()
     images, near, distance = x.numpy(), x.numpy(), np.full(n, np.nan)  # the last two are FAB's, for all eps
-    made = {}
+    made, stage = {}, 0
     for k in np.argsort(sizes, kind="stable"):
         for name in attacks:
             rows = np.flatnonzero(unbroken & np.isnan(distance) if name == "fab" else unbroken)
@@ -112,6 +115,9 @@ def autoattack(
                 within = unbroken & (distance <= sizes[k])
                 images[within], unbroken[within] = near[within], False
             cost.unbroken.setdefault(name, [0] * len(sizes))[k] += int(unbroken.sum())
+            if progress:
+                stages, stage = len(sizes) * len(attacks), stage + 1
+                progress(n * stage // stages - n * (stage - 1) // stages)
         made[k] = images.copy()
     made = tf.stack([made[k] for k in range(len(sizes))])
     return made[0] if np.ndim(eps) == 0 else made

@@ -11,7 +11,7 @@ from tfadv import attacks
 from tfadv.attacks.gradient import compiled_logits, xla
 from tfadv.datasets.batches import to_float
 
-_NOT_SETTINGS = {"model", "x", "y", "eps", "seed", "clip", "cost", "batch_size"}
+_NOT_SETTINGS = {"model", "x", "y", "eps", "seed", "clip", "cost", "batch_size", "progress"}
 
 
 def settings(name):
@@ -37,7 +37,7 @@ def predicted(model, images, batch_size):
     return np.concatenate(found)
 
 
-def withstood(model, images, labels, name, epsilons, *, batch_size, seed):
+def withstood(model, images, labels, name, epsilons, *, batch_size, seed, progress=None):
     """Attacks images and looks which of them the model still gets right; wrong already counts as wrong.
 
     Args:
@@ -48,6 +48,7 @@ def withstood(model, images, labels, name, epsilons, *, batch_size, seed):
       epsilons: E floats.
       batch_size: int, images at once.
       seed: int, of the attack.
+      progress: called with numbers of images done, which add up to N, or None.
 
     Returns:
       (bool (E, N), dict of what it cost: "gradients" and "forwards" (images through the model), "seconds",
@@ -56,12 +57,15 @@ def withstood(model, images, labels, name, epsilons, *, batch_size, seed):
     attack, cost, started = attacks.get(name), attacks.Cost(), time.monotonic()
     common = dict(seed=seed, cost=cost)
     if "batch_size" in inspect.signature(attack).parameters:  # it fills its batches itself
-        made = [attack(model, to_float(images), labels, list(epsilons), batch_size=batch_size, **common)]
+        common |= dict(batch_size=batch_size, progress=progress)
+        made = [attack(model, to_float(images), labels, list(epsilons), **common)]
     else:
         made = []
         for start in range(0, len(labels), batch_size):
             rows = slice(start, start + batch_size)
             made.append(attack(model, to_float(images[rows]), labels[rows], list(epsilons), **common))
+            if progress:
+                progress(len(labels[rows]))
     seconds = time.monotonic() - started
     adversarial = tf.concat(made, axis=1)
     clean = predicted(model, to_float(images), batch_size) == labels
