@@ -98,7 +98,7 @@ class Artifacts:
                         fill_part(aside, piece, bar.update)
                     self.parts_made += 1
                     folder = self._workdir.root / part
-                    if bar.disable and time.monotonic() > told + _SILENCE:
+                    if bar.disable and number + 1 < len(pieces) and time.monotonic() > told + _SILENCE:
                         told = time.monotonic()
                         LOG.info("%s: part %d of %d done", name, number + 1, len(pieces))
                 else:
