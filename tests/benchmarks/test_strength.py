@@ -32,7 +32,7 @@ def test_rows_of_all_that_is_installed(tmp_path, digits, data_dir):
     clean = {row["clean"] for row in rows}
     assert len(clean) == 1  # the network carried over decides alike
     assert all(row["robust"] <= row["clean"] and row["farthest"] <= 0.03 + 1e-6 for row in rows)
-    assert (tmp_path / "out" / "strength.md").read_text().count("\n|") == len(rows) + 1
+    assert (tmp_path / "out" / "strength.md").read_text().count("\n") == len(rows) + 2
     compare(*flags, "--contenders=tfadv")  # nothing is measured twice
     assert len((tmp_path / "out" / "strength.jsonl").read_text().splitlines()) == len(rows)
     compare(*flags, "--contenders=tfadv", "--eps=0.02")
