@@ -18,8 +18,8 @@ class Tfadv:
 
     package, attacks = "tfadv", SHORT + AUTO
 
-    def __init__(self, name, model, x, y, batch_size):
-        self.model, self.x, self.y, self.batch_size = model, x, y, batch_size
+    def __init__(self, name, model, x, y, batch_size, seed):
+        self.model, self.x, self.y, self.batch_size, self.seed = model, x, y, batch_size, seed
 
     def right(self, x):
         """bool (N,), of images (N, H, W, C)."""
@@ -31,16 +31,17 @@ class Tfadv:
         x, y = self.x[:n], self.y[:n]
         if name in AUTO:
             only = {} if name == "autoattack" else {"attacks": [name]}
-            settings = dict(steps=steps, queries=queries, targets=TARGETS, batch_size=self.batch_size)
+            settings = dict(steps=steps, queries=queries, targets=TARGETS, batch_size=self.batch_size, seed=self.seed)
             return attacks.autoattack(self.model, x, y, eps, **only, **settings)
         attack, parts = attacks.get(name), (slice(i, i + self.batch_size) for i in range(0, n, self.batch_size))
-        return np.concatenate([attack(self.model, x[part], y[part], eps, steps=steps) for part in parts])
+        made = [attack(self.model, x[part], y[part], eps, steps=steps, seed=self.seed) for part in parts]
+        return np.concatenate(made)
 
 
 class _Torch:
     """The same network in PyTorch, in the memory layout that is fastest on a CPU."""
 
-    def __init__(self, name, model, x, y, batch_size):
+    def __init__(self, name, model, x, y, batch_size, seed):
         import torch
 
         from benchmarks import torch_resnet
@@ -49,7 +50,7 @@ class _Torch:
         weights = {v.path: v.numpy() for v in model.weights}
         self.model = torch_resnet.build(name, x.shape[1:], model.output_shape[-1], weights).eval()
         self.x = self._images(x)
-        self.y, self.batch_size = torch.tensor(y), batch_size
+        self.y, self.batch_size, self.seed = torch.tensor(y), batch_size, seed
         self.classes = self.model.logits.out_features
 
     @staticmethod
@@ -62,7 +63,7 @@ class _Torch:
         """`attack` of images and labels, a batch at a time; the images come back as (n, H, W, C)."""
         import torch
 
-        torch.manual_seed(0)
+        torch.manual_seed(self.seed)
         batches = zip(self.x[:n].split(self.batch_size), self.y[:n].split(self.batch_size))
         return torch.cat([attack(x, y) for x, y in batches]).detach().numpy().transpose(0, 2, 3, 1)
 
@@ -108,7 +109,8 @@ class AutoAttack(_Contiguous):
     def attack(self, name, eps, steps, queries, n):
         from autoattack import AutoAttack
 
-        run = AutoAttack(self.attacked, norm="Linf", eps=eps, version="standard", device="cpu", verbose=False, seed=0)
+        common = dict(norm="Linf", version="standard", device="cpu", verbose=False)
+        run = AutoAttack(self.attacked, eps=eps, seed=self.seed, **common)
         for part in (run.apgd, run.apgd_targeted, run.fab):
             part.n_iter = part.n_iter_orig = steps
         run.square.n_queries = queries
@@ -126,7 +128,7 @@ class Torchattacks(_Torch):
     def attack(self, name, eps, steps, queries, n):
         import torchattacks
 
-        classes, once = self.classes, dict(eps=eps, n_restarts=1)
+        classes, once = self.classes, dict(eps=eps, n_restarts=1, seed=self.seed)
         make = {
             "pgd": lambda m: torchattacks.PGD(m, eps=eps, alpha=eps / 4, steps=steps),
             "mifgsm": lambda m: torchattacks.MIFGSM(m, eps=eps, alpha=eps / steps, steps=steps),
@@ -134,7 +136,7 @@ class Torchattacks(_Torch):
             "apgd-t": lambda m: torchattacks.APGDT(m, steps=steps, n_classes=classes, **once),
             "fab": lambda m: torchattacks.FAB(m, steps=steps, multi_targeted=True, n_classes=classes, **once),
             "square": lambda m: torchattacks.Square(m, n_queries=queries, **once),
-            "autoattack": lambda m: torchattacks.AutoAttack(m, eps=eps, n_classes=classes),
+            "autoattack": lambda m: torchattacks.AutoAttack(m, eps=eps, n_classes=classes, seed=self.seed),
         }[name]
         return self.by_batches(lambda x, y: make(self.model)(x, y), n)
 
@@ -179,7 +181,7 @@ class Art(_Contiguous):
             attack = evasion.ProjectedGradientDescent(classifier, eps_step=eps / 4, num_random_init=1, **settings)
         else:
             attack = evasion.MomentumIterativeMethod(classifier, eps_step=eps / steps, **settings)
-        np.random.seed(0)
+        np.random.seed(self.seed)
         return attack.generate(self.x[:n].numpy(), self.y[:n].numpy()).transpose(0, 2, 3, 1)
 
 

@@ -38,6 +38,7 @@ _VARIANTS = flags.DEFINE_list("variants", ["baseline", "retrained"], "Variants o
 _EPS = flags.DEFINE_list("eps", ["0.01", "0.03"], "Radii in L-infinity.")
 _ATTACKS = flags.DEFINE_list("attacks", [*SHORT, *AUTO], "Attacks.")
 _CONTENDERS = flags.DEFINE_list("contenders", list(ATTACKERS), "Who attacks.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of everything random.", lower_bound=0)
 _BATCH = flags.DEFINE_integer("batch_size", 256, "Images at once.", lower_bound=1)
 
 STEPS, QUERIES = {"pgd": 20, "mifgsm": 10} | dict.fromkeys(AUTO, 100), 5000
@@ -83,11 +84,12 @@ def main(argv):
             if importlib.util.find_spec(ATTACKERS[name].package) is None:
                 print(f"{name} is not installed, and left out.")
             else:
-                attackers[name] = ATTACKERS[name](_MODEL.value, model, x, y, _BATCH.value)
+                attackers[name] = ATTACKERS[name](_MODEL.value, model, x, y, _BATCH.value, _SEED.value)
         for eps in map(float, _EPS.value):
+            case = dict(variant=variant, eps=eps, images=len(y), seed=_SEED.value)
             for attack in _ATTACKS.value:
                 for name, attacker in attackers.items():
-                    cell = dict(variant=variant, eps=eps, attack=attack, contender=name, images=len(y))
+                    cell = case | dict(attack=attack, contender=name)
                     if attack in attacker.attacks and not any(cell.items() <= row.items() for row in rows):
                         rows.append(cell | measure(attacker, attack, eps, x))
                         _write(out, rows)
