@@ -52,6 +52,7 @@ def _window(place, side, height, width):
 
 
 def _corner(place, side, height, width):
+    # All places, as in algorithm 2: auto-attack leaves out the last, so that its last row and column are out of reach.
     free = tf.cast(tf.stack([height, width]) - side + 1, tf.float32)
     return tf.unstack(tf.cast(place * free, tf.int32))
 
