@@ -41,7 +41,7 @@ class Config:
       batch_size: int, images in an optimizer step.
       learning_rate: float, the peak after warm-up.
       weight_decay: float, decoupled, on convolution and dense kernels.
-      patience: int, epochs without a higher validation accuracy before stopping.
+      patience: int, epochs without a higher validation accuracy before signals.
       sync_batchnorm: bool, BatchNorm sees the whole batch where several devices share it.
       precision: "float32" or "mixed_bfloat16", of training; attacks and evaluations are always float32.
       retrain_from: "baseline" goes on from the baseline's weights, "scratch" starts anew.

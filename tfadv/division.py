@@ -9,7 +9,7 @@ import numpy as np
 from tfadv import datasets
 from tfadv.datasets import sources, split
 from tfadv.errors import UserError
-from tfadv.storage import write_json
+from tfadv.store.files import write_json
 
 LOG = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ import keras
 import numpy as np
 
 from tfadv import attacks, models
-from tfadv.artifacts import code
+from tfadv.experiments.graph import code
 from tfadv.config import VARIANTS
 from tfadv.datasets.batches import Samples, to_float
 from tfadv.errors import UserError
 from tfadv.evaluation import accuracy, judge, masking, records, strength
-from tfadv.storage import write_json
+from tfadv.store.files import write_json
 
 LOG = logging.getLogger(__name__)
 

@@ -11,12 +11,12 @@ import sys
 from absl import app, flags
 from absl import logging as absl_logging
 
-from tfadv import stopping
+from tfadv.runtime import signals
 from tfadv.config import ATTACKS, DISTRIBUTE, PRECISIONS, SHARDED, STAGES, Config, Run, cluster
 from tfadv.datasets import AUGMENTATIONS, SOURCES
 from tfadv.errors import UserError
 from tfadv.models import MODELS
-from tfadv.workdir import Workdir
+from tfadv.store.workdir import Workdir
 
 _C, _R = Config(), Run()  # where the defaults come from
 
@@ -39,7 +39,7 @@ _RETRAIN_EPOCHS = flags.DEFINE_integer(
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", _C.batch_size, "Images in a step.")
 _LEARNING_RATE = flags.DEFINE_float("learning_rate", _C.learning_rate, "Peak learning rate.")
 _WEIGHT_DECAY = flags.DEFINE_float("weight_decay", _C.weight_decay, "Decoupled weight decay of kernels.")
-_PATIENCE = flags.DEFINE_integer("patience", _C.patience, "Epochs without higher validation accuracy before stopping.")
+_PATIENCE = flags.DEFINE_integer("patience", _C.patience, "Epochs without higher validation accuracy before signals.")
 _PRECISION = flags.DEFINE_string("precision", _C.precision, f"Of training, one of {', '.join(PRECISIONS)}.")
 _RETRAIN_FROM = flags.DEFINE_string("retrain_from", _C.retrain_from, "Start of retraining: baseline or scratch.")
 _AUGMENTATIONS = flags.DEFINE_list("augmentations", list(_C.augmentations), f"Some of {', '.join(AUGMENTATIONS)}.")
@@ -151,7 +151,7 @@ def _do(config, run):
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}: every setting is a --flag=value.")
-    stopping.install()
+    signals.install()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's own start-up lines help nobody
     absl_logging.set_verbosity(absl_logging.ERROR)  # nor TFDS' lines about each file it opens
     handler = logging.StreamHandler()
@@ -163,7 +163,7 @@ def main(argv):
         _do(_config(), _run())
     except UserError as error:
         sys.exit(f"tfadv: {error}")
-    except stopping.Stopped as stopped:
+    except signals.Stopped as stopped:
         print("tfadv: stopped; what was finished stays, and the same command goes on from there.", file=sys.stderr)
         sys.exit(stopped.exit_code)
     except OSError as error:

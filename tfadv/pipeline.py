@@ -13,18 +13,18 @@ import logging
 import keras
 
 from tfadv import datasets, models, stopping, surrogate
-from tfadv.artifacts import Artifacts
+from tfadv.experiments.graph import Artifacts
 from tfadv.config import VARIANTS
 from tfadv.datasets import split
 from tfadv.datasets.batches import Samples
-from tfadv.distribution import Devices, peers_may_die
+from tfadv.runtime.devices import Devices, peers_may_die
 from tfadv.division import Division
 from tfadv.errors import UserError
 from tfadv.evaluation import judge
 from tfadv.evaluations import Evaluations
 from tfadv.models import files
 from tfadv.report import report
-from tfadv.storage import digest, link, write_json
+from tfadv.store.files import digest, link, write_json
 from tfadv.training import Checkpoints, Diverged, Trainer
 
 LOG = logging.getLogger(__name__)
@@ -275,6 +275,6 @@ def execute(config, run, workdir):
     """Runs a stage.  Returns its `Artifacts`, which name what was made; none when all was up to date."""
     with peers_may_die():
         pipeline = Pipeline(config, run, workdir)
-        stopping.install()  # where there are several hosts, TensorFlow has taken SIGTERM for itself
+        signals.install()  # where there are several hosts, TensorFlow has taken SIGTERM for itself
         pipeline.stage(run.stage)
     return pipeline.artifacts

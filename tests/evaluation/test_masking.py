@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfadv.attacks import fgsm, pgd
 from tfadv.datasets import sources
 from tfadv.evaluation.masking import measure
-from tfadv.evaluation.verdict import judge
+from tfadv.evaluation.checks import judge
 
 N, EPS = 128, 0.1
 FEW = {"steps": 10, "more": 4, "targets": 2, "queries": 200}

@@ -12,7 +12,7 @@ import pytest
 from tests.faults.harness import kill, one_line, wait_for
 from tfadv.config import Config
 from tfadv.errors import UserError
-from tfadv.workdir import Workdir
+from tfadv.store.workdir import Workdir
 
 KINDS = {
     "split": "split",

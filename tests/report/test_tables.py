@@ -1,6 +1,6 @@
 import pytest
 
-from tfadv.evaluation.verdict import Check
+from tfadv.evaluation.checks import Check
 from tfadv.report import paper, tables
 
 

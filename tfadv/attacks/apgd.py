@@ -3,8 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
-from tfadv.attacks import gradient, losses, survivors
-from tfadv.attacks.balls import ball
+from tfadv.attacks import gradient, loop, losses
+from tfadv.attacks.norms import ball
 from tfadv.attacks.targets import most_likely_others
 from tfadv.errors import check_name
 
@@ -64,16 +64,16 @@ def _attempt(model, x, y, target, start, eps, low, high, intervals, targeted, ow
         share = tf.where(i > 0, MOMENTUM, 1.0)
         moved = within.project(at + share * (ahead - at) + (1 - share) * (at - before), x, eps, low, high)
         state = x, y, target, moved, at, best, best_gradient, size, now, best_value, best_then, rises, halved
-        return state, image, survivors.score(broken), broken
+        return state, image, loop.score(broken), broken
 
     def last(x, y, target, at, *_):
-        return at, survivors.score(gradient.is_broken(gradient.logits_of(model, at), y, targeted))
+        return at, loop.score(gradient.is_broken(gradient.logits_of(model, at), y, targeted))
 
     zero = tf.zeros(tf.shape(y))
     lowest = zero + tf.float32.min
     size = _column(zero) + 2 * eps
     state = x, y, target, start, start, start, start, size, lowest, lowest, lowest, zero, zero > 0
-    return survivors.steps(step, last, state, tf.size(intervals), owners, alive, compact=compact)
+    return loop.steps(step, last, state, tf.size(intervals), owners, alive, compact=compact)
 
 
 def _column(v):
@@ -114,7 +114,7 @@ def _attack(
             compact=compact,
         )
 
-    return survivors.rounds(attempt, tf.shape(noise)[0], x, active, survivors.BROKEN, capacity, compact=compact)
+    return loop.rounds(attempt, tf.shape(noise)[0], x, active, loop.BROKEN, capacity, compact=compact)
 
 
 _compiled_attack = gradient.PerModel(_attack)
@@ -217,5 +217,5 @@ def apgd(
             cost.uses(loss, losses.used(loss, logits.shape[-1]))
         return climb(model, x, y, logits, active, size, **options, targeted=targeted, seed=seed, clip=clip)
 
-    made = survivors.over_sizes(search, model, x, y, sizes, targeted, cost)
+    made = loop.over_sizes(search, model, x, y, sizes, targeted, cost)
     return made[0] if np.ndim(eps) == 0 else made

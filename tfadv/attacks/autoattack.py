@@ -8,7 +8,7 @@ from tfadv.attacks.apgd import climb
 from tfadv.attacks.cost import Cost
 from tfadv.attacks.fab import nearest
 from tfadv.attacks.square import search
-from tfadv.attacks.survivors import BROKEN
+from tfadv.attacks.loop import BROKEN
 from tfadv.errors import check_name
 
 STANDARD = ("apgd-ce", "apgd-t", "fab", "square")

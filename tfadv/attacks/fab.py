@@ -3,8 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
-from tfadv.attacks import gradient, losses, survivors
-from tfadv.attacks.balls import ball, finite
+from tfadv.attacks import gradient, loop, losses
+from tfadv.attacks.norms import ball, finite
 from tfadv.attacks.hyperplane import towards
 from tfadv.attacks.targets import most_likely_others
 
@@ -38,8 +38,8 @@ def _attempt(model, x, y, source, target, start, goal, low, high, steps, targete
     def last(x, y, source, target, at, best, distance):
         return best, distance
 
-    state = x, y, source, target, start, x, tf.fill(tf.shape(y), survivors.UNBROKEN)
-    images, distances, visits, _ = survivors.steps(step, last, state, steps, owners, alive, compact=compact)
+    state = x, y, source, target, start, x, tf.fill(tf.shape(y), loop.UNBROKEN)
+    images, distances, visits, _ = loop.steps(step, last, state, steps, owners, alive, compact=compact)
     return images, distances, visits, visits
 
 
@@ -83,7 +83,7 @@ def _attack(
             compact=compact,
         )
 
-    return survivors.rounds(attempt, tf.shape(noise)[0], x, active, goal, capacity, compact=compact)
+    return loop.rounds(attempt, tf.shape(noise)[0], x, active, goal, capacity, compact=compact)
 
 
 _compiled_attack = gradient.PerModel(_attack)

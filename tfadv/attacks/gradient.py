@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfadv.attacks import losses
-from tfadv.attacks.balls import BALLS
+from tfadv.attacks.norms import BALLS
 from tfadv.errors import check_name
 from tfadv.models.accelerate import accelerated
 

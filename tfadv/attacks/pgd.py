@@ -3,8 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
-from tfadv.attacks import gradient, losses, survivors
-from tfadv.attacks.balls import ball, finite
+from tfadv.attacks import gradient, loop, losses
+from tfadv.attacks.norms import ball, finite
 from tfadv.errors import check_name
 
 _LOSSES = ("ce", "cw", "dlr")
@@ -42,23 +42,23 @@ def _descend(
         momentum = decay * momentum + tf.math.divide_no_nan(grad, tf.reduce_mean(tf.abs(grad), (1, 2, 3), True))
         moved = within.project(at + length * within.ascent(momentum), x, eps, low, high)
         done = gradient.is_broken(logits, y, targeted) if until_broken else tf.zeros_like(y, tf.bool)
-        return (x, y, moved, momentum), at, survivors.score(done), done
+        return (x, y, moved, momentum), at, loop.score(done), done
 
     def last(x, y, at, momentum):
         if not compare:
             return at, tf.zeros(tf.shape(y))
         logits = gradient.logits_of(model, at)
         broken = gradient.is_broken(logits, y, targeted)
-        return at, tf.where(broken, survivors.BROKEN, -objective(logits, y))
+        return at, tf.where(broken, loop.BROKEN, -objective(logits, y))
 
     def attempt(r, rows, alive):
         here, label = tf.gather(x, rows), tf.gather(y, rows)
         start = within.project(here + eps * tf.gather(noise, r), here, eps, low, high)
         state = here, label, start, tf.zeros_like(here)
-        images, scores, gradients, forwards = survivors.steps(step, last, state, steps, rows, alive, compact=compact)
+        images, scores, gradients, forwards = loop.steps(step, last, state, steps, rows, alive, compact=compact)
         return images, scores, gradients, forwards if compare else 0
 
-    return survivors.rounds(attempt, tf.shape(noise)[0], x, active, survivors.BROKEN, tf.size(y), compact=compact)
+    return loop.rounds(attempt, tf.shape(noise)[0], x, active, loop.BROKEN, tf.size(y), compact=compact)
 
 
 _compiled_descend = gradient.PerModel(_descend)
@@ -105,7 +105,7 @@ def descend(
     if cost is not None and loss == "dlr":
         cost.uses(loss, losses.used(loss, gradient.compiled_logits(model, x[:1], jit_compile=gradient.xla()).shape[-1]))
     if until_broken:
-        made = survivors.over_sizes(lambda _, *args: attack(*args), model, x, y, sizes, targeted, cost)
+        made = loop.over_sizes(lambda _, *args: attack(*args), model, x, y, sizes, targeted, cost)
     else:
         every = tf.ones_like(y, tf.bool)
         results = [attack(every, size) for size in tf.unstack(sizes)]

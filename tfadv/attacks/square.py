@@ -3,8 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
-from tfadv.attacks import gradient, losses, survivors
-from tfadv.attacks.balls import L2, ball
+from tfadv.attacks import gradient, loop, losses
+from tfadv.attacks.norms import L2, ball
 
 SHARE = 0.8  # p: the share of the pixels in the first squares
 HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries
@@ -129,17 +129,17 @@ def _attack(model, x, y, active, eps, low, high, starts, numbers, sides, shapes,
             logits = gradient.logits_of(model, made)
             now, broken = sign * losses.margin(logits, y), gradient.is_broken(logits, y, targeted)
             best = tf.where((now > value)[:, None, None, None], made, best)
-            return (x, y, best, tf.maximum(now, value)), made, survivors.score(broken), broken
+            return (x, y, best, tf.maximum(now, value)), made, loop.score(broken), broken
 
         def last(x, y, best, value):
-            return best, survivors.score(tf.zeros_like(y, tf.bool))
+            return best, loop.score(tf.zeros_like(y, tf.bool))
 
         start = within.project(here + eps * starts[r[0]], here, eps, low, high)
         state = here, tf.gather(y, rows), start, tf.fill(tf.shape(rows), tf.float32.min)
-        images, scores, visits, _ = survivors.steps(step, last, state, tf.size(sides), rows, alive, compact=compact)
+        images, scores, visits, _ = loop.steps(step, last, state, tf.size(sides), rows, alive, compact=compact)
         return images, scores, 0, visits
 
-    return survivors.rounds(attempt, tf.shape(starts)[0], x, active, survivors.BROKEN, 1, compact=compact)
+    return loop.rounds(attempt, tf.shape(starts)[0], x, active, loop.BROKEN, 1, compact=compact)
 
 
 _compiled_attack = gradient.PerModel(_attack)
@@ -208,7 +208,7 @@ def square(
     """
     x, y, sizes = gradient.check(model, x, y, eps, clip, norm=norm, steps=steps, restarts=restarts)
     options = dict(norm=norm, queries=steps, restarts=restarts, targeted=targeted, seed=seed, clip=clip)
-    made = survivors.over_sizes(
+    made = loop.over_sizes(
         lambda logits, active, size: search(model, x, y, logits, active, size, **options),
         *(model, x, y, sizes, targeted, cost),
     )

@@ -1,5 +1,5 @@
 """Accuracy, clean and under attack: how it is counted, how strong the attack was, and whether to believe it."""
 
-from tfadv.evaluation.verdict import judge
+from tfadv.evaluation.checks import judge
 
 __all__ = ["judge"]

@@ -6,7 +6,7 @@ import tensorflow as tf
 from tfadv.attacks.fgsm import logits_and_direction, step
 from tfadv.attacks.gradient import PerModel, xla
 from tfadv.datasets.batches import perturbed, to_float
-from tfadv.distribution import Devices
+from tfadv.runtime.devices import Devices
 
 
 def _right(model, adversarial, y):

@@ -1,7 +1,7 @@
 """Training: `Trainer`, `Checkpoints` to go on from, and `Diverged`."""
 
 from tfadv.training.checkpoints import Checkpoints
-from tfadv.training.guard import Diverged
-from tfadv.training.loop import Trainer
+from tfadv.training.divergence import Diverged
+from tfadv.training.trainer import Trainer
 
 __all__ = ["Checkpoints", "Diverged", "Trainer"]

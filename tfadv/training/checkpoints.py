@@ -6,7 +6,7 @@ import logging
 import numpy as np
 
 from tfadv.errors import UserError
-from tfadv.storage import write_json
+from tfadv.store.files import write_json
 
 LOG = logging.getLogger(__name__)
 KEEP = 2  # the newest is worth nothing if it is the one that is damaged

@@ -14,7 +14,7 @@ import pytest
 from tests.faults.harness import ROOT, Run, one_line, wait_for
 from tfadv import surrogate
 from tfadv.config import cluster
-from tfadv.distribution import Devices
+from tfadv.runtime.devices import Devices
 from tfadv.errors import UserError
 
 TWO = ("--distribute=mirrored", "--virtual_devices=2")
@@ -69,7 +69,7 @@ def test_devices_of_one_host(devices, one, tmp_path):
 STATISTICS = """
 import tfadv, numpy as np
 from tfadv import models
-from tfadv.distribution import Devices
+from tfadv.runtime.devices import Devices
 from tfadv.training import Trainer
 devices = Devices("mirrored", 2)
 rng = np.random.default_rng(0)

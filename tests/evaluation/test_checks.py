@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tfadv.evaluation.verdict import RULES, Check, judge
+from tfadv.evaluation.checks import RULES, Check, judge
 
 N, RIGHT, EPS = 128, 120, 0.1
 

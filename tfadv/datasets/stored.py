@@ -22,8 +22,8 @@ import tensorflow_datasets as tfds
 from tfadv.attacks.fgsm import direction
 from tfadv.attacks.gradient import xla
 from tfadv.datasets.batches import Samples, to_float
-from tfadv.distribution import Devices
-from tfadv.encoding import encode
+from tfadv.runtime.devices import Devices
+from tfadv.datasets.encoding import encode
 from tfadv.errors import UserError
 
 VERSION = "1.0.0"

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
-from tfadv.encoding import encode
+from tfadv.datasets.encoding import encode
 
 
 @hypothesis.settings(deadline=None, max_examples=30)

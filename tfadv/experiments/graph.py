@@ -5,7 +5,7 @@ import time
 
 from tqdm import tqdm
 
-from tfadv import stopping
+from tfadv.runtime import signals
 from tfadv.errors import UserError
 
 LOG = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Artifacts:
             fill(folder, manifest)
         self.made.append(name)
         LOG.info("%s done in %.0f s", name, self._workdir.manifest(name)["seconds"])
-        stopping.stop()
+        signals.stop()
 
     def make_in_parts(self, name, inputs, pieces, fill_part, join, need=0):
         """Makes an artifact part by part, each of them kept should the process end; a share of it under `--shard`.

@@ -14,17 +14,17 @@ def images(n):
 def countdown(i, x, left):
     """An image is done when its number of steps is used up, and then it is 100 more per step taken."""
     x, left = x + 100, left - 1
-    return (x, left), x, survivors.score(left <= 0), left <= 0
+    return (x, left), x, loop.score(left <= 0), left <= 0
 
 
 def last(x, left):
-    return -x, survivors.score(left < -99)
+    return -x, loop.score(left < -99)
 
 
 @pytest.mark.parametrize("compact", [True, False])
 def test_each_image_leaves_when_it_is_done(compact):
     left = tf.constant([3, 1, 9, 2])
-    found, scores, visits, ends = survivors.steps(
+    found, scores, visits, ends = loop.steps(
         *(countdown, last, (images(4), left), 4, tf.range(4, dtype=tf.int64), tf.ones(4, tf.bool)), compact=compact
     )
     np.testing.assert_array_equal(tf.squeeze(found), [300, 101, -402, 203])
@@ -35,7 +35,7 @@ def test_each_image_leaves_when_it_is_done(compact):
 @pytest.mark.parametrize("compact", [True, False])
 def test_the_loop_ends_with_the_last_image(compact):
     left = tf.constant([2, 1])
-    *_, visits, ends = survivors.steps(
+    *_, visits, ends = loop.steps(
         *(countdown, last, (images(2), left), 1000, tf.range(2, dtype=tf.int64), tf.ones(2, tf.bool)), compact=compact
     )
     assert (visits, ends) == ((3, 0) if compact else (4, 2))
@@ -43,7 +43,7 @@ def test_the_loop_ends_with_the_last_image(compact):
 
 def test_copies_of_an_image_leave_together():
     left, owners = tf.constant([5, 1, 5, 4]), tf.constant([7, 7, 2, 2], tf.int64)
-    found, scores, visits, _ = survivors.steps(
+    found, scores, visits, _ = loop.steps(
         *(countdown, last, (images(4), left), 9, owners, tf.ones(4, tf.bool)), compact=True
     )
     np.testing.assert_array_equal(scores, [np.inf, -np.inf, np.inf, -np.inf])
@@ -63,8 +63,8 @@ def test_rounds_keep_the_best_of_each_and_leave_the_rest(compact, capacity, call
         return 10.0 * tf.cast(r, tf.float32)[:, None, None, None] + 1, score, tf.size(rows), 1
 
     active = tf.constant([True, True, True, False, True])
-    found, scores, gradients, forwards = survivors.rounds(
-        attempt, 6, images(5), active, survivors.BROKEN, capacity, compact=compact
+    found, scores, gradients, forwards = loop.rounds(
+        attempt, 6, images(5), active, loop.BROKEN, capacity, compact=compact
     )
     np.testing.assert_array_equal(tf.squeeze(found), [1, 21, 41, 3, 11])
     np.testing.assert_array_equal(scores, [-np.inf, -np.inf, -np.inf, np.inf, 0])

@@ -6,8 +6,8 @@ import pytest
 
 from tfadv.config import Config
 from tfadv.errors import UserError
-from tfadv.storage import digest
-from tfadv.workdir import MANIFEST, Workdir
+from tfadv.store.files import digest
+from tfadv.store.workdir import MANIFEST, Workdir
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_an_empty_folder_belongs_to_nobody(workdir):
 
 def test_a_second_process_is_kept_out_and_a_dead_one_is_not_waited_for(workdir):
     code = (
-        "import sys; from tfadv.config import Config; from tfadv.workdir import Workdir\n"
+        "import sys; from tfadv.config import Config; from tfadv.store.workdir import Workdir\n"
         "Workdir(sys.argv[1], Config().resolved()); sys.exit(7)"
     )
     run = [sys.executable, "-c", code, str(workdir.root)]

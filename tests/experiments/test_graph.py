@@ -5,9 +5,9 @@ import logging
 import pytest
 
 from tfadv import artifacts
-from tfadv.artifacts import Artifacts
+from tfadv.experiments.graph import Artifacts
 from tfadv.config import Config
-from tfadv.workdir import Workdir
+from tfadv.store.workdir import Workdir
 
 NAME = "attacks/some"
 

@@ -12,15 +12,15 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from tfadv import stopping
+from tfadv.runtime import signals
 from tfadv.attacks.gradient import xla
 from tfadv.datasets.batches import evaluation_batches, training_batches
-from tfadv.distribution import Devices, peers_may_die
+from tfadv.runtime.devices import Devices, peers_may_die
 from tfadv.models.accelerate import accelerated
-from tfadv.training import guard
+from tfadv.training import divergence
 from tfadv.training.schedule import warmup_cosine
 from tfadv.training.sgd import SGD
-from tfadv.training.sheet import write_augmentation_sheet
+from tfadv.training.image_logs import write_augmentation_sheet
 
 LOG = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ class Trainer:
           epochs: int, at most.
           batch_size: int, images in a step, on all devices together.
           learning_rate: float, the peak; see `warmup_cosine`.
-          patience: int, epochs without a higher validation accuracy before stopping.
+          patience: int, epochs without a higher validation accuracy before signals.
           seed: int, of order and augmentation.
           log_dir: path for TensorBoard, or None; `train` and `validation` appear in it,
             and a sheet of augmented images.
@@ -170,14 +170,14 @@ class Trainer:
         )
         held = evaluation_batches(validation, batch_size=batch_size)
         plan = _Plan(name, epochs, steps, learning_rate, checkpoint_steps, iter(batches))
-        watch = guard.Guard(self.model.output_shape[-1], place.done(plan), place.sums[0], place.sums[2])
+        watch = divergence.Guard(self.model.output_shape[-1], place.done(plan), place.sums[0], place.sums[2])
 
         def keep():
             if checkpoints:
                 checkpoints.save(place.done(plan), *self._pack(place, early))
 
         try:
-            with stopping.in_steps(), peers_may_die():
+            with signals.in_steps(), peers_may_die():
                 while place.epoch < epochs and not self._twin.stop_training:
                     stop = self._epoch(plan, place, watch, keep)
                     logs = self._end_of_epoch(place, held)
@@ -187,7 +187,7 @@ class Trainer:
                         keep()
                         if stop:
                             _leave()
-        except guard.Diverged:
+        except divergence.Diverged:
             saved = checkpoints.load() if checkpoints else None
             if saved:
                 _assign(self._twin.weights, saved[1], "weight")
@@ -211,9 +211,9 @@ class Trainer:
                 place.step += 1
                 bar.update()
                 done, at_end = place.done(plan), place.step == plan.steps
-                look = done % guard.EVERY == 0 or at_end
+                look = done % divergence.EVERY == 0 or at_end
                 # Several hosts have to stop at the same step, so they tell each other when they look.
-                asked = stopping.asked()
+                asked = signals.asked()
                 stop = asked if workers == 1 else look and self._devices.sum_over_workers(asked) > 0
                 due = plan.checkpoint_steps and done % plan.checkpoint_steps == 0
                 if look or stop or due:
@@ -260,8 +260,8 @@ class Trainer:
 
 
 def _leave():
-    stopping.stop()
-    raise stopping.Stopped(signal.SIGTERM)  # another host was asked to
+    signals.stop()
+    raise signals.Stopped(signal.SIGTERM)  # another host was asked to
 
 
 def _sums(losses, logits, y, counts):

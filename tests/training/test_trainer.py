@@ -12,7 +12,7 @@ from sklearn.model_selection import train_test_split
 from tfadv import models, stopping
 from tfadv.datasets.batches import Samples
 from tfadv.training import Diverged, Trainer
-from tfadv.training.guard import Guard
+from tfadv.training.divergence import Guard
 from tfadv.training.schedule import warmup_cosine
 
 
@@ -217,6 +217,6 @@ def test_a_stop_saves_the_very_step(halves, tmp_path, monkeypatch):
         return step(*batch)
 
     t.train_step = asked_in_the_eighth
-    with pytest.raises(stopping.Stopped):
+    with pytest.raises(signals.Stopped):
         fit(t, halves, tmp_path, epochs=4, checkpoints=kept)
     assert [step for step, _, _ in kept.made] == [6, 8] and len(count) == 8

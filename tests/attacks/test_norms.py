@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tfadv.attacks.balls import L2, Linf
+from tfadv.attacks.norms import L2, Linf
 
 rng = np.random.default_rng(0)
 X = rng.uniform(size=(5, 4, 4, 3)).astype("float32")

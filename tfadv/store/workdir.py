@@ -21,7 +21,7 @@ import tempfile
 import time
 
 from tfadv.errors import UserError
-from tfadv.storage import check_room, differences, digest, file_digest, megabytes, sync, write_json
+from tfadv.store.files import check_room, differences, digest, file_digest, megabytes, sync, write_json
 
 LOG = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
