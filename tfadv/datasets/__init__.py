@@ -1,23 +1,29 @@
 """The table of data sets and the names of the augmentations; no TensorFlow here.
 
-A new data set is one line in the table (and one file, where TFDS has no builder for it).
+A new data set is one entry in the table, and one file where TFDS has no builder for it.
 """
+
+from __future__ import annotations
 
 import dataclasses
 
+from tfadv.registry import Registry
+
+AFFECTS_RESULTS = False  # artifacts record the entry of their data set
+
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class DatasetSpec:
     """A TFDS data set as an image classification task.
 
     Attributes:
       label: the TFDS feature that holds the class.
-      image_size: pixels of a side by default.
+      image_size: pixels per side by default.
       channels: 1 or 3.
       fit: how an image reaches that size: "pad" with black where it is smaller
         (no pixel changes), or "resize" (bilinear, antialiased, aspect ratio not kept).
       flip: whether a mirrored image still shows its class.
-      paper: the row of the paper's tables to compare with, or None.
+      builder: "module:class" of a TFDS builder that needs no download, or None for TFDS' own builder of that name.
     """
 
     label: str
@@ -25,15 +31,18 @@ class Source:
     channels: int
     fit: str
     flip: bool
-    paper: str | None
+    builder: str | None = None
 
 
-SOURCES = {
-    "digits": Source("label", 32, 1, "resize", False, None),
-    "mnist": Source("label", 32, 1, "pad", False, "MNIST"),
-    "cifar10": Source("label", 32, 3, "pad", True, "CIFAR10"),
-    "oxford_iiit_pet": Source("species", 64, 3, "resize", True, "Cat VS Dog"),
-    "cats_vs_dogs": Source("label", 64, 3, "resize", True, "Cat VS Dog"),
-}
+DATASETS = Registry(
+    "dataset",
+    {
+        "digits": DatasetSpec("label", 32, 1, "resize", False, builder="tfadv.datasets.digits:Digits"),
+        "mnist": DatasetSpec("label", 32, 1, "pad", False),
+        "cifar10": DatasetSpec("label", 32, 3, "pad", True),
+        "oxford_iiit_pet": DatasetSpec("species", 64, 3, "resize", True),
+        "cats_vs_dogs": DatasetSpec("label", 64, 3, "resize", True),
+    },
+)
 
 AUGMENTATIONS = ("rotation", "flip", "shift", "scaling", "crop", "shear", "brightness", "noise")

@@ -6,11 +6,18 @@ pure function of the seed given: nothing is kept between calls, and a resumed
 run draws what the unbroken one would have drawn.
 """
 
+from __future__ import annotations
+
 import math
+
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from tfadv.datasets import AUGMENTATIONS
+# Each augmentation draws from a stream of its own, whatever the other ones are.
+_STREAMS = {
+    "rotation": 0, "flip": 1, "shift": 2, "scaling": 3, "crop": 4, "shear": 5, "brightness": 6, "noise": 7, "choice": 8,
+}  # fmt: skip
 
 # The largest amounts; each image draws its own, uniformly, in both directions.
 ROTATION = math.radians(10)
@@ -21,17 +28,17 @@ SHEAR = 0.1
 BRIGHTNESS = 0.1  # of the range [0, 1]
 NOISE = 0.02  # standard deviation
 # Resampling blurs a perturbation of +-eps pixel by pixel.  Half of the images stay as they are,
-# so that retraining also sees the surrogate's samples unspoilt.
-SHARE = 0.5
+# so that retraining also sees the unchanged samples of the surrogate.
+AUGMENTED_SHARE = 0.5
 
 
-def _affine(n, row_x, row_y):
+def _affine(n: tf.Tensor, row_x: tuple, row_y: tuple) -> tf.Tensor:
     """(n, 3, 3): where a pixel of the result comes from, about the image's centre; entries are numbers or (n,)."""
     entries = [tf.broadcast_to(tf.cast(v, tf.float32), [n]) for v in (*row_x, *row_y, 0, 0, 1)]
     return tf.reshape(tf.stack(entries, axis=1), (n, 3, 3))
 
 
-def _geometry(name, n, side, draw):
+def _geometry(name: str, n: tf.Tensor, side: int, draw: Callable[[int], tf.Tensor]) -> tf.Tensor | None:
     """The matrices of one geometric augmentation; `draw(i)` is uniform in [-1, 1), shape (n,)."""
     if name == "rotation":
         angle = ROTATION * draw(0)
@@ -52,29 +59,27 @@ def _geometry(name, n, side, draw):
     return None
 
 
-def augment(images, seed, names):
+def augment(images: tf.Tensor, seed: tf.Tensor, names: Sequence[str]) -> tf.Tensor:
     """Changes half of the images of a batch, each by its own random amounts.
 
     Args:
       images: float32 (N, H, W, C) in [0, 1], H = W.
       seed: int32 or int64 (2,); the same seed gives the same result.
-      names: names in `AUGMENTATIONS`; each draws the same whatever the others are.
+      names: names in `tfadv.datasets.AUGMENTATIONS`; each draws the same numbers whatever the others are.
 
     Returns:
       float32 (N, H, W, C) in [0, 1].
     """
     side = images.shape[1]
-    seeds = {
-        name: tf.random.experimental.stateless_fold_in(seed, i) for i, name in enumerate((*AUGMENTATIONS, "share"))
-    }
+    seeds = {name: tf.random.experimental.stateless_fold_in(seed, i) for name, i in _STREAMS.items()}
 
     def draw_for(name):
         return lambda i: tf.random.stateless_uniform(
             [n], tf.random.experimental.stateless_fold_in(seeds[name], i), -1.0, 1.0
         )
 
-    # Only what is to change is worked on: at 32x32 pixels, this is the dearest part of the data path.
-    chosen = tf.random.stateless_uniform([tf.shape(images)[0]], seeds["share"]) < SHARE
+    # Only the chosen images are computed: at 32x32 pixels, this is the most expensive part of the data path.
+    chosen = tf.random.stateless_uniform([tf.shape(images)[0]], seeds["choice"]) < AUGMENTED_SHARE
     places = tf.where(chosen)
     n = tf.shape(places)[0]
     result = tf.gather_nd(images, places)

@@ -4,19 +4,22 @@ The images stay uint8 and the perturbations int8 until a batch is cut out of
 them; order and augmentation are pure functions of (seed, epoch, step).
 """
 
+from __future__ import annotations
+
 import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from tfadv.datasets.augment import augment
 
-PARALLEL = 2  # batches in the making: a batch takes a twentieth of a step
+PARALLEL = 2  # batches prepared at a time: preparing one takes a twentieth of a training step
 
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """Images, each to be seen once at every level of eps.
+    """Images, each of which is seen once at every level of eps.
 
     Attributes:
       images: uint8 (N, H, W, C).
@@ -31,29 +34,29 @@ class Samples:
     perturbations: np.ndarray | None = None
     epsilons: tuple[float, ...] = (0.0,)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.perturbations is None and any(self.epsilons):
             raise ValueError(f"epsilons {self.epsilons} need perturbations.")
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels) * len(self.epsilons)
 
-    def select(self, positions):
-        """The Samples of some of the images, by position."""
+    def select(self, positions: np.ndarray | slice | range) -> Samples:
+        """The samples of some of the images, by position."""
         perturbations = None if self.perturbations is None else self.perturbations[positions]
         return dataclasses.replace(
             self, images=self.images[positions], labels=self.labels[positions], perturbations=perturbations
         )
 
-    def cutter(self):
-        """A function from int64 sample numbers (B,) to (float32 (B, H, W, C) in [0, 1], int64 (B,))."""
-        # Tensors made here and not in the function: every batch is cut from the same memory.
+    def batch_fn(self) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+        """A function from int64 sample numbers (B,) to (images float32 (B, H, W, C) in [0, 1], labels int64 (B,))."""
+        # These tensors are created here and not in the function, so that all batches share their memory.
         with tf.device("cpu"):
             images, labels = tf.constant(self.images), tf.constant(self.labels)
             perturbations = None if self.perturbations is None else tf.constant(self.perturbations)
             epsilons = tf.constant(self.epsilons, tf.float32)
 
-        def cut(numbers):
+        def batch(numbers):
             n = tf.shape(labels, tf.int64)[0]
             rows, levels = numbers % n, numbers // n
             x = to_float(tf.gather(images, rows))
@@ -61,20 +64,22 @@ class Samples:
                 x = perturbed(x, tf.gather(perturbations, rows), tf.gather(epsilons, levels)[:, None, None, None])
             return x, tf.gather(labels, rows)
 
-        return cut
+        return batch
 
 
-def to_float(images):
-    """uint8 (…) → float32 (…) in [0, 1]."""
+def to_float(images: np.ndarray | tf.Tensor) -> tf.Tensor:
+    """Converts uint8 (…) to float32 (…) in [0, 1]."""
     return tf.cast(images, tf.float32) / 255.0
 
 
-def perturbed(x, perturbations, eps, clip=(0.0, 1.0)):
-    """The adversarial images of a stored perturbation: clip(x + eps * p / 127).
+def perturbed(
+    x: tf.Tensor, perturbations: tf.Tensor, eps: tf.Tensor | float, clip: tuple[float, float] = (0.0, 1.0)
+) -> tf.Tensor:
+    """The adversarial images of stored perturbations: clip(x + eps * p / 127).
 
     Args:
       x: float32 (…, H, W, C) in [0, 1].
-      perturbations: int8, of a shape that broadcasts with x; +-127 is +-eps.
+      perturbations: int8, of a shape that broadcasts with x; +-127 means +-eps.
       eps: float32, of a shape that broadcasts with x, in units of a [0, 1] pixel.
       clip: (least, greatest) pixel value.
 
@@ -85,19 +90,27 @@ def perturbed(x, perturbations, eps, clip=(0.0, 1.0)):
     return tf.clip_by_value(x + eps * (tf.cast(perturbations, tf.float32) / 127.0), *clip)
 
 
-def training_batches(samples, *, batch_size, epochs, seed, augmentations=(), first=(0, 0)):
+def training_batches(
+    samples: Samples,
+    *,
+    batch_size: int,
+    epochs: int,
+    seed: int,
+    augmentations: Sequence[str] = (),
+    first: tuple[int, int] = (0, 0),
+) -> tuple[tf.data.Dataset, int]:
     """Shuffled, augmented batches for all epochs in one tf.data.Dataset.
 
-    An epoch is a fresh permutation of the samples; those that do not fill a
-    last batch are left out of that epoch.
+    An epoch is a new permutation of the samples; the last, incomplete batch of
+    an epoch is dropped.
 
     Args:
       samples: `Samples`.
-      batch_size: int; more than there are samples means one batch of them all.
-      epochs: int, how many epochs in all.
+      batch_size: int; where it exceeds the number of samples, there is one batch of all of them.
+      epochs: int, the total number of epochs.
       seed: int.
       augmentations: names in `tfadv.datasets.AUGMENTATIONS`.
-      first: (epoch, step), where to begin; the batches are those of an unbroken run.
+      first: (epoch, step) to begin with; the batches equal those of an uninterrupted run.
 
     Returns:
       (dataset, steps): a tf.data.Dataset of (x float32 (B, H, W, C), y int64
@@ -105,7 +118,7 @@ def training_batches(samples, *, batch_size, epochs, seed, augmentations=(), fir
     """
     batch_size = min(batch_size, len(samples))
     steps = len(samples) // batch_size
-    cut = samples.cutter()
+    batch_of = samples.batch_fn()
 
     def order(epoch):
         numbers = tf.random.experimental.stateless_shuffle(
@@ -116,36 +129,46 @@ def training_batches(samples, *, batch_size, epochs, seed, augmentations=(), fir
         return tf.data.Dataset.from_tensor_slices((numbers, tf.range(first, first + steps)))
 
     def batch(numbers, step):
-        x, y = cut(numbers)
+        x, y = batch_of(numbers)
         if augmentations:
             x = augment(x, tf.stack([tf.constant(seed, tf.int64), step]), augmentations)
         return x, y
 
     epoch, step = first
     dataset = tf.data.Dataset.range(epoch, epochs).flat_map(order).skip(step)
-    # flat_map forgets how many there are, and Keras counts wrongly without (keras#23084).
+    # flat_map loses the cardinality, without which Keras counts one step too many (keras#23084).
     dataset = dataset.apply(tf.data.experimental.assert_cardinality((epochs - epoch) * steps - step))
-    return _ahead(dataset.map(batch, PARALLEL, deterministic=True)), steps
+    return _prefetched(dataset.map(batch, PARALLEL, deterministic=True)), steps
 
 
-def evaluation_batches(samples, *, batch_size):
-    """All samples once, in order, in full batches: the last one goes on with the first samples, which do not count.
+def evaluation_batches(samples: Samples, *, batch_size: int) -> tf.data.Dataset:
+    """All samples once, in order, in full batches: the last batch is filled up with the first samples at weight 0.
 
     Returns:
-      tf.data.Dataset of (x float32 (B, H, W, C), y int64 (B,), counts float32 (B,), 1 or 0), of known cardinality.
+      tf.data.Dataset of (x float32 (B, H, W, C), y int64 (B,), weights float32 (B,), 1 or 0), of known cardinality.
     """
-    cut, n = samples.cutter(), len(samples)
+    batch_of, n = samples.batch_fn(), len(samples)
 
     def batch(start):
         numbers = start + tf.range(batch_size, dtype=tf.int64)
-        return *cut(numbers % n), tf.cast(numbers < n, tf.float32)
+        return *batch_of(numbers % n), tf.cast(numbers < n, tf.float32)
 
-    return _ahead(tf.data.Dataset.range(0, n, batch_size).map(batch, PARALLEL, deterministic=True))
+    return _prefetched(tf.data.Dataset.range(0, n, batch_size).map(batch, PARALLEL, deterministic=True))
 
 
-def _ahead(dataset):
-    """Makes batches before they are asked for."""
+def full_batches(n: int, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Row numbers of full batches, so that XLA compiles one shape only: the last batch is filled up with the first rows.
+
+    Yields:
+      (int64 (batch_size,) row numbers, how many of them are new).
+    """
+    for start in range(0, n, batch_size):
+        yield np.arange(start, start + batch_size) % n, min(batch_size, n - start)
+
+
+def _prefetched(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Prepares batches before they are needed."""
     options = tf.data.Options()
-    # Nothing gained by it in a steady run, and seconds lost in another (BUILD_NOTES.md).
+    # Autotuning gained nothing in a steady run and lost seconds in another (docs/decisions.md).
     options.autotune.enabled = False
     return dataset.prefetch(PARALLEL).with_options(options)

@@ -1,5 +1,7 @@
 """`digits`: the 1,797 handwritten digits that scikit-learn carries, as a TFDS data set that needs no download."""
 
+from __future__ import annotations
+
 import numpy as np
 import sklearn.datasets
 import tensorflow_datasets as tfds

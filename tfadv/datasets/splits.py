@@ -1,4 +1,8 @@
-"""The division of a data set into training, validation and test images, and balancing."""
+"""Training, validation and test images of a data set, and balancing by undersampling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 from sklearn.model_selection import train_test_split
@@ -8,43 +12,84 @@ from tfadv.errors import UserError
 SPLITS = ("train", "validation", "test")
 
 
-def divide(labels, seed, train_size=0):
-    """Divides images 70/10/20 (paper, section 4.1), stratified by class.
+def stratified_splits(labels: np.ndarray, seed: int, train_size: int = 0) -> dict[str, np.ndarray]:
+    """Splits a data set 70/10/20 (paper, section 4.1), stratified by class.
 
     Args:
       labels: int (N,).
-      seed: int; the same labels and seed give the same division.
-      train_size: int, keep only so many of the training images (stratified);
-        0, or more than there are, keeps all.
+      seed: int; the same labels and seed give the same splits.
+      train_size: int, how many training images to keep (stratified); 0, or
+        more than there are, keeps all.
 
     Returns:
-      dict of sorted int64 index arrays: "train", "validation", "test"; disjoint,
-      and together every image once (but for those `train_size` leaves out).
+      dict of sorted int64 index arrays "train", "validation" and "test". They are disjoint and
+      together hold every image once, except those that `train_size` leaves out.
 
     Raises:
-      UserError: too few images of a class, or a `train_size` below the number of classes.
+      UserError: a class has fewer than 10 images, or `train_size` is below the number of classes.
     """
-    if np.unique(labels, return_counts=True)[1].min() < 10:
-        raise UserError("a class has fewer than 10 images: too few for training, validation and test.")
-    classes = len(np.unique(labels))
-    if 0 < train_size < classes:
-        raise UserError(f"--train_size is {train_size}: give at least one image for each of the {classes} classes.")
+    _check_classes(labels, train_size)
     rest, test = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=seed)
-    train, validation = train_test_split(rest, test_size=0.125, stratify=labels[rest], random_state=seed)
+    return _with_validation(labels, rest, test, 0.125, seed, train_size)
+
+
+def official_splits(
+    labels: np.ndarray, official: Mapping[str, range], seed: int, train_size: int = 0
+) -> dict[str, np.ndarray]:
+    """The data set's own test split, with 10% of its training split as validation images, stratified by class.
+
+    Figures on these splits can stand beside published ones.
+
+    Args:
+      labels: int (N,).
+      official: TFDS split name → positions of its images.
+      seed: int, picks the validation images.
+      train_size: as in `stratified_splits`.
+
+    Returns:
+      dict as in `stratified_splits`; "test" is the whole official test split.
+
+    Raises:
+      UserError: the data set has no split "train" or "test", or as in `stratified_splits`.
+    """
+    if not {"train", "test"} <= official.keys():
+        raise UserError(
+            f"--split=official needs the TFDS splits train and test; this data set has {', '.join(official)}: "
+            "use --split=stratified."
+        )
+    _check_classes(labels, train_size)
+    rest, test = np.asarray(official["train"]), np.asarray(official["test"])
+    return _with_validation(labels, rest, test, 0.1, seed, train_size)
+
+
+def _check_classes(labels: np.ndarray, train_size: int) -> None:
+    counts = np.unique(labels, return_counts=True)[1]
+    if counts.min() < 10:
+        raise UserError("a class has fewer than 10 images: too few for training, validation and test.")
+    if 0 < train_size < len(counts):
+        raise UserError(
+            f"--train_size is {train_size}: give at least one image for each of the {len(counts)} classes."
+        )
+
+
+def _with_validation(
+    labels: np.ndarray, rest: np.ndarray, test: np.ndarray, validation_share: float, seed: int, train_size: int
+) -> dict[str, np.ndarray]:
+    train, validation = train_test_split(rest, test_size=validation_share, stratify=labels[rest], random_state=seed)
     if 0 < train_size < len(train):
         train, _ = train_test_split(train, train_size=train_size, stratify=labels[train], random_state=seed)
     return {"train": np.sort(train), "validation": np.sort(validation), "test": np.sort(test)}
 
 
-def undersample(labels, seed):
-    """Leaves out images of the larger classes until all classes are equally large.
+def undersample(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Drops images of the larger classes until all classes are equally large.
 
     Args:
       labels: int (N,).
       seed: int, picks which images stay.
 
     Returns:
-      Sorted int64 positions of the images that stay, M <= N.
+      Sorted int64 positions of the images that stay, (M,) with M <= N.
     """
     rng = np.random.default_rng(seed)
     classes, counts = np.unique(labels, return_counts=True)

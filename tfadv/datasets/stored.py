@@ -1,118 +1,128 @@
-"""The surrogate's adversarial samples: attack → TFRecords (a TFDS folder) → `Samples`.
+"""Stored adversarial samples: perturbations → TFRecords (a TFDS folder) → `Samples`.
 
-A sample is stored exactly and small: the image as it came (uint8, PNG) and the
+A sample is stored exactly and small: the original image (uint8, PNG) and the
 perturbation as int8 in units of eps / 127, from which the adversarial image of
-every eps follows (`datasets.batches.perturbed`).  Eight-bit adversarial images
-would not be the attack's: eps 0.01 is 2.55 grey levels.
+every eps follows (`datasets.batches.perturbed`).  Adversarial images of eight
+bits would differ from the attack's: eps 0.01 is 2.55 grey levels.
 """
+
+from __future__ import annotations
 
 import collections
 import concurrent.futures
 import dataclasses
+import io
 import math
 import os
 import pathlib
 import sys
 import threading
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
+import PIL.Image
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from tfadv.attacks.fgsm import direction
-from tfadv.attacks.gradient import xla
-from tfadv.datasets.batches import Samples, to_float
-from tfadv.runtime.devices import Devices
-from tfadv.datasets.encoding import encode
+from tfadv.datasets.batches import Samples
 from tfadv.errors import UserError
 
 VERSION = "1.0.0"
-# A shard is also what a killed run has to make again.
-MOST_SAMPLES = 4096
-MOST_BYTES = 128 * 2**20
-MOST_WAITING = 4  # batches
-
-
-def perturbations(model, images, labels, *, batch_size, jit_compile="auto", devices=None, progress=None):
-    """The surrogate's FGSM perturbations.
-
-    Args:
-      model: the surrogate, a Keras model that returns logits.
-      images: uint8 (N, H, W, C).
-      labels: int64 (N,).
-      batch_size: int.
-      jit_compile: "auto", "true" or "false".
-      devices: `Devices`; None is the one device.
-      progress: called after each batch with the number of its images, or None.
-
-    Yields:
-      int8 (B, H, W, C), batch after batch, the last one smaller: 127 * sign of the
-      gradient (127 and not 1: iterative attacks end between the bounds).
-    """
-    perturb = (devices or Devices()).joining(_perturb, model, jit_compile=jit_compile)
-    for start in range(0, len(labels), batch_size):
-        # Every batch is full (it wraps around), so that XLA compiles one shape only.
-        rows = np.arange(start, start + batch_size) % len(labels)
-        done = min(batch_size, len(labels) - start)
-        yield perturb(to_float(images[rows]), labels[rows]).numpy()[:done]
-        if progress:
-            progress(done)
-
-
-def _perturb(model, x, y, *, jit_compile):
-    return tf.cast(127 * direction(model, x, y, jit_compile=xla(jit_compile)), tf.int8)
+# One file is also what a killed run has to repeat.
+MAX_SAMPLES_PER_FILE = 4096
+MAX_BYTES_PER_FILE = 128 * 2**20
+MAX_WAITING_BATCHES = 4
 
 
 @dataclasses.dataclass(frozen=True)
-class Shard:
-    """One TFRecord file: rows `start` to `stop` of a split, the file `index` of `of`."""
+class SampleFile:
+    """One TFRecord file: rows `start` to `stop` of a split; the file `index` of `count`."""
 
     split: str
     index: int
-    of: int
+    count: int
     start: int
     stop: int
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.stop - self.start
 
 
-def shards(counts, shape):
-    """list of `Shard`s that hold all splits.
+def sample_files(split_sizes: Mapping[str, int], shape: tuple[int, int, int]) -> list[SampleFile]:
+    """Plans the TFRecord files that hold all splits.
 
     Args:
-      counts: dict of split name → number of samples.
+      split_sizes: split name → number of samples.
       shape: (H, W, C) of the images.
     """
-    most = min(MOST_SAMPLES, max(1, MOST_BYTES // sample_bytes(shape)))
-    made = []
-    for split, n in counts.items():
-        of = max(1, -(-n // most))
-        made += [Shard(split, i, of, n * i // of, n * (i + 1) // of) for i in range(of)]
-    return made
+    most = min(MAX_SAMPLES_PER_FILE, max(1, MAX_BYTES_PER_FILE // sample_bytes(shape)))
+    files = []
+    for split, n in split_sizes.items():
+        count = max(1, -(-n // most))
+        files += [SampleFile(split, i, count, n * i // count, n * (i + 1) // count) for i in range(count)]
+    return files
 
 
-def sample_bytes(shape):
-    """int, the bytes that a sample takes at most, of incompressible images and perturbations."""
+def sample_bytes(shape: tuple[int, int, int]) -> int:
+    """The most bytes that one sample takes, with an incompressible image and perturbation."""
     return 2 * math.prod(shape) + shape[0] + 300
 
 
-def write_shard(folder, name, shard, images, labels, ids, batches):
+def encode(images: np.ndarray, perturbations: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> Iterator[bytes]:
+    """Encodes samples as `tf.train.Example`s, which TFDS decodes.
+
+    zlib searches for runs only: neither photographs nor signs of gradients repeat
+    themselves, so a search for longer repetitions costs time and saves little.
+
+    Args:
+      images: uint8 (N, H, W, C), C 1 or 3.
+      perturbations: int8 (N, H, W, C).
+      labels: int (N,).
+      ids: int (N,).
+
+    Yields:
+      The serialized samples, in order.
+    """
+    example = tf.train.Example()  # reused: creating one takes longer than filling it
+    feature = example.features.feature
+    for image, perturbation, label, sample_id in zip(images, perturbations, labels, ids):
+        png = io.BytesIO()
+        PIL.Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
+            png, "png", compress_type=zlib.Z_RLE
+        )
+        deflate = zlib.compressobj(strategy=zlib.Z_RLE)
+        feature["image"].bytes_list.value[:] = [png.getvalue()]
+        feature["perturbation"].bytes_list.value[:] = [deflate.compress(perturbation.tobytes()) + deflate.flush()]
+        feature["label"].int64_list.value[:] = [label]
+        feature["id"].int64_list.value[:] = [sample_id]
+        yield example.SerializeToString(deterministic=True)  # else the order of the features depends on the process
+
+
+def write_file(
+    folder: pathlib.Path,
+    name: str,
+    file: SampleFile,
+    samples: tuple[np.ndarray, np.ndarray, np.ndarray],
+    batches: Iterable[np.ndarray],
+) -> None:
     """Writes one TFRecord file.
 
     Args:
-      folder: path.
-      name: str, the TFDS name.
-      shard: `Shard`.
-      images: uint8 (N, H, W, C), those of the shard alone.
-      labels: int64 (N,).
-      ids: int64 (N,).
+      folder: where to write.
+      name: the TFDS name.
+      file: which file this is.
+      samples: images uint8 (N, H, W, C), labels int64 (N,) and ids int64 (N,) of this file alone.
       batches: yields their perturbations, int8 (B, H, W, C), in order.
+
+    Raises:
+      ValueError: there are more or fewer perturbations than images.
     """
-    path = _template(folder, name, shard.split).sharded_filepath(shard_index=shard.index, num_shards=shard.of)
+    images, labels, ids = samples
+    path = _template(folder, name, file.split).sharded_filepath(shard_index=file.index, num_shards=file.count)
     row = 0
 
-    def append(batch):
+    def append(batch: np.ndarray) -> None:
         nonlocal row
         rows = slice(row, row + len(batch))
         for record in encode(images[rows], batch, labels[rows], ids[rows]):
@@ -121,12 +131,12 @@ def write_shard(folder, name, shard, images, labels, ids, batches):
 
     with (
         tf.io.TFRecordWriter(str(path)) as writer,
-        concurrent.futures.ThreadPoolExecutor(1, initializer=_stand_back) as thread,
+        concurrent.futures.ThreadPoolExecutor(1, initializer=_lower_priority) as thread,
     ):
-        waiting = collections.deque()
-        for batch in batches:  # the attack works on a batch while those before are written
+        waiting: collections.deque[concurrent.futures.Future] = collections.deque()
+        for batch in batches:  # the attack computes a batch while those before are written
             waiting.append(thread.submit(append, batch))
-            if len(waiting) > MOST_WAITING:
+            if len(waiting) > MAX_WAITING_BATCHES:
                 waiting.popleft().result()
         for written in waiting:
             written.result()
@@ -134,34 +144,42 @@ def write_shard(folder, name, shard, images, labels, ids, batches):
         raise ValueError(f"{row} perturbations for {len(labels)} images of {path.name}.")
 
 
-def write_metadata(folder, name, written, shape, class_names, description):
-    """Makes a TFDS folder, which `tfds.builder_from_directory` and `tfds.load` read, of the TFRecord files in it.
+def write_metadata(
+    folder: pathlib.Path,
+    name: str,
+    files: Sequence[SampleFile],
+    *,
+    shape: tuple[int, int, int],
+    class_names: Sequence[str],
+    description: str,
+) -> None:
+    """Completes a TFDS folder, which `tfds.builder_from_directory` and `tfds.load` read, from the TFRecord files in it.
 
     Args:
-      folder: path, `…/<name>/<VERSION>`.
-      name: str, the TFDS name.
-      written: list of all `Shard`s.
+      folder: `…/<name>/<VERSION>`.
+      name: the TFDS name.
+      files: all files.
       shape: (H, W, C) of the images.
-      class_names: list of str.
-      description: str, for dataset_info.json.
+      class_names: one per class.
+      description: text for dataset_info.json.
     """
     features = tfds.features.FeaturesDict(
         {
             "image": tfds.features.Image(shape=shape, dtype=np.uint8, encoding_format="png"),
             "perturbation": tfds.features.Tensor(shape=shape, dtype=np.int8, encoding="zlib"),
-            "label": tfds.features.ClassLabel(names=class_names),
+            "label": tfds.features.ClassLabel(names=list(class_names)),
             "id": tfds.features.Scalar(np.int64),
         }
     )
     split_infos = []
-    for split in dict.fromkeys(shard.split for shard in written):
-        own, template = [s for s in written if s.split == split], _template(folder, name, split)
-        files = [template.sharded_filepath(shard_index=s.index, num_shards=s.of) for s in own]
+    for split in dict.fromkeys(file.split for file in files):
+        own, template = [f for f in files if f.split == split], _template(folder, name, split)
+        paths = [template.sharded_filepath(shard_index=f.index, num_shards=f.count) for f in own]
         split_infos.append(
             tfds.core.SplitInfo(
                 name=split,
-                shard_lengths=[len(s) for s in own],
-                num_bytes=sum(os.path.getsize(file) for file in files),
+                shard_lengths=[len(f) for f in own],
+                num_bytes=sum(os.path.getsize(path) for path in paths),
                 filename_template=template,
             )
         )
@@ -170,43 +188,43 @@ def write_metadata(folder, name, written, shape, class_names, description):
     )
 
 
-def _template(folder, name, split):
+def _template(folder: pathlib.Path, name: str, split: str) -> tfds.core.ShardedFileTemplate:
     return tfds.core.ShardedFileTemplate(
         data_dir=pathlib.Path(folder), dataset_name=name, split=split, filetype_suffix="tfrecord"
     )
 
 
-def _stand_back():
+def _lower_priority() -> None:
     """Lets this thread work only where the attack leaves a core idle.
 
-    The attack shares each convolution out to all cores in equal parts, so a
-    thread that takes half of one core from it holds up all the others, too.
+    The attack splits each convolution into equal parts for all cores, so a
+    thread that takes half of one core delays all the others, too.
     """
     if sys.platform == "linux":  # elsewhere this would be the priority of the whole process
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
-def read(folder, split, epsilons):
-    """Reads the surrogate's samples of one split.
+def read(folder: pathlib.Path, split: str, epsilons: Sequence[float]) -> tuple[Samples, np.ndarray]:
+    """Reads the stored samples of one split.
 
     Args:
-      folder: path of the TFDS folder.
+      folder: the TFDS folder.
       split: "train", "validation" or "test".
-      epsilons: floats, the levels at which each image is seen; 0 is the clean image.
+      epsilons: the levels at which each image is seen; 0 is the clean image.
 
     Returns:
-      (`Samples` in the order of writing, ids int64 (N,)).
+      (samples in the order of writing, ids int64 (N,)).
 
     Raises:
       UserError: the folder is damaged.
     """
     try:
         builder = tfds.builder_from_directory(folder)
-        in_order = tfds.ReadConfig(interleave_cycle_length=1)  # the default mixes the shards
+        in_order = tfds.ReadConfig(interleave_cycle_length=1)  # the default mixes the files
         dataset = builder.as_dataset(split=split, shuffle_files=False, read_config=in_order)
         batches = list(dataset.batch(1024).prefetch(2).as_numpy_iterator())
     except (tf.errors.OpError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"the surrogate's samples in {folder} can't be read: {str(error).splitlines()[0][:200]}")
+        raise UserError(f"the stored samples in {folder} can't be read: {str(error).splitlines()[0][:200]}")
     columns = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
     expected = builder.info.splits[split].num_examples
     if len(columns["label"]) != expected:

@@ -1,52 +1,54 @@
-"""The same model, computed faster.
+"""Optimized clones: the same function of the same variables, computed faster.
 
-Keras computes each layer by itself and in general.  Of an image classifier more
-is known: which taps of a kernel ever meet the image, how few channels the first
-layer has, which convolution a BatchNorm follows.  `accelerated` uses that and
-changes no result beyond float32 rounding.
+Keras computes each layer separately and in general form.  More is known of an
+image classifier: which taps of a kernel ever overlap the image, how few channels
+the first layer has, which convolution is followed by BatchNorm.  `accelerated`
+uses that, and changes results only by float32 rounding.
 """
+
+from __future__ import annotations
 
 import weakref
 
 import keras
 import tensorflow as tf
 
-_BATCH = 32  # images, at least: decides whether scaling a kernel is less work than scaling what it makes
-_MADE = weakref.WeakKeyDictionary()  # model → its twins by precision
+_BATCH = 32  # the least batch size expected: decides whether to scale a kernel or the result of its convolution
+_CLONES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model → its clones by precision
 
 
-def accelerated(model, precision="float32"):
+def accelerated(model: keras.Model, precision: str = "float32") -> keras.Model:
     """A model that computes the same function of the same variables, faster.
 
-    Nothing is copied: training the one trains the other.  Save and hand on
-    `model`, whose layers are Keras' own.
+    No variable is copied: training the clone trains `model`.  Save `model`,
+    whose layers are Keras' own.
 
     Args:
-      model: a Keras model, of a fixed image size where it is to gain.
-      precision: "float32", or "mixed_bfloat16" to compute convolutions and what lies
+      model: a Keras model; only a fixed image size makes it faster.
+      precision: "float32", or "mixed_bfloat16" to compute convolutions and the layers
         between them in bfloat16; variables, BatchNorm's statistics and logits stay float32.
 
     Returns:
       A functional `keras.Model` of the same inputs and outputs, or `model` itself
-      where nothing is known of its layers (subclassed, or a layer is used twice).
+      where its layers are unknown (subclassed) or one of them is used twice.
     """
-    twins = _MADE.setdefault(model, {})
-    if precision not in twins:
+    clones = _CLONES.setdefault(model, {})
+    if precision not in clones:
         try:
             functional = keras.Model(model.inputs, model.outputs, name=model.name)
         except (AttributeError, ValueError):
             return model
         if any(len(layer._inbound_nodes) > 1 for layer in functional.layers):
             return model
-        twins[precision] = _twin(functional, precision)
-    return twins[precision]
+        clones[precision] = _optimized_clone(functional, precision)
+    return clones[precision]
 
 
-def _twin(functional, precision):
+def _optimized_clone(functional, precision):
     layers = functional.layers
     users = {layer.name: [u for u in layers if _reads(u, layer)] for layer in layers}
     convolutions = {c.name: _Convolution(c, _precision(c, precision)) for c in layers if _is_convolution(c)}
-    absorbed = set()  # names of the layers that a convolution does as well
+    absorbed = set()  # names of the layers that a convolution computes as well
     for layer in layers:
         if len(users[layer.name]) != 1:
             continue
@@ -58,7 +60,7 @@ def _twin(functional, precision):
             convolutions[layer.name].norm = user
             absorbed.add(user.name)
 
-    def twin(layer):
+    def clone(layer):
         if layer.name in convolutions:
             return convolutions[layer.name]
         if not isinstance(layer, keras.Layer) or isinstance(layer, keras.layers.InputLayer):
@@ -74,7 +76,7 @@ def _twin(functional, precision):
     def call(layer, *args, **kwargs):
         return args[0] if layer.name in absorbed else layer(*args, **kwargs)
 
-    return keras.models.clone_model(functional, clone_function=twin, call_function=call)
+    return keras.models.clone_model(functional, clone_function=clone, call_function=call)
 
 
 def _precision(layer, precision):
@@ -125,7 +127,7 @@ class _Shared(keras.layers.Layer):
 
 
 class _Convolution(_Shared):
-    """A `Conv2D`, with the `ZeroPadding2D` before it and the `BatchNormalization` behind it, where there are any."""
+    """A `Conv2D`, with the `ZeroPadding2D` before it and the `BatchNormalization` after it, where there are any."""
 
     def __init__(self, layer, precision):
         super().__init__(layer, layer.dtype_policy if precision == "float32" else precision)
@@ -139,7 +141,7 @@ class _Convolution(_Shared):
 
     def call(self, x, training=None):
         layer, norm = self.layer, self.norm
-        # Keras hands out variables in the dtype of the computation; BatchNorm reckons in float32 whatever that is.
+        # Keras returns variables in the dtype of the computation; BatchNorm computes in float32 in any case.
         kernel, bias = tf.convert_to_tensor(layer.kernel), _float32(layer.bias) if layer.use_bias else None
         if norm is None or (training and norm.trainable):
             y = self._convolve(x, kernel)
@@ -171,7 +173,7 @@ def _float32(x):
 
 
 def _normalise(norm, x):
-    """BatchNorm with the batch's own statistics, which also move the layer's; one kernel for Keras' six."""
+    """BatchNorm with the statistics of the batch, which update those of the layer; one kernel instead of Keras' six."""
     if norm.synchronized and tf.distribute.get_strategy().num_replicas_in_sync > 1:
         return norm(x, training=True)
     channels = x.shape[-1]

@@ -1,6 +1,9 @@
 """Keras model files: hash of the weights, saving and loading."""
 
+from __future__ import annotations
+
 import hashlib
+import os
 import re
 
 import keras
@@ -9,8 +12,8 @@ import numpy as np
 from tfadv.errors import UserError
 
 
-def weights_hash(model):
-    """str, the SHA-256 of all weights in order: the same for the same weights, whatever file holds them."""
+def weights_hash(model: keras.Model) -> str:
+    """The SHA-256 of all weights in order: the same for the same weights, whatever file holds them."""
     sha = hashlib.sha256()
     for variable in model.weights:
         sha.update(f"{variable.path}{tuple(variable.shape)}".encode())
@@ -18,13 +21,13 @@ def weights_hash(model):
     return sha.hexdigest()
 
 
-def save(model, path):
+def save(model: keras.Model, path: str | os.PathLike) -> None:
     """Writes a `.keras` file without the optimizer's state, which would double it."""
     keras.Model(model.input, model.output, name=model.name).save(path)
 
 
-def load(path):
-    """Reads a `.keras` file for inference, without running code it may carry.
+def load(path: str | os.PathLike) -> keras.Model:
+    """Reads a `.keras` file for inference, without running code that it may contain.
 
     Raises:
       UserError: the file is no Keras model, or needs a Lambda layer or a class that safe mode refuses.
@@ -34,7 +37,7 @@ def load(path):
     except Exception as error:  # a zip of HDF5 and JSON: damaged, it raises whatever its readers do
         text = str(error) or type(error).__name__
         if "Lambda" in text:
-            raise UserError(f"{path} carries code of its own (a Lambda layer), which tfadv does not run.")
+            raise UserError(f"{path} contains code of its own (a Lambda layer), which tfadv does not run.")
         if "Could not locate" in text:
             unknown = re.search(r"Could not locate \w+ '([^']+)'", text)
             raise UserError(

@@ -5,10 +5,14 @@ bottleneck on its 3x3 convolution.  Padding, BatchNorm settings and parameter
 counts are torchvision's, so that weights can be carried over layer by layer.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
 import keras
 from keras import layers
 
-# Every data set shares these two numbers: the first BatchNorm absorbs what is left, and a model
+# The same two numbers for every data set: the first BatchNorm absorbs the difference, and a model
 # file then depends on no data set.
 _MEAN, _STD = 0.5, 0.25
 
@@ -44,7 +48,7 @@ def _shortcut(x, filters, stride, name):
     return _norm(_conv(x, filters, 1, stride, f"{name}_shortcut_conv"), f"{name}_shortcut_bn")
 
 
-def basic_block(x, width, stride, name):
+def basic_block(x: keras.KerasTensor, width: int, stride: int, name: str) -> keras.KerasTensor:
     """Two 3x3 convolutions and a shortcut; `width` channels out."""
     y = _relu(_norm(_conv(x, width, 3, stride, f"{name}_conv1"), f"{name}_bn1"), f"{name}_relu1")
     # gamma starts at zero, so each block starts as its shortcut: deep nets learn from the first steps on
@@ -54,7 +58,7 @@ def basic_block(x, width, stride, name):
     return _relu(y, f"{name}_out")
 
 
-def bottleneck_block(x, width, stride, name):
+def bottleneck_block(x: keras.KerasTensor, width: int, stride: int, name: str) -> keras.KerasTensor:
     """1x1, 3x3 and 1x1 convolutions and a shortcut; `4 * width` channels out."""
     y = _relu(_norm(_conv(x, width, 1, 1, f"{name}_conv1"), f"{name}_bn1"), f"{name}_relu1")
     y = _relu(_norm(_conv(y, width, 3, stride, f"{name}_conv2"), f"{name}_bn2"), f"{name}_relu2")
@@ -63,7 +67,15 @@ def bottleneck_block(x, width, stride, name):
     return _relu(y, f"{name}_out")
 
 
-def resnet(block, stage_blocks, input_shape, num_classes, *, width=64, name="resnet"):
+def resnet(
+    block: Callable[[keras.KerasTensor, int, int, str], keras.KerasTensor],
+    stage_blocks: Sequence[int],
+    input_shape: tuple[int, int, int],
+    num_classes: int,
+    *,
+    width: int = 64,
+    name: str = "resnet",
+) -> keras.Model:
     """Builds a ResNet.
 
     Args:

@@ -1,4 +1,6 @@
-"""What a training run goes on from: its newest whole checkpoint."""
+"""Checkpoints: a training run resumes from the newest one that is complete."""
+
+from __future__ import annotations
 
 import json
 import logging
@@ -7,25 +9,27 @@ import numpy as np
 
 from tfadv.errors import UserError
 from tfadv.store.files import write_json
+from tfadv.store.workdir import Workdir
 
+AFFECTS_RESULTS = False
 LOG = logging.getLogger(__name__)
-KEEP = 2  # the newest is worth nothing if it is the one that is damaged
+KEEP = 2  # so that one remains if the newest is damaged
 
 
 class Checkpoints:
-    """The checkpoints of one training run, artifacts of the work folder like any other."""
+    """The checkpoints of one training run, stored as artifacts of the work folder."""
 
-    def __init__(self, workdir, name, inputs):
-        """`workdir`, `name` and `inputs` as in `Workdir.creating`."""
+    def __init__(self, workdir: Workdir, name: str, inputs: dict) -> None:
+        """Takes what `Workdir.creating` takes."""
         self._workdir, self._name, self._inputs = workdir, name, inputs
         self.folder = workdir.root / name
 
-    def exist(self):
-        """bool, whether there is any."""
+    def exist(self) -> bool:
+        """Whether there is any checkpoint."""
         return bool(self._steps())
 
-    def load(self):
-        """The newest whole checkpoint made from the same inputs; those that can't be used are removed.
+    def load(self) -> tuple[dict, dict[str, np.ndarray]] | None:
+        """The newest complete checkpoint of the same inputs; unusable ones are removed.
 
         Returns:
           (state, arrays) as they were saved, or None where there is none.
@@ -34,21 +38,21 @@ class Checkpoints:
             artifact = self._artifact(step)
             try:
                 if self._workdir.is_current(artifact, self._inputs):
-                    folder = self._workdir.open(artifact, "train")
+                    folder = self._workdir.open(artifact)
                     with np.load(folder / "arrays.npz") as arrays:
                         return json.loads((folder / "state.json").read_text()), dict(arrays)
             except UserError as error:
-                LOG.info("%s Going back to the one before.", str(error).split(" To rebuild")[0])
+                LOG.info("%s Resuming from the checkpoint before.", str(error).split(" To rebuild")[0])
             self._workdir.remove(artifact)
         return None
 
-    def save(self, step, state, arrays):
-        """Writes a checkpoint, and removes all but the newest two.
+    def save(self, step: int, state: dict, arrays: dict[str, np.ndarray]) -> None:
+        """Writes a checkpoint, and removes all except the newest two.
 
         Args:
-          step: int, steps made in all.
-          state: dict, JSON.
-          arrays: dict of name → numpy array.
+          step: steps completed in all.
+          state: JSON values.
+          arrays: name → array.
         """
         need = sum(array.nbytes for array in arrays.values())
         with self._workdir.creating(self._artifact(step), self._inputs, need=need) as (folder, _):
@@ -57,8 +61,13 @@ class Checkpoints:
         for old in sorted(self._steps())[:-KEEP]:
             self._workdir.remove(self._artifact(old))
 
-    def _artifact(self, step):
+    def remove(self) -> None:
+        """Removes all checkpoints of this run."""
+        if self.folder.exists():
+            self._workdir.remove(self._name)
+
+    def _artifact(self, step: int) -> str:
         return f"{self._name}/step-{step:08d}"
 
-    def _steps(self):
+    def _steps(self) -> list[int]:
         return [int(p.name.split("-")[1]) for p in self.folder.glob("step-*")]

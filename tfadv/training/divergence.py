@@ -1,11 +1,14 @@
-"""Stops a training run whose loss is lost, instead of training on with ruined weights."""
+"""Stops a training run that has diverged, instead of continuing with ruined weights."""
+
+from __future__ import annotations
 
 import math
 
 from tfadv.errors import UserError
 
-EVERY = 20  # steps between two looks: each look waits for the step to end
-# Times the loss of guessing.  Noise at the start of a run reaches a few times that; what is beyond does not come back.
+CHECK_EVERY = 20  # steps between two checks: each check waits for the step to end
+# Multiple of the loss of guessing.  Noise at the start of a run reaches a few times that loss; a run beyond this does
+# not recover.
 EXPLODED = 100
 
 
@@ -13,38 +16,46 @@ class Diverged(UserError):
     """The loss is not finite or has exploded; the message names the steps."""
 
 
-class Guard:
-    """Looks at the running sum of the losses from time to time."""
+class DivergenceCheck:
+    """Checks the running sum of the losses from time to time."""
 
-    def __init__(self, classes, step=0, loss=0.0, images=0.0):
-        """`classes`: number of logits; then what a resumed run has behind it: steps, sum of losses, images."""
-        self._most = EXPLODED * math.log(max(2, classes))
-        self._good, self._loss, self._images = step, loss, images
-
-    def new_epoch(self):
-        """The sums begin again at 0."""
-        self._loss = self._images = 0.0
-
-    def look(self, step, loss, images, sound=True):
-        """Checks the steps since the last look.
+    def __init__(self, classes: int, step: int = 0, loss: float = 0.0, images: float = 0.0) -> None:
+        """Starts at a step.
 
         Args:
-          step: int, steps made in all.
-          loss: float, sum of the losses of the epoch so far.
-          images: float, their number.
-          sound: bool, whether all weights are finite: a ReLU turns NaN into 0, and the loss then looks healthy.
+          classes: the number of logits.
+          step: steps completed by the run that is resumed.
+          loss: sum of the losses of its present epoch so far.
+          images: the number of images in that sum.
+        """
+        self._limit = EXPLODED * math.log(max(2, classes))
+        self._checked_step, self._loss, self._images = step, loss, images
+
+    def new_epoch(self) -> None:
+        """The sums start again at 0."""
+        self._loss = self._images = 0.0
+
+    def check(self, step: int, loss: float, images: float, weights_finite: bool = True) -> None:
+        """Checks the steps since the last check.
+
+        Args:
+          step: steps completed in all.
+          loss: sum of the losses of the epoch so far.
+          images: the number of images in that sum.
+          weights_finite: whether all weights are finite; a ReLU turns NaN into 0, and the loss then looks normal.
 
         Raises:
           Diverged: names the steps and the way out.
         """
-        what = None
+        problem = None
         mean = (loss - self._loss) / max(1.0, images - self._images)
         if not math.isfinite(mean):
-            what = "the training loss is no longer finite"
-        elif not sound:
-            what = "the weights are no longer finite"
-        elif mean > self._most:
-            what = f"the training loss is {mean:.3g}, beyond all that can come back"
-        if what:
-            raise Diverged(f"{what}, since a step from {self._good + 1} to {step}: give a smaller --learning_rate.")
-        self._good, self._loss, self._images = step, loss, images
+            problem = "the training loss is no longer finite"
+        elif not weights_finite:
+            problem = "the weights are no longer finite"
+        elif mean > self._limit:
+            problem = f"the training loss is {mean:.3g}, too large to recover from"
+        if problem:
+            first = self._checked_step + 1
+            raise Diverged(f"{problem}, since a step from {first} to {step}: give a smaller --learning_rate.")
+        self._checked_step, self._loss, self._images = step, loss, images

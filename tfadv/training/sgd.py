@@ -1,5 +1,7 @@
 """SGD with Nesterov momentum and weight decay, in fewer passes over memory than Keras' own."""
 
+from __future__ import annotations
+
 import keras
 import tensorflow as tf
 
@@ -7,21 +9,21 @@ import tensorflow as tf
 class SGD(keras.optimizers.SGD):
     """Keras' SGD with Nesterov momentum, and decoupled weight decay of kernels (variables of two dimensions and more).
 
-    Deep networks on small images have as many parameters as activations, so
-    that an update of a dozen elementwise steps, each of which reads and writes
-    every parameter, takes a tenth of the training step.  TensorFlow has one
-    kernel for the whole of it.
+    Deep networks on small images have as many parameters as activations.  An
+    update in a dozen elementwise operations, each of which reads and writes
+    every parameter, then takes a tenth of the training step.  TensorFlow has one
+    kernel for the whole update.
     """
 
-    def __init__(self, momentum=0.9, decay=0.0):
-        """`decay`: float, the share of a kernel that is taken away in a step, times the learning rate."""
+    def __init__(self, momentum: float = 0.9, decay: float = 0.0) -> None:
+        """`decay`: the fraction of a kernel that is subtracted in a step, times the learning rate."""
         super().__init__(momentum=momentum, nesterov=True)
         self.decay = decay
 
-    def update_step(self, gradient, variable, learning_rate):
-        """One step of one `tf.Variable`; called by Keras."""
+    def update_step(self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor) -> None:
+        """Updates one variable; called by Keras."""
         rate = tf.cast(learning_rate, variable.dtype)
-        # Scales and shifts are few and set the function's size: decay is for kernels.
+        # Only kernels decay: scales and shifts are few and set the size of the function.
         if self.decay and len(variable.shape) > 1:
             variable.assign_sub(variable * (rate * self.decay))
         tf.raw_ops.ResourceApplyKerasMomentum(

@@ -1,283 +1,362 @@
-"""The training loop: one for a single device and for many, which stops and goes on at any step."""
+"""The training loop: one for a single device and for many, which can stop and resume at any step."""
+
+from __future__ import annotations
 
 import dataclasses
 import logging
 import math
 import shutil
 import signal
-import typing
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from tfadv.runtime import signals
-from tfadv.attacks.gradient import xla
-from tfadv.datasets.batches import evaluation_batches, training_batches
-from tfadv.runtime.devices import Devices, peers_may_die
+from tfadv.datasets.batches import Samples, evaluation_batches, training_batches
+from tfadv.errors import UserError
 from tfadv.models.accelerate import accelerated
+from tfadv.runtime import signals
+from tfadv.runtime.compilation import use_accelerated, use_xla
+from tfadv.runtime.devices import Devices, peers_may_die
 from tfadv.training import divergence
+from tfadv.training.checkpoints import Checkpoints
+from tfadv.training.image_logs import log_augmented_images
 from tfadv.training.schedule import warmup_cosine
 from tfadv.training.sgd import SGD
-from tfadv.training.image_logs import write_augmentation_sheet
 
 LOG = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass
-class _Place:
-    """Where a run stands: step `step` of epoch `epoch` comes next; sums and history so far."""
-
-    epoch: int = 0
-    step: int = 0
-    sums: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(3))  # loss, right, images in this epoch
-    history: dict = dataclasses.field(default_factory=dict)
-
-    def done(self, plan):
-        """int, the steps made in all."""
-        return self.epoch * plan.steps + self.step
+Objective = Callable[[Any, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Plan:
-    """What one run is to do; `steps` in an epoch."""
+class TrainingSettings:
+    """How one run trains.
+
+    Attributes:
+      epochs: the most epochs.
+      batch_size: images per step, on all devices together.
+      learning_rate: the peak; see `warmup_cosine`.
+      patience: epochs without higher validation accuracy before training stops.
+      seed: of order and augmentation.
+      augmentations: names in `tfadv.datasets.AUGMENTATIONS`.
+      checkpoint_steps: write a checkpoint after so many steps as well; 0: only after each epoch.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    patience: int
+    seed: int = 0
+    augmentations: tuple[str, ...] = ()
+    checkpoint_steps: int = 0
+
+
+@dataclasses.dataclass
+class _Progress:
+    """Position of a run: step `step` of epoch `epoch` comes next; sums and history so far."""
+
+    epoch: int = 0
+    step: int = 0
+    sums: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(3))  # loss, correct, images of this epoch
+    history: dict = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """The parts of one call of `Trainer.fit`."""
 
     name: str
-    epochs: int
-    steps: int
-    learning_rate: float
-    checkpoint_steps: int
-    batches: typing.Iterator
+    settings: TrainingSettings
+    steps: int  # per epoch
+    batches: Iterator
+    validation: tf.data.Dataset
+    early_stopping: keras.callbacks.EarlyStopping
+    divergence: divergence.DivergenceCheck
+    checkpoints: Checkpoints | None
+
+    def steps_done(self, progress: _Progress) -> int:
+        return progress.epoch * self.steps + progress.step
 
 
 class Trainer:
-    """Trains one model, as often as wanted, with SGD, Nesterov momentum 0.9 and weight decay.
+    """Trains one model, any number of times, with SGD, Nesterov momentum 0.9 and weight decay.
 
-    Tracing and optimising the graph of a deep network takes longer than many an
-    epoch on few images, so the compiled steps are kept for all its variants.
+    Tracing and optimizing the graph of a deep network takes longer than an epoch
+    on few images, so the compiled steps are kept for all runs.
     """
 
-    def __init__(self, model, *, weight_decay, precision="float32", jit_compile="auto", devices=None):
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        weight_decay: float,
+        objective: Objective,
+        precision: str = "float32",
+        devices: Devices | None = None,
+    ) -> None:
         """Compiles the steps.
 
         Args:
           model: float32 images in [0, 1] → logits, built in the scope of the devices' strategy.
-          weight_decay: float.
+          weight_decay: see `SGD`.
+          objective: see `tfadv.objectives`.
           precision: as in `accelerated`.
-          jit_compile: "auto", "true" or "false".
-          devices: `Devices`; None is the one device.
+          devices: None means the default device.
+
+        Raises:
+          UserError: mixed precision without optimized clones.
         """
+        if precision != "float32" and not use_accelerated():
+            raise UserError(f"--precision={precision} needs --accelerate=auto: optimized clones compute in bfloat16.")
         self.model = model
+        self._objective = objective
         self._devices = devices or Devices()
         with self._devices.strategy.scope():
-            self._twin = accelerated(model, precision)  # of the same variables
+            # The clone has the same variables.
+            self._network = accelerated(model, precision) if use_accelerated() else _same_variables(model)
             self._optimizer = SGD(decay=weight_decay)
-            self._optimizer.build(self._twin.trainable_variables)
-            self._twin.compile(self._optimizer)  # where callbacks look for it
-        self.train_step = self._devices.summing(self._train_slice, jit_compile=xla(jit_compile))
-        self._validate = self._devices.summing(self._validate_slice, jit_compile=xla(jit_compile))
-        self._sound = tf.function(lambda: _all_finite(self._twin.weights))
+            self._optimizer.build(self._network.trainable_variables)
+            self._network.compile(self._optimizer)  # where callbacks look for the optimizer
+        self.train_step = self._devices.reduce(self._train_slice, jit_compile=use_xla())
+        self._validate = self._devices.reduce(self._validate_slice, jit_compile=use_xla())
+        self._weights_finite = tf.function(lambda: _all_finite(self._network.weights))
 
-    def _train_slice(self, x, y):
-        """Moves the weights; float64 (3,): sum of the losses, images that were right, images."""
+    def _train_slice(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        """Updates the weights; float64 (3,): sum of the losses, correct images, images."""
         with tf.GradientTape() as tape:
-            logits = self._twin(x, training=True)
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits)
+            losses, logits = self._objective(self._network, x, y)
             # The optimizer sums over the devices.
             loss = tf.reduce_sum(losses) / (x.shape[0] * self._devices.replicas)
-        variables = self._twin.trainable_variables
+        variables = self._network.trainable_variables
         if variables:
             self._optimizer.apply(tape.gradient(loss, variables), variables)
-        # Each device has moved BatchNorm's statistics by its own slice.
-        self._devices.average([v for v in self._twin.non_trainable_variables if v.dtype == "float32"])
+        # Each device has updated BatchNorm's statistics from its own slice.
+        self._devices.average([v for v in self._network.non_trainable_variables if v.dtype == "float32"])
         return _sums(losses, logits, y, tf.ones_like(losses))
 
-    def _validate_slice(self, x, y, counts):
-        logits = self._twin(x, training=False)
+    def _validate_slice(self, x: tf.Tensor, y: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+        logits = self._network(x, training=False)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits)
-        return _sums(losses, logits, y, counts)
+        return _sums(losses, logits, y, weights)
 
     def fit(
         self,
-        samples,
-        validation,
+        samples: Samples,
+        validation: Samples,
+        settings: TrainingSettings,
         *,
-        epochs,
-        batch_size,
-        learning_rate,
-        patience,
-        seed,
-        log_dir=None,
-        augmentations=(),
-        checkpoints=None,
-        checkpoint_steps=0,
-        name="training",
-    ):
+        log_dir: Any = None,
+        checkpoints: Checkpoints | None = None,
+        name: str = "training",
+    ) -> dict:
         """Trains from the model's present weights and leaves the best ones, by validation accuracy, in the model.
 
         Args:
-          samples: `Samples` to learn from.
-          validation: `Samples` that decide which epoch was best and when to stop.
-          epochs: int, at most.
-          batch_size: int, images in a step, on all devices together.
-          learning_rate: float, the peak; see `warmup_cosine`.
-          patience: int, epochs without a higher validation accuracy before signals.
-          seed: int, of order and augmentation.
-          log_dir: path for TensorBoard, or None; `train` and `validation` appear in it,
-            and a sheet of augmented images.
-          augmentations: names in `tfadv.datasets.AUGMENTATIONS`.
-          checkpoints: `Checkpoints`, or None; the run goes on after the newest one, and writes one after each
-            epoch and where `stopping` asks it to end.
-          checkpoint_steps: int, write one after so many steps as well; 0 does not.
-          name: str, shown at the progress bar.
+          samples: training samples.
+          validation: samples that decide which epoch was best and when to stop.
+          settings: how to train.
+          log_dir: folder for TensorBoard, or None; it receives `train`, `validation` and a sheet of augmented images.
+          checkpoints: where to save the state after each epoch and when `signals` asks to stop, and where to resume
+            from; or None.
+          name: shown in the progress bar.
 
         Returns:
-          dict: "history" (one list a metric), "best_epoch" (from 1), "steps" (optimizer steps made).
+          dict: "history" (one list per metric), "best_epoch" (from 1), "steps" (optimizer steps completed).
 
         Raises:
           Diverged: the loss is not finite or has exploded; the model has the weights of the last checkpoint.
-          Stopped: asked for, after the present step and a checkpoint.
-          UserError: the devices can't share the batch, or another host is gone.
+          Stopped: a signal came; the present step was completed and a checkpoint written.
+          UserError: the devices can't share the batch equally, or another host is gone.
         """
-        devices = self._devices
-        devices.check_batch(batch_size)
-        batch_size = min(batch_size, len(samples) // devices.replicas * devices.replicas)
+        self._devices.check_batch(settings.batch_size)
         for variable in self._optimizer.variables:  # momentum and step count of an earlier run
             variable.assign(np.zeros(variable.shape))
-        # Not the loss: that of an over-confident network rises while its accuracy still does, too.
-        early = keras.callbacks.EarlyStopping("val_accuracy", mode="max", patience=patience, restore_best_weights=True)
-        saved = checkpoints.load() if checkpoints else None
-        if log_dir and not saved:
-            shutil.rmtree(log_dir, ignore_errors=True)  # curves of an earlier try would overlay these
-            if augmentations:
-                write_augmentation_sheet(log_dir, samples, seed, augmentations)
-        boards = [keras.callbacks.TensorBoard(str(log_dir), write_graph=False)] if log_dir else []
-        callbacks = keras.callbacks.CallbackList([early, *boards], model=self._twin)
-        self._twin.stop_training = False
-        callbacks.on_train_begin()
-        place = self._bring_back(*saved, early) if saved else _Place()
-        if saved:
-            after = f" and {place.step} steps" if place.step else ""
-            LOG.info("%s: going on after epoch %d%s", name, place.epoch, after)
-        batches, steps = training_batches(
-            samples,
-            batch_size=batch_size,
-            epochs=epochs,
-            seed=seed,
-            augmentations=augmentations,
-            first=(place.epoch, place.step),
+        # Not the loss: that of an over-confident network rises while its accuracy still rises, too.
+        early = keras.callbacks.EarlyStopping(
+            "val_accuracy", mode="max", patience=settings.patience, restore_best_weights=True
         )
-        held = evaluation_batches(validation, batch_size=batch_size)
-        plan = _Plan(name, epochs, steps, learning_rate, checkpoint_steps, iter(batches))
-        watch = divergence.Guard(self.model.output_shape[-1], place.done(plan), place.sums[0], place.sums[2])
-
-        def keep():
-            if checkpoints:
-                checkpoints.save(place.done(plan), *self._pack(place, early))
-
+        saved = checkpoints.load() if checkpoints else None
+        callbacks = self._callbacks(early, log_dir, None if saved else (samples, settings))
+        progress = self._restore(*saved, early) if saved else _Progress()
+        if saved:
+            steps = f" and {progress.step} steps" if progress.step else ""
+            LOG.info("%s: resuming after epoch %d%s", name, progress.epoch, steps)
+        run = self._prepare(samples, validation, settings, early, checkpoints, name, progress)
         try:
             with signals.in_steps(), peers_may_die():
-                while place.epoch < epochs and not self._twin.stop_training:
-                    stop = self._epoch(plan, place, watch, keep)
-                    logs = self._end_of_epoch(place, held)
-                    callbacks.on_epoch_end(place.epoch - 1, logs)
-                    LOG.info("%s epoch %d/%d: %s", name, place.epoch, epochs, _words(logs))
-                    if place.epoch < epochs and not self._twin.stop_training:  # else the model itself is written next
-                        keep()
-                        if stop:
-                            _leave()
+                self._run_epochs(run, progress, callbacks)
         except divergence.Diverged:
             saved = checkpoints.load() if checkpoints else None
             if saved:
-                _assign(self._twin.weights, saved[1], "weight")
+                _assign(self._network.weights, saved[1], "weight")
             raise
         callbacks.on_train_end()
         return {
-            "history": place.history,
+            "history": progress.history,
             "best_epoch": early.best_epoch + 1,
             "steps": int(self._optimizer.iterations.numpy()),
         }
 
-    def _epoch(self, plan, place, watch, keep):
-        """The rest of an epoch, from `place` on; returns whether to stop now that it has ended."""
-        sums, stop, workers = tf.constant(place.sums), False, self._devices.workers
-        with tqdm(total=plan.steps, initial=place.step, unit="step", desc=plan.name, leave=False, disable=None) as bar:
-            while place.step < plan.steps:
-                x, y = next(plan.batches)
-                rate = warmup_cosine(place.done(plan), peak=plan.learning_rate, total=plan.epochs * plan.steps)
+    def _callbacks(
+        self,
+        early: keras.callbacks.EarlyStopping,
+        log_dir: Any,
+        new_run: tuple[Samples, TrainingSettings] | None,
+    ) -> keras.callbacks.CallbackList:
+        """Early stopping and TensorBoard, whose curves of an earlier run are removed when a new run starts."""
+        if log_dir and new_run:
+            shutil.rmtree(log_dir, ignore_errors=True)
+            samples, settings = new_run
+            if settings.augmentations:
+                log_augmented_images(log_dir, samples, settings.seed, settings.augmentations)
+        boards = [keras.callbacks.TensorBoard(str(log_dir), write_graph=False)] if log_dir else []
+        callbacks = keras.callbacks.CallbackList([early, *boards], model=self._network)
+        self._network.stop_training = False
+        callbacks.on_train_begin()
+        return callbacks
+
+    def _prepare(
+        self,
+        samples: Samples,
+        validation: Samples,
+        settings: TrainingSettings,
+        early: keras.callbacks.EarlyStopping,
+        checkpoints: Checkpoints | None,
+        name: str,
+        progress: _Progress,
+    ) -> _Run:
+        replicas = self._devices.replicas
+        batch_size = min(settings.batch_size, len(samples) // replicas * replicas)
+        batches, steps = training_batches(
+            samples,
+            batch_size=batch_size,
+            epochs=settings.epochs,
+            seed=settings.seed,
+            augmentations=settings.augmentations,
+            first=(progress.epoch, progress.step),
+        )
+        held_out = evaluation_batches(validation, batch_size=batch_size)
+        loss, _, images = progress.sums
+        check = divergence.DivergenceCheck(
+            self.model.output_shape[-1], progress.epoch * steps + progress.step, loss, images
+        )
+        return _Run(name, settings, steps, iter(batches), held_out, early, check, checkpoints)
+
+    def _run_epochs(self, run: _Run, progress: _Progress, callbacks: keras.callbacks.CallbackList) -> None:
+        epochs = run.settings.epochs
+        while progress.epoch < epochs and not self._network.stop_training:
+            stop = self._run_epoch(run, progress)
+            logs = self._finish_epoch(run, progress)
+            callbacks.on_epoch_end(progress.epoch - 1, logs)
+            LOG.info("%s epoch %d/%d: %s", run.name, progress.epoch, epochs, _format(logs))
+            if progress.epoch < epochs and not self._network.stop_training:  # else the model itself is written next
+                self._save_checkpoint(run, progress)
+                if stop:
+                    _raise_stopped()
+
+    def _run_epoch(self, run: _Run, progress: _Progress) -> bool:
+        """The rest of an epoch, from `progress` on; returns whether to stop after it."""
+        settings, total = run.settings, run.settings.epochs * run.steps
+        sums, stop, workers = tf.constant(progress.sums), False, self._devices.workers
+        with tqdm(
+            total=run.steps, initial=progress.step, unit="step", desc=run.name, leave=False, disable=None
+        ) as bar:
+            while progress.step < run.steps:
+                x, y = next(run.batches)
+                rate = warmup_cosine(run.steps_done(progress), peak=settings.learning_rate, total=total)
                 self._optimizer.learning_rate = rate
-                sums += self.train_step(self._devices.split(x), self._devices.split(y))
-                place.step += 1
+                sums += self.train_step(self._devices.distribute(x), self._devices.distribute(y))
+                progress.step += 1
                 bar.update()
-                done, at_end = place.done(plan), place.step == plan.steps
-                look = done % divergence.EVERY == 0 or at_end
-                # Several hosts have to stop at the same step, so they tell each other when they look.
+                done, at_end = run.steps_done(progress), progress.step == run.steps
+                check = done % divergence.CHECK_EVERY == 0 or at_end
+                # Several hosts have to stop at the same step, so they exchange requests when they check.
                 asked = signals.asked()
-                stop = asked if workers == 1 else look and self._devices.sum_over_workers(asked) > 0
-                due = plan.checkpoint_steps and done % plan.checkpoint_steps == 0
-                if look or stop or due:
-                    place.sums = sums.numpy()
-                    watch.look(done, place.sums[0], place.sums[2], bool(self._sound()))
+                stop = asked if workers == 1 else check and self._devices.sum_over_workers(asked) > 0
+                due = bool(settings.checkpoint_steps) and done % settings.checkpoint_steps == 0
+                if check or stop or due:
+                    progress.sums = sums.numpy()
+                    run.divergence.check(done, progress.sums[0], progress.sums[2], bool(self._weights_finite()))
                 if (stop or due) and not at_end:  # at its end, the epoch is validated first
-                    keep()
+                    self._save_checkpoint(run, progress)
                     if stop:
-                        _leave()
-        watch.new_epoch()
+                        _raise_stopped()
+        run.divergence.new_epoch()
         return stop
 
-    def _end_of_epoch(self, place, held):
-        """Validates, writes the history and moves `place` to the next epoch; returns the epoch's figures."""
-        loss, right, images = place.sums
-        logs = {"loss": loss / images, "accuracy": right / images}
-        sums = sum(self._validate(*map(self._devices.split, batch)).numpy() for batch in held)
+    def _finish_epoch(self, run: _Run, progress: _Progress) -> dict[str, float]:
+        """Validates, appends to the history and moves `progress` to the next epoch; returns the epoch's metrics."""
+        loss, correct, images = progress.sums
+        logs = {"loss": loss / images, "accuracy": correct / images}
+        sums = sum(self._validate(*map(self._devices.distribute, batch)).numpy() for batch in run.validation)
         logs |= {"val_loss": sums[0] / sums[2], "val_accuracy": sums[1] / sums[2]}
         logs = {key: float(value) for key, value in logs.items()}
         for key, value in logs.items():
-            place.history.setdefault(key, []).append(value)
-        place.epoch, place.step, place.sums = place.epoch + 1, 0, np.zeros(3)
+            progress.history.setdefault(key, []).append(value)
+        progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, np.zeros(3)
         return logs
 
-    def _pack(self, place, early):
-        """(state, arrays): all that the steps to come depend on.
+    def _save_checkpoint(self, run: _Run, progress: _Progress) -> None:
+        if run.checkpoints:
+            run.checkpoints.save(run.steps_done(progress), *self._state_dict(progress, run.early_stopping))
+
+    def _state_dict(
+        self, progress: _Progress, early: keras.callbacks.EarlyStopping
+    ) -> tuple[dict, dict[str, np.ndarray]]:
+        """(state, arrays): everything that the coming steps depend on.
 
         Order and augmentation of the images follow from (seed, epoch, step), so no random state is needed.
         """
-        arrays = {f"weight{i}": v.numpy() for i, v in enumerate(self._twin.weights)}
+        arrays = {f"weight{i}": v.numpy() for i, v in enumerate(self._network.weights)}
         arrays |= {f"optimizer{i}": v.numpy() for i, v in enumerate(self._optimizer.variables)}
         arrays |= {f"best{i}": a for i, a in enumerate(early.best_weights or [])}
-        state = {"epoch": place.epoch, "step": place.step, "sums": place.sums.tolist(), "history": place.history}
+        state = {
+            "epoch": progress.epoch,
+            "step": progress.step,
+            "sums": progress.sums.tolist(),
+            "history": progress.history,
+        }
         return state | {"wait": early.wait, "best": early.best, "best_epoch": early.best_epoch}, arrays
 
-    def _bring_back(self, state, arrays, early):
-        """Undoes `_pack`."""
-        _assign(self._twin.weights, arrays, "weight")
+    def _restore(
+        self, state: dict, arrays: dict[str, np.ndarray], early: keras.callbacks.EarlyStopping
+    ) -> _Progress:
+        """Restores what `_state_dict` returned."""
+        _assign(self._network.weights, arrays, "weight")
         _assign(self._optimizer.variables, arrays, "optimizer")
         early.wait, early.best, early.best_epoch = state["wait"], state["best"], state["best_epoch"]
         if "best0" in arrays:
-            early.best_weights = [arrays[f"best{i}"] for i in range(len(self._twin.weights))]
-        return _Place(state["epoch"], state["step"], np.asarray(state["sums"]), state["history"])
+            early.best_weights = [arrays[f"best{i}"] for i in range(len(self._network.weights))]
+        return _Progress(state["epoch"], state["step"], np.asarray(state["sums"]), state["history"])
 
 
-def _leave():
+def _same_variables(model: keras.Model) -> keras.Model:
+    """A second model of the same layers, whose `compile` and `stop_training` leave `model` alone."""
+    return keras.Model(model.inputs, model.outputs, name=model.name)
+
+
+def _raise_stopped() -> None:
     signals.stop()
-    raise signals.Stopped(signal.SIGTERM)  # another host was asked to
+    raise signals.Stopped(signal.SIGTERM)  # another host was asked to stop
 
 
-def _sums(losses, logits, y, counts):
-    right = tf.cast(tf.argmax(logits, axis=1) == y, tf.float32)
-    rows = tf.cast(tf.stack([losses * counts, right * counts, counts]), tf.float64)
+def _sums(losses: tf.Tensor, logits: tf.Tensor, y: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    correct = tf.cast(tf.argmax(logits, axis=1) == y, tf.float32)
+    rows = tf.cast(tf.stack([losses * weights, correct * weights, weights]), tf.float64)
     return tf.reduce_sum(rows, axis=1)
 
 
-def _all_finite(variables):
+def _all_finite(variables: list[keras.Variable]) -> tf.Tensor:
     return tf.reduce_all([tf.reduce_all(tf.math.is_finite(v)) for v in variables if v.dtype == "float32"])
 
 
-def _assign(variables, arrays, key):
+def _assign(variables: list[keras.Variable], arrays: dict[str, np.ndarray], key: str) -> None:
     for i, variable in enumerate(variables):
         variable.assign(arrays[f"{key}{i}"])
 
 
-def _words(logs):
+def _format(logs: dict[str, float]) -> str:
     return ", ".join(f"{key} {value:.4f}" if math.isfinite(value) else f"{key} {value}" for key, value in logs.items())
