@@ -1,183 +1,375 @@
-"""What decides a result (`Config`), and what only says where and how far to run (`Run`).
+"""All settings of a run, each declared once; flags, checks, the fingerprint and `--help` are derived from them.
 
 No TensorFlow here: a mistyped flag is answered before anything slow is loaded.
 """
 
+from __future__ import annotations
+
 import dataclasses
-import json
-import math
-import os
 import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
-from tfadv.datasets import AUGMENTATIONS, SOURCES
-from tfadv.errors import UserError, check_name
+from tfadv.datasets import AUGMENTATIONS, DATASETS
+from tfadv.errors import UserError
 from tfadv.models import MODELS
+from tfadv.settings import Names, Range, check, flag_lines, setting, settings_of
 
-VARIANTS = ("baseline", "augmented", "retrained")
-PRECISIONS = ("float32", "mixed_bfloat16")
-DISTRIBUTE = ("auto", "none", "mirrored", "multiworker", "tpu")
-# The keys of `tfadv.attacks.ATTACKS`, which needs TensorFlow; a test compares them.
-ATTACKS = (
-    "fgsm", "onestep", "bim", "pgd", "mifgsm", "apgd-ce", "apgd-dlr", "apgd-t", "fab", "square", "autoattack",
-)  # fmt: skip
-SHARDED = ("generate", "attack", "evaluate")  # stages that several processes can share
-STAGES = ("prepare", "train", "attack", "generate", "augment", "retrain", "evaluate", "report", "all")
+if TYPE_CHECKING:
+    from tfadv.experiments.recipe import Experiment
+
+AFFECTS_RESULTS = False  # artifacts record the values of the settings that they depend on
+_SHARDED = ("reference_evaluation", "samples", "evaluations")  # what a stage creates in parts, see `Experiment.target`
+
+
+def _experiments(config: Any) -> Iterable[str]:
+    from tfadv.experiments import EXPERIMENTS
+
+    return EXPERIMENTS
+
+
+def _experiment(config: Any) -> Experiment:
+    """The experiment of `--experiment` with the recipes of `--defenses` added."""
+    from tfadv.experiments import EXPERIMENTS, RECIPES
+
+    experiment: Experiment = EXPERIMENTS[config.experiment]
+    try:
+        return experiment.with_recipes(tuple(RECIPES[name] for name in config.defenses))
+    except ValueError as error:
+        raise UserError(f"--defenses={','.join(config.defenses)} with --experiment={config.experiment}: {error}")
+
+
+def _recipes(config: Any) -> Iterable[str]:
+    from tfadv.experiments import RECIPES
+
+    return RECIPES
+
+
+def _attacks(config: Any) -> Iterable[str]:
+    from tfadv.attacks import ATTACKS  # imports no TensorFlow
+
+    return ATTACKS
+
+
+def _starts(config: Any) -> tuple[str, ...]:
+    return ("scratch", *(recipe.name for recipe in _experiment(config).recipes))
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """All that decides a result; a work folder belongs to one Config.
+    """The settings of a run; every field has a flag of its name.
 
-    Attributes:
-      dataset: a name in `tfadv.datasets.SOURCES`.
-      image_size: int, pixels of a side; 0 takes the data set's own default.
-      train_size: int, how many training images to keep (stratified); 0 keeps all.
-      seed: int >= 0, the one seed of every random number.
-      surrogate: name of the model whose adversarial images everyone retrains on.
-      epsilons: floats in (0, 1], the perturbation sizes, in units of a [0, 1] pixel.
-      epochs: int, the most passes over the training split, for the baseline.
-      retrain_epochs: int, the most passes over clean + adversarial images; the
-        control (augmentation alone) makes equally many optimizer steps.
-      batch_size: int, images in an optimizer step.
-      learning_rate: float, the peak after warm-up.
-      weight_decay: float, decoupled, on convolution and dense kernels.
-      patience: int, epochs without a higher validation accuracy before signals.
-      sync_batchnorm: bool, BatchNorm sees the whole batch where several devices share it.
-      precision: "float32" or "mixed_bfloat16", of training; attacks and evaluations are always float32.
-      retrain_from: "baseline" goes on from the baseline's weights, "scratch" starts anew.
-      augmentations: names in `tfadv.datasets.AUGMENTATIONS`, for the control and
-        for retraining; flips are dropped where a mirrored image is another class.
+    The field's role says what it decides, see `tfadv.settings.Role`.
+
+    Raises:
+      UserError: a setting is not accepted; one line that names the flag and what it accepts.
     """
 
-    dataset: str = "digits"
-    image_size: int = 0
-    train_size: int = 0
-    seed: int = 0
-    surrogate: str = "resnet18"
-    epsilons: tuple[float, ...] = (0.01, 0.02, 0.03)
-    epochs: int = 10
-    retrain_epochs: int = 3
-    batch_size: int = 128
-    learning_rate: float = 0.1
-    weight_decay: float = 5e-4
-    patience: int = 3
-    precision: str = "float32"
-    sync_batchnorm: bool = False
-    retrain_from: str = "baseline"
-    augmentations: tuple[str, ...] = AUGMENTATIONS
+    experiment: str = setting(
+        "paper",
+        "The experiment: which variants of a model are trained and compared.",
+        group="Experiment",
+        role="result",
+        accepts=Names("experiment", _experiments),
+        required=True,
+    )
+    stage: str = setting(
+        "all",
+        "How far to go. Each stage first runs what it needs and skips what is up to date.",
+        group="Experiment",
+        role="selection",
+        accepts=Names("stage", lambda config: _experiment(config).stages),
+        required=True,
+    )
+    models: tuple[str, ...] = setting(
+        ("resnet18", "resnet50", "resnet101"),
+        "The models to train, attack and report.",
+        group="Experiment",
+        role="selection",
+        accepts=Names("model", lambda _: MODELS),
+        required=True,
+    )
+    defenses: tuple[str, ...] = setting(
+        (),
+        "Recipes to train and compare besides those of the experiment.",
+        group="Experiment",
+        role="selection",
+        accepts=Names("recipe", _recipes),
+    )
+    plugins: tuple[str, ...] = setting(
+        (),
+        "Python modules to import first, found from the current folder or installed. They register attacks, data "
+        "sets, models, objectives, recipes, experiments or report formats.",
+        group="Experiment",
+        role="execution",
+    )
+    seed: int = setting(
+        0, "Seed of every random number.", group="Experiment", role="result", accepts=Range(0, 2**31 - 1)
+    )
 
-    def __post_init__(self):
-        check_name("dataset", self.dataset, SOURCES)
-        check_name("model", self.surrogate, MODELS)
-        check_name("precision", self.precision, PRECISIONS)
-        check_name("retrain_from", self.retrain_from, ("baseline", "scratch"))
-        for name in self.augmentations:
-            check_name("augmentation", name, AUGMENTATIONS)
-        for field, least in (
-            ("image_size", 0), ("train_size", 0), ("seed", 0), ("epochs", 1),
-            ("retrain_epochs", 1), ("batch_size", 1), ("patience", 1),
-        ):  # fmt: skip
-            if getattr(self, field) < least:
-                raise UserError(f"--{field} is {getattr(self, field)}: it must be at least {least}.")
-        if 0 < self.image_size < 8:
-            raise UserError(f"--image_size is {self.image_size}: the networks need at least 8 pixels a side.")
-        for field, most in (("seed", 2**31 - 1), ("image_size", 4096), ("batch_size", 2**16), ("epochs", 10**6)):
-            if getattr(self, field) > most:
-                raise UserError(f"--{field} is {getattr(self, field)}: it must be at most {most}.")
-        if not 0 < self.learning_rate < math.inf:
-            raise UserError(f"--learning_rate is {self.learning_rate}: it must be above 0 and finite.")
-        if not 0 <= self.weight_decay < math.inf:
-            raise UserError(f"--weight_decay is {self.weight_decay}: it must be at least 0 and finite.")
-        if not self.epsilons:
-            raise UserError("--epsilons is empty: give at least one perturbation size, such as 0.03.")
-        for eps in self.epsilons:
-            if not 0 < eps <= 1:
-                raise UserError(f"--epsilons has {eps}: each must be above 0 and at most 1 (pixels are in [0, 1]).")
-        if len(set(self.epsilons)) < len(self.epsilons):
-            raise UserError(f"--epsilons names a value twice: {', '.join(map(str, self.epsilons))}.")
+    dataset: str = setting(
+        "digits",
+        "The data set.",
+        group="Data",
+        role="result",
+        accepts=Names("dataset", lambda _: DATASETS),
+        required=True,
+    )
+    data_dir: str = setting(
+        "data",
+        "Folder of the TFDS data sets; a missing data set is downloaded into it.",
+        group="Data",
+        role="execution",
+        required=True,
+    )
+    split: str = setting(
+        "stratified",
+        "stratified: 70% training, 10% validation and 20% test images of all images together. official: the "
+        "test split that the data set comes with; validation images are taken out of its training split.",
+        group="Data",
+        role="result",
+        accepts=Names("split", ("stratified", "official")),
+        required=True,
+    )
+    image_size: int = setting(
+        0,
+        "Height and width of the images.",
+        group="Data",
+        role="result",
+        accepts=Range(8, 4096, zero="the data set's own", unit="pixels"),
+    )
+    train_size: int = setting(
+        0,
+        "Number of training images to keep, a stratified choice.",
+        group="Data",
+        role="result",
+        accepts=Range(1, zero="all"),
+    )
+    augmentations: tuple[str, ...] = setting(
+        AUGMENTATIONS,
+        "Augmentations of the recipes that augment; flips are left out where a mirrored image is another class.",
+        group="Data",
+        role="result",
+        accepts=Names("augmentation", AUGMENTATIONS),
+    )
 
-    def resolved(self):
-        """The same Config with the data set's own image size in place of 0 and without forbidden flips."""
-        source = SOURCES[self.dataset]
+    epochs: int = setting(
+        10,
+        "Most epochs of training on clean images.",
+        group="Training",
+        role="result",
+        accepts=Range(1, 10**6),
+    )
+    retrain_epochs: int = setting(
+        3,
+        "Most epochs of retraining, each over the clean images and the adversarial images of every eps. Recipes "
+        "that are compared with it make as many optimizer steps.",
+        group="Training",
+        role="result",
+        accepts=Range(1, 10**6),
+    )
+    batch_size: int = setting(
+        128, "Images per optimizer step.", group="Training", role="result", accepts=Range(1, 2**16)
+    )
+    learning_rate: float = setting(
+        0.1,
+        "Peak of the learning rate, after warm-up.",
+        group="Training",
+        role="result",
+        accepts=Range(0, above=True),
+    )
+    weight_decay: float = setting(
+        5e-4,
+        "Decoupled weight decay of convolution and dense kernels.",
+        group="Training",
+        role="result",
+        accepts=Range(0),
+    )
+    patience: int = setting(
+        3,
+        "Epochs without a higher validation accuracy before training stops early.",
+        group="Training",
+        role="result",
+        accepts=Range(1, 10**6),
+    )
+    precision: str = setting(
+        "float32",
+        "Precision of training; attacks and evaluations are always float32.",
+        group="Training",
+        role="result",
+        accepts=Names("precision", ("float32", "mixed_bfloat16")),
+        required=True,
+    )
+    sync_batchnorm: bool = setting(
+        False,
+        "Compute BatchNorm over the whole batch where several devices share it.",
+        group="Training",
+        role="result",
+    )
+    retrain_from: str = setting(
+        "",
+        "Where retraining starts: from random weights (scratch) or from the weights of another recipe; empty: "
+        "as each recipe says.",
+        group="Training",
+        role="result",
+        accepts=Names("retrain_from", _starts),
+    )
+    checkpoint_steps: int = setting(
+        0,
+        "Optimizer steps between two checkpoints.",
+        group="Training",
+        role="execution",
+        accepts=Range(1, zero="one per epoch"),
+    )
+
+    surrogate: str = setting(
+        "resnet18",
+        "The model whose adversarial images all models are retrained on.",
+        group="Attacks",
+        role="result",
+        accepts=Names("model", lambda _: MODELS),
+        required=True,
+    )
+    epsilons: tuple[float, ...] = setting(
+        (0.01, 0.02, 0.03),
+        "Perturbation sizes; pixels are in [0, 1].",
+        group="Attacks",
+        role="result",
+        accepts=Range(0, 1, above=True),
+        required=True,
+    )
+    attacks: str = setting(
+        "",
+        "Attacks to evaluate besides FGSM, with their settings where these are not the defaults, such as "
+        "'pgd(steps=50,restarts=5),autoattack(norm=l2)'. With any, the transfer matrix and the checks for gradient "
+        "masking are run as well.",
+        group="Attacks",
+        role="selection",
+        accepts=Names("attack", _attacks, checked=False),
+    )
+    eval_size: int = setting(
+        0,
+        "Number of test images that --attacks are run on.",
+        group="Attacks",
+        role="selection",
+        accepts=Range(1, zero="all"),
+    )
+
+    workdir: str = setting("", "Folder of all results; empty: runs/<dataset>.", group="Execution", role="execution")
+    overwrite: bool = setting(
+        False,
+        "Take over a work folder of other settings; artifacts that do not depend on what changed are kept.",
+        group="Execution",
+        role="execution",
+    )
+    verify: bool = setting(False, "First check every file of the work folder.", group="Execution", role="execution")
+    shard: str = setting(
+        "",
+        "i/n: process only every n-th part of the stage, starting with part i, beside other processes; a call "
+        "without it puts the parts together.",
+        group="Execution",
+        role="execution",
+    )
+    distribute: str = setting(
+        "auto",
+        "The devices to use. auto: the first of multiworker and mirrored that has more than one device.",
+        group="Execution",
+        role="execution",
+        accepts=Names("distribute", ("auto", "none", "mirrored", "multiworker", "tpu")),
+        required=True,
+    )
+    virtual_devices: int = setting(
+        0,
+        "Number of devices to divide the CPU into, to try out --distribute=mirrored.",
+        group="Execution",
+        role="execution",
+        accepts=Range(1, 64, zero="one"),
+    )
+    jit_compile: str = setting(
+        "auto",
+        "Compile with XLA. auto: on a GPU only.",
+        group="Execution",
+        role="execution",
+        accepts=Names("jit_compile", ("auto", "true", "false")),
+        required=True,
+    )
+    accelerate: str = setting(
+        "auto",
+        "auto: compute models by clones with optimized layers; off: by Keras' own layers.",
+        group="Execution",
+        role="execution",
+        accepts=Names("accelerate", ("auto", "off")),
+        required=True,
+    )
+    verbosity: str = setting(
+        "info",
+        "quiet: warnings only; debug: also TensorFlow's own messages.",
+        group="Execution",
+        role="execution",
+        accepts=Names("verbosity", ("quiet", "info", "debug")),
+        required=True,
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        self.attack_specs  # noqa: B018  raises where the text is wrong
+        self._check_shard()
+        for name in ("data_dir", "workdir"):
+            if "\0" in getattr(self, name):
+                raise UserError(f"--{name} must be the path of a folder.")
+
+    def _check_shard(self) -> None:
+        if not self.shard:
+            return
+        experiment = self.selected_experiment
+        sharded = [stage for stage in experiment.stages if experiment.target(stage) in _SHARDED]
+        if self.stage not in sharded:
+            raise UserError(f"--shard is for --stage={' and --stage='.join(sharded)}, not for {self.stage}.")
+        if self.overwrite:
+            raise UserError("--shard and --overwrite: take the folder over first, in a call without --shard.")
+        self.shard_of()
+
+    def resolved(self) -> Config:
+        """Returns the same settings with the defaults that depend on others filled in.
+
+        These are the data set's own image size in place of 0, runs/<dataset> as the work folder, and the
+        augmentations without flips where a mirrored image is another class.
+        """
+        dataset = DATASETS[self.dataset]
         return dataclasses.replace(
             self,
-            image_size=self.image_size or source.image_size,
-            augmentations=tuple(a for a in self.augmentations if source.flip or a != "flip"),
+            image_size=self.image_size or dataset.image_size,
+            augmentations=tuple(a for a in self.augmentations if dataset.flip or a != "flip"),
+            workdir=self.workdir or f"runs/{self.dataset}",
         )
 
-    def fields(self):
-        """dict of plain JSON values, field by field."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+    @property
+    def selected_experiment(self) -> Experiment:
+        """The experiment with the recipes of `defenses` added."""
+        return _experiment(self)
 
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """Where to work and how far to go; nothing here changes a result by more than rounding.
-
-    Attributes:
-      stage: one of `STAGES`.
-      models: names in `tfadv.models.MODELS`, the ones to train, attack and report.
-      attacks: keys of `ATTACKS`, to measure besides the paper's FGSM; with any, the transfer matrix and
-        the verdict on masked gradients are made as well.
-      eval_size: int, the test images that `attacks` are run on; 0: all.
-      data_dir: str, home of the TFDS data sets.
-      workdir: str, folder for everything made.
-      jit_compile: "auto" (XLA on a GPU, not on a CPU), "true" or "false".
-      overwrite: bool, let this Config take over a work folder of another one.
-      verify: bool, check every file of the work folder before anything else.
-      checkpoint_steps: int, steps between two checkpoints of training; 0: one an epoch.
-      shard: "i/n", make only this share of the samples or of an evaluation; "" is all of it.
-      distribute: one of `DISTRIBUTE`, see `tfadv.distribution.Devices`.
-      virtual_devices: int, cut the CPU into so many devices; 0 leaves it whole.
-    """
-
-    stage: str = "all"
-    models: tuple[str, ...] = ("resnet18", "resnet50", "resnet101")
-    attacks: tuple[str, ...] = ()
-    eval_size: int = 0
-    data_dir: str = "data"
-    workdir: str = "runs/digits"
-    jit_compile: str = "auto"
-    overwrite: bool = False
-    verify: bool = False
-    checkpoint_steps: int = 0
-    shard: str = ""
-    distribute: str = "auto"
-    virtual_devices: int = 0
-
-    def __post_init__(self):
-        check_name("stage", self.stage, STAGES)
-        check_name("jit_compile", self.jit_compile, ("auto", "true", "false"))
-        check_name("distribute", self.distribute, DISTRIBUTE)
-        if not self.models:
-            raise UserError(f"--models is empty: give at least one of {', '.join(MODELS)}.")
-        for name in self.models:
-            check_name("model", name, MODELS)
-        if len(set(self.models)) < len(self.models):
-            raise UserError(f"--models names a model twice: {', '.join(self.models)}.")
-        for name in self.attacks:
-            check_name("attack", name, ATTACKS)
-        if len(set(self.attacks)) < len(self.attacks):
-            raise UserError(f"--attacks names one twice: {', '.join(self.attacks)}.")
-        for field in ("checkpoint_steps", "virtual_devices", "eval_size"):
-            if getattr(self, field) < 0:
-                raise UserError(f"--{field} is {getattr(self, field)}: it must be at least 0.")
-        if self.virtual_devices > 64:
-            raise UserError(f"--virtual_devices is {self.virtual_devices}: it must be at most 64.")
-        if self.shard and self.stage not in SHARDED:
-            raise UserError(f"--shard is for --stage={' and --stage='.join(SHARDED)}, not for {self.stage}.")
-        if self.shard and self.overwrite:
-            raise UserError("--shard and --overwrite: take the folder over first, in a call without --shard.")
-        for field in ("data_dir", "workdir"):
-            if "\0" in getattr(self, field) or not getattr(self, field):
-                raise UserError(f"--{field} must be the path of a folder.")
-        self.share()
-
-    def share(self):
-        """(i, n) of `shard`, or None.
+    @property
+    def attack_specs(self) -> list[tuple[str, dict[str, Any]]]:
+        """The attacks as (name, settings given).
 
         Raises:
-          UserError: it is no such share.
+          UserError: the text of `attacks` is wrong, or names an attack with the same settings twice.
+        """
+        if not self.attacks:
+            return []
+        from tfadv.attacks import split_specs  # imports no TensorFlow
+
+        specs = split_specs(self.attacks)
+        for number, spec in enumerate(specs):
+            if spec in specs[:number]:
+                raise UserError(f"--attacks names {spec[0]} twice with the same settings.")
+        return specs
+
+    def shard_of(self) -> tuple[int, int] | None:
+        """Returns (i, n) of `shard`, or None.
+
+        Raises:
+          UserError: it is not i/n with 0 <= i < n.
         """
         if not self.shard:
             return None
@@ -186,24 +378,11 @@ class Run:
             raise UserError(f"--shard={self.shard}: write i/n with i from 0 to n - 1, such as 0/4.")
         return int(match[1]), int(match[2])
 
+    def fingerprint(self) -> dict[str, Any]:
+        """Returns the settings that decide results, as JSON values; a work folder belongs to them."""
+        values = {name: getattr(self, name) for name, _, declared in settings_of(self) if declared.role == "result"}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
-def cluster():
-    """(number of workers, this worker's number) from TF_CONFIG; (1, 0) where it is not set.
-
-    Raises:
-      UserError: TF_CONFIG is no such description.
-    """
-    text = os.environ.get("TF_CONFIG")
-    if not text:
-        return 1, 0
-    try:
-        config = json.loads(text)
-        kinds = [kind for kind in ("chief", "worker") if kind in config["cluster"]]
-        task = config["task"]
-        before = sum(len(config["cluster"][kind]) for kind in kinds[: kinds.index(task["type"])])
-        return sum(len(config["cluster"][kind]) for kind in kinds), before + int(task["index"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"TF_CONFIG can't be read ({error}): it must be JSON such as "
-            '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, "task": {"type": "worker", "index": 0}}.'
-        )
+    def flagfile(self) -> str:
+        """Returns the settings as the text of a flagfile that gives the same `Config` again."""
+        return flag_lines(self)

@@ -1,0 +1,218 @@
+"""Settings as the fields of a dataclass: each is declared once, and its check, flag and help text follow from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import textwrap
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal, TypeAlias
+
+from absl import flags
+
+from tfadv.errors import UserError, check_name
+
+AFFECTS_RESULTS = False  # artifacts record the values of the settings that they depend on
+
+# "result": decides the figures; a work folder belongs to one choice of these settings.
+# "selection": decides which artifacts are created; each artifact records what it depends on.
+# "execution": where and how the work is done.
+Role = Literal["result", "selection", "execution"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The numbers that a setting accepts; always finite.
+
+    Attributes:
+      least: the smallest accepted number.
+      most: the largest accepted number.
+      above: whether `least` itself is excluded.
+      zero: what 0 means where it is accepted beside the range; "" where it is not.
+      unit: what is counted, for messages, such as "pixels".
+    """
+
+    least: float
+    most: float = math.inf
+    above: bool = False
+    zero: str = ""
+    unit: str = ""
+
+    def accepts(self, value: float) -> bool:
+        """Whether the number is in the range."""
+        if self.zero and value == 0:
+            return True
+        low_enough = math.isfinite(value) and value <= self.most
+        return low_enough and (value > self.least if self.above else value >= self.least)
+
+    def __str__(self) -> str:
+        text = f"{'above' if self.above else 'at least'} {self.least:g}"
+        if self.most < math.inf:
+            text += f" and at most {self.most:.10g}"
+        if self.unit:
+            text += f" {self.unit}"
+        return text + (f", or 0: {self.zero}" if self.zero else "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Names:
+    """The names that a setting accepts.
+
+    Attributes:
+      kind: what is named, for messages, such as "dataset".
+      known: the names, or a function that returns them for the settings given so far (an object with
+        their fields), where they depend on another setting or on what plugins register.
+      checked: whether a value must be one of the names; otherwise they are only listed in `--help`.
+    """
+
+    kind: str
+    known: tuple[str, ...] | Callable[[Any], Iterable[str]]
+    checked: bool = True
+
+    def available(self, config: Any) -> tuple[str, ...]:
+        """Returns the accepted names."""
+        return tuple(self.known(config)) if callable(self.known) else self.known
+
+
+Accepted: TypeAlias = Range | Names | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """How one field is explained and checked; see `setting`."""
+
+    help: str
+    group: str
+    role: Role
+    accepts: Accepted
+    required: bool
+
+
+def setting(
+    default: Any, help: str, *, group: str, role: Role, accepts: Accepted = None, required: bool = False
+) -> Any:
+    """Declares a setting, as the default of a dataclass field.
+
+    Args:
+      default: str, int, float, bool, or a tuple of str or float; the flag takes the same type.
+      help: one or two sentences.
+      group: the heading under which `--help` lists it.
+      role: what it decides, see `Role`.
+      accepts: the numbers or names that are accepted, each element on its own for a tuple; None: anything.
+      required: whether an empty text or tuple is refused.
+    """
+    return dataclasses.field(default=default, metadata={"setting": Setting(help, group, role, accepts, required)})
+
+
+def settings_of(config: Any) -> Iterator[tuple[str, Any, Setting]]:
+    """Yields (name, default, `Setting`) of each setting of a dataclass or one of its objects, in order."""
+    for field in dataclasses.fields(config):
+        yield field.name, field.default, field.metadata["setting"]
+
+
+def check(config: Any) -> None:
+    """Checks each setting of an object by itself.
+
+    Raises:
+      UserError: a value is not accepted; names the flag and what it accepts.
+    """
+    for name, default, declared in settings_of(config):
+        value = getattr(config, name)
+        several = isinstance(default, tuple)
+        if several != isinstance(value, tuple):
+            raise UserError(f"{name} is {value!r}: it must be {'a tuple' if several else 'one value'}.")
+        if declared.required and not value:
+            raise UserError(f"--{name} is empty: {_wanted(declared.accepts, config)}.")
+        if several and len(set(value)) < len(value):
+            raise UserError(f"--{name} names a value twice: {', '.join(map(str, value))}.")
+        for element in value if several else (value,):
+            if isinstance(declared.accepts, Names) and declared.accepts.checked and (element or several):
+                check_name(declared.accepts.kind, element, declared.accepts.available(config))
+            elif isinstance(declared.accepts, Range) and not declared.accepts.accepts(element):
+                verb, subject = ("has", "each") if several else ("is", "it")
+                raise UserError(f"--{name} {verb} {element}: {subject} must be {declared.accepts}.")
+
+
+def _wanted(accepts: Accepted, config: Any) -> str:
+    if isinstance(accepts, Names):
+        return f"give at least one of {', '.join(accepts.available(config))}"
+    if isinstance(accepts, Range):
+        return f"give at least one number, {accepts}"
+    return "it must have a value"
+
+
+def define_flags(settings: type, values: flags.FlagValues) -> None:
+    """Defines a flag for each setting of a dataclass."""
+    for name, default, declared in settings_of(settings):
+        keywords = {"help": declared.help, "flag_values": values}
+        if isinstance(default, tuple):
+            flags.DEFINE_list(name, [str(element) for element in default], **keywords)
+        elif isinstance(default, bool):
+            flags.DEFINE_boolean(name, default, **keywords)
+        elif isinstance(default, int):
+            flags.DEFINE_integer(name, default, **keywords)
+        elif isinstance(default, float):
+            flags.DEFINE_float(name, default, **keywords)
+        else:
+            flags.DEFINE_string(name, default, **keywords)
+
+
+def read_flags(settings: type, values: flags.FlagValues) -> dict[str, Any]:
+    """Returns the values of the flags of `define_flags`, by the name of the setting.
+
+    Raises:
+      UserError: an element of a list of numbers is not a number.
+    """
+    read = {}
+    for name, default, _ in settings_of(settings):
+        value = values[name].value
+        if isinstance(default, tuple):
+            number = bool(default) and isinstance(default[0], float)
+            try:
+                value = tuple(float(element) if number else element for element in value)
+            except ValueError as error:
+                raise UserError(f"--{name}={','.join(value)}: {error}; write numbers such as 0.01,0.02.")
+        read[name] = value
+    return read
+
+
+def flag_lines(config: Any) -> str:
+    """Returns the settings of an object as the text of a flagfile, one flag per line."""
+    lines = []
+    for name, default, _ in settings_of(config):
+        value = getattr(config, name)
+        if isinstance(default, bool):
+            lines.append(f"--{name}" if value else f"--no{name}")
+        else:
+            lines.append(f"--{name}={','.join(map(str, value)) if isinstance(default, tuple) else value}")
+    return "\n".join(lines) + "\n"
+
+
+def describe(settings: type, chosen: Mapping[str, Any], *, width: int = 100) -> str:
+    """Returns the help text of all settings, grouped, each with its default and what it accepts.
+
+    Args:
+      settings: a dataclass of settings.
+      chosen: the values given so far, by name; names that depend on another setting follow from them.
+      width: the longest line, in characters.
+    """
+    groups: dict[str, list[str]] = {}
+    for name, default, declared in settings_of(settings):
+        text = [declared.help]
+        if isinstance(declared.accepts, Names):
+            known = ", ".join(declared.accepts.available(types.SimpleNamespace(**chosen)))
+            text.append(f"{'Any of' if isinstance(default, tuple) else 'One of'}: {known}.")
+        elif isinstance(declared.accepts, Range):
+            text.append(f"{'Each' if isinstance(default, tuple) else 'Accepts'}: {declared.accepts}.")
+        entry = textwrap.fill(" ".join(text), width, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        groups.setdefault(declared.group, []).append(f"  {_flag_text(name, default)}\n{entry}")
+    return "\n\n".join(f"{group}\n" + "\n".join(entries) for group, entries in groups.items())
+
+
+def _flag_text(name: str, default: Any) -> str:
+    """The flag with its default, as it would be written."""
+    if isinstance(default, bool):
+        return f"--{name}, --no{name} (default: {'on' if default else 'off'})"
+    text = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+    return f"--{name}={text}" if text else f"--{name}= (default: empty)"
