@@ -1,76 +1,213 @@
-"""The records of results.json: who was attacked how, and how many images were still right."""
+"""The records of results.json: which model was attacked how, and how many images it still classified correctly."""
 
-from tfadv.evaluation.intervals import wilson
+from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-def _record(row, *, protocol, attack, eps, source=None, settings=None, cost=None, dataset, model, variant, seed):
-    """dict of one row of images, bool (N,); the schema is that of results.json."""
-    correct, n = int(row.sum()), len(row)
-    return {
-        "dataset": dataset,
-        "model": model,
-        "variant": variant,
-        "protocol": protocol,
-        "source": source,
-        "attack": attack,
-        "eps": eps,
-        "accuracy": correct / n,
-        "interval": [round(end, 6) for end in wilson(correct, n)],
-        "correct": correct,
-        "n": n,
-        "settings": settings,
-        "cost": cost,
-        "seed": seed,
-    }
+import numpy as np
+
+WORST_CASE = "worst"  # the `attack` of records that count the images no attack changed
 
 
-def of_fgsm(found, epsilons, surrogate, **of):
-    """Records of what `accuracy.hits` found.
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """The model that records are about.
+
+    Attributes:
+      dataset: name of the data set.
+      model: name of the architecture.
+      variant: name of the recipe that trained it.
+      seed: the experiment's seed.
+    """
+
+    dataset: str
+    model: str
+    variant: str
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One accuracy with all that it depends on: an entry of results.json.
+
+    Attributes:
+      dataset: name of the data set.
+      model: name of the architecture.
+      variant: name of the recipe that trained it.
+      protocol: "clean"; "whitebox", attacked on this model itself; or "transfer", attacked on `source`.
+      source: "model/variant" whose stored adversarial images were used, or None.
+      attack: name in `tfadv.attacks.ATTACKS`, "worst" for the worst case per image over several, None for clean.
+      eps: size of the perturbation in units of a [0, 1] pixel, None for clean.
+      accuracy: correct / n.  An image that is misclassified without an attack counts as misclassified.
+      interval: 95% Wilson interval of the accuracy, (low, high), rounded to 6 digits.
+      correct: number of images classified correctly.
+      n: number of images.
+      settings: the attack's settings; None for clean images and for the FGSM of the experiment's tables.
+      cost: for all eps together: "gradients", "forwards" (numbers of images passed through the model), "seconds",
+        "fallbacks", "remaining" (see `tfadv.attacks.cost.Cost`), "gradients_per_image", "forwards_per_image".
+      seed: the experiment's seed.
+      label: the attack with those settings that are not its defaults, such as "pgd(steps=50)"; "" where all are
+        defaults.  results.json leaves it out then.
+    """
+
+    dataset: str
+    model: str
+    variant: str
+    protocol: str
+    source: str | None
+    attack: str | None
+    eps: float | None
+    accuracy: float
+    interval: tuple[float, float]
+    correct: int
+    n: int
+    settings: dict[str, Any] | None
+    cost: dict[str, Any] | None
+    seed: int
+    label: str = ""
+
+    @property
+    def attack_label(self) -> str:
+        """The attack for tables: its name, with those settings that are not its defaults."""
+        return self.label or self.attack or "clean"
+
+    def __str__(self) -> str:
+        """Short form for logs, such as "transfer 0.03: 12.3%"."""
+        name = self.protocol if self.settings is None else self.attack_label
+        eps = "" if self.eps is None else f" {self.eps:g}"
+        return f"{name}{eps}: {100 * self.accuracy:.1f}%"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as JSON values, in the order of results.json."""
+        entry = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        entry["interval"] = list(self.interval)
+        if not self.label:
+            del entry["label"]
+        return entry
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any]) -> Record:
+        """The record that `to_dict` turned into `entry`; raises TypeError where keys are missing or unknown."""
+        values = dict(entry)
+        if "interval" in values:
+            values["interval"] = tuple(values["interval"])
+        return cls(**values)
+
+
+def wilson_interval(correct: int, n: int) -> tuple[float, float]:
+    """The 95% score interval of a proportion (Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953).
+
+    Unlike ± 1.96 standard errors it stays within [0, 1] and has a width where all or none are correct.
 
     Args:
-      found: bool (1 + 2E, N).
-      epsilons: E floats.
-      surrogate: str, the model whose stored images measured transfer.
-      **of: "dataset", "model", "variant" and "seed".
+      correct: number of successes, 0 to n.
+      n: number of trials, at least 1.
 
     Returns:
-      list of dicts: clean, white-box at each eps, transfer at each eps.
+      (low, high) in [0, 1].
+
+    Raises:
+      ValueError: `correct` or `n` is not a whole number in its range.
     """
-    made = [_record(found[0], protocol="clean", attack=None, eps=None, **of)]
-    for protocol, source, rows in (
-        ("whitebox", None, found[1 : 1 + len(epsilons)]),
-        ("transfer", f"{surrogate}/baseline", found[1 + len(epsilons) :]),
-    ):
-        for eps, row in zip(epsilons, rows, strict=True):
-            made.append(_record(row, protocol=protocol, attack="fgsm", eps=eps, source=source, **of))
-    return made
+    from scipy.stats import binomtest  # 0.6 s to import, which flags and reports need not wait for
+
+    if not 0 <= correct <= n or n < 1 or correct != int(correct) or n != int(n):
+        raise ValueError(f"correct and n must be whole numbers with 0 <= correct <= n and n >= 1, got {correct}, {n}.")
+    interval = binomtest(int(correct), int(n)).proportion_ci(confidence_level=0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
-def of_attack(attack, found, epsilons, settings, cost, **of):
-    """Records of what `strength.withstood` found: list of dicts, one an eps.
+def fgsm_records(
+    subject: Subject,
+    epsilons: Sequence[float],
+    clean: np.ndarray,
+    whitebox: np.ndarray,
+    transfer: np.ndarray | None = None,
+    source: str | None = None,
+) -> list[Record]:
+    """The records of an evaluation on clean images and under FGSM.
 
     Args:
-      attack: str; "worst" for the images that withstood several.
-      found: bool (E, N).
-      epsilons: E floats.
-      settings: dict of the attack's arguments.
-      cost: dict of `strength.withstood`, for all eps together, or None.
-      **of: "dataset", "model", "variant" and "seed".
+      subject: the model evaluated.
+      epsilons: E sizes of the perturbation.
+      clean: bool (N,), images classified correctly without an attack.
+      whitebox: bool (E, N), also under FGSM on this model.
+      transfer: bool (E, N), also with the stored perturbations of `source`; None where there are none.
+      source: "model/variant" that `transfer` was attacked on.
+
+    Returns:
+      Clean, then white-box at each eps, then transfer at each eps.
     """
-    if cost:
-        images = found.shape[1]
-        cost = cost | {
-            "gradients_per_image": round(cost["gradients"] / images, 2),
-            "forwards_per_image": round(cost["forwards"] / images, 2),
-        }
+    records = [_record(subject, clean, protocol="clean")]
+    for eps, correct in zip(epsilons, whitebox, strict=True):
+        records.append(_record(subject, correct, protocol="whitebox", attack="fgsm", eps=eps))
+    if transfer is not None:
+        for eps, correct in zip(epsilons, transfer, strict=True):
+            records.append(_record(subject, correct, protocol="transfer", attack="fgsm", eps=eps, source=source))
+    return records
+
+
+def attack_records(
+    subject: Subject,
+    epsilons: Sequence[float],
+    correct: np.ndarray,
+    attack: str,
+    settings: Mapping[str, Any],
+    cost: Mapping[str, Any],
+    label: str = "",
+) -> list[Record]:
+    """The records of one attack of `--attacks`, one for each eps.
+
+    Args:
+      subject: the model evaluated.
+      epsilons: E sizes of the perturbation.
+      correct: bool (E, N), images classified correctly both without and under the attack.
+      attack: its name in `tfadv.attacks.ATTACKS`.
+      settings: its settings, JSON values.
+      cost: "gradients", "forwards", "seconds", "fallbacks" and "remaining", for all eps together.
+      label: its `label`, such as "pgd(steps=50)"; it is stored where it differs from the name.
+    """
+    per_image = {f"{key}_per_image": round(cost[key] / correct.shape[1], 2) for key in ("gradients", "forwards")}
+    common = {
+        "protocol": "whitebox",
+        "attack": attack,
+        "settings": dict(settings),
+        "cost": {**cost, **per_image},
+        "label": "" if label == attack else label,
+    }
+    return [_record(subject, row, eps=eps, **common) for eps, row in zip(epsilons, correct, strict=True)]
+
+
+def worst_case_records(
+    subject: Subject, epsilons: Sequence[float], correct: np.ndarray, labels: Sequence[str]
+) -> list[Record]:
+    """The records of the worst case per image over several attacks, one for each eps.
+
+    Args:
+      subject: the model evaluated.
+      epsilons: E sizes of the perturbation.
+      correct: bool (E, N), images classified correctly under every attack.
+      labels: the attacks' labels.
+    """
+    settings = {"attacks": list(labels)}
     return [
-        _record(row, protocol="whitebox", attack=attack, eps=eps, settings=settings, cost=cost, **of)
-        for eps, row in zip(epsilons, found, strict=True)
+        _record(subject, row, protocol="whitebox", attack=WORST_CASE, eps=eps, settings=settings)
+        for eps, row in zip(epsilons, correct, strict=True)
     ]
 
 
-def short(record):
-    """str, such as "whitebox 0.03: 12.3%"."""
-    name = record["protocol"] if record["attack"] in (None, "fgsm") else record["attack"]
-    attack = name if record["eps"] is None else f"{name} {record['eps']:g}"
-    return f"{attack}: {100 * record['accuracy']:.1f}%"
+def _record(subject: Subject, correct: np.ndarray, **values: Any) -> Record:
+    """A record of bool (N,); what `values` leaves out is None."""
+    count, n = int(correct.sum()), len(correct)
+    low, high = wilson_interval(count, n)
+    defaults = {"source": None, "attack": None, "eps": None, "settings": None, "cost": None}
+    return Record(
+        **dataclasses.asdict(subject),
+        **{**defaults, **values},
+        accuracy=count / n,
+        interval=(round(low, 6), round(high, 6)),
+        correct=count,
+        n=n,
+    )

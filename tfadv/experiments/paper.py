@@ -1,16 +1,61 @@
-"""The figures printed in the paper (Ali, Raza, Gan), in percent, as its Tables 1-4 give them."""
+"""The paper (Ali, Raza, Gan): its three recipes, the figures it prints, and its Tables 1-4."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from tfadv.experiments.recipe import Experiment, Recipe
+
+BASELINE = Recipe(
+    name="baseline",
+    title="Baseline",
+    stage="train",
+    color="#D55E00",
+    marker="o",
+)
+AUGMENTED = Recipe(
+    name="augmented",
+    title="Augmented",
+    stage="augment",
+    start="baseline",
+    samples="repeated",
+    augment=True,
+    balance=True,
+    epochs="retrain_epochs",
+    color="#0072B2",
+    marker="s",
+)
+RETRAINED = Recipe(
+    name="retrained",
+    title="Retrained",
+    stage="retrain",
+    start="baseline",
+    samples="surrogate",
+    augment=True,
+    balance=True,
+    epochs="retrain_epochs",
+    color="#009E73",
+    marker="^",
+)
 
 MODELS = ("resnet18", "resnet50", "resnet101")
 EPSILONS = (0.01, 0.02, 0.03)
+# Data sets as the paper calls them.  Its "Cat VS Dog" is oxford_iiit_pet by its text and cats_vs_dogs by its name.
+ROWS = {
+    "mnist": "MNIST",
+    "cifar10": "CIFAR10",
+    "oxford_iiit_pet": "Cat VS Dog",
+    "cats_vs_dogs": "Cat VS Dog",
+}
 
-# Table 1: clean accuracy, (before, after) adversarial training, each by model.
+# Table 1: accuracy on clean images in percent, one figure per model, before and after adversarial training.
 CLEAN = {
     "MNIST": {"baseline": (97.43, 97.72, 98.65), "retrained": (99.20, 99.22, 99.26)},
     "CIFAR10": {"baseline": (75.39, 83.69, 81.69), "retrained": (76.63, 80.41, 78.48)},
     "Cat VS Dog": {"baseline": (96.93, 95.05, 94.08), "retrained": (97.16, 95.83, 94.34)},
 }
 
-# Tables 2, 3 and 4: accuracy under FGSM, by eps and then by model.
+# Tables 2, 3 and 4: accuracy under FGSM in percent, one tuple per eps, in it one figure per model.
 FGSM = {
     "MNIST": {
         "baseline": ((52.30, 60.21, 64.09), (36.50, 31.53, 35.91), (34.90, 17.46, 22.32)),
@@ -29,16 +74,35 @@ FGSM = {
     },
 }
 
-# The gains its abstract and section 5 state, in points.  The mean of Table 4
-# minus Table 2 is 41.21, 14.43 and 26.44.
-STATED_GAIN = {"MNIST": 41.54, "CIFAR10": 14.96, "Cat VS Dog": 26.43}
+# The gains that its abstract and section 5 state, in percentage points.  The means of Table 4 minus Table 2 are
+# 41.21, 14.43 and 26.44.
+STATED_GAINS = {"MNIST": 41.54, "CIFAR10": 14.96, "Cat VS Dog": 26.43}
 
 
-def accuracy(row, variant, model, eps=None):
-    """float, the paper's percentage, clean where eps is None; None where the paper has no such figure."""
-    if row is None or model not in MODELS:
-        return None
-    column = MODELS.index(model)
-    if eps is None:
-        return CLEAN[row][variant][column] if variant in CLEAN[row] else None
-    return FGSM[row][variant][EPSILONS.index(eps)][column] if eps in EPSILONS else None
+@dataclasses.dataclass(frozen=True)
+class PaperFigures:
+    """The paper's Tables 1-4 (a `tfadv.experiments.recipe.Published`)."""
+
+    def covers(self, dataset: str) -> bool:
+        """Whether the paper has figures for a data set."""
+        return dataset in ROWS
+
+    def accuracy(self, dataset: str, model: str, recipe: str, eps: float | None = None) -> float | None:
+        """The paper's accuracy in percent, on clean images where eps is None; None where it prints no such figure."""
+        if dataset not in ROWS or model not in MODELS:
+            return None
+        row, column = ROWS[dataset], MODELS.index(model)
+        if eps is None:
+            return CLEAN[row][recipe][column] if recipe in CLEAN[row] else None
+        if recipe not in FGSM[row] or eps not in EPSILONS:
+            return None
+        return FGSM[row][recipe][EPSILONS.index(eps)][column]
+
+
+PAPER = Experiment(
+    name="paper",
+    recipes=(BASELINE, AUGMENTED, RETRAINED),
+    reference="baseline",
+    extra_stages={"attack": "reference_evaluation", "generate": "samples"},
+    published=PaperFigures(),
+)

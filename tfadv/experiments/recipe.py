@@ -1,0 +1,181 @@
+"""What an experiment is: recipes, each of which trains one variant of every model.
+
+This module loads neither TensorFlow nor anything else of tfadv, so that flags can be checked quickly and a change
+in the report does not make trained models out of date.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+SAMPLES = ("clean", "repeated", "surrogate")
+EPOCHS = ("epochs", "retrain_epochs")
+SCRATCH = "scratch"
+
+# Stages that every experiment has.  The stages of its recipes and its extra stages come between them.
+FIRST_STAGES = {"prepare": "splits"}
+LAST_STAGES = {"evaluate": "evaluations", "report": "report", "all": "report"}
+TARGETS = ("splits", "reference_evaluation", "samples", "evaluations", "report")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How one variant of a model is trained.
+
+    Attributes:
+      name: the variant's name in files, flags and tables.
+      title: the variant's name in plots and sentences.
+      stage: the `--stage` that trains it; "" means a stage with the recipe's name.
+      start: where its weights start: "scratch", or the name of a recipe listed before it.
+      samples: the images it is trained on.
+        "clean": each clean image once per epoch.
+        "repeated": clean images only, each as often as with "surrogate", so that both take equally many steps.
+        "surrogate": each clean image and the surrogate's stored adversarial images of it, one per eps.
+      objective: the training objective, a name in `tfadv.objectives.OBJECTIVES`.
+      augment: whether images are augmented (`--augmentations`).
+      balance: whether larger classes are undersampled to the size of the smallest one.
+      epochs: the setting that holds the number of epochs, "epochs" or "retrain_epochs".
+      color: a Matplotlib color for plots; "" takes the next color of the palette.
+      marker: a Matplotlib marker for plots; "" takes the next marker.
+
+    Raises:
+      ValueError: `samples` or `epochs` is none of the above, or the name is empty or "scratch".
+    """
+
+    name: str
+    title: str
+    stage: str = ""
+    start: str = SCRATCH
+    samples: str = "clean"
+    objective: str = "cross_entropy"
+    augment: bool = False
+    balance: bool = False
+    epochs: str = "epochs"
+    color: str = ""
+    marker: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name or self.name == SCRATCH or "/" in self.name:
+            raise ValueError(f"recipe name {self.name!r}: it must not be empty, contain '/' or be {SCRATCH!r}.")
+        if self.samples not in SAMPLES:
+            raise ValueError(f"recipe {self.name!r}: samples is {self.samples!r}, must be one of {', '.join(SAMPLES)}.")
+        if self.epochs not in EPOCHS:
+            raise ValueError(f"recipe {self.name!r}: epochs is {self.epochs!r}, must be one of {', '.join(EPOCHS)}.")
+        if not self.stage:
+            object.__setattr__(self, "stage", self.name)
+
+    @property
+    def summary(self) -> str:
+        """One line that describes the recipe, for legends."""
+        start = "trained from scratch" if self.start == SCRATCH else f"starts from {self.start}"
+        samples = {
+            "clean": "clean images",
+            "repeated": "clean images, as many steps as with the surrogate's adversarial images",
+            "surrogate": "clean images and the surrogate's adversarial images",
+        }[self.samples]
+        parts = [start, samples]
+        if self.objective != "cross_entropy":
+            parts.append(f"objective {self.objective}")
+        if self.augment:
+            parts.append("augmentation")
+        if self.balance:
+            parts.append("balanced classes")
+        return "; ".join(parts)
+
+
+class Published(Protocol):
+    """Published figures that a report shows beside its own."""
+
+    def covers(self, dataset: str) -> bool:
+        """Whether there are figures for a data set."""
+
+    def accuracy(self, dataset: str, model: str, recipe: str, eps: float | None) -> float | None:
+        """A published accuracy in percent, or None where there is none.
+
+        Args:
+          dataset: name of the data set.
+          model: name of the model.
+          recipe: name of the recipe.
+          eps: size of the white-box FGSM perturbation; None means clean images.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A set of recipes that are trained, evaluated and compared.
+
+    Attributes:
+      name: name of the experiment.
+      recipes: the recipes, each after the one that it starts from.
+      reference: name of the recipe that the others are compared with.  The surrogate is a model trained by it.
+      extra_stages: stage → what it makes, one of `TARGETS`.  These stages are listed after the reference's stage.
+      published: figures to compare with, or None.
+      tables: function from `tfadv.report.data.ReportData` to a dict of file name → `tfadv.report.tables.Table`,
+        the experiment's own tables; None takes `tfadv.report.tables.default_tables`.
+      headline: function from `ReportData` to the sentences at the top of the report; None takes
+        `tfadv.report.tables.default_headline`.
+
+    Raises:
+      ValueError: a name is used twice or missing, or the reference needs samples of the surrogate, which it trains.
+    """
+
+    name: str
+    recipes: tuple[Recipe, ...]
+    reference: str
+    extra_stages: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    published: Published | None = None
+    tables: Callable[[Any], dict[str, Any]] | None = None
+    headline: Callable[[Any], str] | None = None
+
+    def __post_init__(self) -> None:
+        names = [recipe.name for recipe in self.recipes]
+        if len(set(names)) < len(names):
+            raise ValueError(f"experiment {self.name!r}: two recipes have the same name: {', '.join(names)}.")
+        if self.reference not in names:
+            raise ValueError(f"experiment {self.name!r}: reference {self.reference!r} is none of {', '.join(names)}.")
+        for i, recipe in enumerate(self.recipes):
+            if recipe.start not in (SCRATCH, *names[:i]):
+                raise ValueError(
+                    f"recipe {recipe.name!r}: start is {recipe.start!r}, must be {SCRATCH!r} or a recipe listed before it."
+                )
+        ancestor = self.recipe(self.reference)
+        while True:
+            if ancestor.samples == "surrogate":
+                raise ValueError(f"recipe {ancestor.name!r} makes the surrogate and cannot be trained on its samples.")
+            if ancestor.start == SCRATCH:
+                break
+            ancestor = self.recipe(ancestor.start)
+        reserved = {*FIRST_STAGES, *self.extra_stages, *LAST_STAGES}
+        for recipe in self.recipes:
+            if recipe.stage in reserved:
+                raise ValueError(f"recipe {recipe.name!r}: the stage {recipe.stage!r} is taken.")
+        for stage, target in self.extra_stages.items():
+            if target not in TARGETS or stage in FIRST_STAGES or stage in LAST_STAGES:
+                raise ValueError(
+                    f"experiment {self.name!r}: extra stage {stage!r} is taken, or {target!r} is no target."
+                )
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """All names of `--stage`, in the order in which a whole run goes through them."""
+        trained = list(dict.fromkeys(recipe.stage for recipe in self.recipes))
+        after = trained.index(self.recipe(self.reference).stage) + 1
+        return (*FIRST_STAGES, *trained[:after], *self.extra_stages, *trained[after:], *LAST_STAGES)
+
+    def recipe(self, name: str) -> Recipe:
+        """The recipe of that name; raises KeyError where there is none."""
+        return {recipe.name: recipe for recipe in self.recipes}[name]
+
+    def trained_by(self, stage: str) -> tuple[Recipe, ...]:
+        """The recipes that a stage trains; empty for the stages in `target`."""
+        return tuple(recipe for recipe in self.recipes if recipe.stage == stage)
+
+    def target(self, stage: str) -> str | None:
+        """What a stage makes, one of `TARGETS`; None where it trains recipes (see `trained_by`)."""
+        return {**FIRST_STAGES, **self.extra_stages, **LAST_STAGES}.get(stage)
+
+    def with_recipes(self, recipes: tuple[Recipe, ...]) -> Experiment:
+        """The same experiment with further recipes at the end."""
+        return dataclasses.replace(self, recipes=(*self.recipes, *recipes))
