@@ -1,0 +1,101 @@
+"""What appears on the terminal: tfadv's own messages first, without TensorFlow's start-up lines."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+
+from absl import logging as absl_logging
+
+AFFECTS_RESULTS = False
+
+_LEVELS = {"quiet": logging.WARNING, "info": logging.INFO, "debug": logging.DEBUG}
+
+# Lines that TensorFlow writes while it is loaded, whatever TF_CPP_MIN_LOG_LEVEL says: notes about the CPU and the
+# libraries, and on some GPU builds complaints about its own double registrations.
+_STARTUP = re.compile(
+    rb"WARNING: All log messages before absl::InitializeLog\(\)"
+    rb"|I\d{4} |\d{4}-\d\d-\d\d \S+ I |To enable the following instructions:"
+    rb"|.*(Unable to register cu\w+ factory|computation placer already registered)"
+)
+_NO_GPU = re.compile(rb".*failed call to cuInit")
+
+_quiet = False
+
+
+def configure_logging(verbosity: str) -> None:
+    """Chooses what is written to the terminal, on standard error.
+
+    Args:
+      verbosity: "quiet" (warnings only, no progress bars), "info", or "debug" (also TensorFlow's own messages);
+        anything else is taken as "info", for it is called before the settings are checked.
+    """
+    global _quiet
+    _quiet = verbosity == "quiet"
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal may lack a character, which is no reason to fail
+    debug = verbosity == "debug"
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(f"%(asctime)s {'%(name)s: ' if debug else ''}%(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("tfadv")
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(_LEVELS.get(verbosity, logging.INFO))
+    absl_logging.set_verbosity(absl_logging.INFO if debug else absl_logging.WARNING)
+    if not debug:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # no informational messages of TensorFlow's C++ code
+
+
+def progress_disabled() -> bool | None:
+    """Returns tqdm's `disable`: True under --verbosity=quiet; otherwise None, no bars where there is no terminal."""
+    return True if _quiet else None
+
+
+@contextlib.contextmanager
+def startup_lines_hidden(hidden: bool = True) -> Iterator[None]:
+    """Leaves TensorFlow's start-up lines out of standard error within this block, which should load TensorFlow.
+
+    Its C++ code writes them before its logging can be configured.  Everything
+    else that is written to standard error is shown when the block ends;
+    `sys.stderr` itself is not redirected.
+
+    Args:
+      hidden: False changes nothing.
+    """
+    try:
+        original = os.dup(2) if hidden else -1
+    except OSError:  # standard error is closed
+        original = -1
+    if original < 0:
+        yield
+        return
+    stderr = sys.stderr
+    with tempfile.TemporaryFile() as captured, os.fdopen(original, "wb", buffering=0) as terminal:
+        if stderr is not None:
+            stderr.flush()
+        sys.stderr = open(os.dup(original), "w", encoding="utf-8", errors="replace", buffering=1)
+        os.dup2(captured.fileno(), 2)
+        try:
+            yield
+        finally:
+            if stderr is not None:
+                stderr.flush()
+            os.dup2(original, 2)
+            sys.stderr.close()
+            sys.stderr = stderr
+            captured.seek(0)
+            for line in captured:
+                if not _is_startup_line(line):
+                    terminal.write(line)
+
+
+def _is_startup_line(line: bytes) -> bool:
+    if _STARTUP.match(line):
+        return True
+    # Without an NVIDIA driver this says only that there is no GPU; with one, it is a real problem.
+    return bool(_NO_GPU.match(line)) and not os.path.exists("/proc/driver/nvidia/version")
