@@ -1,45 +1,86 @@
-"""Attacks on any Keras classifier that returns logits; one file an attack, and `get` for their names."""
+"""Attacks on any Keras classifier that returns logits; one file per attack.
 
-import functools
+    from tfadv.attacks import PGD, ATTACKS, parse
+    adversarial = PGD(steps=50, restarts=5)(model, x, y, eps=8 / 255)
+    adversarial = parse("autoattack(norm=l2)")(model, x, y, [0.25, 0.5])
 
-from tfadv.attacks.apgd import apgd
-from tfadv.attacks.autoattack import autoattack
-from tfadv.attacks.bim import bim
-from tfadv.attacks.cost import Cost
-from tfadv.attacks.fab import fab
-from tfadv.attacks.fgsm import fgsm
-from tfadv.attacks.mifgsm import mifgsm
-from tfadv.attacks.onestep import onestep
-from tfadv.attacks.pgd import pgd
-from tfadv.attacks.square import square
-from tfadv.errors import check_name
+Importing this package does not load TensorFlow; the attacks are loaded when they are first used.
+"""
 
-__all__ = ["Cost", "apgd", "autoattack", "bim", "fab", "fgsm", "get", "mifgsm", "onestep", "pgd", "square"]
+from __future__ import annotations
 
-# As accuracy under attack is counted: an image is left alone once it is broken.
-ATTACKS = {
-    "fgsm": fgsm,
-    "onestep": onestep,
-    "bim": functools.partial(bim, until_broken=True),
-    "pgd": functools.partial(pgd, until_broken=True),
-    "mifgsm": functools.partial(mifgsm, until_broken=True),
-    "apgd-ce": functools.partial(apgd, loss="ce"),
-    "apgd-dlr": functools.partial(apgd, loss="dlr"),
-    "apgd-t": functools.partial(apgd, loss="dlr-t"),
-    "fab": fab,
-    "square": square,
-    "autoattack": autoattack,
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from tfadv.attacks import specs
+from tfadv.errors import UserError
+from tfadv.registry import Registry
+
+if TYPE_CHECKING:
+    from tfadv.attacks.apgd import APGD
+    from tfadv.attacks.autoattack import AutoAttack
+    from tfadv.attacks.base import Attack, IterativeAttack
+    from tfadv.attacks.bim import BIM
+    from tfadv.attacks.cost import Cost
+    from tfadv.attacks.fab import FAB
+    from tfadv.attacks.fgsm import FGSM
+    from tfadv.attacks.mifgsm import MIFGSM
+    from tfadv.attacks.onestep import OneStep
+    from tfadv.attacks.pgd import PGD
+    from tfadv.attacks.square import Square
+
+ATTACKS = Registry(
+    "attack",
+    {
+        "fgsm": "tfadv.attacks.fgsm:FGSM",
+        "onestep": "tfadv.attacks.onestep:OneStep",
+        "bim": "tfadv.attacks.bim:BIM",
+        "pgd": "tfadv.attacks.pgd:PGD",
+        "mifgsm": "tfadv.attacks.mifgsm:MIFGSM",
+        "apgd-ce": "tfadv.attacks.apgd:apgd_ce",
+        "apgd-dlr": "tfadv.attacks.apgd:apgd_dlr",
+        "apgd-t": "tfadv.attacks.apgd:apgd_t",
+        "fab": "tfadv.attacks.fab:FAB",
+        "fab-t": "tfadv.attacks.fab:fab_t",
+        "square": "tfadv.attacks.square:Square",
+        "autoattack": "tfadv.attacks.autoattack:AutoAttack",
+    },
+)
+
+_MODULES = {
+    **{"APGD": "apgd", "AutoAttack": "autoattack", "BIM": "bim", "FAB": "fab", "FGSM": "fgsm", "MIFGSM": "mifgsm"},
+    **{"OneStep": "onestep", "PGD": "pgd", "Square": "square"},
+    **{"Attack": "base", "IterativeAttack": "base", "Cost": "cost"},
 }
 
+__all__ = [
+    *("APGD", "ATTACKS", "Attack", "AutoAttack", "BIM", "Cost", "FAB", "FGSM", "IterativeAttack", "MIFGSM"),
+    *("OneStep", "PGD", "Square", "parse", "split_specs"),
+]
 
-def get(name):
-    """The attack of that name: a function of (model, x, y, eps) that also takes `seed`, `clip` and `cost` by name.
 
-    Args:
-      name: str, a key of `ATTACKS`.
+def split_specs(text: str) -> list[tuple[str, dict[str, Any]]]:
+    """Splits "fgsm,pgd(steps=50,restarts=5)" into names and settings, see `specs.split_specs`; without TensorFlow.
 
     Raises:
-      UserError: no such attack; names the nearest.
+      UserError: the text does not follow the form, or an attack is unknown (names the nearest).
     """
-    check_name("attack", name, ATTACKS)
-    return ATTACKS[name]
+    return specs.split_specs(text, ATTACKS)
+
+
+def parse(text: str) -> Attack:
+    """The attack that a text such as "pgd(steps=50)" describes.
+
+    Raises:
+      UserError: not exactly one attack, an unknown one, or a setting that it does not accept.
+    """
+    found = split_specs(text)
+    if len(found) != 1:
+        raise UserError(f"{text!r} names {len(found)} attacks, not one.")
+    return specs.build(*found[0], ATTACKS)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

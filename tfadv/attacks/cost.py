@@ -1,34 +1,37 @@
-"""What an attack cost, and what it did otherwise than asked."""
+"""What an attack cost, and where it did something else than asked."""
+
+from __future__ import annotations
 
 import dataclasses
 
 
 @dataclasses.dataclass
 class Cost:
-    """Adds up over the calls it is given to, as the argument `cost` of any attack.
+    """Adds up over the calls of attacks that get it as their argument `cost`.
 
-    An image that is broken early costs less than another, so this is counted and
-    not reckoned; images that XLA computes for the sake of its fixed shapes count
-    as well.
+    The passes are counted and not estimated, because an image that is
+    adversarial early costs less than another.  Images that XLA computes only
+    because of its fixed shapes count as well.
 
     Attributes:
-      gradients: int, images that went forward and backward through the model.
-      forwards: int, images that went forward only.
-      instead: dict of loss → loss that stood in for it (`losses.used`).
-      unbroken: dict of attack → list of int, one an eps: the images `autoattack` had not broken after it.
+      gradients: images that went forward and backward through the model.
+      forwards: images that went forward only.
+      fallbacks: loss → loss that replaced it (see `losses.resolve_loss`).
+      remaining: attack → list of int, one per eps: the images that were not yet adversarial after this part of
+        `AutoAttack`.
     """
 
     gradients: int = 0
     forwards: int = 0
-    instead: dict = dataclasses.field(default_factory=dict)
-    unbroken: dict = dataclasses.field(default_factory=dict)
+    fallbacks: dict[str, str] = dataclasses.field(default_factory=dict)
+    remaining: dict[str, list[int]] = dataclasses.field(default_factory=dict)
 
-    def add(self, gradients=0, forwards=0):
-        """Counts so many more."""
+    def add(self, gradients: int = 0, forwards: int = 0) -> None:
+        """Counts more passes."""
         self.gradients += int(gradients)
         self.forwards += int(forwards)
 
-    def uses(self, asked, used):
-        """Remembers a loss that stands in for another."""
-        if used != asked:
-            self.instead[asked] = used
+    def add_fallback(self, loss: str, replacement: str) -> None:
+        """Records the loss that replaced another; nothing where both are the same."""
+        if replacement != loss:
+            self.fallbacks[loss] = replacement

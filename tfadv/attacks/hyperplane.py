@@ -1,19 +1,23 @@
-"""The shortest way from an image to a hyperplane inside the box of valid pixels: the projection that FAB takes."""
+"""The shortest path from an image to a hyperplane within the box of valid pixels: the projection that FAB uses."""
+
+from __future__ import annotations
 
 import tensorflow as tf
 
 _PIXELS = (1, 2, 3)
-_MOST = 20  # Newton steps; five are usual
-_EXACT = 1e-5  # of the distance to the hyperplane
+_MAX_ITERATIONS = 20  # Newton steps; five are usual
+_TOLERANCE = 1e-5  # of the distance to the hyperplane
 
 
-def towards(x, w, c, low, high, norm):
+def project_onto_hyperplane(
+    x: tf.Tensor, w: tf.Tensor, c: tf.Tensor, low: tf.Tensor, high: tf.Tensor, norm: str
+) -> tf.Tensor:
     """The smallest d with Σ w·d = c and low <= x + d <= high, or the d that comes nearest to c where none reaches it.
 
-    Such a d moves every pixel along sign(w c), by min(λ · speed, room): speed is
+    Such a d moves every pixel in the direction sign(w c), by min(λ · speed, room): speed is
     1 in L-infinity and |w| in L2, room is how far the pixel is from its bound.
     Σ w·d is a concave, piecewise linear function of λ, so that Newton's method
-    from λ = 0 comes to the solution from below and in finitely many steps,
+    from λ = 0 approaches the solution from below and reaches it in finitely many steps,
     without the sorting of all pixels that Croce & Hein 2019
     (https://arxiv.org/abs/1907.02044, appendix) describe.
 
@@ -22,24 +26,26 @@ def towards(x, w, c, low, high, norm):
       w: float32 (N, H, W, C), normal vectors.
       c: float32 (N, 1, 1, 1).
       low, high: float32 (), the least and greatest value of a pixel.
-      norm: "linf" or "l2", what is smallest.
+      norm: "linf" or "l2", the norm of d that is minimised.
 
     Returns:
       float32 (N, H, W, C).
     """
     scale = tf.reduce_max(tf.abs(w), _PIXELS, keepdims=True)  # squares of tiny gradients would be 0
     w, c = tf.math.divide_no_nan(w, scale), tf.math.divide_no_nan(c, scale)
-    way, gain, c = tf.sign(w) * tf.sign(c), tf.abs(w), tf.abs(c)
-    room = tf.where(way > 0, high - x, x - low)
+    direction, gain, c = tf.sign(w) * tf.sign(c), tf.abs(w), tf.abs(c)
+    room = tf.where(direction > 0, high - x, x - low)
     speed = tf.sign(gain) if norm == "linf" else gain
-    rise = gain * speed
+    rate = gain * speed
 
     def newton(i, length, _):
-        ahead = length * speed
-        short = c - tf.reduce_sum(gain * tf.minimum(ahead, room), _PIXELS, keepdims=True)
-        slope = tf.reduce_sum(tf.where(ahead < room, rise, 0.0), _PIXELS, keepdims=True)
-        more = tf.where(short > _EXACT * c, tf.math.divide_no_nan(short, slope), 0.0)
+        distance = length * speed
+        missing = c - tf.reduce_sum(gain * tf.minimum(distance, room), _PIXELS, keepdims=True)
+        slope = tf.reduce_sum(tf.where(distance < room, rate, 0.0), _PIXELS, keepdims=True)
+        more = tf.where(missing > _TOLERANCE * c, tf.math.divide_no_nan(missing, slope), 0.0)
         return i + 1, length + more, tf.reduce_any(more > 0)
 
-    _, length, _ = tf.while_loop(lambda i, _, moves: moves & (i < _MOST), newton, (0, tf.zeros_like(c), True))
-    return way * tf.minimum(length * speed, room)
+    _, length, _ = tf.while_loop(
+        lambda i, _, moves: moves & (i < _MAX_ITERATIONS), newton, (0, tf.zeros_like(c), True)
+    )
+    return direction * tf.minimum(length * speed, room)

@@ -1,161 +1,262 @@
-"""Loops in which only unbroken images go on.
+"""Loops over the steps and restarts of an attack, in which only images that are not yet adversarial go on.
 
-Outside XLA a broken image leaves the batch, inside the graph, and costs no
-gradient any more.  XLA knows only fixed shapes: there it stays, what becomes
-of it is ignored, and the loop ends with the last unbroken one.
+The steps run in compiled chunks of about a quarter of a second.  Between two
+chunks Python runs, so that Ctrl-C is noticed and the state can be saved.
 
-A score says how well an image is attacked, lower is better: -inf is broken.
+Outside XLA an image that is done leaves the batch, inside the graph, and costs
+no further gradients; so no result depends on where a chunk ends.  XLA knows
+only fixed shapes: there the image stays, its further results are ignored, and
+the loop ends when the last image is done.
+
+A score tells how well an image was attacked, lower is better; -inf is adversarial.
 """
 
+from __future__ import annotations
+
 import math
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import tensorflow as tf
 
-from tfadv.attacks import gradient
+from tfadv.models.compiled import PerModel
+from tfadv.runtime import compilation
 
-BROKEN = -math.inf
-UNBROKEN = math.inf
+ADVERSARIAL = -math.inf
+NOT_ADVERSARIAL = math.inf
+SECONDS_PER_CHUNK = 0.25
+_MAX_GROWTH = 4  # of the number of steps from one chunk to the next
 
 
-def score(broken):
+class Resume(Protocol):
+    """Where finished and partial units of a call are kept (`tfadv.store.resume.ResumeLog`); a unit is one round."""
+
+    def load(self) -> Any: ...
+
+    def partial(self, step: int, arrays_fn: Callable[[], list[np.ndarray]]) -> None: ...
+
+    def done(self, arrays: list[np.ndarray]) -> None: ...
+
+
+class Step(NamedTuple):
+    """What a step of an attack returns.
+
+    Attributes:
+      state: the next state of the attack, a nest of tensors with one row per image.
+      images: float32 (M, H, W, C), the result for an image that is done.
+      scores: float32 (M,), their scores.
+      done: bool (M,), the images that need no further step.
+    """
+
+    state: Any
+    images: tf.Tensor
+    scores: tf.Tensor
+    done: tf.Tensor
+
+
+class LoopState(NamedTuple):
+    """The state of a loop over steps; N images began and M still go on (M = N under XLA).
+
+    Attributes:
+      i: int32 (), steps done.
+      visits: int32 (), the sum over these steps of the images that went through them.
+      rows: int32 (M,), which of the N images go on.
+      active: bool (M,), False where an image is done but stays (under XLA).
+      images, scores: float32 (N, H, W, C) and (N,), the results of images that are done.
+      state: the state of the attack, with M rows.
+    """
+
+    i: tf.Tensor
+    visits: tf.Tensor
+    rows: tf.Tensor
+    active: tf.Tensor
+    images: tf.Tensor
+    scores: tf.Tensor
+    state: Any
+
+
+class UnitResult(NamedTuple):
+    """The result of one round: images, scores, image-steps, and images that went on to the last step's end."""
+
+    images: tf.Tensor
+    scores: tf.Tensor
+    visits: int
+    finished: int
+
+
+def score(adversarial: tf.Tensor) -> tf.Tensor:
     """float32 (N,) from bool (N,)."""
-    return tf.where(broken, BROKEN, UNBROKEN)
+    return tf.where(adversarial, ADVERSARIAL, NOT_ADVERSARIAL)
 
 
-def steps(step, last, state, number, owners, alive, *, compact):
-    """Repeats a step; an image leaves when the step says it is done.
+def begin(state: Any, active: tf.Tensor) -> LoopState:
+    """The state of a loop before its first step; the first tensor of `state` holds the images."""
+    images, n = tf.nest.flatten(state)[0], tf.size(active)
+    zero = tf.constant(0)
+    return LoopState(zero, zero, tf.range(n), active, tf.zeros_like(images), tf.fill([n], NOT_ADVERSARIAL), state)
+
+
+def advance(
+    model: Any, loop: LoopState, owners: tf.Tensor, end: tf.Tensor, inputs: Any, *, attack: Any, compact: bool
+) -> LoopState:
+    """Repeats `attack.step` until step `end`, or until all images are done.  Plain TensorFlow, compiled below.
 
     Args:
-      step: function of (i, *state) → (state, images, scores, done (N',) bool); must treat each image by itself.
-      last: function of the final state → (images, scores) of the images that never left.
-      state: tuple of tensors, images first; `state[0]` is float32 (N, H, W, C).
-      number: int32 (), how many steps.
-      owners: int64 (N,): where one of several with the same number is done, all of them leave.  Ignored by XLA.
-      alive: bool (N,); others are not worked on, and what is returned for them means nothing.  All True if `compact`.
-      compact: bool; False under XLA.
-
-    Returns:
-      (images (N, H, W, C), scores (N,), int32 the images that went through a step, counted at each,
-      int32 the images that went through `last`).
+      model: the model under attack.
+      loop: state before.
+      owners: int64 (N,), the image that each row is a copy of: where one copy is done, all copies leave.
+      end: int32 ().
+      inputs: what all steps share, passed to `attack.step`.
+      attack: has a method step(model, inputs, i, state) → `Step`, which must treat each image by itself.
+      compact: whether images leave the batch; False under XLA.
     """
-    n = tf.shape(state[0])[0]
 
-    def body(i, visits, rows, alive, result, state):
-        visits += tf.size(rows)
-        state, *now, done = step(i, *state)
-        done = done & alive
+    def body(loop):
+        visits = loop.visits + tf.size(loop.rows)
+        state, images, scores, done = attack.step(model, inputs, loop.i, loop.state)
+        done = done & loop.active
+        loop = loop._replace(i=loop.i + 1, visits=visits, state=state)
         if not compact:
-            return i + 1, visits, rows, alive & ~done, _where(done, now, result), state
+            images, scores = _where(done, (images, scores), (loop.images, loop.scores))
+            return (loop._replace(images=images, scores=scores, active=loop.active & ~done),)
 
         def leave():
-            goes, of = tf.where(done)[:, 0], tf.gather(owners, rows)
-            beaten = tf.scatter_nd(tf.gather(of, goes)[:, None], tf.ones_like(goes), [tf.reduce_max(of) + 1])
-            stays = tf.where(tf.gather(beaten, of) == 0)[:, 0]
-            left = _scatter(result, tf.gather(rows, goes), _rows(now, goes))
-            return _rows(rows, stays), _rows(alive, stays), left, _rows(state, stays)
+            leaving, owner = tf.where(done)[:, 0], tf.gather(owners, loop.rows)
+            owner_done = tf.scatter_nd(
+                tf.gather(owner, leaving)[:, None], tf.ones_like(leaving), [tf.reduce_max(owner) + 1]
+            )
+            staying = tf.where(tf.gather(owner_done, owner) == 0)[:, 0]
+            results = _take((images, scores), leaving)
+            images_, scores_ = _scatter((loop.images, loop.scores), tf.gather(loop.rows, leaving), results)
+            rows, active, state_ = _take((loop.rows, loop.active, state), staying)
+            return loop._replace(rows=rows, active=active, images=images_, scores=scores_, state=state_)
 
-        rows, alive, result, state = tf.cond(tf.reduce_any(done), leave, lambda: (rows, alive, result, state))
-        return i + 1, visits, rows, alive, result, state
+        return (tf.cond(tf.reduce_any(done), leave, lambda: loop),)
 
-    result = tf.zeros_like(state[0]), tf.fill([n], UNBROKEN)
-    _, visits, rows, alive, result, state = _loop(
-        lambda i, _, rows, alive, *__: (i < number) & tf.reduce_any(alive),
-        body,
-        (0, 0, tf.range(n), alive, result, tuple(state)),
-    )
-    if not compact:
-        return *_where(alive, last(*state), result), visits, n
-    nobody = state[0], tf.zeros(tf.shape(rows))  # oneDNN's convolutions can't do without an image
-    remaining = tf.cond(tf.size(rows) > 0, lambda: last(*state), lambda: nobody)
-    return *_scatter(result, rows, remaining), visits, tf.size(rows)
+    return tf.while_loop(lambda loop: (loop.i < end) & tf.reduce_any(loop.active), body, (loop,))[0]
 
 
-def rounds(attempt, number, x, active, goal, capacity, *, compact):
+def finish(
+    model: Any, loop: LoopState, inputs: Any, *, attack: Any, compact: bool
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The images and scores of all N; `attack.last` decides for those that are not done."""
+    images, scores = attack.last(model, inputs, loop.state)
+    if compact:
+        return _scatter((loop.images, loop.scores), loop.rows, (images, scores))
+    return _where(loop.active, (images, scores), (loop.images, loop.scores))
+
+
+_advance = PerModel(advance)
+_finish = PerModel(finish)
+
+
+def run_unit(
+    model: Any,
+    attack: Any,
+    inputs: Any,
+    state: Any,
+    steps: int,
+    owners: np.ndarray,
+    active: np.ndarray,
+    resume: Resume | None,
+) -> UnitResult:
+    """Runs all steps from a state in compiled chunks.
+
+    Args:
+      model, inputs, state, owners: see `advance`.
+      attack: as `Attack.traced` returns it; has the methods `step` and `last`.
+      steps: how many.
+      active: bool (N,); the others are not attacked and their results are undefined.  All True outside XLA.
+      resume: serves the unit where it is finished, continues it where it is partial, and saves it; or None.
+    """
+    options: dict[str, Any] = {"attack": attack, "compact": not compilation.use_xla()}
+    loop, saved = begin(state, tf.constant(active)), resume.load() if resume else None
+    if saved and saved[0] == "done":
+        images, scores, visits, finished = saved[1]
+        return UnitResult(tf.constant(images), tf.constant(scores), int(visits), int(finished))
+    if saved:
+        loop = tf.nest.pack_sequence_as(loop, [tf.constant(array) for array in saved[2]])
+
+    i, length = int(loop.i), 1
+    while i < steps and loop.active.numpy().any():
+        began, chunk = time.monotonic(), min(length, steps - i)
+        loop = _advance(model, loop, owners, i + chunk, inputs, **options)
+        i = int(loop.i)  # waits for the result
+        length = _next_length(chunk, time.monotonic() - began)
+        if resume:
+            resume.partial(i, lambda: [tensor.numpy() for tensor in tf.nest.flatten(loop)])
+
+    finished = len(loop.rows)
+    images, scores = loop.images, loop.scores
+    if finished:  # oneDNN's convolutions fail on an empty batch
+        images, scores = _finish(model, loop, inputs, **options)
+    result = UnitResult(images, scores, int(loop.visits), finished)
+    if resume:
+        resume.done([np.asarray(value) for value in result])
+    return result
+
+
+def _next_length(steps: int, seconds: float) -> int:
+    """How many steps the next chunk takes, after one of so many steps took so long."""
+    return int(min(max(steps * SECONDS_PER_CHUNK / max(seconds, 1e-9), 1), _MAX_GROWTH * steps))
+
+
+def run_rounds(
+    attempt: Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[tf.Tensor, tf.Tensor]],
+    number: int,
+    x: tf.Tensor,
+    active: np.ndarray,
+    goal: float,
+    capacity: int,
+    *,
+    compact: bool,
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Repeats a whole attack on the images whose score is still above the goal, and keeps the best of each.
 
-    Where few images are left, several rounds go on at the same time, each with a
-    copy of the image: a batch of one costs almost as much as a batch of eight.
+    Where few images are left, several rounds run at the same time, each on a copy
+    of the image: a batch of one takes almost as long as a batch of eight.
 
     Args:
-      attempt: function of (rounds, rows, alive) → (images, scores, gradients, forwards): attacks the rows of x named,
-        int64 (N',), each in the round named, int32 (N',); under XLA the rows are all, and only the `alive` count.
-      number: int32 (), how many rounds.
-      x: float32 (N, H, W, C), what is returned for an image that no round has scored below inf.
+      attempt: function of (rounds, rows, active) → (images, scores): attacks these rows of x, int64 (M,), each in its
+        own round, int32 (M,); under XLA the rows are all, and only the `active` count.
+      number: how many rounds.
+      x: float32 (N, H, W, C), returned for images that no round scored below inf.
       active: bool (N,), the images to attack.
-      goal: float32 (), the score that is good enough.
-      capacity: int32 (), how many copies may go on at the same time.
-      compact: bool; False under XLA.
+      goal: the score that is good enough.
+      capacity: how many copies may run at the same time.
+      compact: False under XLA.
 
     Returns:
-      (images (N, H, W, C), scores (N,), gradients, forwards): the two numbers are int32 totals over all images.
+      (images (N, H, W, C), scores (N,)).
     """
-
-    def body(r, active, gradients, forwards, best):
-        rows = tf.where(active)[:, 0] if compact else tf.range(tf.size(active, tf.int64))
-        at_once = tf.clip_by_value(capacity // tf.size(rows), 1, number - r) if compact else 1
-        copies = tf.repeat(rows, at_once)
-        which = r + tf.tile(tf.range(at_once), [tf.size(rows)])
-        images, scores, more_gradients, more_forwards = attempt(which, copies, tf.gather(active, copies))
-        scores = tf.reshape(scores, (-1, at_once))
-        first = tf.range(tf.size(rows)) * at_once + tf.argmin(scores, axis=1, output_type=tf.int32)
-        now, before = (tf.gather(images, first), tf.reduce_min(scores, axis=1)), _rows(best, rows)
-        best = _scatter(best, rows, _where(tf.gather(active, rows) & (now[1] < before[1]), now, before))
-        return r + at_once, active & (best[1] > goal), gradients + more_gradients, forwards + more_forwards, best
-
-    _, _, gradients, forwards, best = _loop(
-        lambda r, active, *_: (r < number) & tf.reduce_any(active),
-        body,
-        (0, active, 0, 0, (x, tf.fill(tf.shape(x)[:1], UNBROKEN))),
-    )
-    return *best, gradients, forwards
+    done, best = 0, (x, tf.fill([len(active)], NOT_ADVERSARIAL))
+    while done < number and active.any():
+        rows = np.flatnonzero(active) if compact else np.arange(len(active))
+        copies = max(1, min(capacity // len(rows), number - done)) if compact else 1
+        rounds = np.tile(np.arange(done, done + copies, dtype=np.int32), len(rows))
+        repeated = np.repeat(rows, copies)
+        images, scores = attempt(rounds, repeated, active[repeated])
+        scores = tf.reshape(scores, (-1, copies))
+        first = tf.range(len(rows)) * copies + tf.argmin(scores, axis=1, output_type=tf.int32)
+        candidates, before = (tf.gather(images, first), tf.reduce_min(scores, axis=1)), _take(best, rows)
+        better = active[rows] & (candidates[1] < before[1])
+        best = _scatter(best, tf.constant(rows), _where(better, candidates, before))
+        done, active = done + copies, active & (best[1] > goal).numpy()
+    return best
 
 
-def over_sizes(attack, model, x, y, sizes, targeted, cost=None):
-    """Runs an attack for eps ascending; what broke an image at one eps stands for all larger ones.
-
-    Args:
-      attack: function of (logits (N, K), active (N,), eps ()) → (images, scores, gradients, forwards).
-      model, x, y, sizes, targeted: as an attack takes them, checked.
-      cost: `Cost` or None.
-
-    Returns:
-      float32 (E, N, H, W, C), in the order of `sizes`.
-    """
-    logits = gradient.compiled_logits(model, x, jit_compile=gradient.xla())
-    images, active, found = x, ~gradient.is_broken(logits, y, targeted), {}
-    if cost is not None:
-        cost.add(forwards=len(y))
-    for k in np.argsort(sizes, kind="stable"):
-        made, scores, gradients, forwards = attack(logits, active, sizes[k])
-        broken = active & (scores <= BROKEN)
-        images = tf.where(broken[:, None, None, None], made, images)
-        active &= ~broken
-        found[k] = images
-        if cost is not None:
-            cost.add(gradients=gradients, forwards=forwards)
-    return tf.stack([found[k] for k in range(len(found))])
-
-
-def _loop(condition, body, variables):
-    """`tf.while_loop` in which the number of images may change."""
-    open_ = tf.nest.map_structure(lambda t: tf.TensorShape([None, *tf.convert_to_tensor(t).shape[1:]]), variables)
-    shapes = tf.nest.map_structure(
-        lambda t, shape: shape if tf.convert_to_tensor(t).shape.rank else tf.TensorShape([]), variables, open_
-    )
-    return tf.while_loop(condition, body, variables, shape_invariants=shapes)
-
-
-def _rows(tensors, rows):
+def _take(tensors: Any, rows: tf.Tensor) -> Any:
     return tf.nest.map_structure(lambda t: tf.gather(t, rows), tensors)
 
 
-def _scatter(tensors, rows, values):
-    return tuple(tf.tensor_scatter_nd_update(t, rows[:, None], v) for t, v in zip(tensors, values))
+def _scatter(tensors: tuple, rows: tf.Tensor, values: tuple) -> tuple:
+    return tuple(tf.tensor_scatter_nd_update(t, rows[:, None], v) for t, v in zip(tensors, values, strict=True))
 
 
-def _where(chosen, yes, no):
-    def one(a, b):
-        return tf.where(tf.reshape(chosen, [-1] + [1] * (b.shape.rank - 1)), a, b)
+def _where(condition: tf.Tensor, yes: tuple, no: tuple) -> tuple:
+    def choose(a, b):
+        return tf.where(tf.reshape(condition, [-1] + [1] * (b.shape.rank - 1)), a, b)
 
-    return tuple(one(a, b) for a, b in zip(yes, no))
+    return tuple(choose(a, b) for a, b in zip(yes, no, strict=True))

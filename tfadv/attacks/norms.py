@@ -1,7 +1,9 @@
-"""The balls an attack may not leave: how far, which way, back inside, somewhere inside.
+"""Norms that limit an attack: the size of a perturbation, steepest ascent, projection and random starts.
 
-Images are float32 (N, H, W, C), eps is a number or one an image, (N, 1, 1, 1).
+Images are float32 (N, H, W, C); eps is a number or one per image, (N, 1, 1, 1).
 """
+
+from __future__ import annotations
 
 import tensorflow as tf
 
@@ -11,72 +13,75 @@ _PIXELS = (1, 2, 3)
 
 
 class Linf:
-    """max |d|: every pixel moves by eps at most."""
+    """max |d|: no pixel changes by more than eps."""
 
     @staticmethod
-    def size(d):
+    def norm(d: tf.Tensor) -> tf.Tensor:
         """float32 (N, 1, 1, 1)."""
         return tf.reduce_max(tf.abs(d), _PIXELS, keepdims=True)
 
     @staticmethod
-    def ascent(gradient):
-        """The direction of size 1 along which a linear function rises most: the sign."""
+    def steepest_ascent(gradient: tf.Tensor) -> tf.Tensor:
+        """The direction of norm 1 in which a linear function rises most: the sign."""
         return tf.sign(finite(gradient))
 
     @staticmethod
-    def project(z, x, eps, low, high):
+    def project(z: tf.Tensor, x: tf.Tensor, eps: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
         """The image nearest to z that is within eps of x and within [low, high]."""
         return tf.clip_by_value(z, tf.maximum(x - eps, low), tf.minimum(x + eps, high))
 
     @staticmethod
-    def noise(shape, seed):
-        """float32 (N, H, W, C), uniform in the ball of radius 1; shape is (N, H, W, C), seed two int."""
+    def sample(shape: tuple[int, ...], seed: tuple[int, int]) -> tf.Tensor:
+        """float32 (N, H, W, C), uniform in the ball of radius 1; `shape` is (N, H, W, C)."""
         return tf.random.stateless_uniform(shape, _seed(seed), -1.0, 1.0)
 
 
 class L2:
-    """√Σd²: the Euclidean distance."""
+    """√Σd²: the Euclidean norm."""
 
     @staticmethod
-    def size(d):
+    def norm(d: tf.Tensor) -> tf.Tensor:
         """float32 (N, 1, 1, 1)."""
         return tf.sqrt(tf.reduce_sum(tf.square(d), _PIXELS, keepdims=True))
 
     @staticmethod
-    def ascent(gradient):
-        """The direction of size 1 along which a linear function rises most: the gradient's own."""
+    def steepest_ascent(gradient: tf.Tensor) -> tf.Tensor:
+        """The direction of norm 1 in which a linear function rises most: the gradient's own."""
         gradient = finite(gradient)
-        gradient = tf.math.divide_no_nan(gradient, Linf.size(gradient))  # squares of 1e-30 would be 0
-        return tf.math.divide_no_nan(gradient, L2.size(gradient))
+        gradient = tf.math.divide_no_nan(gradient, Linf.norm(gradient))  # squares of 1e-30 would be 0
+        return tf.math.divide_no_nan(gradient, L2.norm(gradient))
 
     @staticmethod
-    def project(z, x, eps, low, high):
-        """Along the line to x until within eps, then clipped; x lies within [low, high], so that clipping nears x."""
+    def project(z: tf.Tensor, x: tf.Tensor, eps: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
+        """Moves z along the line to x until it is within eps, then clips it.
+
+        x lies within [low, high], so that clipping brings the image nearer to x.
+        """
         d = z - x
-        shrink = tf.minimum(1.0, tf.math.divide_no_nan(eps * tf.ones_like(d[:, :1, :1, :1]), L2.size(d)))
+        shrink = tf.minimum(1.0, tf.math.divide_no_nan(eps * tf.ones_like(d[:, :1, :1, :1]), L2.norm(d)))
         return tf.clip_by_value(x + d * shrink, low, high)
 
     @staticmethod
-    def noise(shape, seed):
-        """float32 (N, H, W, C), uniform in the ball of radius 1; shape is (N, H, W, C), seed two int."""
+    def sample(shape: tuple[int, ...], seed: tuple[int, int]) -> tf.Tensor:
+        """float32 (N, H, W, C), uniform in the ball of radius 1; `shape` is (N, H, W, C)."""
         d = tf.random.stateless_normal(shape, _seed(seed))
         radius = tf.random.stateless_uniform((shape[0], 1, 1, 1), _seed(seed)) ** (1 / (shape[1] * shape[2] * shape[3]))
-        return radius * d / L2.size(d)
+        return radius * d / L2.norm(d)
 
 
-BALLS = {"linf": Linf, "l2": L2}
+NORMS: dict[str, type[Linf] | type[L2]] = {"linf": Linf, "l2": L2}
 
 
-def ball(norm):
-    """`Linf` or `L2` by name; raises UserError where there is none such."""
-    check_name("norm", norm, BALLS)
-    return BALLS[norm]
+def get_norm(name: str) -> type[Linf] | type[L2]:
+    """`Linf` or `L2` by name; raises UserError where the name is unknown."""
+    check_name("norm", name, NORMS)
+    return NORMS[name]
 
 
-def _seed(seed):
-    return tf.constant(seed, tf.int64)  # a number of any size
+def _seed(seed: tuple[int, int]) -> tf.Tensor:
+    return tf.constant(seed, tf.int64)  # int32 would refuse large seeds
 
 
-def finite(gradient):
-    """The gradient, 0 where it is NaN, so that a pixel stays instead of becoming NaN, and not above 1e30."""
+def finite(gradient: tf.Tensor) -> tf.Tensor:
+    """The gradient with 0 in place of NaN, so that a pixel stays instead of becoming NaN, and limited to ±1e30."""
     return tf.clip_by_value(tf.where(tf.math.is_nan(gradient), 0.0, gradient), -1e30, 1e30)

@@ -1,29 +1,30 @@
 """The one-step target class method (Kurakin et al. 2016, https://arxiv.org/abs/1611.01236; the paper's eq. 2)."""
 
-from tfadv.attacks import gradient, targets
-from tfadv.attacks.fgsm import fgsm
+from __future__ import annotations
+
+import dataclasses
+
+import tensorflow as tf
+
+from tfadv.attacks.base import Attack, Call, setting
+from tfadv.attacks.fgsm import FGSM
+from tfadv.attacks.targets import TARGETS, choose_targets
 
 
-def onestep(model, x, y, eps, *, target="least-likely", seed=0, clip=(0.0, 1.0), cost=None):
-    """Adversarial images of one step towards another class: clip(x - eps · sign ∇ J(x, target)).
+@dataclasses.dataclass(frozen=True)
+class OneStep(Attack):
+    """One step to another class: clip(x - eps · sign ∇ J(x, target)).
 
-    Args:
-      model, x, eps, clip, cost: as `fgsm` takes them.
-      y: int (N,), the true classes.
-      target: "least-likely", "random", or int (N,), the classes to move towards.
-      seed: int, of random targets.
+    For targets of your own: `FGSM(targeted=True)(model, x, targets, eps)`.
 
-    Returns:
-      tf.Tensor, float32 (N, H, W, C); (E, N, H, W, C) where `eps` is a sequence. No pixel is
-      further from x than eps, or outside of `clip`.
-
-    Raises:
-      ValueError: an argument of the wrong type, shape or range, or a model whose last layer is a softmax.
-      UserError: an unknown rule for targets.
+    Attributes:
+      target: "least-likely" or "random" (`targets.choose_targets`).
     """
-    if isinstance(target, str):
-        x, y, _ = gradient.check(model, x, y, eps, clip)
-        target = targets.choose(target, model, x, y, seed)
-        if cost is not None:
-            cost.add(forwards=len(y))
-    return fgsm(model, x, target, eps, targeted=True, clip=clip, cost=cost)
+
+    target: str = setting("least-likely", choices=TARGETS)
+
+    def attack_batch(self, call: Call, x: tf.Tensor, y: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+        """See `Attack.attack_batch`."""
+        target = choose_targets(self.target, call.model, x, y, call.seed)
+        call.cost.add(forwards=len(y))
+        return FGSM(targeted=True).attack_batch(call, x, target, sizes)

@@ -1,187 +1,150 @@
-"""Projected gradient descent (Madry et al. 2017, https://arxiv.org/abs/1706.06083), and the loop of BIM and MI-FGSM."""
+"""Projected gradient descent (Madry et al. 2017, https://arxiv.org/abs/1706.06083), and the steps of BIM and MI-FGSM."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from tfadv.attacks import gradient, loop, losses
-from tfadv.attacks.norms import ball, finite
-from tfadv.errors import check_name
-
-_LOSSES = ("ce", "cw", "dlr")
-
-
-def _descend(
-    model,
-    x,
-    y,
-    active,
-    eps,
-    length,
-    decay,
-    low,
-    high,
-    steps,
-    targeted,
-    noise,
-    *,
-    loss,
-    norm,
-    until_broken,
-    compare,
-    compact,
-):
-    """The whole attack as one graph: a round for each noise (R, H, W, C), of `steps` times step, project, clip."""
-    within, sign = ball(norm), tf.where(targeted, -1.0, 1.0)
-
-    def objective(logits, y, target=None):
-        return sign * losses.LOSSES[losses.used(loss, logits.shape[-1])](logits, y)
-
-    def step(i, x, y, at, momentum):
-        logits, grad = gradient.logits_and_gradient(model, at, y, loss=objective)
-        grad = finite(grad)
-        momentum = decay * momentum + tf.math.divide_no_nan(grad, tf.reduce_mean(tf.abs(grad), (1, 2, 3), True))
-        moved = within.project(at + length * within.ascent(momentum), x, eps, low, high)
-        done = gradient.is_broken(logits, y, targeted) if until_broken else tf.zeros_like(y, tf.bool)
-        return (x, y, moved, momentum), at, loop.score(done), done
-
-    def last(x, y, at, momentum):
-        if not compare:
-            return at, tf.zeros(tf.shape(y))
-        logits = gradient.logits_of(model, at)
-        broken = gradient.is_broken(logits, y, targeted)
-        return at, tf.where(broken, loop.BROKEN, -objective(logits, y))
-
-    def attempt(r, rows, alive):
-        here, label = tf.gather(x, rows), tf.gather(y, rows)
-        start = within.project(here + eps * tf.gather(noise, r), here, eps, low, high)
-        state = here, label, start, tf.zeros_like(here)
-        images, scores, gradients, forwards = loop.steps(step, last, state, steps, rows, alive, compact=compact)
-        return images, scores, gradients, forwards if compare else 0
-
-    return loop.rounds(attempt, tf.shape(noise)[0], x, active, loop.BROKEN, tf.size(y), compact=compact)
+from tfadv.attacks import gradient, losses
+from tfadv.attacks.base import Bounds, Call, Images, IterativeAttack, Passes, setting
+from tfadv.attacks.loop import ADVERSARIAL, Step, score
+from tfadv.attacks.norms import NORMS, finite, get_norm
 
 
-_compiled_descend = gradient.PerModel(_descend)
+class Inputs(NamedTuple):
+    """What all steps share: the bounds, and the step size and decay of the momentum, float32 ()."""
+
+    bounds: Bounds
+    step_size: tf.Tensor
+    decay: tf.Tensor
 
 
-def descend(
-    model,
-    x,
-    y,
-    eps,
-    *,
-    length,
-    decay,
-    random_start,
-    loss,
-    norm,
-    steps,
-    restarts,
-    until_broken,
-    targeted,
-    seed,
-    clip,
-    cost,
-):
-    """What `pgd`, `bim` and `mifgsm` have in common; `length` is a function of eps (), `decay` that of the momentum."""
-    check_name("loss", loss, _LOSSES)
-    x, y, sizes = gradient.check(model, x, y, eps, clip, norm=norm, steps=steps, restarts=restarts)
+class State(NamedTuple):
+    """Clean images, labels, the present images and the momentum, a running sum of gradients."""
 
-    shape = restarts, *x.shape[1:]
-    noise = ball(norm).noise(shape, (seed, 0)) if random_start else tf.zeros(shape)
-
-    def attack(active, size):
-        return _compiled_descend(
-            *(model, x, y, active, size, tf.cast(length(size), tf.float32), float(decay)),
-            *(*gradient.limits(clip), steps, targeted, noise),
-            jit_compile=gradient.xla(),
-            compact=not gradient.xla(),
-            loss=loss,
-            norm=norm,
-            until_broken=until_broken,
-            compare=until_broken or restarts > 1,
-        )
-
-    if cost is not None and loss == "dlr":
-        cost.uses(loss, losses.used(loss, gradient.compiled_logits(model, x[:1], jit_compile=gradient.xla()).shape[-1]))
-    if until_broken:
-        made = loop.over_sizes(lambda _, *args: attack(*args), model, x, y, sizes, targeted, cost)
-    else:
-        every = tf.ones_like(y, tf.bool)
-        results = [attack(every, size) for size in tf.unstack(sizes)]
-        made = tf.stack([images for images, *_ in results]) if np.ndim(eps) else results[0][0][None]
-        if cost is not None:
-            for _, _, gradients, forwards in results:
-                cost.add(gradients, forwards)
-    return made[0] if np.ndim(eps) == 0 else made
+    x: tf.Tensor
+    y: tf.Tensor
+    at: tf.Tensor
+    momentum: tf.Tensor
 
 
-def pgd(
-    model,
-    x,
-    y,
-    eps,
-    *,
-    loss="ce",
-    norm="linf",
-    steps=10,
-    step_size=None,
-    random_start=True,
-    restarts=1,
-    until_broken=False,
-    targeted=False,
-    seed=0,
-    clip=(0.0, 1.0),
-    cost=None,
-):
-    """Adversarial images of several small steps, each projected back to the ball of radius eps.
+@dataclasses.dataclass(frozen=True)
+class IteratedGradient(IterativeAttack):
+    """Several steps along the gradient, or a running sum of gradients, each projected back to within eps.
 
-    The loop runs inside one compiled graph, which serves every eps, number of
-    steps and batch size.
-
-    Args:
-      model: a Keras model from float32 images (N, H, W, C) to logits (N, K);
-        run with `training=False`, its variables stay as they are.
-      x: float32 (N, H, W, C) in `clip`.
-      y: int (N,), the true classes, or the target classes where `targeted`.
-      eps: a number >= 0 in the unit of x, or E of them.
-      loss: "ce", "cw" or "dlr" (`losses.LOSSES`); where DLR has too few classes, `losses.used` says what stands in.
-      norm: "linf" or "l2".
-      steps: int >= 1, gradients an image costs for each eps and restart.
-      step_size: a number > 0 in the unit of x; eps / 4 where it is None.
-      random_start: bool; True starts at a uniformly random place in the ball, False at x.
-      restarts: int >= 1; an image that is broken has no further ones, and the worst of several counts: a broken
-        one, or else the one of the greatest loss.
-      until_broken: bool; True leaves an image alone from its first adversarial iterate on, which is all that robust
-        accuracy asks for and saves most gradients: where it is wrong unattacked, and at larger eps than one that
-        broke it. One that stays unbroken is then x. False goes all the steps and returns where they led.
-      targeted: bool; True moves towards y instead of away.
-      seed: int, of the random starts, which all images of a call share: no result depends on the batch.
-      clip: (least, greatest) value of a pixel.
-      cost: `Cost` to add to, or None.
-
-    Returns:
-      tf.Tensor, float32 (N, H, W, C); (E, N, H, W, C) where `eps` is a sequence. No image is further
-      from x than eps, or outside of `clip`.
-
-    Raises:
-      ValueError: an argument of the wrong type, shape or range, or a model whose last layer is a softmax.
-      UserError: an unknown loss or norm.
+    Attributes:
+      steps: gradients per image, for each eps and restart.
+      step_size: in the unit of x; None chooses it from eps.
+      early_stop: True leaves an image alone from its first adversarial iterate on, which is all that robust accuracy
+        needs and saves most gradients: where it is wrong unattacked, and at eps larger than one that was enough.
+        One that stays right is returned as it is.  False takes all steps and returns the last image of each.
+      targeted: True moves the images to class y instead of away from it.
     """
-    if step_size is not None and not 0 < step_size < np.inf:
-        raise ValueError(f"step_size must be above 0 and finite, got {step_size}.")
-    return descend(
-        *(model, x, y, eps),
-        length=lambda size: size / 4 if step_size is None else step_size,
-        decay=0.0,
-        random_start=random_start,
-        loss=loss,
-        norm=norm,
-        steps=steps,
-        restarts=restarts,
-        until_broken=until_broken,
-        targeted=targeted,
-        seed=seed,
-        clip=clip,
-        cost=cost,
-    )
+
+    steps: int = setting(10, least=1)
+    step_size: float | None = setting(None, above=0)
+    early_stop: bool = True
+    targeted: bool = False
+
+    # The plain method, which subclasses change; where it is a choice of the user, it is a field.
+    loss = "ce"
+    norm = "linf"
+    decay = 0.0
+    random_start = False
+    restarts = 1
+
+    def traced(self) -> IteratedGradient:
+        """See `IterativeAttack.traced`."""
+        return dataclasses.replace(self, steps=1, step_size=None, targeted=False)
+
+    def rounds(self, classes: int) -> int:
+        """See `IterativeAttack.rounds`."""
+        return self.restarts
+
+    def passes(self, classes: int) -> Passes:
+        """See `IterativeAttack.passes`."""
+        return Passes(1, 0, int(self._compares()))
+
+    def draw(self, number: int, shape: tuple[int, ...], seed: int) -> tf.Tensor:
+        """float32 (number, H, W, C): where each round starts, in units of eps."""
+        return get_norm(self.norm).sample((number, *shape), (seed, 0)) if self.random_start else tf.zeros((number, *shape))
+
+    def start(self, images: Images, rounds: np.ndarray, bounds: Bounds, random: tf.Tensor) -> State:
+        """See `IterativeAttack.start`."""
+        x, (eps, low, high, *_) = images.x, bounds
+        at = get_norm(self.norm).project(x + eps * tf.gather(random, rounds), x, eps, low, high)
+        return State(x, images.y, at, tf.zeros_like(x))
+
+    def inputs(self, bounds: Bounds, shape: tuple[int, ...], random: Any, first_round: int) -> Inputs:
+        """See `IterativeAttack.inputs`."""
+        step_size = self.default_step_size(bounds.eps) if self.step_size is None else self.step_size
+        return Inputs(bounds, tf.cast(step_size, tf.float32), tf.constant(self.decay, tf.float32))
+
+    def default_step_size(self, eps: tf.Tensor) -> tf.Tensor:
+        """The step size where the user chose none, float32 ()."""
+        return eps / 4
+
+    def step(self, model: Any, inputs: Inputs, i: tf.Tensor, state: State) -> Step:
+        """Eq. 3: x ← project(x + step_size · steepest ascent of the loss)."""
+        (eps, low, high, targeted, _), norm = inputs.bounds, get_norm(self.norm)
+        logits, grad = gradient.logits_and_gradient(model, state.at, state.y, loss=self._objective(targeted))
+        grad = finite(grad)
+        momentum = inputs.decay * state.momentum
+        momentum += tf.math.divide_no_nan(grad, tf.reduce_mean(tf.abs(grad), (1, 2, 3), True))
+        at = norm.project(state.at + inputs.step_size * norm.steepest_ascent(momentum), state.x, eps, low, high)
+        done = gradient.is_adversarial(logits, state.y, targeted) if self.early_stop else tf.zeros_like(state.y, tf.bool)
+        return Step(state._replace(at=at, momentum=momentum), state.at, score(done), done)
+
+    def last(self, model: Any, inputs: Inputs, state: State) -> tuple[tf.Tensor, tf.Tensor]:
+        """The last images; where there are several restarts, one that is not adversarial scores by its loss."""
+        if not self._compares():
+            return state.at, tf.zeros(tf.shape(state.y))
+        targeted, logits = inputs.bounds.targeted, gradient.logits_of(model, state.at)
+        adversarial = gradient.is_adversarial(logits, state.y, targeted)
+        return state.at, tf.where(adversarial, ADVERSARIAL, -self._objective(targeted)(logits, state.y))
+
+    def attack_batch(self, call: Call, x: tf.Tensor, y: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+        """See `Attack.attack_batch`; without early stopping all images take all steps at each eps."""
+        if self.early_stop:
+            return super().attack_batch(call, x, y, sizes)
+        everyone = np.ones(len(y), bool)
+        results = [self.run(call, Images(x, y), everyone, call.bounds(eps))[0] for eps in tf.unstack(sizes)]
+        return tf.stack(results)
+
+    def _compares(self) -> bool:
+        return self.early_stop or self.restarts > 1
+
+    def _objective(self, targeted: tf.Tensor) -> Any:
+        sign = tf.where(targeted, -1.0, 1.0)
+
+        def objective(logits, y, target=None):
+            return sign * losses.LOSSES[losses.resolve_loss(self.loss, logits.shape[-1])](logits, y)
+
+        return objective
+
+
+@dataclasses.dataclass(frozen=True)
+class PGD(IteratedGradient):
+    """Several small steps from a random start, each projected back to within eps; see `IteratedGradient`.
+
+    Attributes:
+      loss: "ce", "cw" or "dlr" (`losses.LOSSES`); see `losses.resolve_loss` for DLR with too few classes.
+      norm: "linf" or "l2".
+      step_size: in the unit of x; eps / 4 where it is None.
+      random_start: True starts at a uniformly random point within eps, False at x.
+      restarts: an image that is adversarial has no further ones; of several the worst counts: an adversarial
+        one, or else the one of the greatest loss.
+    """
+
+    loss: str = setting("ce", choices=("ce", "cw", "dlr"))
+    norm: str = setting("linf", choices=tuple(NORMS))
+    random_start: bool = True
+    restarts: int = setting(1, least=1)
+
+    def traced(self) -> PGD:
+        """See `IterativeAttack.traced`; of the restarts only matters whether there are several."""
+        attack = super().traced()
+        return dataclasses.replace(attack, random_start=True, restarts=min(self.restarts, 2))

@@ -1,0 +1,345 @@
+"""What all attacks share: checked settings, batches, the sweep over eps with early stopping, and the count of cost.
+
+An attack is a frozen dataclass whose fields are its settings.  A new one is a
+subclass of `Attack`, which attacks one batch as it likes, or of
+`IterativeAttack`, which is given by a start and a step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfadv.attacks import loop, losses
+from tfadv.attacks.cost import Cost
+from tfadv.attacks.gradient import check_inputs, compiled_logits, is_adversarial
+from tfadv.errors import check_name
+from tfadv.runtime import compilation
+
+_MAX_INT = 2**31 - 1
+
+
+def setting(
+    default: Any, *, choices: Iterable[str] | None = None, least: float | None = None, above: float | None = None
+) -> Any:
+    """A field of an attack with the values that it accepts; `Attack` checks its type and these.
+
+    Args:
+      default: its default.
+      choices: names, for a str.
+      least: the smallest number.
+      above: a number that the setting must exceed.
+    """
+    metadata = {"choices": choices, "least": least, "above": above}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+class Images(NamedTuple):
+    """A batch: x float32 (N, H, W, C), y int64 (N,) and the logits of x, float32 (N, K), where they are needed."""
+
+    x: tf.Tensor
+    y: tf.Tensor
+    logits: tf.Tensor | None = None
+
+    def take(self, rows: np.ndarray) -> Images:
+        """These rows, in this order."""
+        return Images(*(None if tensor is None else tf.gather(tensor, rows) for tensor in self))
+
+
+class Bounds(NamedTuple):
+    """What a round has to keep to: eps and the least and greatest pixel, float32 (); `targeted`, bool (); and the score
+    that is good enough, float32 ()."""
+
+    eps: tf.Tensor
+    low: tf.Tensor
+    high: tf.Tensor
+    targeted: tf.Tensor
+    goal: tf.Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One call of an attack: the model and what else all of its batches share."""
+
+    model: Any
+    seed: int
+    clip: tuple[float, float]
+    cost: Cost
+    resume: loop.Resume | None
+    targeted: bool
+
+    def bounds(self, eps: tf.Tensor, goal: float | tf.Tensor = loop.ADVERSARIAL) -> Bounds:
+        """The bounds of a round at this eps."""
+        low, high = (tf.constant(limit, tf.float32) for limit in self.clip)
+        return Bounds(eps, low, high, tf.constant(self.targeted), tf.convert_to_tensor(goal, tf.float32))
+
+
+@dataclasses.dataclass(frozen=True)
+class Attack:
+    """An attack and its settings.
+
+    Raises:
+      ValueError: a setting has the wrong type or is out of range.
+      UserError: an unknown name of a norm, loss or the like; names the nearest.
+    """
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
+
+    @property
+    def name(self) -> str:
+        """The name in `tfadv.attacks.ATTACKS`."""
+        return type(self).__name__.lower()
+
+    @property
+    def label(self) -> str:
+        """The name and the settings that differ from its defaults: "pgd(restarts=5, steps=50)"."""
+        defaults, own = self._defaults().settings(), self.settings()
+        changed = [f"{key}={_text(own[key])}" for key in sorted(own) if own[key] != defaults[key]]
+        return f"{self.name}({', '.join(changed)})" if changed else self.name
+
+    def settings(self) -> dict[str, Any]:
+        """All settings as JSON values."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+    def __call__(
+        self,
+        model: Any,
+        x: Any,
+        y: Any,
+        eps: float | Sequence[float],
+        *,
+        seed: int = 0,
+        clip: tuple[float, float] = (0.0, 1.0),
+        batch_size: int = 256,
+        cost: Cost | None = None,
+        progress: Callable[[int], Any] | None = None,
+        resume: loop.Resume | None = None,
+    ) -> tf.Tensor:
+        """Attacks images.
+
+        Args:
+          model: a Keras model from float32 images (N, H, W, C) to logits (N, K);
+            run with `training=False`, its variables stay as they are.
+          x: float32 (N, H, W, C) in `clip`.
+          y: int (N,), the true classes, or the target classes where the attack is `targeted`.
+          eps: a number >= 0 in the unit of x, or a sequence of E of them.
+          seed: of random starts and the like, which all images of a batch share.
+          clip: (least, greatest) value of a pixel.
+          batch_size: images that are attacked at once; whether one becomes adversarial does not depend on it.
+          cost: `Cost` to add to, or None.
+          progress: called with numbers of images done, which add up to N, or None.
+          resume: keeps finished and partial rounds, so that the same call continues an interrupted one
+            (`tfadv.store.resume.ResumeLog`), or None.
+
+        Returns:
+          float32 (N, H, W, C); (E, N, H, W, C) where `eps` is a sequence.  No image is further from
+          x than eps, or outside of `clip`.
+
+        Raises:
+          ValueError: an argument has the wrong type, shape or range, or the model's last layer is a softmax.
+        """
+        if not tf.executing_eagerly():
+            raise ValueError("an attack runs in Python: inside of a tf.function, use FGSM.one_pass or write the step.")
+        if not isinstance(batch_size, numbers.Integral) or batch_size < 1:
+            raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size}.")
+        x, y, sizes = check_inputs(model, x, y, eps, clip)
+        cost = Cost() if cost is None else cost
+        call = Call(model, seed, clip, cost, resume, getattr(self, "targeted", False))
+        if len(y):
+            adversarial = self.attack_images(call, x, y, sizes, int(batch_size), progress or (lambda n: None))
+        else:
+            adversarial = tf.zeros((len(sizes), *x.shape))
+        return adversarial[0] if np.ndim(eps) == 0 else adversarial
+
+    def attack_images(
+        self, call: Call, x: tf.Tensor, y: tf.Tensor, sizes: tf.Tensor, batch_size: int, progress: Callable[[int], Any]
+    ) -> tf.Tensor:
+        """float32 (E, N, H, W, C): the adversarial images for each of the `sizes` (E,); attacks batch after batch."""
+        batches = []
+        for start in range(0, len(y), batch_size):
+            rows = slice(start, start + batch_size)
+            batches.append(self.attack_batch(call, x[rows], y[rows], sizes))
+            progress(len(y[rows]))
+        return batches[0] if len(batches) == 1 else tf.concat(batches, axis=1)
+
+    def attack_batch(self, call: Call, x: tf.Tensor, y: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+        """float32 (E, N, H, W, C): the adversarial images of one batch; adds to `call.cost`."""
+        raise NotImplementedError
+
+    def _defaults(self) -> Attack:
+        """The attack of the same name with its default settings."""
+        return type(self)()
+
+
+class Passes(NamedTuple):
+    """Passes through the model per image: gradients and forwards in each step, and forwards after the last step."""
+
+    gradients: int
+    forwards: int
+    forwards_at_end: int
+
+
+class IterativeAttack(Attack):
+    """An attack that repeats a step, from one start or several, until an image is adversarial.
+
+    At each eps only the images go on that no smaller eps made adversarial; one
+    that was keeps its adversarial image at all larger eps.  An image that is
+    wrong before the attack, or that stays right, is returned as it is.
+
+    A subclass has a setting `steps` and the methods below.  `start` runs in
+    Python, `step` and `last` inside of a graph.  The graph is compiled for the
+    settings of `traced()`; other settings reach it as tensors, see `inputs`.
+    """
+
+    steps: int
+
+    concurrent_rounds = True  # whether rounds may run at the same time, each on a copy of the image
+
+    def traced(self) -> IterativeAttack:
+        """This attack with a fixed value for each setting that `step` and `last` do not read from `self`.
+
+        Attacks that are equal here share one compiled graph.
+        """
+        return self
+
+    def rounds(self, classes: int) -> int:
+        """How many rounds (restarts, targets) at most, for a model with this many classes."""
+        return 1
+
+    def passes(self, classes: int) -> Passes:
+        """The passes through the model of one image."""
+        return Passes(1, 0, 1)
+
+    def draw(self, number: int, shape: tuple[int, ...], seed: int) -> Any:
+        """Random numbers for `number` rounds on images of `shape` (H, W, C), a nest of tensors.
+
+        They are drawn outside of the graph, because XLA would draw others, and are shared by all images.
+        """
+        return ()
+
+    def start(self, images: Images, rounds: np.ndarray, bounds: Bounds, random: Any) -> Any:
+        """The state of images (M) before the first step, each in its round, int32 (M,): a nest of tensors with M rows.
+
+        The first tensor of the nest holds images.
+        """
+        raise NotImplementedError
+
+    def inputs(self, bounds: Bounds, shape: tuple[int, ...], random: Any, first_round: int) -> Any:
+        """What the steps of a round share: a nest of tensors."""
+        return bounds
+
+    def step(self, model: Any, inputs: Any, i: tf.Tensor, state: Any) -> loop.Step:
+        """One step; must treat each image by itself."""
+        raise NotImplementedError
+
+    def last(self, model: Any, inputs: Any, state: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """The (images, scores) of those that no step said is done."""
+        raise NotImplementedError
+
+    def attack_batch(self, call: Call, x: tf.Tensor, y: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+        """See `Attack.attack_batch`."""
+        images = Images(x, y, compiled_logits(call.model, x))
+        call.cost.add(forwards=len(y))
+        adversarial, active = x, ~is_adversarial(images.logits, y, call.targeted)
+        results: dict[int, tf.Tensor] = {}
+        for k in np.argsort(sizes, kind="stable"):
+            candidates, scores = self.run(call, images, active.numpy(), call.bounds(sizes[k]))
+            success = active & (scores <= loop.ADVERSARIAL)
+            adversarial = tf.where(success[:, None, None, None], candidates, adversarial)
+            active &= ~success
+            results[k] = adversarial
+        return tf.stack([results[k] for k in range(len(results))])
+
+    def run(
+        self, call: Call, images: Images, active: np.ndarray, bounds: Bounds, capacity: int | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """All rounds at one eps on the active images; adds to `call.cost`.
+
+        Args:
+          call: the call.
+          images: N images; the logits may be None where `start` does not need them.
+          active: bool (N,).
+          bounds: eps and the like.
+          capacity: how many copies of images may be attacked at once; N where it is None.
+
+        Returns:
+          (images (N, H, W, C), scores (N,)), undefined where not active.
+        """
+        shape, classes = tuple(images.x.shape[1:]), self._resolve(call, images)
+        number, passes, traced = self.rounds(classes), self.passes(classes), self.traced()
+        random = self.draw(number, shape, call.seed)
+
+        def attempt(rounds, rows, active):
+            state = self.start(images.take(rows), rounds, bounds, random)
+            inputs = self.inputs(bounds, shape, random, int(rounds[0]))
+            result = loop.run_unit(call.model, traced, inputs, state, self.steps, rows, active, call.resume)
+            call.cost.add(
+                gradients=passes.gradients * result.visits,
+                forwards=passes.forwards * result.visits + passes.forwards_at_end * result.finished,
+            )
+            return result.images, result.scores
+
+        capacity = (capacity or len(active)) if self.concurrent_rounds else 1
+        compact = not compilation.use_xla()
+        return loop.run_rounds(attempt, number, images.x, active, float(bounds.goal), capacity, compact=compact)
+
+    def _resolve(self, call: Call, images: Images) -> int:
+        """The number of classes; notes in the cost where they are too few for the attack's loss."""
+        loss = getattr(self, "loss", None)
+        logits = compiled_logits(call.model, images.x[:1]) if images.logits is None else images.logits
+        if loss is not None:
+            call.cost.add_fallback(loss, losses.resolve_loss(loss, logits.shape[-1]))
+        return logits.shape[-1]
+
+
+def _checked(field: dataclasses.Field, value: Any) -> Any:
+    """The value of a setting, checked against its type and its `setting`."""
+    kind = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))
+    name, limits = field.name, {"choices": None, "least": None, "above": None, **field.metadata}
+    if value is None and "None" in kind:
+        return None
+    if kind.startswith("tuple"):
+        value = tuple(value.split("+")) if isinstance(value, str) else tuple(value)
+        for item in value:
+            check_name(name.removesuffix("s"), item, limits["choices"])
+        return value
+    if kind.startswith("str"):
+        if not isinstance(value, str):
+            raise ValueError(f"{name} must be a word, got {value!r}.")
+        if limits["choices"]:
+            check_name(name, value, limits["choices"])
+        return value
+    if kind.startswith("bool"):
+        if not isinstance(value, (bool, np.bool_)):
+            raise ValueError(f"{name} must be true or false, got {value!r}.")
+        return bool(value)
+    if kind.startswith(("int", "float")):
+        return _checked_number(name, value, kind.startswith("int"), limits["least"], limits["above"])
+    return value
+
+
+def _checked_number(name: str, value: Any, whole: bool, least: float | None, above: float | None) -> int | float:
+    expected = "a whole number" if whole else "a finite number"
+    expected += "" if least is None else f" of at least {least}"
+    expected += "" if above is None else f" above {above}"
+    valid = isinstance(value, (numbers.Real, np.number)) and not isinstance(value, (bool, np.bool_))
+    valid = valid and abs(value) <= _MAX_INT and math.isfinite(value) and not (whole and value != int(value))
+    if not valid or (least is not None and value < least) or (above is not None and value <= above):
+        raise ValueError(f"{name} must be {expected}, got {value}.")
+    return int(value) if whole else float(value)
+
+
+def _text(value: Any) -> str:
+    """A value as `tfadv.attacks.parse` reads it."""
+    if isinstance(value, list):
+        return "+".join(value)
+    return {None: "none", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else str(value)

@@ -1,0 +1,97 @@
+"""Attacks written as text: "fgsm,pgd(steps=50,restarts=5),autoattack(norm=l2)".  Needs no TensorFlow."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import TYPE_CHECKING, Any
+
+from tfadv.errors import UserError
+from tfadv.registry import Registry
+
+if TYPE_CHECKING:
+    from tfadv.attacks.base import Attack
+
+_SPEC = re.compile(r"\s*([\w.+-]+)\s*(?:\(([^()]*)\))?\s*(,|$)")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_WORDS = {"true": True, "false": False, "none": None}
+_FORM = "write attacks as name or name(setting=value,...), separated by commas"
+
+
+def split_specs(text: str, attacks: Registry) -> list[tuple[str, dict[str, Any]]]:
+    """Splits a list of attacks into names and settings; checks the names but not the settings.
+
+    Args:
+      text: attacks separated by commas, each a name or name(setting=value,...).  A value is a number, a fraction such
+        as 2/255, true, false, none, or a word; words joined by + are several.
+      attacks: the known attacks.
+
+    Returns:
+      A pair (name, settings) for each attack; none for an empty text.
+
+    Raises:
+      UserError: the text does not follow the form, or an attack is unknown.
+    """
+    specs, position = [], 0
+    while text.strip():
+        match = _SPEC.match(text, position)
+        if not match:
+            raise UserError(f"cannot read the attacks {text!r} from {text[position:]!r} on: {_FORM}.")
+        name, settings, separator = match.groups()
+        attacks.check(name)
+        specs.append((name, _split_settings(name, settings) if settings else {}))
+        position = match.end()
+        if not separator:
+            break
+    return specs
+
+
+def _split_settings(name: str, text: str) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for part in text.split(",") if text.strip() else ():
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (key.isidentifier() and equals):
+            raise UserError(f"cannot read {part.strip()!r} in {name}({text}): {_FORM}.")
+        if key in settings:
+            raise UserError(f"{key} is given twice in {name}({text}): leave one out.")
+        settings[key] = _value(key, value)
+    return settings
+
+
+def _value(key: str, text: str) -> Any:
+    if text in _WORDS:
+        return _WORDS[text]
+    try:
+        numbers = text.split("/")
+        if len(numbers) <= 2 and all(_NUMBER.fullmatch(number.strip()) for number in numbers):
+            if len(numbers) == 2:
+                return float(numbers[0]) / float(numbers[1])
+            return int(text) if text.lstrip("+-").isdigit() else float(text)
+    except (ValueError, ArithmeticError):
+        raise UserError(f"{key}={text}: this number cannot be represented.") from None
+    if re.fullmatch(r"[A-Za-z][\w+-]*", text):
+        return text
+    raise UserError(f"cannot read the value of {key}={text}: it is a number, 2/255, true, false, none or a word.")
+
+
+def build(name: str, settings: dict[str, Any], attacks: Registry) -> Attack:
+    """An attack by name and settings.
+
+    Raises:
+      UserError: the attack is unknown, or a setting is unknown, has the wrong type or is out of range.
+    """
+    factory = attacks[name]
+    accepted = [key for key in inspect.signature(factory).parameters if key != "targeted"]
+    listing = f"{name} accepts {', '.join(accepted)}" if accepted else f"{name} has no settings"
+    if "targeted" in settings:
+        raise UserError(f"{name}(targeted=...): attacks on given target classes run only from Python; {listing}.")
+    for key in settings:
+        if key not in accepted:
+            raise UserError(f"{name} has no setting {key!r}: {listing}.")
+    try:
+        attack = factory(**settings)
+    except (UserError, TypeError, ValueError) as error:
+        raise UserError(f"{name}: {error} {listing}.") from None
+    if attack.name != name and attack.name in attacks:
+        raise UserError(f"{name}: with these settings it is another attack, write {attack.label}.")
+    return attack
