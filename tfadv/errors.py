@@ -1,16 +1,31 @@
 """Errors for people: one line that names the cause and the way out."""
 
+from __future__ import annotations
+
 import difflib
+from collections.abc import Iterable
+
+AFFECTS_RESULTS = False
 
 
 class UserError(Exception):
-    """Something the person at the keyboard can mend; `main` prints it as one line and exits with 1."""
+    """An error that the user can resolve; `main` prints it as one line and exits with status 1."""
 
 
-def check_name(kind, name, known):
-    """Raises UserError, with the nearest valid name, unless `name` is one of `known`."""
+def check_name(kind: str, name: str, known: Iterable[str]) -> None:
+    """Checks that a name is a known one.
+
+    Args:
+      kind: what the name stands for, such as "attack", for the error message.
+      name: the name to check.
+      known: all valid names.
+
+    Raises:
+      UserError: `name` is not one of `known`; the message suggests the most similar one.
+    """
+    known = list(known)
     if name in known:
         return
-    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    similar = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {similar[0]!r}? " if similar else ""
     raise UserError(f"unknown {kind} {name!r}: {hint}Known: {', '.join(known)}.")

@@ -1,204 +1,150 @@
-"""The work folder: artifacts are written aside and renamed, fingerprinted, and checked when they are opened.
+"""The work folder: artifacts that are written atomically, belong to their inputs, and are checked when they are opened.
 
-An artifact is a folder with a `manifest.json`, which names what the artifact
-was made from (`inputs`), what it is (`content`, a hash that downstream
-artifacts name as their input) and the size and SHA-256 of each file; `seal` is
-the SHA-256 of the manifest itself.
+An artifact is a folder with a `manifest.json`, which holds what the artifact
+was computed from (`inputs`), a hash of what it is (`content`, which artifacts
+that depend on it name among their inputs), the command that rebuilds it
+(`rebuild`), and the size and SHA-256 of each file.  `seal` is the SHA-256 of
+the manifest itself.  Nothing here knows what the artifacts are.
 """
+
+from __future__ import annotations
 
 import contextlib
 import datetime
-import errno
-import fcntl
 import importlib.metadata
 import json
 import logging
 import os
 import pathlib
 import platform
+import shlex
 import shutil
 import tempfile
 import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from tfadv.errors import UserError
-from tfadv.store.files import check_room, differences, digest, file_digest, megabytes, sync, write_json
+from tfadv.store.files import DISK_FULL, check_room, differences, digest, file_digest, megabytes, sync, write_json
+from tfadv.store.lock import FolderLock
+
+AFFECTS_RESULTS = False
 
 LOG = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
+FINGERPRINT = "config.json"
+SCRATCH_INPUTS = "inputs.json"
 
 
 class Workdir:
-    """One run's folder; a context manager that keeps other processes out of it."""
+    """The folder of one run; a context manager that keeps other processes out of it.
 
-    def __init__(self, root, config, *, overwrite=False, shard=None, follower=False):
-        """Opens a folder, or makes it.
+    Attributes:
+      root: its path.
+      follower: whether this process is a worker of a distributed run other than its chief.  It reads
+        artifacts; those it computes are discarded.
+      barrier: function that waits for all workers of a distributed run; does nothing in any other run.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        fingerprint: Mapping[str, Any],
+        *,
+        overwrite: bool = False,
+        shard: tuple[int, int] | None = None,
+        follower: bool = False,
+    ) -> None:
+        """Opens a folder, or creates it.
 
         Args:
           root: path of the folder.
-          config: `Config`, resolved; the folder belongs to it.
-          overwrite: bool, take over a folder that belongs to another Config;
-            artifacts whose inputs stay the same are kept.
-          shard: (i, n) where this process makes a share of an artifact's parts, beside others; else None.
-          follower: bool, a worker of a distributed run that is not its chief: it reads, and its
-            artifacts go nowhere.
+          fingerprint: JSON, the settings that decide the results; the folder belongs to them.
+          overwrite: take over a folder that belongs to other settings.  Artifacts whose own inputs
+            stay the same are kept.
+          shard: (i, n) where this process computes shard i of n beside others; else None.
+          follower: see the attribute.
 
         Raises:
-          UserError: the folder can't be written, is in use, or belongs to another Config.
+          UserError: the folder can't be written, is in use, or belongs to other settings.
         """
         self.root = pathlib.Path(root).expanduser()
         self.follower = follower
-        self.barrier = lambda: None  # waits for the other hosts of a distributed run, where there are any
-        self._locks = []
+        self.barrier: Callable[[], object] = lambda: None
+        self._exit = contextlib.ExitStack()
         if follower:
             return
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            self._lock(".lock", fcntl.LOCK_SH if shard else fcntl.LOCK_EX, "another tfadv process works in")
-            if shard:
-                self._lock(f".lock-{shard[0]}-of-{shard[1]}", fcntl.LOCK_EX, "the same shard is being made in")
-            self._claim(config, overwrite, shard)
+            self._exit.callback(FolderLock(self.root, shard).release)
+            self._claim(_plain(fingerprint), overwrite, write=shard is None)
         except BaseException as error:
-            self.__exit__()
+            self._exit.close()
             if isinstance(error, OSError):
                 raise UserError(
-                    f"can't write to the work folder {self.root} ({error.strerror}): give another --workdir."
-                )
+                    f"can't write to the work folder {self.root} ({error.strerror or error}): give another --workdir."
+                ) from error
             raise
 
-    def __enter__(self):
+    def __enter__(self) -> Workdir:
         return self
 
-    def __exit__(self, *error):
-        for lock in self._locks:
-            lock.close()
+    def __exit__(self, *error: object) -> None:
+        self._exit.close()
 
-    def _lock(self, name, kind, busy):
-        file = open(self.root / name, "a")
-        self._locks.append(file)
-        try:
-            fcntl.flock(file, kind | fcntl.LOCK_NB)  # released by the kernel, also after kill -9
-        except BlockingIOError:
-            raise UserError(f"{busy} {self.root}: wait for it, or give another --workdir.")
-        except OSError as error:  # some mounted drives have no locks
-            LOG.warning("%s can't be locked (%s): let no second process work in it.", self.root, error.strerror)
-
-    def _claim(self, config, overwrite, shard):
-        path, fields = self.root / "config.json", config.fields()
+    def _claim(self, fingerprint: dict[str, Any], overwrite: bool, write: bool) -> None:
+        """Checks to which settings the folder belongs, and writes them down."""
+        path = self.root / FINGERPRINT
         if path.exists():
             try:
-                different = differences(json.loads(path.read_text()), fields)
+                changed = differences(json.loads(path.read_text(encoding="utf-8")), fingerprint)
             except (ValueError, AttributeError):
-                raise UserError(f"{path} is damaged: remove it, or give another --workdir.")
-            if different and not overwrite and (self.root / "split").exists():  # else there is nothing to protect
+                raise UserError(f"{path} is damaged: remove it, or give another --workdir.") from None
+            if changed and not overwrite and self.names():  # a folder without artifacts may change hands
                 raise UserError(
-                    f"{self.root} belongs to another configuration ({'; '.join(different)}): give another "
-                    "--workdir, or --overwrite to remake in this one what depends on these settings."
+                    f"{self.root} belongs to another configuration ({'; '.join(changed)}): give another "
+                    "--workdir, or --overwrite to rebuild in this one what depends on these settings."
                 )
-            if different:  # counts of another configuration must not stand beside those of this one
-                for kind in ("evaluations", "attacks", "transfers", "verdicts"):
-                    shutil.rmtree(self.root / kind, ignore_errors=True)
-                (self.root / "results.json").unlink(missing_ok=True)
-        if not shard:
-            write_json(path, fields)
+        if write:
+            write_json(path, fingerprint)
 
-    def manifest(self, name):
-        """dict, the manifest of an artifact, or None where there is none.
+    # ---- reading ----------------------------------------------------------------------------------------
+
+    def manifest(self, name: str) -> dict[str, Any] | None:
+        """The manifest of an artifact, or None where there is no such artifact.
 
         Raises:
-          UserError: it is damaged.
+          UserError: the manifest is damaged.
         """
         path = self.root / name / MANIFEST
         if not path.exists():
             return None
         try:
-            manifest = json.loads(path.read_text())
+            manifest = json.loads(path.read_text(encoding="utf-8"))
             if manifest.pop("seal") == digest(manifest):
                 return manifest
         except (ValueError, KeyError, AttributeError, TypeError):
             pass
-        raise UserError(f"{path} is damaged. To rebuild it: rm -r {path.parent} and give the same command again.")
+        raise UserError(f"{path} is damaged. {_way_out(path.parent)}")
 
-    def is_current(self, name, inputs):
-        """Whether an artifact is there and was made from these inputs.
+    def is_current(self, name: str, inputs: Mapping[str, Any]) -> bool:
+        """Whether an artifact exists and was computed from these inputs (JSON).
 
         Raises:
           UserError: its manifest is damaged.
         """
         manifest = self.manifest(name)
-        if manifest is None:
-            return False
-        different = differences(manifest["inputs"], inputs)
-        if different:
-            LOG.info("%s is made anew: %s", name, "; ".join(d.split(":")[0] for d in different))
-        return not different
+        return manifest is not None and not differences(manifest["inputs"], _plain(inputs))
 
-    @contextlib.contextmanager
-    def creating(self, name, inputs, need=0):
-        """Makes an artifact: yields (folder, manifest) to fill; complete and in place only when the block ends well.
-
-        The block writes files into the folder, and may set `manifest["content"]`
-        where the hash of the files is not the best name of what they hold; an
-        error or a kill leaves what was there before, or in the instant between
-        two renames nothing, but never half of either.
-
-        Args:
-          name: str, the artifact; a path below the root.
-          inputs: dict, JSON.
-          need: int, the bytes it will take, as far as that is known.
-
-        Raises:
-          UserError: the disk has no room for it.
-        """
-        if self.follower:
-            with tempfile.TemporaryDirectory() as aside:
-                yield pathlib.Path(aside), {"artifact": name, "inputs": inputs}
-            self.barrier()
-            return
-        target = self.root / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        check_room(target.parent, name, need)
-        for left in target.parent.glob(f".tmp-{target.name}-*"):  # of a killed process; the lock says it is gone
-            shutil.rmtree(left)
-        aside = target.parent / f".tmp-{target.name}-new"
-        aside.mkdir()
-        started = time.monotonic()
-        manifest = {"artifact": name, "inputs": inputs}
-        try:
-            yield aside, manifest
-            _finish(aside, manifest, started)
-            if target.exists():
-                old = target.parent / f".tmp-{target.name}-old"
-                os.replace(target, old)
-                os.replace(aside, target)
-                shutil.rmtree(old)
-            else:
-                os.replace(aside, target)
-            sync(target.parent)
-        except Exception as error:  # TensorFlow has errors of its own for it
-            if getattr(error, "errno", None) != errno.ENOSPC and "No space left" not in str(error):
-                raise
-            written = sum(p.stat().st_size for p in aside.rglob("*") if p.is_file())
-            raise UserError(
-                f"the disk is full: {name} needs {megabytes(max(need, written))} or more in {self.root}. "
-                "Make room and give the same command again; nothing made before is lost."
-            )
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-        self.barrier()
-
-    def open(self, name, remake):
+    def open(self, name: str) -> pathlib.Path:
         """The folder of an artifact, after a check of all its files.
 
-        Args:
-          name: str, the artifact.
-          remake: str, the stage that makes it, for the error message.
-
         Raises:
-          UserError: a file is missing or damaged; names it and the way to make it anew.
+          UserError: a file is missing or damaged; the message names the file and how to rebuild the artifact.
         """
         folder, manifest = self.root / name, self.manifest(name)
         if manifest is None:
-            raise UserError(f"{folder / MANIFEST} is missing: run --stage={remake} again.")
+            raise UserError(f"{folder / MANIFEST} is missing: give the command that computes {name} again.")
         for file, expected in manifest["files"].items():
             path = folder / file
             if not path.resolve().is_relative_to(folder.resolve()):
@@ -206,61 +152,174 @@ class Workdir:
             elif not path.is_file():
                 state = "missing"
             elif path.stat().st_size != expected["bytes"] or file_digest(path) != expected["sha256"]:
-                state = "damaged (its SHA-256 is not the one written down when it was made)"
+                state = "damaged (its SHA-256 is not the one in the manifest)"
             else:
                 continue
-            raise UserError(f"{path} is {state}. To rebuild it: rm -r {folder} and run --stage={remake} again.")
+            raise UserError(f"{path} is {state}. {_way_out(folder, manifest.get('rebuild'))}")
         return folder
 
-    def part(self, name, inputs):
-        """The folder of a whole part of an artifact, or None where it is to be made; one that is damaged is removed."""
+    def part(self, name: str, inputs: Mapping[str, Any]) -> pathlib.Path | None:
+        """The folder of a part of an artifact, or None where it has to be computed; a damaged part is removed."""
         try:
             if self.is_current(name, inputs):
-                return self.open(name, "")
+                return self.open(name)
         except UserError as error:
-            LOG.info("%s It is made anew.", str(error).split(" To rebuild")[0])
+            LOG.info("%s It is computed again.", str(error).split(" To rebuild")[0])
             self.remove(name)
         return None
 
-    def remove(self, name):
-        """Removes an artifact, or a folder of them; all hosts of a distributed run call it."""
-        self.barrier()  # nobody reads it any more
-        if not self.follower:
-            shutil.rmtree(self.root / name, ignore_errors=True)
+    def names(self) -> list[str]:
+        """The names of all artifacts, sorted; parts and checkpoints, which are artifacts as well, included."""
+        folders = (path.parent.relative_to(self.root) for path in self.root.rglob(MANIFEST))
+        return sorted(f.as_posix() for f in folders if not any(p.startswith((".tmp-", ".scratch-")) for p in f.parts))
+
+    # ---- writing ----------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def creating(
+        self, name: str, inputs: Mapping[str, Any], *, rebuild: str = "", need: int = 0
+    ) -> Iterator[tuple[pathlib.Path, dict[str, Any]]]:
+        """Creates an artifact, or replaces it: yields (folder, manifest) for the block to fill.
+
+        The artifact is in place and complete only when the block ends without
+        an error.  An error or a kill leaves the artifact that was there before
+        (or none, in the instant between two renames).  The block may set
+        `manifest["content"]` where a hash of the files is not the best name of
+        what they hold.
+
+        Args:
+          name: the artifact; a relative path with "/".
+          inputs: JSON, all that the artifact is computed from.
+          rebuild: the command that computes it, for error messages; "" stands for the user's own.
+          need: the bytes it will take, as far as that is known.
+
+        Raises:
+          UserError: the disk has no room for it.
+        """
+        started = time.monotonic()
+        manifest = {"artifact": name, "inputs": _plain(inputs)} | ({"rebuild": rebuild} if rebuild else {})
+        if self.follower:
+            with tempfile.TemporaryDirectory() as discarded:
+                yield pathlib.Path(discarded), manifest
+            self.barrier()
+            return
+        target = self.root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        check_room(target.parent, name, need)
+        self._log_changes(name, manifest["inputs"])
+        for leftover in target.parent.glob(f".tmp-{target.name}-*"):  # of a process that was killed
+            shutil.rmtree(leftover)
+        temporary = target.parent / f".tmp-{target.name}-new"
+        temporary.mkdir()
+        try:
+            yield temporary, manifest
+            _finish(temporary, manifest, started)
+            _replace(target, temporary)
+        except Exception as error:  # TensorFlow raises errors of its own when the disk is full
+            if getattr(error, "errno", None) not in DISK_FULL and "No space left" not in str(error):
+                raise
+            written = sum(p.stat().st_size for p in temporary.rglob("*") if p.is_file())
+            raise UserError(
+                f"the disk is full: {name} needs {megabytes(max(need, written))} or more in {self.root}. "
+                "Make room and give the same command again; finished work is kept."
+            ) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(self._scratch(name), ignore_errors=True)
         self.barrier()
 
-    def names(self):
-        """list of the names of all artifacts, in order."""
-        return sorted(
-            str(path.parent.relative_to(self.root))
-            for path in self.root.rglob(MANIFEST)
-            if not any(part.startswith(".tmp-") for part in path.relative_to(self.root).parts)
-        )
+    def _log_changes(self, name: str, inputs: dict[str, Any]) -> None:
+        with contextlib.suppress(UserError):  # a damaged artifact may be replaced
+            old = self.manifest(name)
+            changed = differences(old["inputs"], inputs) if old else []
+            if changed:
+                LOG.info("%s is rebuilt, its inputs changed: %s", name, ", ".join(c.split(":")[0] for c in changed))
+
+    def remove(self, name: str) -> None:
+        """Removes an artifact, or a folder of them; all workers of a distributed run call it."""
+        self.barrier()  # no worker reads it any more
+        if not self.follower:
+            shutil.rmtree(self.root / name, ignore_errors=True)
+            shutil.rmtree(self._scratch(name), ignore_errors=True)
+        self.barrier()
+
+    # ---- state of unfinished work ---------------------------------------------------------------------------
+
+    def scratch(self, name: str, inputs: Mapping[str, Any]) -> pathlib.Path:
+        """A folder for the state from which an unfinished artifact continues in the next run.
+
+        It keeps its files as long as it is asked for with the same inputs, is
+        emptied otherwise, and is removed when `creating(name)` completes or
+        the artifact is removed.  A follower's is a temporary folder.
+
+        Args:
+          name: the artifact.
+          inputs: JSON, as for `creating`.
+        """
+        if self.follower:
+            return pathlib.Path(self._exit.enter_context(tempfile.TemporaryDirectory()))
+        folder, inputs = self._scratch(name), _plain(inputs)
+        try:
+            if json.loads((folder / SCRATCH_INPUTS).read_text(encoding="utf-8")) == inputs:
+                return folder
+        except (OSError, ValueError):
+            pass
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_json(folder / SCRATCH_INPUTS, inputs)
+        return folder
+
+    def _scratch(self, name: str) -> pathlib.Path:
+        target = self.root / name
+        return target.parent / f".scratch-{target.name}"
 
 
-def _finish(aside, manifest, started):
-    """Writes the manifest of the files in a folder and brings all of them to the disk."""
+def versions() -> dict[str, str | None]:
+    """The versions of tfadv, Python and the libraries that results depend on; None for one that is not installed."""
+    from tfadv import __version__
+
+    installed: dict[str, str | None] = {"tfadv": __version__, "python": platform.python_version()}
+    for name in ("tensorflow", "keras", "tensorflow-datasets", "numpy"):
+        try:
+            installed[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # TensorFlow has several distributions
+            installed[name] = None
+    return installed
+
+
+def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A mapping as JSON gives it back: tuples are lists."""
+    return json.loads(json.dumps(dict(value)))
+
+
+def _way_out(folder: pathlib.Path, rebuild: str | None = None) -> str:
+    then = f"run {rebuild}" if rebuild else "give the same command again"
+    return f"To rebuild it: rm -r {shlex.quote(str(folder))}, then {then}."
+
+
+def _finish(folder: pathlib.Path, manifest: dict[str, Any], started: float) -> None:
+    """Writes the manifest of the files in a folder, and waits until all of them are on the disk."""
     manifest["files"] = {
-        str(p.relative_to(aside)): {"bytes": p.stat().st_size, "sha256": file_digest(p)}
-        for p in sorted(aside.rglob("*"))
-        if p.is_file()
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
     }
     manifest.setdefault("content", digest({k: v["sha256"] for k, v in manifest["files"].items()}))
     manifest.setdefault("seconds", round(time.monotonic() - started, 1))
-    manifest["made"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    manifest["created"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     manifest["versions"] = versions()
-    manifest = json.loads(json.dumps(manifest))
-    write_json(aside / MANIFEST, manifest | {"seal": digest(manifest)})
-    for path in sorted(aside.rglob("*"), reverse=True):
+    manifest = _plain(manifest)
+    write_json(folder / MANIFEST, manifest | {"seal": digest(manifest)})
+    for path in sorted(folder.rglob("*"), reverse=True):
         sync(path)
-    sync(aside)
+    sync(folder)
 
 
-def versions():
-    """dict of the versions that made an artifact."""
-    from tfadv import __version__
-
-    names = ("tensorflow", "keras", "tensorflow-datasets", "numpy")
-    return {"tfadv": __version__, "python": platform.python_version()} | {
-        name: importlib.metadata.version(name) for name in names
-    }
+def _replace(target: pathlib.Path, new: pathlib.Path) -> None:
+    """Puts a complete folder in the place of another one."""
+    old = target.parent / f".tmp-{target.name}-old"
+    if target.exists():
+        os.replace(target, old)
+    os.replace(new, target)
+    sync(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
