@@ -1,16 +1,32 @@
-"""tfadv: attack Keras image classifiers, make them robust, prove the difference.
+"""tfadv: attacks Keras image classifiers, makes them robust and shows the difference.
 
-Importing it switches on oneDNN for TensorFlow on CPUs (about ten times faster
-on the measured machines; TensorFlow leaves it off on CPUs without AVX-512),
-unless `TF_ENABLE_ONEDNN_OPTS` is set.  So import tfadv before TensorFlow.
+    import tfadv                                     # before TensorFlow
+
+    x_adv = tfadv.attacks.PGD(steps=50)(model, x, y, eps=8 / 255)
+    result = tfadv.evaluate(model, x, y, "autoattack", eps=8 / 255)
+
+Importing it enables oneDNN for TensorFlow on CPUs (about ten times faster on
+the machines tried; TensorFlow leaves it off on CPUs without AVX-512), unless
+`TF_ENABLE_ONEDNN_OPTS` is set.  TensorFlow reads that when it is imported.
 """
+
+from __future__ import annotations
 
 import importlib
 import os
 import sys
 import warnings
+from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
+
+_SUBMODULES = ("attacks", "datasets", "evaluation", "models", "objectives", "training")
+_FUNCTIONS = {
+    "evaluate": "tfadv.evaluation",
+    "Result": "tfadv.evaluation",
+    "check_gradient_masking": "tfadv.evaluation",
+}
+__all__ = [*_SUBMODULES, *_FUNCTIONS]
 
 if "TF_ENABLE_ONEDNN_OPTS" not in os.environ:
     if "tensorflow" in sys.modules:
@@ -23,8 +39,14 @@ if "TF_ENABLE_ONEDNN_OPTS" not in os.environ:
         os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
 
 
-def __getattr__(name):
-    """Loads `tfadv.attacks` and the like at first use, so that `import tfadv` does not load TensorFlow."""
-    if name in ("attacks", "datasets", "evaluation", "models", "surrogate", "training"):
+def __getattr__(name: str) -> Any:
+    """Loads submodules and functions on first use, so that `import tfadv` does not load TensorFlow."""
+    if name in _SUBMODULES:
         return importlib.import_module(f"{__name__}.{name}")
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module(_FUNCTIONS[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
