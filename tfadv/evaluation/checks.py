@@ -1,237 +1,244 @@
-"""Whether a robust accuracy can be believed: `judge` on what `masking.measure` has found.
+"""Whether a robust accuracy can be believed: `run_checks` on what `masking.collect_diagnostics` returns.
 
-Most rules are of one form: something that does not happen, or hardly ever, where gradients work happened on so many
-of the images that the model gets right. A check is suspicious where the low end of that share's 95% Wilson interval is
-above what is tolerated, so that few images prove little and a model is not suspected of their noise. Each attack
-meets the same images, so what one broke and another did not is counted image by image; two accuracies side by side
-would have the noise of both.
+Most rules have the same form: an event that never or hardly ever happens where gradients are useful happened on a
+share of the images that the model classifies correctly. A check fails ("suspicious") where the lower end of that
+share's 95% Wilson interval is above the tolerated share, so that a few images prove little and noise does not fail a
+check. Every attack gets the same images, so events are counted image by image; the difference of two accuracies would
+contain the noise of both.
 
-Passing all checks does not prove that a model is robust, only that no known sign of the contrary was found. After
-Athalye et al. 2018 (https://arxiv.org/abs/1802.00420, section 3), Carlini et al. 2019
+Passing all checks does not prove that a model is robust, only that no known sign of masked gradients was found. The
+rules follow Athalye et al. 2018 (https://arxiv.org/abs/1802.00420, section 3), Carlini et al. 2019
 (https://arxiv.org/abs/1902.06705) and the flags of AutoAttack (https://github.com/fra31/auto-attack, flags_doc.md).
 """
 
+from __future__ import annotations
+
 import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from tfadv.evaluation.intervals import wilson
+from tfadv.evaluation.records import wilson_interval
 
 WHITE_BOX = ("fgsm", "pgd", "pgd-steps", "pgd-restarts", "apgd-ce", "apgd-t")
 BLACK_BOX = ("square", "transfer")
 
+Diagnostics = Mapping[str, Any]
+Outcome = tuple[bool | None, dict[str, float], str]  # the fields of a `Check` after its name
+
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """What came of one rule.
+    """The outcome of one rule.
 
     Attributes:
-      name: str, a key of `RULES`.
-      passed: bool, False is suspicious; None where it could not be measured.
-      figures: dict of str → number: what it looked at, and the threshold.
-      sentence: str, what was seen and what it means, for a person.
+      name: a key of `RULES`.
+      passed: False is suspicious; None where the rule could not be applied.
+      figures: what was counted, and the threshold.
+      sentence: what was observed and what it means.
     """
 
     name: str
     passed: bool | None
-    figures: dict
+    figures: dict[str, float]
     sentence: str
 
 
-def judge(facts):
+def run_checks(diagnostics: Diagnostics) -> list[Check]:
     """Applies all rules.
 
     Args:
-      facts: dict, as `masking.measure` returns it, or read back from JSON.
+      diagnostics: what `masking.collect_diagnostics` returns, or the same read back from JSON.
 
     Returns:
-      list of `Check`, one for each of `RULES`, in that order.
+      One `Check` for each of `RULES`, in that order.
     """
-    return [Check(name, *_apply(rule, facts)) for name, rule in RULES.items()]
+    return [Check(name, *_apply(rule, diagnostics)) for name, rule in RULES.items()]
 
 
-def _apply(rule, facts):
-    if rule not in _OF_OUTPUTS:
-        if facts["refused"]:
-            return None, {}, "Not measured, because attacks refuse the model."
-        if "1" not in facts["clean"]["right"]:
-            return None, {}, "Not measured, because the model is right on none of the images, attacked or not."
-    return rule(facts)
+def _apply(rule: Callable[[Diagnostics], Outcome], diagnostics: Diagnostics) -> Outcome:
+    if rule not in _OUTPUT_RULES:
+        if diagnostics["refused"]:
+            return None, {}, "Not evaluated: attacks refuse the model."
+        if "1" not in diagnostics["clean"]["right"]:
+            return None, {}, "Not evaluated: the model classifies none of the clean images correctly."
+    return rule(diagnostics)
 
 
-def _probabilities(facts):
-    """Every output row is within [0, 1] and sums to 1: logits do not do that by chance.
+def _probabilities(diagnostics: Diagnostics) -> Outcome:
+    """Every output row is within [0, 1] and sums to 1, which logits do not do by chance.
 
-    A softmax that the loss takes for logits, or a saturated one, flattens the gradient.
+    A softmax before a loss that expects logits, or a saturated softmax, flattens the gradient.
     """
-    rows, n = facts["probability_rows"], facts["n"]
+    rows, n = diagnostics["probability_rows"], diagnostics["n"]
     passed = rows < n
-    meaning = "as logits do not" if passed else "these are probabilities, which hide the gradient: attack the logits"
-    return passed, {"rows": rows, "of": n}, f"{rows} of {n} outputs are within [0, 1] and sum to 1: {meaning}."
+    meaning = "they are logits" if passed else "they are probabilities, which mask the gradient; attack the logits"
+    return passed, {"count": rows, "total": n}, f"{rows} of {n} outputs are within [0, 1] and sum to 1: {meaning}."
 
 
-def _randomness(facts):
+def _randomness(diagnostics: Diagnostics) -> Outcome:
     """Two forward passes differ by more than 1e-4 of the outputs' L2 norm, as in AutoAttack's flag.
 
     float32 sums in another order differ by about 1e-6. A random model needs attacks on its expectation (EOT).
     """
-    passed, change = facts["change"] <= 1e-4, facts["change"]
-    meaning = "the model is deterministic" if passed else "the model is random, and plain attacks chase its noise"
-    sentence = f"Outputs of the same images differ by {change:.2g} of their size: {meaning}."
+    passed, change = diagnostics["change"] <= 1e-4, diagnostics["change"]
+    meaning = "the model is deterministic" if passed else "the model is random; use attacks on its expectation (EOT)"
+    sentence = f"Outputs for the same images differ by {change:.2g} of their norm: {meaning}."
     return passed, {"change": change, "tolerated": 1e-4}, sentence
 
 
-def _zero_gradients(facts):
+def _zero_gradients(diagnostics: Diagnostics) -> Outcome:
     """The gradient of the cross-entropy is 0 in every pixel of more than 5% of the images.
 
     In float32 that takes a margin of about 88 between logits, or a layer without gradient. AutoAttack flags a single
-    image; a network that is merely sure of itself may have a few.
+    image; a network that is merely very confident may have a few.
     """
-    share = _share(_bits(facts["zero_gradient"]), _clean(facts))
+    share = _share(_flags(diagnostics["zero_gradient"]), _clean(diagnostics))
     return _rare(
         share,
         0.05,
-        f"The gradient is zero all over {_images(share)}",
-        "gradients show attacks the way",
-        "attacks have no direction to go there, which is no robustness",
+        f"The gradient is zero in every pixel of {_images(share)}",
+        "gradients give attacks a direction",
+        "attacks fail there for lack of a direction, which is not robustness",
     )
 
 
-def _iterations(facts):
-    """FGSM breaks what PGD does not on more than 2% of the images.
+def _iterations(diagnostics: Diagnostics) -> Outcome:
+    """FGSM succeeds where PGD fails on more than 2% of the images.
 
-    PGD takes FGSM's step in many, so it does no worse where the gradient tells the truth; its random start may
-    cost it the odd image.
+    PGD splits FGSM's step into many, so it is at least as strong where gradients are informative; its random start
+    may lose a few images.
     """
-    share = _only(facts, ["fgsm"], ["pgd"])
+    share = _only(diagnostics, ["fgsm"], ["pgd"])
     return _rare(
         share,
         0.02,
-        f"One step of FGSM broke {_images(share)} that PGD's steps did not",
+        f"FGSM succeeds and PGD fails on {_images(share)}",
         "iterating does not weaken the attack",
-        "following the gradient leads astray, so it is masked",
+        "following the gradient leads away from adversarial examples, so the gradient is masked",
     )
 
 
-def _weaker_with_steps(facts):
-    """PGD breaks what it does not with more and smaller steps on more than 2% of the images.
+def _weaker_with_steps(diagnostics: Diagnostics) -> Outcome:
+    """PGD succeeds where PGD with more and smaller steps fails on more than 2% of the images.
 
-    Smaller steps follow the gradient more closely; if that is worse, the gradient is noise or the optimiser fails.
+    Smaller steps follow the gradient more closely; if that is worse, the gradient is noise or the optimizer fails.
     """
-    share = _only(facts, ["pgd"], ["pgd-steps"])
+    share = _only(diagnostics, ["pgd"], ["pgd-steps"])
     return _rare(
         share,
         0.02,
-        f"PGD broke {_images(share)} that it did not break with more and smaller steps",
+        f"PGD succeeds and PGD with more, smaller steps fails on {_images(share)}",
         "more steps do not weaken the attack",
-        "the closer the gradient is followed the less it finds, so it is masked",
+        "following the gradient more closely weakens the attack, so the gradient is masked",
     )
 
 
-def _steps(facts):
-    """PGD with more steps breaks what it did not on more than 5% of the images.
+def _steps(diagnostics: Diagnostics) -> Outcome:
+    """PGD with more steps succeeds where PGD fails on more than 5% of the images.
 
-    Where the gradient works, 20 steps are almost enough: the README of MadryLab/robustness has 53.49% after 20 and
-    53.29% after 100 steps at 8/255, and 18.13 and 17.62% at 16/255.
+    Where gradients are informative, 20 steps are almost enough: the README of MadryLab/robustness has 53.49% after 20
+    and 53.29% after 100 steps at 8/255, and 18.13 and 17.62% at 16/255.
     """
-    share = _only(facts, ["pgd-steps"], ["pgd"])
-    return _converged(share, "steps")
+    return _converged(_only(diagnostics, ["pgd-steps"], ["pgd"]), "steps")
 
 
-def _restarts(facts):
-    """PGD with more restarts breaks what it did not on more than 5% of the images.
+def _restarts(diagnostics: Diagnostics) -> Outcome:
+    """PGD with more restarts succeeds where PGD fails on more than 5% of the images.
 
-    In Madry's challenges 50 restarts cost the MNIST model 2.9 points and 10 the CIFAR-10 model 1.8. More means that
-    the loss is so rugged that where the attack starts decides.
+    In Madry's challenges 50 restarts cost the MNIST model 2.9 percentage points and 10 the CIFAR-10 model 1.8. A larger
+    difference means that the loss is so rugged that the starting point decides.
     """
-    share = _only(facts, ["pgd-restarts"], ["pgd"])
-    return _converged(share, "restarts")
+    return _converged(_only(diagnostics, ["pgd-restarts"], ["pgd"]), "restarts")
 
 
-def _black_box(facts):
-    """Attacks that see no gradient break what no white-box attack does on more than 1% of the images.
+def _black_box(diagnostics: Diagnostics) -> Outcome:
+    """Attacks without gradients succeed where every white-box attack fails on more than 1% of the images.
 
-    They know less, so they can find no more where the gradient works. AutoAttack flags 0.2% of the images, after
-    attacks several times as long as ours.
+    They know less, so they cannot be stronger where gradients are informative. AutoAttack flags 0.2% of the images,
+    after attacks several times as long as these.
     """
-    ran = [name for name in BLACK_BOX if name in facts["attacks"]]
-    share = _only(facts, ran, WHITE_BOX)
+    evaluated = [name for name in BLACK_BOX if name in diagnostics["attacks"]]
+    share = _only(diagnostics, evaluated, WHITE_BOX)
     return _rare(
         share,
         0.01,
-        f"Attacks without gradient ({', '.join(ran)}) broke {_images(share)} that no attack with gradient did",
-        "gradients help attacks, as they should",
+        f"An attack without gradients ({', '.join(evaluated)}) succeeds and all attacks with gradients fail "
+        f"on {_images(share)}",
+        "gradients strengthen attacks, as they should",
         "the gradient is masked, and the white-box accuracy is too high",
     )
 
 
-def _cross_entropy(facts):
-    """APGD on the targeted DLR loss breaks what APGD on the cross-entropy does not on more than 10% of the images.
+def _cross_entropy(diagnostics: Diagnostics) -> Outcome:
+    """APGD on the targeted DLR loss succeeds where APGD on the cross-entropy fails on more than 10% of the images.
 
-    Large logits make the gradient of the cross-entropy vanish and leave DLR as it is. On robust models that mask
-    nothing DLR is ahead by 2 to 7 points (TRADES 55.1 and 53.3%, with hypersphere embedding 60.0 and 52.9%:
-    https://github.com/ShawnXYang/AT_HE/issues/1).
+    Large logits make the gradient of the cross-entropy vanish and do not affect DLR. On robust models without masked
+    gradients DLR is ahead by 2 to 7 percentage points (TRADES 55.1 and 53.3%, with hypersphere embedding 60.0 and
+    52.9%: https://github.com/ShawnXYang/AT_HE/issues/1).
     """
-    share = _only(facts, ["apgd-t"], ["apgd-ce"])
+    share = _only(diagnostics, ["apgd-t"], ["apgd-ce"])
     return _rare(
         share,
         0.10,
-        f"APGD on a loss without scale broke {_images(share)} that APGD on the cross-entropy did not",
-        "the cross-entropy shows attacks the way",
-        "large logits hide the gradient of the cross-entropy, and accuracies under it are too high",
+        f"APGD on the targeted DLR loss succeeds and APGD on the cross-entropy fails on {_images(share)}",
+        "the cross-entropy is a usable loss for attacks",
+        "large logits mask the gradient of the cross-entropy, and accuracies under it are too high",
     )
 
 
-def _large_eps(facts):
-    """PGD with eps of half the range of a pixel leaves more than 5% of the images right that plain grey breaks.
+def _large_eps(diagnostics: Diagnostics) -> Outcome:
+    """PGD with eps of half a pixel's range fails where a gray image is misclassified on more than 5% of the images.
 
-    Every image is that near to grey, of which the model can say one class only. PGD gets to about 0 where it works;
-    an image of that one class it need not break.
+    Gray is that close to every image, and the model predicts only one class for it. PGD should leave an accuracy of
+    about 0; images of that one class are not counted.
     """
-    share, eps = _only(facts, ["grey"], ["pgd-large"]), facts["attacks"]["pgd-large"]["eps"]
+    share, eps = _only(diagnostics, ["grey"], ["pgd-large"]), diagnostics["attacks"]["pgd-large"]["eps"]
     return _rare(
         share,
         0.05,
-        f"PGD at eps {eps:g}, with which any image can become grey, left {_images(share)} right that grey breaks",
-        "with enough room the attack succeeds",
-        "it fails where an attack is sure to exist, so it proves nothing at smaller eps",
+        f"PGD at eps {eps:g}, which suffices to turn any image gray, fails on {_images(share)} although the gray "
+        "image is adversarial",
+        "the attack succeeds when eps is large",
+        "the attack fails where adversarial examples certainly exist, so its failure at smaller eps proves nothing",
     )
 
 
-def _label_leaking(facts):
-    """Of the images that FGSM made right or wrong, more than half became right.
+def _label_leaking(diagnostics: Diagnostics) -> Outcome:
+    """Of the images whose correctness FGSM changes, more than half become correct.
 
-    An attack cannot improve an honest model; one trained on FGSM may read the label off the perturbation (Kurakin
-    et al. 2016, https://arxiv.org/abs/1611.01236). Counted on raw predictions: the rule that an image wrong
-    unattacked counts as wrong would hide it.
+    An attack should not improve accuracy; a model trained on FGSM may read the label from the perturbation (Kurakin
+    et al. 2016, https://arxiv.org/abs/1611.01236). Raw predictions are compared: the rule that a misclassified clean
+    image counts as misclassified would hide the effect.
     """
-    clean, attacked = _clean(facts), _bits(facts["attacks"]["fgsm"]["right"])
+    clean, attacked = _clean(diagnostics), _flags(diagnostics["attacks"]["fgsm"]["right"])
     figures = {"clean": float(clean.mean()), "attacked": float(attacked.mean()), "tolerated": 0.5}
     changed = clean != attacked
-    unchanged = {"images": 0, "of": 0, "share": 0.0, "low": 0.0, "high": 1.0}
+    unchanged = {"count": 0, "total": 0, "share": 0.0, "low": 0.0, "high": 1.0}
     share = _share(attacked, changed) if changed.any() else unchanged
     passed = share["low"] <= 0.5
-    meaning = "attacking does not help the model" if passed else "the model reads the label off the perturbation"
-    seen = f"Accuracy is {figures['clean']:.1%} on the images and {figures['attacked']:.1%} on FGSM's"
-    return passed, share | figures, f"{seen}: {meaning}."
+    meaning = "the attack does not help the model" if passed else "the model reads the label from the perturbation"
+    observed = f"Accuracy is {figures['clean']:.1%} on clean images and {figures['attacked']:.1%} under FGSM"
+    return passed, share | figures, f"{observed}: {meaning}."
 
 
-def _catastrophic_overfitting(facts):
-    """FGSM leaves more than 75% of the images right and PGD less than 20%, each beyond its Wilson interval.
+def _catastrophic_overfitting(diagnostics: Diagnostics) -> Outcome:
+    """Accuracy is above 75% under FGSM and below 20% under PGD, each beyond its Wilson interval.
 
-    So may training on FGSM alone end: FGSM's accuracy rises to nearly 100% and PGD's falls to 0 (Wong et al. 2020,
-    https://arxiv.org/abs/2001.03994). Undefended CIFAR-10 networks, which PGD breaks altogether at 8/255, keep 47 of
-    96 and 54 of 93% under FGSM (https://github.com/Harry24k/adversarial-attacks-pytorch/issues/38).
+    Training on FGSM alone may end like this: accuracy under FGSM rises to nearly 100% and under PGD falls to 0 (Wong
+    et al. 2020, https://arxiv.org/abs/2001.03994). Undefended CIFAR-10 networks, whose accuracy under PGD at 8/255 is
+    0, keep 47 of 96 and 54 of 93% under FGSM (https://github.com/Harry24k/adversarial-attacks-pytorch/issues/38).
     """
-    one, many = (_share(_bits(facts["attacks"][name]["right"]), _clean(facts)) for name in ("fgsm", "pgd"))
-    passed = one["low"] <= 0.75 or many["high"] >= 0.2
-    meaning = "no sign of resisting one step alone" if passed else "it has learned to resist one step and no more"
-    figures = {"fgsm": one["share"], "fgsm_low": one["low"], "pgd": many["share"], "pgd_high": many["high"]}
-    sentence = f"Of the images, FGSM leaves {one['share']:.1%} right and PGD {many['share']:.1%}: {meaning}."
+    fgsm, pgd = (_share(_flags(diagnostics["attacks"][name]["right"]), _clean(diagnostics)) for name in ("fgsm", "pgd"))
+    passed = fgsm["low"] <= 0.75 or pgd["high"] >= 0.2
+    meaning = "no sign of robustness to a single step only" if passed else "the model is robust to a single step only"
+    figures = {"fgsm": fgsm["share"], "fgsm_low": fgsm["low"], "pgd": pgd["share"], "pgd_high": pgd["high"]}
+    sentence = f"FGSM leaves {fgsm['share']:.1%} of the images correct and PGD {pgd['share']:.1%}: {meaning}."
     return passed, figures | {"fgsm_tolerated": 0.75, "pgd_expected": 0.2}, sentence
 
 
-RULES = {
+RULES: dict[str, Callable[[Diagnostics], Outcome]] = {
     "probabilities": _probabilities,
     "randomness": _randomness,
     "zero gradients": _zero_gradients,
@@ -245,45 +252,48 @@ RULES = {
     "label leaking": _label_leaking,
     "catastrophic overfitting": _catastrophic_overfitting,
 }
-_OF_OUTPUTS = (_probabilities, _randomness)
+_OUTPUT_RULES = (_probabilities, _randomness)  # these need no attack
 
 
-def _bits(text):
+def _flags(text: str) -> np.ndarray:
+    """bool (N,) from N characters "0" and "1"."""
     return np.array(list(text)) == "1"
 
 
-def _clean(facts):
-    return _bits(facts["clean"]["right"])
+def _clean(diagnostics: Diagnostics) -> np.ndarray:
+    """bool (N,), images that are classified correctly without an attack."""
+    return _flags(diagnostics["clean"]["right"])
 
 
-def _share(chosen, among):
-    """Figures of how many of the images `among` (N,) are `chosen` (N,), at least one of the former."""
-    images, of = int((chosen & among).sum()), int(among.sum())
-    low, high = wilson(images, of)
-    return {"images": images, "of": of, "share": images / of, "low": low, "high": high}
+def _share(counted: np.ndarray, total: np.ndarray) -> dict[str, float]:
+    """How many of the images `total`, bool (N,), at least one of them, are also in `counted`, bool (N,)."""
+    count, n = int((counted & total).sum()), int(total.sum())
+    low, high = wilson_interval(count, n)
+    return {"count": count, "total": n, "share": count / n, "low": low, "high": high}
 
 
-def _only(facts, breakers, others):
-    """Figures of the images right unattacked that some of `breakers` broke and none of `others`."""
-    right = {name: _bits(facts["attacks"][name]["right"]) for name in (*breakers, *others)}
-    broken = ~np.logical_and.reduce([right[name] for name in breakers])
-    return _share(broken & np.logical_and.reduce([right[name] for name in others]), _clean(facts))
+def _only(diagnostics: Diagnostics, succeed: Sequence[str], fail: Sequence[str]) -> dict[str, float]:
+    """Of the images correct without an attack, those that some of `succeed` change and none of `fail` does."""
+    correct = {name: _flags(diagnostics["attacks"][name]["right"]) for name in (*succeed, *fail)}
+    changed = ~np.logical_and.reduce([correct[name] for name in succeed])
+    return _share(changed & np.logical_and.reduce([correct[name] for name in fail]), _clean(diagnostics))
 
 
-def _images(share):
-    return f"{share['images']} of {share['of']} images ({share['share']:.1%})"
+def _images(share: Mapping[str, float]) -> str:
+    return f"{share['count']} of {share['total']} images ({share['share']:.1%})"
 
 
-def _rare(share, tolerated, seen, fine, suspicious):
+def _rare(share: dict[str, float], tolerated: float, observed: str, fine: str, suspicious: str) -> Outcome:
+    """Passes where the share is not significantly above the tolerated one."""
     passed = share["low"] <= tolerated
-    return passed, share | {"tolerated": tolerated}, f"{seen}: {fine if passed else suspicious}."
+    return passed, share | {"tolerated": tolerated}, f"{observed}: {fine if passed else suspicious}."
 
 
-def _converged(share, what):
+def _converged(share: dict[str, float], extended: str) -> Outcome:
     return _rare(
         share,
         0.05,
-        f"More {what} made PGD break another {_images(share)}",
-        "it has converged",
-        f"it has not converged, and the robust accuracy would fall further with more {what}",
+        f"More {extended} make PGD succeed on another {_images(share)}",
+        "PGD has converged",
+        f"PGD has not converged, and accuracy would fall further with more {extended}",
     )
