@@ -1,5 +1,21 @@
-"""Accuracy, clean and under attack: how it is counted, how strong the attack was, and whether to believe it."""
+"""Accuracy, clean and under attack, and whether to believe it: `evaluate` and `check_gradient_masking`."""
 
-from tfadv.evaluation.checks import judge
+from __future__ import annotations
 
-__all__ = ["judge"]
+import importlib
+from typing import Any
+
+_HOMES = {
+    "evaluate": "evaluator",
+    "Execution": "evaluator",
+    "Result": "result",
+    "check_gradient_masking": "masking",
+    "run_checks": "checks",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"tfadv.evaluation.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

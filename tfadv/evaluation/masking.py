@@ -1,76 +1,113 @@
-"""What has to be known of a model before its robust accuracy is believed: `measure`.
+"""Diagnostics of masked gradients: what has to be known of a model before its robust accuracy is believed.
 
-A defence may hide the gradient instead of becoming robust; attacks that need it then fail, and the accuracy under them
-says nothing (Athalye et al. 2018, https://arxiv.org/abs/1802.00420). `measure` runs the attacks that give this away
-on few images and writes down what happened; `verdict.judge` says what it means.
+A defense may hide the gradient instead of becoming robust. Attacks that need the gradient then fail, and the accuracy
+under them says nothing (Athalye et al. 2018, https://arxiv.org/abs/1802.00420). `collect_diagnostics` runs the attacks
+that reveal this on a few images and records the outcome; `checks.run_checks` interprets it.
 """
 
-import time
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tfadv.attacks import apgd, fgsm, gradient, pgd, square
-from tfadv.attacks.cost import Cost
-from tfadv.attacks.fgsm import direction
+from tfadv.attacks import gradient
+from tfadv.attacks.apgd import APGD
+from tfadv.attacks.fgsm import FGSM, direction
+from tfadv.attacks.pgd import PGD
+from tfadv.attacks.square import Square
+from tfadv.evaluation.checks import Check, run_checks
+from tfadv.evaluation.evaluator import Execution, FixedImages, evaluate
 
-_SUM = 1e-3  # how far from 1 the sum of probabilities may be: bfloat16 rounds by so much
+_SUM_TOLERANCE = 1e-3  # how far from 1 the sum of probabilities may be: bfloat16 rounds by so much
 _RUNS = 3  # forward passes that have to agree
 
 
-def measure(
-    model,
-    x,
-    y,
-    eps,
+@dataclasses.dataclass(frozen=True)
+class DiagnosticSettings:
+    """How thoroughly a model is examined.
+
+    Attributes:
+      steps: of PGD, >= 1.
+      factor: how many times the steps, or the restarts, of the longer attacks; >= 2.
+      targets: classes that APGD-T targets; at most K - 1 are used.
+      queries: of Square Attack.
+      batch_size: images at a time.
+      seed: of the attacks.
+    """
+
+    steps: int = 20
+    factor: int = 5
+    targets: int = 3
+    queries: int = 1000
+    batch_size: int = 128
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("factor", 2), ("targets", 1), ("queries", 1), ("batch_size", 1)):
+            value = getattr(self, name)
+            if value != int(value) or value < least:
+                raise ValueError(f"{name} must be a whole number of at least {least}, got {value}.")
+
+
+def check_gradient_masking(
+    model: Any, x: Any, y: Any, eps: float, *, surrogate: Any = None, settings: DiagnosticSettings | None = None
+) -> list[Check]:
+    """Looks for signs that a model hides its gradient instead of being robust.
+
+    Arguments and errors are those of `collect_diagnostics`.
+
+    Returns:
+      One `Check` for each rule of `checks.RULES`; `passed` is False where the robust accuracy is suspicious.
+    """
+    return run_checks(collect_diagnostics(model, x, y, eps, surrogate=surrogate, settings=settings))
+
+
+def collect_diagnostics(
+    model: Any,
+    x: Any,
+    y: Any,
+    eps: float,
     *,
-    surrogate=None,
-    steps=20,
-    more=5,
-    targets=3,
-    queries=1000,
-    batch_size=128,
-    seed=0,
-    clip=(0.0, 1.0),
-):
+    surrogate: Any = None,
+    settings: DiagnosticSettings | None = None,
+    resume: Any = None,
+) -> dict:
     """Attacks a few images in all the ways that tell robustness from masked gradients.
 
-    An image that survives everything costs steps · (more · (targets + 4) + 1) + 2 gradients and about as many
-    forward passes as `queries`; one that is broken early costs far less.
+    An image that survives everything takes steps · (factor · (targets + 4) + 1) + 2 gradients and about as many
+    forward passes as `queries`; one that becomes adversarial early takes far fewer.
 
-    The attacks, all of them within the max-norm, `pgd` on the cross-entropy with steps of 2.5 · eps / steps, with
-    which the end of the ball is in reach (Madry et al. 2017, https://arxiv.org/abs/1706.06083, their L2 attack):
+    The attacks use the max-norm. PGD uses the cross-entropy with steps of 2.5 · eps / steps, with which the boundary
+    of the ball is within reach (Madry et al. 2017, https://arxiv.org/abs/1706.06083, their L2 attack):
 
         fgsm           one step
         pgd            `steps` steps
-        pgd-steps      `more` times the steps, each so much smaller
-        pgd-restarts   `more` restarts
-        pgd-large      pgd-steps with eps of half the range of `clip`
-        grey           no attack but an image all of whose pixels are in the middle of `clip`: within that eps of any
-        apgd-ce        Auto-PGD of `more` · `steps` steps on the cross-entropy
-        apgd-t         the same on the targeted DLR loss, which scaled logits do not change, to `targets` classes
-        square         Square Attack, which sees no gradient, on all images
+        pgd-steps      `factor` times the steps, each correspondingly smaller
+        pgd-restarts   `factor` restarts
+        pgd-large      pgd-steps with eps 0.5
+        grey           no attack but an image whose pixels are all 0.5: within eps 0.5 of any image
+        apgd-ce        Auto-PGD of `factor` · `steps` steps on the cross-entropy
+        apgd-t         the same on the targeted DLR loss, which is invariant to scaled logits, for `targets` classes
+        square         Square Attack, which uses no gradient
         transfer       pgd-steps on the surrogate, where there is one
 
     Args:
-      model: a Keras model from float32 images (N, H, W, C) to logits (N, K); run with `training=False`.
-      x: float32 (N, H, W, C) in `clip`; 128 to 256 images tell enough, with 16 a single image decides.
+      model: a Keras model from float32 images (N, H, W, C) in [0, 1] to logits (N, K); run with `training=False`.
+      x: float32 (N, H, W, C) in [0, 1]; 128 to 256 images are enough, with 16 a single image decides.
       y: int (N,), the true classes.
-      eps: a number > 0 in the unit of x: the size of perturbation whose robust accuracy is in question.
-      surrogate: another such model, trained without the defence, or None.
-      steps: int >= 1.
-      more: int >= 2.
-      targets: int >= 1; K - 1 at most are used.
-      queries: int >= 1, of Square Attack.
-      batch_size: int >= 1, images that are worked on at once.
-      seed: int.
-      clip: (least, greatest) value of a pixel.
+      eps: a number > 0 in units of a [0, 1] pixel: the size of perturbation whose robust accuracy is in question.
+      surrogate: another such model, trained without the defense, or None.
+      settings: None means the defaults.
+      resume: as in `evaluator.Execution`.
 
     Returns:
-      dict that JSON can hold. A value for each image is a str of N characters "0" and "1":
-        "n", "eps", "seed", "settings": what was asked for.
+      dict of JSON values. A value for each image is a str of N characters "0" and "1":
+        "n", "eps", "settings": as given.
         "probability_rows": int, outputs that are all in [0, 1] and sum to 1.
-        "change": float, how far the outputs of two forward passes differ at most, as a share of their L2 norm.
+        "change": float, the largest difference between the outputs of two forward passes, relative to their L2 norm.
         "clean": {"accuracy": float in [0, 1], "right": str}.
         "refused": None, or str, why the attacks refuse the model; the following are then empty.
         "zero_gradient": str, 1 where the gradient of the cross-entropy at the image is 0 (or NaN) in every pixel.
@@ -80,103 +117,95 @@ def measure(
           "seconds": float, compilation included, "gradients": int, "forwards": int}.
 
     Raises:
-      ValueError: an argument of the wrong type, shape or range, an output for x that is NaN or infinite, or a surrogate
-        whose last layer is a softmax.
+      ValueError: an argument of the wrong type, shape or range, an output for x that is NaN or infinite, or a
+        surrogate whose last layer is a softmax.
     """
-    counts = dict(steps=steps, more=more, targets=targets, queries=queries, batch_size=batch_size)
-    x, y, sizes = gradient.check(None, x, y, eps, clip, **counts)  # no model: it may be one that attacks refuse
+    settings = settings or DiagnosticSettings()
+    x, y, _ = gradient.check_inputs(None, x, y, eps, (0.0, 1.0))  # no model: attacks may refuse this one
     if np.ndim(eps) or not eps > 0:
         raise ValueError(f"eps must be one number above 0, got {eps}.")
-    if more < 2:
-        raise ValueError(f"more must be at least 2, got {more}.")
     if not len(y):
         raise ValueError("there must be at least one image.")
+    diagnostics = {"n": len(y), "eps": float(eps), "settings": dataclasses.asdict(settings)}
+    diagnostics |= _diagnose_outputs(model, x, y.numpy(), settings.batch_size)
+    try:
+        gradient.check_inputs(model, x, y, eps, (0.0, 1.0))
+    except ValueError as error:
+        if diagnostics["probability_rows"] < len(y):
+            raise
+        return diagnostics | {"refused": str(error), "zero_gradient": "", "attacks": {}}
+    directions = _batched(lambda *batch: direction(model, *batch).numpy(), settings.batch_size, x, y)
+    diagnostics |= {"refused": None, "zero_gradient": _flags(~directions.any(axis=(1, 2, 3)))}
+    attacks = _diagnostic_attacks(surrogate, x, y, float(eps), settings, resume)
+    return diagnostics | {
+        "attacks": {name: _outcome(model, x, y, attack, size, settings, resume) for name, attack, size in attacks}
+    }
 
-    def batched(function, *arrays):
-        starts = range(0, len(y), batch_size)
-        return np.concatenate([function(*(a[i : i + batch_size] for a in arrays)) for i in starts])
 
-    def outputs(images):
-        return batched(lambda some: gradient.compiled_logits(model, some, jit_compile=gradient.xla()).numpy(), images)
-
-    runs = [outputs(x) for _ in range(_RUNS)]
+def _diagnose_outputs(model: Any, x: tf.Tensor, labels: np.ndarray, batch_size: int) -> dict:
+    """What the outputs for the clean images tell."""
+    runs = [
+        _batched(lambda batch: gradient.compiled_logits(model, batch).numpy(), batch_size, x) for _ in range(_RUNS)
+    ]
     if not np.isfinite(runs).all():
         raise ValueError("the model's outputs for x must be finite, got NaN or infinity.")
-    first, labels = runs[0], y.numpy()
+    first = runs[0]
     right = np.argmax(first, axis=1) == labels
-    rows = ((first >= 0) & (first <= 1)).all(axis=1) & (np.abs(first.sum(axis=1) - 1) <= _SUM)
-    facts = {
-        "n": len(labels),
-        "eps": float(eps),
-        "seed": int(seed),
-        "settings": {name: int(count) for name, count in counts.items()} | {"clip": [float(limit) for limit in clip]},
+    rows = ((first >= 0) & (first <= 1)).all(axis=1) & (np.abs(first.sum(axis=1) - 1) <= _SUM_TOLERANCE)
+    return {
         "probability_rows": int(rows.sum()),
-        "change": max(_change(first, run) for run in runs[1:]),
-        "clean": {"accuracy": float(right.mean()), "right": _string(right)},
-        "refused": None,
-        "zero_gradient": "",
-        "attacks": {},
+        "change": max(_relative_change(first, run) for run in runs[1:]),
+        "clean": {"accuracy": float(right.mean()), "right": _flags(right)},
     }
-    try:
-        gradient.check(model, x, y, eps, clip)
-    except ValueError as error:
-        if not rows.all():
-            raise
-        return facts | {"refused": str(error)}
-
-    where = batched(lambda *some: direction(model, *some, jit_compile=gradient.xla()).numpy(), x, y)
-    facts["zero_gradient"] = _string(~where.any(axis=(1, 2, 3)))
-    plan = _plan(model, surrogate, float(sizes[0]), clip, steps, more, targets, queries)
-    for name, (attack, victim, size, options) in plan.items():
-        cost, start = Cost(), time.perf_counter()
-        options = options | dict(seed=seed, clip=clip, cost=cost)
-        made = batched(lambda *some: attack(victim, *some, size, **options).numpy(), x, y)
-        survives = np.argmax(outputs(made), axis=1) == labels
-        facts["attacks"][name] = {
-            "eps": size,
-            "right": _string(survives),
-            "accuracy": float((right & survives).mean()),
-            "seconds": time.perf_counter() - start,
-            "gradients": cost.gradients,
-            "forwards": cost.forwards,
-        }
-    return facts
 
 
-def _plan(model, surrogate, eps, clip, steps, more, targets, queries):
-    """dict of name → (attack, model that it sees, eps, options)."""
+def _diagnostic_attacks(surrogate, x, y, eps, settings, resume):
+    """Yields (name, attack, eps)."""
 
-    def descent(victim, size, steps, restarts=1, until_broken=True):
-        options = dict(steps=steps, step_size=2.5 * size / steps, restarts=restarts, until_broken=until_broken)
-        return pgd, victim, size, options
+    def pgd(size, steps, restarts=1, early_stop=True):
+        return PGD(steps=steps, step_size=2.5 * size / steps, restarts=restarts, early_stop=early_stop)
 
-    many, half = more * steps, (clip[1] - clip[0]) / 2
-    plan = {
-        "fgsm": (fgsm, model, eps, {}),
-        "pgd": descent(model, eps, steps),
-        "pgd-steps": descent(model, eps, many),
-        "pgd-restarts": descent(model, eps, steps, restarts=more),
-        "pgd-large": descent(model, half, many),
-        "grey": (_grey, model, half, {}),
-        "apgd-ce": (apgd, model, eps, dict(loss="ce", steps=many)),
-        "apgd-t": (apgd, model, eps, dict(loss="dlr-t", steps=many, targets=targets)),
-        "square": (square, model, eps, dict(steps=queries)),
-    }
+    long, large = settings.factor * settings.steps, 0.5
+    yield "fgsm", FGSM(), eps
+    yield "pgd", pgd(eps, settings.steps), eps
+    yield "pgd-steps", pgd(eps, long), eps
+    yield "pgd-restarts", pgd(eps, settings.steps, restarts=settings.factor), eps
+    yield "pgd-large", pgd(large, long), large
+    yield "grey", FixedImages(tf.fill((1, *x.shape), 0.5)), large
+    yield "apgd-ce", APGD(loss="ce", steps=long), eps
+    yield "apgd-t", APGD(loss="dlr-t", steps=long, targets=settings.targets), eps
+    yield "square", Square(steps=settings.queries), eps
     if surrogate is not None:
-        # Going on after the surrogate's boundary is crossed carries over better.
-        plan["transfer"] = descent(surrogate, eps, many, until_broken=False)
-    return plan
+        # Continuing after the surrogate's decision boundary is crossed transfers better.
+        source = pgd(eps, long, early_stop=False)
+        common = dict(seed=settings.seed, batch_size=settings.batch_size, resume=resume)
+        yield "transfer", FixedImages(source(surrogate, x, y, [eps], **common)), eps
 
 
-def _grey(model, x, y, eps, *, seed, clip, cost):
-    """Takes its arguments as all attacks do."""
-    return tf.fill(x.shape, np.float32(sum(clip) / 2))
+def _outcome(model, x, y, attack, eps, settings, resume):
+    """The entry of one attack in the diagnostics."""
+    execution = Execution(resume=resume)
+    common = dict(batch_size=settings.batch_size, seed=settings.seed, execution=execution)
+    result = evaluate(model, x, y.numpy(), attack, eps, **common)
+    return {
+        "eps": eps,
+        "right": _flags(result.adversarial_correct[0]),
+        "accuracy": result.robust_accuracy,
+        "seconds": result.cost.seconds,
+        "gradients": result.cost.gradients,
+        "forwards": result.cost.forwards,
+    }
 
 
-def _change(a, b):
-    """The greatest ||a - b|| / ||a|| of a row, float."""
+def _batched(function, batch_size, *arrays):
+    starts = range(0, len(arrays[0]), batch_size)
+    return np.concatenate([function(*(a[i : i + batch_size] for a in arrays)) for i in starts])
+
+
+def _relative_change(a: np.ndarray, b: np.ndarray) -> float:
+    """The greatest ||a - b|| / ||a|| of a row."""
     return float(np.max(np.linalg.norm(a - b, axis=1) / (np.linalg.norm(a, axis=1) + 1e-10)))
 
 
-def _string(flags):
-    return "".join("1" if flag else "0" for flag in flags)
+def _flags(values: np.ndarray) -> str:
+    return "".join("1" if value else "0" for value in values)

@@ -1,0 +1,10 @@
+"""Experiments: recipes, the artifacts that they lead to, and the tables of experiments and of further recipes."""
+
+from __future__ import annotations
+
+from tfadv.registry import Registry
+
+AFFECTS_RESULTS = False  # artifacts record the recipe that they are built by
+
+EXPERIMENTS = Registry("experiment", {"paper": "tfadv.experiments.paper:PAPER"})
+RECIPES = Registry("recipe", {})  # recipes that --defenses adds to an experiment

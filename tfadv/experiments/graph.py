@@ -1,118 +1,219 @@
-"""Making artifacts: only what is missing, in one go or part by part, alone or beside other processes."""
+"""The graph of artifacts: asking for one builds what it needs and is missing, and keeps what is up to date.
 
+    DatasetSplits ─▶ TrainedModel ─▶ StoredSamples ─▶ TrainedModel ─▶ evaluations ─▶ Report
+
+The graph knows no artifact by name.  Each artifact names its inputs and its
+settings; its code version follows from the modules it uses.
+"""
+
+from __future__ import annotations
+
+import abc
 import logging
+import pathlib
 import time
+from collections.abc import Callable, Mapping, Sequence, Sized
+from typing import Any
 
 from tqdm import tqdm
 
-from tfadv.runtime import signals
 from tfadv.errors import UserError
+from tfadv.runtime import signals
+from tfadv.store.code_version import code_version
+from tfadv.store.resume import ResumeLog
+from tfadv.store.workdir import Workdir
 
+AFFECTS_RESULTS = False
 LOG = logging.getLogger(__name__)
-_SILENCE = 60  # seconds after which a log that has no progress bar says how far it is
-
-# Raised when the code of an artifact changes what it makes: older ones are then made anew.
-CODE = {
-    "split": 1, "model": 4, "surrogate": 3, "evaluation": 4, "attack": 1, "transfer": 1, "verdict": 1, "report": 4,
-}  # fmt: skip
+_SILENCE = 60  # seconds after which a log without a progress bar reports progress
 
 
-def code(name):
-    """int, the version of the code that makes an artifact of that name."""
-    return CODE[name.split("/")[0].rstrip("s")]
-
-
-class Artifacts:
-    """What one process makes in a work folder.
+class Artifact(abc.ABC):
+    """A folder of results that is built from other artifacts and from settings.
 
     Attributes:
-      made: list of str, the names of the artifacts made so far, parts not counted.
-      parts_made: int, the number of parts made so far.
+      name: its path in the work folder.
+      rebuild: what a user does to rebuild it, for error messages.
     """
 
-    def __init__(self, workdir, share=None):
-        """`workdir`: an open `Workdir`; `share`: (i, n) to make each n-th part and nothing else, or None."""
-        self._workdir, self._share = workdir, share
-        self.made, self.parts_made = [], 0
+    name: str
+    rebuild: str = "give the same command again"
 
-    def make(self, name, inputs, fill, need=0):
-        """Makes an artifact unless it is current.
+    @abc.abstractmethod
+    def inputs(self) -> Mapping[str, Artifact]:
+        """The artifacts that it is built from, by role."""
 
-        Args:
-          name: str.
-          inputs: dict, JSON, all that it is made from.
-          fill: function of (folder, manifest) that writes it.
-          need: int, the bytes it will take, as far as that is known.
+    @abc.abstractmethod
+    def settings(self) -> dict:
+        """JSON values: everything else that decides what it holds."""
+
+    def code(self) -> Sequence[Any]:
+        """Modules, or objects of modules, whose code decides what it holds; imports are followed."""
+        return (type(self).__module__,)
+
+    def cleanup(self) -> None:
+        """Removes what only served to build it; called whenever it is up to date."""
+
+    def bytes_needed(self) -> int:
+        """The bytes it takes on the disk (a part of it, where it is built in parts), as far as known."""
+        return 0
+
+
+class WholeArtifact(Artifact):
+    """An artifact that is built in one go."""
+
+    @abc.abstractmethod
+    def build(self, folder: pathlib.Path, manifest: dict, resume: ResumeLog | None) -> None:
+        """Writes the files into a folder; may set `manifest["content"]`, and save the state of long work in `resume`."""
+
+
+class PartedArtifact(Artifact):
+    """An artifact that is built part by part, each of which survives an interruption."""
+
+    @abc.abstractmethod
+    def pieces(self) -> Sequence[Sized]:
+        """What to do, part by part; each piece has a length, in images."""
+
+    @abc.abstractmethod
+    def build_part(
+        self, folder: pathlib.Path, piece: Any, progress: Callable[[int], Any], resume: ResumeLog | None
+    ) -> None:
+        """Writes one part into a folder; calls `progress` with numbers of images done."""
+
+    @abc.abstractmethod
+    def join(self, folder: pathlib.Path, manifest: dict, parts: Sequence[pathlib.Path]) -> None:
+        """Writes the artifact from the folders of its parts."""
+
+
+class Graph:
+    """Builds artifacts in one work folder.
+
+    Attributes:
+      built: names of the artifacts built so far by this process, parts not counted.
+      parts_built: number of the parts built so far.
+    """
+
+    def __init__(self, workdir: Workdir, shard: tuple[int, int] | None = None) -> None:
+        """`shard`: (i, n) to build every n-th part, starting with part i, and nothing else; None builds everything."""
+        self.workdir, self._shard = workdir, shard
+        self.built: list[str] = []
+        self.parts_built = 0
+        self._codes: dict[tuple, str] = {}
+
+    def ensure(self, artifact: Artifact) -> str | None:
+        """Builds an artifact, and first its inputs, unless it is up to date.
 
         Returns:
-          str, its content hash.
+          Its content hash; None where this process built its shard of the parts.
 
         Raises:
-          UserError: it is missing, and this process makes a share of something else only.
+          UserError: it is missing, and this process builds a shard of something else only.
         """
-        inputs = inputs | {"code": code(name)}
-        if not self._workdir.is_current(name, inputs):
-            if self._share:
-                raise UserError(f"--shard needs {self._workdir.root / name}: make it first, by a call without --shard.")
-            LOG.info("%s …", name)
-            self._put(name, inputs, fill, need)
-        return self._workdir.manifest(name)["content"]
+        inputs = {role: self._ensure_input(source) for role, source in artifact.inputs().items()}
+        fingerprint = self._fingerprint(artifact, inputs)
+        if not self.workdir.is_current(artifact.name, fingerprint):
+            if isinstance(artifact, PartedArtifact):
+                if not self._ensure_parts(artifact, fingerprint):
+                    return None
+            elif self._shard:
+                raise self._missing_for_shard(artifact)
+            else:
+                LOG.info("%s …", artifact.name)
+                assert isinstance(artifact, WholeArtifact)
+                resume = self._resume_log(artifact.name, fingerprint)
+                self._create(artifact, fingerprint, lambda *target: artifact.build(*target, resume))
+        artifact.cleanup()
+        manifest = self.workdir.manifest(artifact.name)
+        assert manifest is not None
+        return manifest["content"]
 
-    def _put(self, name, inputs, fill, need=0):
-        with self._workdir.creating(name, inputs, need=need) as (folder, manifest):
-            fill(folder, manifest)
-        self.made.append(name)
-        LOG.info("%s done in %.0f s", name, self._workdir.manifest(name)["seconds"])
+    def _ensure_input(self, artifact: Artifact) -> str | None:
+        if self._shard and self.current(artifact) is None:
+            raise self._missing_for_shard(artifact)
+        return self.ensure(artifact)
+
+    def _missing_for_shard(self, artifact: Artifact) -> UserError:
+        return UserError(
+            f"--shard needs {self.workdir.root / artifact.name}: build it first, in a call without --shard "
+            f"({artifact.rebuild})."
+        )
+
+    def open(self, artifact: Artifact) -> pathlib.Path:
+        """The folder of an artifact, built where necessary, after a check of all its files."""
+        if self.ensure(artifact) is None:
+            raise self._missing_for_shard(artifact)
+        return self.workdir.open(artifact.name)
+
+    def current(self, artifact: Artifact) -> str | None:
+        """The content hash of an artifact that is up to date; else None, and nothing is built."""
+        manifest = self.workdir.manifest(artifact.name)
+        if manifest is None:
+            return None
+        inputs = {role: self.current(source) for role, source in artifact.inputs().items()}
+        return manifest["content"] if manifest["inputs"] == self._fingerprint(artifact, inputs) else None
+
+    def _fingerprint(self, artifact: Artifact, inputs: Mapping[str, str | None]) -> dict:
+        roots = tuple(artifact.code())
+        if roots not in self._codes:
+            self._codes[roots] = code_version(*roots)
+        return {**artifact.settings(), **inputs, "code": self._codes[roots]}
+
+    def _resume_log(self, name: str, fingerprint: dict) -> ResumeLog | None:
+        return None if self.workdir.follower else ResumeLog(self.workdir.scratch(name, fingerprint))
+
+    def _create(self, artifact: Artifact, fingerprint: dict, build: Callable[[pathlib.Path, dict], None]) -> None:
+        with self.workdir.creating(
+            artifact.name, fingerprint, rebuild=artifact.rebuild, need=artifact.bytes_needed()
+        ) as (folder, manifest):
+            build(folder, manifest)
+        self.built.append(artifact.name)
+        manifest_on_disk = self.workdir.manifest(artifact.name)
+        LOG.info("%s done in %.0f s", artifact.name, (manifest_on_disk or {}).get("seconds", 0))
         signals.stop()
 
-    def make_in_parts(self, name, inputs, pieces, fill_part, join, need=0):
-        """Makes an artifact part by part, each of them kept should the process end; a share of it under `--shard`.
-
-        Args:
-          name: str.
-          inputs: dict, JSON, all that it is made from.
-          pieces: list of what is to be done; each has a length, in images.
-          fill_part: function of (folder, piece, progress) that writes a part; it calls
-            `progress` with numbers of images done.
-          join: function of (folder, manifest, folders of the parts) that writes the artifact.
-          need: int, the bytes of a part, as far as that is known.
-
-        Returns:
-          str, the content hash of the artifact; None where this process made its share of the parts.
-        """
-        inputs = inputs | {"code": code(name)}
-        if self._workdir.is_current(name, inputs):
-            return self._workdir.manifest(name)["content"]
-        LOG.info("%s, in %d parts …", name, len(pieces))
-        of_parts = inputs | {"parts": len(pieces)}
-        folders, seconds, told = [], 0.0, time.monotonic()
-        with tqdm(total=sum(map(len, pieces)), unit="image", desc=name, leave=False, disable=None) as bar:
+    def _ensure_parts(self, artifact: PartedArtifact, fingerprint: dict) -> bool:
+        """Builds the missing parts and joins them; False where this process built its shard of them only."""
+        pieces = artifact.pieces()
+        LOG.info("%s, in %d parts …", artifact.name, len(pieces))
+        of_parts = fingerprint | {"parts": len(pieces)}
+        folders, seconds, reported = [], 0.0, time.monotonic()
+        with tqdm(
+            total=sum(map(len, pieces)), unit="image", desc=artifact.name, leave=False, disable=None
+        ) as bar:
             for number, piece in enumerate(pieces):
-                if self._share and number % self._share[1] != self._share[0]:
+                if self._shard and number % self._shard[1] != self._shard[0]:
                     bar.update(len(piece))
                     continue
-                part = f"parts/{name}/{number:05d}"
-                folder = self._workdir.part(part, of_parts)
+                name = f"parts/{artifact.name}/{number:05d}"
+                folder = self.workdir.part(name, of_parts)
                 if folder is None:
-                    with self._workdir.creating(part, of_parts, need=need) as (aside, _):
-                        fill_part(aside, piece, bar.update)
-                    self.parts_made += 1
-                    folder = self._workdir.root / part
-                    if bar.disable and number + 1 < len(pieces) and time.monotonic() > told + _SILENCE:
-                        told = time.monotonic()
-                        LOG.info("%s: part %d of %d done", name, number + 1, len(pieces))
+                    folder = self._build_part(artifact, name, of_parts, piece, bar.update)
+                    if bar.disable and number + 1 < len(pieces) and time.monotonic() > reported + _SILENCE:
+                        reported = time.monotonic()
+                        LOG.info("%s: part %d of %d done", artifact.name, number + 1, len(pieces))
                 else:
                     bar.update(len(piece))
                 folders.append(folder)
-                seconds += self._workdir.manifest(part)["seconds"]
-        if self._share:
-            return None
+                seconds += (self.workdir.manifest(name) or {}).get("seconds", 0)
+        if self._shard:
+            return False
 
-        def fill(folder, manifest):
-            if not self._workdir.follower:
-                join(folder, manifest, folders)
+        def join(folder: pathlib.Path, manifest: dict) -> None:
+            if not self.workdir.follower:
+                artifact.join(folder, manifest, folders)
             manifest["seconds"] = round(seconds, 1)
 
-        self._put(name, inputs, fill)
-        self._workdir.remove(f"parts/{name}")
-        return self._workdir.manifest(name)["content"]
+        self._create(artifact, fingerprint, join)
+        self.workdir.remove(f"parts/{artifact.name}")
+        return True
+
+    def _build_part(
+        self, artifact: PartedArtifact, name: str, fingerprint: dict, piece: Any, progress: Callable[[int], Any]
+    ) -> pathlib.Path:
+        resume = self._resume_log(name, fingerprint)
+        with self.workdir.creating(
+            name, fingerprint, rebuild=artifact.rebuild, need=artifact.bytes_needed()
+        ) as (aside, _):
+            artifact.build_part(aside, piece, progress, resume)
+        self.parts_built += 1
+        return self.workdir.root / name

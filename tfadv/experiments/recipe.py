@@ -136,9 +136,10 @@ class Experiment:
         if self.reference not in names:
             raise ValueError(f"experiment {self.name!r}: reference {self.reference!r} is none of {', '.join(names)}.")
         for i, recipe in enumerate(self.recipes):
-            if recipe.start not in (SCRATCH, *names[:i]):
+            starts = (SCRATCH, *names[:i])
+            if recipe.start not in starts:
                 raise ValueError(
-                    f"recipe {recipe.name!r}: start is {recipe.start!r}, must be {SCRATCH!r} or a recipe listed before it."
+                    f"recipe {recipe.name!r}: start is {recipe.start!r}, must be one of {', '.join(starts)}."
                 )
         ancestor = self.recipe(self.reference)
         while True:

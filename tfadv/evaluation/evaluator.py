@@ -1,0 +1,217 @@
+"""Accuracy, clean and under any attack: `evaluate`."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfadv.attacks.cost import Cost
+from tfadv.attacks.gradient import compiled_logits
+from tfadv.datasets.batches import full_batches, perturbed, to_float
+from tfadv.evaluation.result import CostSummary, Result
+from tfadv.models.compiled import PerModel
+from tfadv.runtime.devices import Devices
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How an evaluation runs; nothing here changes its result.
+
+    Attributes:
+      devices: where one-step attacks run; None is the default device.
+      progress: called with numbers of images done, which add up to N.
+      resume: an object that saves and restores the state of a long attack, see `tfadv.attacks.base`.
+    """
+
+    devices: Devices | None = None
+    progress: Callable[[int], Any] | None = None
+    resume: Any = None
+
+
+class StoredPerturbations:
+    """Perturbations that were computed before, such as those of a surrogate, as an attack: measures transfer."""
+
+    name = "stored"
+
+    def __init__(self, perturbations: np.ndarray, clean_correct: np.ndarray | None = None) -> None:
+        """Takes the perturbations of all images that will be evaluated.
+
+        Args:
+          perturbations: int8 (N, H, W, C) in units of eps / 127.
+          clean_correct: bool (N,), where it is known already: saves a forward pass per image.
+        """
+        self.perturbations, self.clean_correct = perturbations, clean_correct
+
+    def settings(self) -> dict:
+        """No settings."""
+        return {}
+
+
+class FixedImages:
+    """Adversarial images that were computed before, on whatever model, as an attack: measures transfer."""
+
+    name = "fixed"
+
+    def __init__(self, adversarial: np.ndarray | tf.Tensor) -> None:
+        """`adversarial`: float32 (E, N, H, W, C) in [0, 1], one set per eps."""
+        self.adversarial = adversarial
+
+    def settings(self) -> dict:
+        """No settings."""
+        return {}
+
+    def __call__(self, model: Any, x: Any, y: Any, eps: Any, **_: Any) -> np.ndarray | tf.Tensor:
+        """Returns the images, whatever the arguments."""
+        return self.adversarial
+
+
+def evaluate(
+    model: Any,
+    images: np.ndarray | tf.Tensor,
+    labels: np.ndarray,
+    attack: Any = "autoattack",
+    eps: float | Sequence[float] = 8 / 255,
+    *,
+    batch_size: int = 256,
+    seed: int = 0,
+    execution: Execution = Execution(),
+) -> Result:
+    """Attacks images and counts which of them the model still classifies correctly.
+
+    A one-step attack such as FGSM runs in one pass: one gradient per image serves
+    the clean prediction and all sizes of eps.
+
+    Args:
+      model: a Keras model from float32 images (N, H, W, C) in [0, 1] to logits (N, K); run with `training=False`.
+      images: uint8, or float32 in [0, 1], (N, H, W, C).
+      labels: int (N,), the true classes.
+      attack: an attack such as `tfadv.attacks.PGD(steps=50)`, or its text such as "pgd(steps=50)"; None
+        evaluates clean images only.
+      eps: a number >= 0 in units of a [0, 1] pixel, or several.
+      batch_size: images at a time.
+      seed: of the attack's random numbers.
+      execution: devices, progress and resumption.
+
+    Returns:
+      A `Result`.
+
+    Raises:
+      ValueError: an argument of the wrong type, shape or range, or a model whose last layer is a softmax.
+      UserError: an unknown attack or setting.
+    """
+    if isinstance(attack, str):
+        from tfadv.attacks import parse
+
+        attack = parse(attack)
+    labels = np.asarray(labels, np.int64)
+    epsilons = [] if attack is None else [float(e) for e in np.atleast_1d(eps)]
+    started = time.monotonic()
+    cost = Cost()
+    if attack is None:
+        clean, adversarial = predict(model, _as_float(images), batch_size) == labels, np.zeros((0, len(labels)), bool)
+    elif isinstance(attack, StoredPerturbations):
+        clean, adversarial = _evaluate_stored(model, images, labels, attack, epsilons, batch_size, execution)
+    elif hasattr(attack, "one_pass"):
+        clean, adversarial = _evaluate_one_pass(model, images, labels, attack, epsilons, batch_size, execution)
+        cost.add(gradients=len(labels))
+    else:
+        x = _as_float(images)
+        common = dict(seed=seed, batch_size=batch_size, cost=cost)
+        attacked = attack(
+            model, x, labels, epsilons, progress=execution.progress, resume=execution.resume, **common
+        )
+        clean = predict(model, x, batch_size) == labels
+        adversarial = np.stack([predict(model, x_adv, batch_size) == labels for x_adv in attacked])
+    return Result(
+        attack=None if attack is None else attack.name,
+        settings={} if attack is None else attack.settings(),
+        eps=epsilons[0] if epsilons and np.ndim(eps) == 0 else tuple(epsilons),
+        clean_correct=clean,
+        adversarial_correct=adversarial,
+        cost=CostSummary(
+            cost.gradients, cost.forwards, round(time.monotonic() - started, 2), cost.fallbacks, cost.remaining
+        ),
+    )
+
+
+def predict(model: Any, images: np.ndarray | tf.Tensor, batch_size: int) -> np.ndarray:
+    """The classes that a model predicts, int64 (N,), for float32 images (N, H, W, C) in [0, 1]."""
+    classes = []
+    for rows, new in full_batches(len(images), batch_size):
+        logits = compiled_logits(model, tf.gather(images, rows))
+        classes.append(np.argmax(logits, axis=1)[:new])
+    return np.concatenate(classes)
+
+
+def _as_float(images: np.ndarray | tf.Tensor) -> np.ndarray | tf.Tensor:
+    return to_float(images) if images.dtype in (np.uint8, tf.uint8) else images
+
+
+def _correct(model: Any, adversarial: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """bool (E, N): which adversarial images (E, N, H, W, C) are classified as y (N,)."""
+    levels = tf.shape(adversarial)[0]
+    logits = model(tf.reshape(adversarial, (-1, *adversarial.shape[2:])), training=False)
+    return tf.reshape(tf.argmax(logits, axis=1), (levels, -1)) == y
+
+
+def _one_pass_correct(model: Any, images: tf.Tensor, y: tf.Tensor, eps: tf.Tensor, *, attack: Any) -> tf.Tensor:
+    """bool (1 + E, N): correct on the clean image, and on the adversarial images."""
+    logits, adversarial = attack.one_pass(model, _as_float(images), y, eps)
+    return tf.concat([(tf.argmax(logits, axis=1) == y)[None], _correct(model, adversarial, y)], axis=0)
+
+
+def _stored_correct(
+    model: Any, images: tf.Tensor, y: tf.Tensor, perturbations: tf.Tensor, eps: tf.Tensor
+) -> tf.Tensor:
+    """bool (E, N): correct on the stored adversarial images."""
+    return _correct(model, perturbed(_as_float(images), perturbations, eps[:, None, None, None, None]), y)
+
+
+_compiled_one_pass = PerModel(_one_pass_correct)
+_compiled_stored = PerModel(_stored_correct)
+
+
+def _one_pass_batch(model: Any, images: Any, labels: Any, *, epsilons: tuple[float, ...], attack: Any) -> tf.Tensor:
+    return _compiled_one_pass(model, images, labels, tf.constant(epsilons, tf.float32), attack=attack)
+
+
+def _stored_batch(
+    model: Any, images: Any, labels: Any, perturbations: Any, *, epsilons: tuple[float, ...]
+) -> tf.Tensor:
+    return _compiled_stored(model, images, labels, perturbations, tf.constant(epsilons, tf.float32))
+
+
+def _evaluate_one_pass(model, images, labels, attack, epsilons, batch_size, execution):
+    """(clean bool (N,), adversarial bool (E, N)) of an attack that has `one_pass`."""
+    devices = execution.devices or Devices()
+    of_batch = devices.gather(_one_pass_batch, model, axis=1, epsilons=tuple(epsilons), attack=attack)
+    correct = _in_batches(of_batch, (images, labels), batch_size, execution.progress)
+    return correct[0], correct[1:]
+
+
+def _evaluate_stored(model, images, labels, attack, epsilons, batch_size, execution):
+    """(clean bool (N,), adversarial bool (E, N)) on stored perturbations."""
+    devices = execution.devices or Devices()
+    of_batch = devices.gather(_stored_batch, model, axis=1, epsilons=tuple(epsilons))
+    adversarial = _in_batches(of_batch, (images, labels, attack.perturbations), batch_size, execution.progress)
+    clean = attack.clean_correct
+    if clean is None:
+        clean = predict(model, _as_float(images), batch_size) == labels
+    return clean, adversarial
+
+
+def _in_batches(
+    function: Callable, arrays: Sequence[np.ndarray], batch_size: int, progress: Callable[[int], Any] | None
+) -> np.ndarray:
+    """Applies a function of batches, whose result has the batch at axis 1, to full batches; (…, N)."""
+    results = []
+    for rows, new in full_batches(len(arrays[0]), batch_size):
+        results.append(function(*(array[rows] for array in arrays)).numpy()[:, :new])
+        if progress:
+            progress(new)
+    return np.concatenate(results, axis=1)

@@ -1,0 +1,131 @@
+"""What an evaluation returns: `Result`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tfadv.evaluation.records import wilson_interval
+
+
+@dataclasses.dataclass(frozen=True)
+class CostSummary:
+    """The cost of an evaluation, predictions of the adversarial images not counted.
+
+    Attributes:
+      gradients: images that went forward and backward through the model.
+      forwards: images that went forward only.
+      seconds: wall time, compilation included.
+      fallbacks: loss → the loss that replaced it (`tfadv.attacks.losses.resolve_loss`).
+      remaining: AutoAttack only: attack → the images that were not adversarial after it, one number per eps.
+    """
+
+    gradients: int = 0
+    forwards: int = 0
+    seconds: float = 0.0
+    fallbacks: dict[str, str] = dataclasses.field(default_factory=dict)
+    remaining: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The attributes as JSON values."""
+        return dataclasses.asdict(self)
+
+    def __add__(self, other: CostSummary) -> CostSummary:
+        remaining = {name: np.add(n, other.remaining[name]).tolist() for name, n in self.remaining.items()}
+        return CostSummary(
+            self.gradients + other.gradients,
+            self.forwards + other.forwards,
+            self.seconds + other.seconds,
+            self.fallbacks | other.fallbacks,
+            remaining,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """Which of N images a model classifies correctly, clean and under attack at E sizes of eps.
+
+    Attributes:
+      attack: the attack's name, or None where only clean images were classified.
+      settings: the attack's settings, JSON values.
+      eps: one number, or a tuple of E numbers, as it was asked for.
+      clean_correct: bool (N,), whether the clean image is classified correctly.
+      adversarial_correct: bool (E, N), whether the adversarial image is classified correctly.
+      cost: what the attack cost.
+    """
+
+    attack: str | None
+    settings: dict[str, Any]
+    eps: float | tuple[float, ...]
+    clean_correct: np.ndarray
+    adversarial_correct: np.ndarray
+    cost: CostSummary = dataclasses.field(default_factory=CostSummary)
+
+    @property
+    def n(self) -> int:
+        """The number of images."""
+        return len(self.clean_correct)
+
+    @property
+    def robust(self) -> np.ndarray:
+        """bool (E, N): correct on the clean and on the adversarial image; an attacker may leave an image unchanged."""
+        return self.clean_correct & self.adversarial_correct
+
+    @property
+    def clean_accuracy(self) -> float:
+        """The share of clean images that are classified correctly."""
+        return float(self.clean_correct.mean())
+
+    @property
+    def robust_accuracy(self) -> float | tuple[float, ...]:
+        """The share of images that are robust: one number where `eps` is one, else a tuple with one per eps."""
+        return self._per_eps([float(row.mean()) for row in self.robust])
+
+    @property
+    def interval(self) -> Any:
+        """The 95% Wilson interval (low, high) of the robust accuracy; a tuple with one per eps where `eps` is several."""
+        return self._per_eps([wilson_interval(int(row.sum()), len(row)) for row in self.robust])
+
+    def summary(self) -> str:
+        """A line for the clean accuracy and one per eps."""
+        lines = [f"clean: {self.clean_accuracy:.1%} of {self.n} images"]
+        for eps, row in zip(np.atleast_1d(self.eps), self.robust):
+            low, high = wilson_interval(int(row.sum()), len(row))
+            lines.append(
+                f"{self.attack}, eps {eps:.4g}: {row.mean():.1%} robust (95% interval {low:.1%} to {high:.1%})"
+            )
+        return "\n".join(lines)
+
+    def _per_eps(self, values: Sequence) -> Any:
+        return values[0] if np.ndim(self.eps) == 0 else tuple(values)
+
+
+def concatenate(results: Sequence[Result]) -> Result:
+    """The result of all images from the results of some of them, in order."""
+    return dataclasses.replace(
+        results[0],
+        clean_correct=np.concatenate([r.clean_correct for r in results]),
+        adversarial_correct=np.concatenate([r.adversarial_correct for r in results], axis=1),
+        cost=functools.reduce(CostSummary.__add__, [r.cost for r in results]),
+    )
+
+
+def worst_case(results: Sequence[Result]) -> Result:
+    """The images that are robust under every one of several attacks on the same images at the same eps.
+
+    Raises:
+      ValueError: the results are of different numbers of images or eps.
+    """
+    if len({(r.n, r.eps) for r in results}) != 1:
+        raise ValueError("the worst case needs results of the same images at the same eps.")
+    return dataclasses.replace(
+        results[0],
+        attack="worst",
+        settings={"attacks": [r.attack for r in results]},
+        adversarial_correct=np.logical_and.reduce([r.adversarial_correct for r in results]),
+        cost=CostSummary(),
+    )

@@ -1,0 +1,94 @@
+"""The artifacts `attacks/<model>/<recipe>/<attack>`: which test images are robust under an attack of `--attacks`."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import pathlib
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tfadv.evaluation.evaluator import Execution, evaluate
+from tfadv.evaluation.result import Result, concatenate
+from tfadv.experiments.graph import Artifact, PartedArtifact
+from tfadv.experiments.result_files import load_result, save_result
+
+if TYPE_CHECKING:
+    from tfadv.attacks.base import Attack
+    from tfadv.experiments.session import Session
+    from tfadv.experiments.trained_model import TrainedModel
+
+LOG = logging.getLogger(__name__)
+IMAGES_PER_PART = 512  # the few images that stay robust have to fill a batch
+
+
+class AttackEvaluation(PartedArtifact):
+    """The result of one attack on the first `--eval_size` test images."""
+
+    rebuild = "--stage=evaluate"
+
+    def __init__(self, session: Session, trained: TrainedModel, attack: Attack, n: int) -> None:
+        """`n`: number of images."""
+        self._session, self._trained, self.attack, self.n = session, trained, attack, n
+        self.name = f"attacks/{trained.model}/{trained.recipe.name}/{_folder_name(attack.label)}"
+
+    def inputs(self) -> dict[str, Artifact]:
+        """The splits and the model."""
+        return {"split": self._session.splits, "weights": self._trained}
+
+    def settings(self) -> dict:
+        """The attack, its settings, the sizes of eps and the images."""
+        config = self._session.config
+        return {
+            "attack": self.attack.label,
+            "attack_settings": self.attack.settings(),
+            "epsilons": list(config.epsilons),
+            "images": self.n,
+            "seed": config.seed,
+            "batch_size": config.batch_size,
+        }
+
+    def code(self) -> tuple:
+        """This module and that of the attack."""
+        return (type(self).__module__, type(self.attack).__module__)
+
+    def pieces(self) -> list[range]:
+        """Ranges of test images."""
+        return [range(i, min(i + IMAGES_PER_PART, self.n)) for i in range(0, self.n, IMAGES_PER_PART)]
+
+    def build_part(self, folder: pathlib.Path, piece: range, progress: Callable[[int], Any], resume: Any) -> None:
+        """Attacks some of the test images."""
+        config, test = self._session.config, self._session.splits.images["test"]
+        rows = slice(piece.start, piece.stop)
+        with self._trained.loaded() as model:
+            result = evaluate(
+                model,
+                test.images[rows],
+                test.labels[rows],
+                self.attack,
+                config.epsilons,
+                batch_size=config.batch_size,
+                seed=config.seed,
+                execution=Execution(progress=progress, resume=resume),
+            )
+        save_result(folder, result)
+
+    def join(self, folder: pathlib.Path, manifest: dict, parts: Sequence[pathlib.Path]) -> None:
+        """Puts the results of all images together."""
+        result = concatenate([load_result(part) for part in parts])
+        save_result(folder, result)
+        accuracies = ", ".join(
+            f"{eps:g}: {100 * row.mean():.1f}%" for eps, row in zip(self._session.config.epsilons, result.robust)
+        )
+        LOG.info("%s: %s, %.0f s", self.name.removeprefix("attacks/"), accuracies, result.cost.seconds)
+
+    def result(self) -> Result:
+        """The result of all images."""
+        return load_result(self._session.graph.open(self))
+
+
+def _folder_name(label: str) -> str:
+    """A name for the disk: "pgd" as it is; other characters replaced, and a hash that keeps names distinct."""
+    name = re.sub(r"[^A-Za-z0-9.=-]+", "_", label).strip("_")
+    return name if name == label else f"{name}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"

@@ -1,0 +1,116 @@
+"""The artifact `split`: which image of the data set is in which split; and the images by split."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import logging
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfadv.datasets import DATASETS, sources, splits
+from tfadv.errors import UserError
+from tfadv.experiments.graph import WholeArtifact
+from tfadv.store.files import write_json
+
+if TYPE_CHECKING:
+    from tfadv.experiments.session import Session
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitImages:
+    """The images of one split: uint8 (N, H, W, C), labels int64 (N,), and ids int64 (N,), rows of the data set."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    ids: np.ndarray
+
+
+class DatasetSplits(WholeArtifact):
+    """The splits of the data set of a work folder."""
+
+    name = "split"
+    rebuild = "--stage=prepare"
+
+    def __init__(self, session: Session) -> None:
+        """Takes the session whose settings choose the data set."""
+        self._session, self._config = session, session.config
+
+    def inputs(self) -> dict:
+        """No artifact."""
+        return {}
+
+    def settings(self) -> dict:
+        """The data set and how it is split."""
+        config = self._config
+        return {
+            "dataset": config.dataset,
+            "dataset_entry": dataclasses.asdict(DATASETS[config.dataset]),
+            "image_size": config.image_size,
+            "seed": config.seed,
+            "split": config.split,
+            "train_size": config.train_size,
+        }
+
+    def build(self, folder: pathlib.Path, manifest: dict, resume: Any) -> None:
+        """Writes splits.json: the rows of each split, and the hash of the images that they refer to."""
+        config, dataset = self._config, self._dataset
+        if config.split == "official":
+            rows = splits.official_splits(dataset.labels, dataset.official_splits, config.seed, config.train_size)
+        else:
+            rows = splits.stratified_splits(dataset.labels, config.seed, config.train_size)
+        names = dataset.class_names
+        manifest["counts"] = {
+            split: dict(zip(names, np.bincount(dataset.labels[own], minlength=len(names)).tolist()))
+            for split, own in rows.items()
+        }
+        record = {
+            "dataset": dataset.full_name,
+            "images": len(dataset.labels),
+            "images_sha256": dataset.digest(),
+            "class_names": names,
+            **{split: own.tolist() for split, own in rows.items()},
+        }
+        write_json(folder / "splits.json", record, indent=None)
+
+    @functools.cached_property
+    def _dataset(self) -> sources.ImageDataset:
+        dataset = sources.load(self._config.dataset, self._config.data_dir, self._config.image_size)
+        LOG.info("%s: %d images, %d classes", dataset.full_name, len(dataset.labels), len(dataset.class_names))
+        return dataset
+
+    @functools.cached_property
+    def record(self) -> dict:
+        """Keys "dataset" (TFDS name and version), "class_names", and the rows of "train", "validation" and "test"."""
+        return json.loads((self._session.graph.open(self) / "splits.json").read_text())
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Split name → number of its images."""
+        return {split: len(self.record[split]) for split in splits.SPLITS}
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the images."""
+        return self._config.image_size, self._config.image_size, DATASETS[self._config.dataset].channels
+
+    @functools.cached_property
+    def images(self) -> dict[str, SplitImages]:
+        """Split name → its images.
+
+        Raises:
+          UserError: the data set differs from the one that was split.
+        """
+        record, dataset = self.record, self._dataset
+        if dataset.digest() != record["images_sha256"]:
+            raise UserError(
+                f"the images of {dataset.full_name} in {self._config.data_dir} are not those that "
+                f"{self._session.workdir.root} was built from: restore them, or give another --workdir."
+            )
+        rows = {split: np.asarray(record[split], np.int64) for split in splits.SPLITS}
+        return {split: SplitImages(dataset.images[r], dataset.labels[r], r) for split, r in rows.items()}

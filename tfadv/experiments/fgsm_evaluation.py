@@ -1,0 +1,90 @@
+"""The artifacts `evaluations/<model>/<recipe>`: accuracy clean, under FGSM, and on the surrogate's stored images."""
+
+from __future__ import annotations
+
+import logging
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tfadv.attacks.fgsm import FGSM
+from tfadv.errors import UserError
+from tfadv.evaluation.evaluator import Execution, StoredPerturbations, evaluate
+from tfadv.evaluation.records import Record, fgsm_records
+from tfadv.evaluation.result import Result, concatenate
+from tfadv.experiments.graph import Artifact, PartedArtifact
+from tfadv.experiments.result_files import load_result, save_result
+
+if TYPE_CHECKING:
+    from tfadv.experiments.session import Session
+    from tfadv.experiments.trained_model import TrainedModel
+
+LOG = logging.getLogger(__name__)
+IMAGES_PER_PART = 256  # the most that a killed run has to evaluate again
+
+
+class FgsmEvaluation(PartedArtifact):
+    """Results on all test images: white-box FGSM, and transfer from the surrogate."""
+
+    rebuild = "--stage=evaluate"
+
+    def __init__(self, session: Session, trained: TrainedModel) -> None:
+        """`trained`: the model under test."""
+        self._session, self._trained = session, trained
+        self.name = f"evaluations/{trained.model}/{trained.recipe.name}"
+
+    def inputs(self) -> dict[str, Artifact]:
+        """The model and the surrogate's samples."""
+        return {"weights": self._trained, "samples": self._session.samples}
+
+    def settings(self) -> dict:
+        """The sizes of eps."""
+        return {"epsilons": list(self._session.config.epsilons), "attack": "fgsm"}
+
+    def pieces(self) -> list[range]:
+        """Ranges of test images."""
+        n = self._session.splits.sizes["test"]
+        return [range(i, min(i + IMAGES_PER_PART, n)) for i in range(0, n, IMAGES_PER_PART)]
+
+    def build_part(self, folder: pathlib.Path, piece: range, progress: Callable[[int], Any], resume: Any) -> None:
+        """Evaluates some of the test images."""
+        config = self._session.config
+        samples = self._session.test_samples.select(slice(piece.start, piece.stop))
+        if samples.perturbations is None:
+            raise UserError("the surrogate's samples hold no perturbations.")
+        common = dict(eps=config.epsilons, batch_size=config.batch_size)
+        with self._trained.loaded() as model:
+            execution = Execution(devices=self._session.devices, progress=progress)
+            whitebox = evaluate(model, samples.images, samples.labels, FGSM(), execution=execution, **common)
+            stored = StoredPerturbations(samples.perturbations, whitebox.clean_correct)
+            execution = Execution(devices=self._session.devices)
+            transfer = evaluate(model, samples.images, samples.labels, stored, execution=execution, **common)
+        save_result(folder, whitebox, "whitebox_")
+        save_result(folder, transfer, "transfer_")
+
+    def join(self, folder: pathlib.Path, manifest: dict, parts: Sequence[pathlib.Path]) -> None:
+        """Puts the results of all images together."""
+        for prefix in ("whitebox_", "transfer_"):
+            save_result(folder, concatenate([load_result(part, prefix) for part in parts]), prefix)
+        records = self._records(folder)
+        LOG.info("%s: %s", self.name.removeprefix("evaluations/"), ", ".join(map(str, records)))
+
+    def records(self) -> list[Record]:
+        """Clean, white-box at each eps, transfer at each eps."""
+        return self._records(self._session.graph.open(self))
+
+    def whitebox(self) -> Result:
+        """The result under white-box FGSM."""
+        return load_result(self._session.graph.open(self), "whitebox_")
+
+    def _records(self, folder: pathlib.Path) -> list[Record]:
+        whitebox, transfer = load_result(folder, "whitebox_"), load_result(folder, "transfer_")
+        surrogate = self._session.surrogate
+        return fgsm_records(
+            self._session.subject(self._trained),
+            self._session.config.epsilons,
+            whitebox.clean_correct,
+            whitebox.robust,
+            transfer.robust,
+            f"{surrogate.model}/{surrogate.recipe.name}",
+        )

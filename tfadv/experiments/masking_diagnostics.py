@@ -1,0 +1,72 @@
+"""The artifacts `diagnostics/<model>/<recipe>`: whether a model's gradients are masked."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+from tfadv.datasets.batches import to_float
+from tfadv.evaluation.checks import Check, run_checks
+from tfadv.evaluation.masking import DiagnosticSettings, collect_diagnostics
+from tfadv.experiments.graph import Artifact, WholeArtifact
+from tfadv.store.files import write_json
+
+if TYPE_CHECKING:
+    from tfadv.experiments.session import Session
+    from tfadv.experiments.trained_model import TrainedModel
+
+LOG = logging.getLogger(__name__)
+IMAGES = 128  # see `collect_diagnostics`
+
+
+class MaskingDiagnostics(WholeArtifact):
+    """What `collect_diagnostics` finds on the first test images, at the largest eps."""
+
+    rebuild = "--stage=evaluate"
+
+    def __init__(self, session: Session, trained: TrainedModel) -> None:
+        """`trained`: the model under test."""
+        self._session, self._trained = session, trained
+        self.name = f"diagnostics/{trained.model}/{trained.recipe.name}"
+        self._surrogate = None if session.surrogate.name == trained.name else session.surrogate
+
+    def inputs(self) -> dict[str, Artifact]:
+        """The splits, the model, and the surrogate unless it is the model itself."""
+        inputs: dict[str, Artifact] = {"split": self._session.splits, "weights": self._trained}
+        return inputs | ({"surrogate": self._surrogate} if self._surrogate else {})
+
+    def settings(self) -> dict:
+        """The eps and the images."""
+        config = self._session.config
+        return {
+            "eps": max(config.epsilons),
+            "images": min(IMAGES, self._session.eval_size),
+            "seed": config.seed,
+            "batch_size": config.batch_size,
+        }
+
+    def build(self, folder: pathlib.Path, manifest: dict, resume: Any) -> None:
+        """Runs the diagnostics."""
+        config, (images, labels) = self._session.config, self._session.eval_images
+        x, y, eps = to_float(images[:IMAGES]), labels[:IMAGES], max(config.epsilons)
+        options = dict(
+            settings=DiagnosticSettings(batch_size=config.batch_size, seed=config.seed),
+            resume=resume,
+        )
+        with self._trained.loaded() as model:
+            if self._surrogate:
+                with self._surrogate.loaded() as surrogate:
+                    diagnostics = collect_diagnostics(model, x, y, eps, surrogate=surrogate, **options)
+            else:
+                diagnostics = collect_diagnostics(model, x, y, eps, **options)
+        write_json(folder / "diagnostics.json", diagnostics)
+        for check in run_checks(diagnostics):
+            if check.passed is False:
+                name = self.name.removeprefix("diagnostics/")
+                LOG.warning("%s is suspicious (%s): %s", name, check.name, check.sentence)
+
+    def checks(self) -> list[Check]:
+        """The results of the checks."""
+        return run_checks(json.loads((self._session.graph.open(self) / "diagnostics.json").read_text()))

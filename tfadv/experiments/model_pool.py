@@ -1,0 +1,61 @@
+"""Built models for reuse: tracing and compiling a deep network takes longer than many an epoch on few images."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+AFFECTS_RESULTS = False
+
+
+@dataclasses.dataclass
+class PooledModel:
+    """A built model, for one user at a time.
+
+    Attributes:
+      model: the model.
+      initial_weights: the weights it was built with.
+      content: the content hash of the artifact whose weights it has, or None.
+      trainers: compiled trainers of this model, by objective.
+    """
+
+    model: keras.Model
+    initial_weights: list[np.ndarray]
+    content: str | None = None
+    trainers: dict[str, Any] = dataclasses.field(default_factory=dict)
+    in_use: bool = False
+
+
+class ModelPool:
+    """The models of a session.
+
+    All variants of an architecture share few instances, so that compiled steps and
+    attacks serve all of them; but an instance has one user at a time.
+    """
+
+    def __init__(self, build: Callable[[str], keras.Model]) -> None:
+        """`build`: builds the model of a name with its initial weights."""
+        self._build = build
+        self._models: dict[str, list[PooledModel]] = {}
+
+    @contextlib.contextmanager
+    def borrow(self, name: str, content: str | None = None) -> Iterator[PooledModel]:
+        """Lends an instance, preferably one that has the weights of `content`; its weights are otherwise arbitrary."""
+        instances = self._models.setdefault(name, [])
+        free = [entry for entry in instances if not entry.in_use]
+        matching = [entry for entry in free if content is not None and entry.content == content]
+        if not free:
+            model = self._build(name)
+            free = [PooledModel(model, model.get_weights())]
+            instances.append(free[0])
+        entry = (matching or free)[0]
+        entry.in_use = True
+        try:
+            yield entry
+        finally:
+            entry.in_use = False

@@ -1,0 +1,88 @@
+"""The artifact `report`: tables, plots and a page about the results."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+from tfadv.evaluation.checks import Check
+from tfadv.experiments.graph import Artifact, WholeArtifact
+from tfadv.report import FORMATS
+from tfadv.report.data import ReportData
+from tfadv.store.files import digest
+
+if TYPE_CHECKING:
+    from tfadv.experiments.session import Session
+
+BYTES = 2_000_000
+
+
+class Report(WholeArtifact):
+    """The report on the models of `--models`, in all registered formats."""
+
+    name = "report"
+    rebuild = "--stage=report"
+
+    def __init__(self, session: Session, evaluations: list[Artifact]) -> None:
+        """`evaluations`: the artifacts that it reports on."""
+        self._session, self._evaluations = session, evaluations
+
+    def inputs(self) -> dict[str, Artifact]:
+        """The evaluations and the examples."""
+        artifacts = [*self._evaluations, self._session.examples()]
+        return {artifact.name: artifact for artifact in artifacts}
+
+    def settings(self) -> dict:
+        """What is reported: results of earlier commands as well, where they are up to date."""
+        session = self._session
+        records = [r.to_dict() for trained in session.variants for r in session.records(trained)]
+        checks = {name: [repr(check) for check in own] for name, own in self._checks().items()}
+        return {
+            "models": list(session.config.models),
+            "recipes": [repr(recipe) for recipe in session.experiment.recipes],
+            "formats": list(FORMATS),
+            "results": digest([records, self._transfer_matrix(), checks]),
+        }
+
+    def code(self) -> tuple:
+        """This module, the formats, and the experiment's own tables."""
+        experiment = self._session.experiment
+        functions = [f for f in (experiment.tables, experiment.headline) if f is not None]
+        return (type(self).__module__, *FORMATS.values(), *functions)
+
+    def bytes_needed(self) -> int:
+        """About the size of a report."""
+        return BYTES
+
+    def build(self, folder: pathlib.Path, manifest: dict, resume: Any) -> None:
+        """Writes all formats."""
+        session = self._session
+        data = ReportData(
+            dataset=session.config.dataset,
+            class_names=tuple(session.splits.record["class_names"]),
+            records=tuple(r for trained in session.variants for r in session.records(trained)),
+            experiment=session.experiment,
+            transfer_matrix=self._transfer_matrix() or None,
+            checks=self._checks(),
+            examples=session.examples().read(),
+        )
+        for write in FORMATS.values():
+            write(folder, data)
+
+    def _transfer_matrix(self) -> dict:
+        """The rows of the transfer matrix that are up to date."""
+        rows = {trained: self._session.transfer_row(trained) for trained in self._session.variants}
+        return {
+            f"{trained.model}/{trained.recipe.name}": row.read()
+            for trained, row in rows.items()
+            if self._session.graph.current(row) is not None
+        }
+
+    def _checks(self) -> dict[str, list[Check]]:
+        """The checks for gradient masking that are up to date."""
+        diagnostics = {trained: self._session.diagnostics(trained) for trained in self._session.variants}
+        return {
+            f"{trained.model}/{trained.recipe.name}": artifact.checks()
+            for trained, artifact in diagnostics.items()
+            if self._session.graph.current(artifact) is not None
+        }

@@ -1,0 +1,42 @@
+"""`Result`s on the disk: `correct.npz` and `result.json` in the folder of an artifact."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+
+from tfadv.evaluation.result import CostSummary, Result
+from tfadv.store.files import write_json
+
+AFFECTS_RESULTS = False
+
+
+def save_result(folder: pathlib.Path, result: Result, prefix: str = "") -> None:
+    """Writes a result; `prefix` distinguishes several results in one folder."""
+    with open(folder / f"{prefix}correct.npz", "wb") as file:
+        np.savez_compressed(file, clean=result.clean_correct, adversarial=result.adversarial_correct)
+    record = {
+        "attack": result.attack,
+        "settings": result.settings,
+        "eps": result.eps,
+        "cost": dataclasses.asdict(result.cost),
+    }
+    write_json(folder / f"{prefix}result.json", record)
+
+
+def load_result(folder: pathlib.Path, prefix: str = "") -> Result:
+    """Reads what `save_result` wrote."""
+    record = json.loads((folder / f"{prefix}result.json").read_text())
+    eps = tuple(record["eps"]) if isinstance(record["eps"], list) else record["eps"]
+    with np.load(folder / f"{prefix}correct.npz") as arrays:
+        return Result(
+            attack=record["attack"],
+            settings=record["settings"],
+            eps=eps,
+            clean_correct=arrays["clean"],
+            adversarial_correct=arrays["adversarial"],
+            cost=CostSummary(**record["cost"]),
+        )

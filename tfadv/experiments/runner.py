@@ -1,0 +1,136 @@
+"""Runs a stage of an experiment in a work folder: `run`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from tfadv.config import Config
+from tfadv.errors import UserError
+from tfadv.experiments.graph import Artifact
+from tfadv.experiments.report_artifact import Report
+from tfadv.experiments.session import Session
+from tfadv.runtime import signals
+from tfadv.runtime.cluster import cluster
+from tfadv.runtime.devices import peers_may_die
+from tfadv.store.workdir import Workdir
+
+AFFECTS_RESULTS = False
+LOG = logging.getLogger(__name__)
+
+
+def run(config: Config) -> str | None:
+    """Runs `--stage` and everything it needs that is missing.
+
+    Args:
+      config: resolved settings.
+
+    Returns:
+      What to print at the end; None on a host that is not the chief.
+
+    Raises:
+      UserError: something is wrong that the user can fix.
+    """
+    workers, number = cluster() if config.distribute in ("auto", "multiworker") else (1, 0)
+    follower = workers > 1 and number > 0
+    with (
+        peers_may_die(),
+        Workdir(
+            config.workdir,
+            config.fingerprint(),
+            overwrite=config.overwrite,
+            shard=config.shard_of(),
+            follower=follower,
+        ) as workdir,
+    ):
+        if config.verify:
+            _verify(workdir)
+        if not follower and not config.shard:
+            (workdir.root / "flags.txt").write_text(config.flagfile())
+        session = Session(config, workdir)
+        if session.devices.replicas > 1:
+            LOG.info("%s", session.devices)
+        signals.install()  # where there are several hosts, TensorFlow has replaced the handler of SIGTERM
+        _run_stage(session, config.stage)
+        return None if follower else _closing_text(session)
+
+
+def _run_stage(session: Session, stage: str) -> None:
+    target = session.experiment.target(stage)
+    if target is None:
+        for recipe in session.experiment.trained_by(stage):
+            for model in session.config.models:
+                session.graph.ensure(session.trained(model, recipe.name))
+    elif target == "splits":
+        session.graph.ensure(session.splits)
+    elif target == "samples":
+        session.graph.ensure(session.samples)
+    elif target == "reference_evaluation":
+        for model in session.config.models:
+            _evaluate(session, session.fgsm_evaluation(session.trained(model, session.experiment.reference)))
+    else:
+        evaluations = _evaluate_all(session)
+        if target == "report":
+            session.graph.ensure(Report(session, evaluations))
+
+
+def _evaluate_all(session: Session) -> list[Artifact]:
+    """Evaluates every model and recipe as the settings ask for."""
+    evaluations: list[Artifact] = []
+    for trained in session.variants:
+        for artifact in (
+            session.fgsm_evaluation(trained),
+            *(session.attack_evaluation(trained, attack) for attack in session.attacks),
+        ):
+            _evaluate(session, artifact)
+            evaluations.append(artifact)
+    if session.attacks and not session.config.shard:
+        for trained in session.variants:
+            for artifact in (session.transfer_row(trained), session.diagnostics(trained)):
+                session.graph.ensure(artifact)
+                evaluations.append(artifact)
+    return evaluations
+
+
+def _evaluate(session: Session, artifact: Artifact) -> None:
+    if session.graph.ensure(artifact) is not None:
+        session.publish()
+
+
+def _verify(workdir: Workdir) -> None:
+    """Checks every file of every artifact; prints a line for each that is damaged.
+
+    Raises:
+      UserError: there are any.
+    """
+    names = workdir.names()
+    damaged = 0
+    for name in names:
+        try:
+            workdir.open(name)
+        except UserError as error:
+            damaged += 1
+            print(error, file=sys.stderr)
+    if damaged:
+        raise UserError(f"{damaged} of {len(names)} artifacts in {workdir.root} are damaged.")
+    LOG.info("%s: %d artifacts, none of them damaged", workdir.root, len(names))
+
+
+def _closing_text(session: Session) -> str:
+    config, graph = session.config, session.graph
+    if config.shard:
+        return (
+            f"Shard {config.shard} of stage {config.stage} is done, {graph.parts_built} parts in this call. "
+            "When all shards are, the same command without --shard joins them."
+        )
+    lines = []
+    reports = session.experiment.target(config.stage) == "report"
+    if reports:
+        text = (session.workdir.open("report") / "report.md").read_text()
+        lines += [line for line in text.splitlines() if not line.startswith("![")]
+    if not graph.built:
+        lines.append(f"{config.workdir} is up to date for stage {config.stage}: nothing to do.")
+    else:
+        line = f"Built {len(graph.built)} artifacts in {config.workdir}."
+        lines.append(line if reports else f"{line} For the tables, give the same command with --stage=report.")
+    return "\n".join(lines)

@@ -1,0 +1,188 @@
+"""A session: the artifacts of one work folder, wired together."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator
+
+import numpy as np
+
+from tfadv import attacks
+from tfadv.attacks import specs
+from tfadv.attacks.base import Attack
+from tfadv.config import Config
+from tfadv.datasets.batches import Samples
+from tfadv.errors import UserError
+from tfadv.evaluation.records import Record, Subject, attack_records, worst_case_records
+from tfadv.experiments.attack_evaluation import AttackEvaluation
+from tfadv.experiments.dataset_splits import DatasetSplits
+from tfadv.experiments.example_images import ExampleImages
+from tfadv.experiments.fgsm_evaluation import FgsmEvaluation
+from tfadv.experiments.graph import Graph
+from tfadv.experiments.masking_diagnostics import MaskingDiagnostics
+from tfadv.experiments.model_pool import ModelPool
+from tfadv.experiments.stored_samples import StoredSamples
+from tfadv.experiments.trained_model import TrainedModel, build_initial
+from tfadv.experiments.transfer_evaluation import TransferRow
+from tfadv.models import MODELS
+from tfadv.runtime.devices import Devices
+from tfadv.store.files import write_json
+from tfadv.store.workdir import Workdir
+
+AFFECTS_RESULTS = False
+
+
+class Session:
+    """The artifacts of one work folder, by name, and what they share.
+
+    Attributes:
+      config: the settings.
+      experiment: the recipes.
+      workdir: the folder.
+      devices: where training and one-step attacks run.
+      graph: builds artifacts.
+      pool: built models for reuse.
+    """
+
+    def __init__(self, config: Config, workdir: Workdir) -> None:
+        """Initializes the devices.
+
+        Raises:
+          UserError: there are no such devices, or they can't share a batch equally.
+        """
+        self.config, self.experiment, self.workdir = config, config.selected_experiment, workdir
+        self.devices = Devices(config.distribute, config.virtual_devices)
+        self.devices.check_batch(config.batch_size)
+        workdir.barrier = functools.partial(self.devices.sum_over_workers, 1)
+        workdir.barrier()  # the chief has opened the folder
+        self.graph = Graph(workdir, config.shard_of())
+        self.pool = ModelPool(functools.partial(build_initial, self))
+
+    # ---- artifacts --------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def splits(self) -> DatasetSplits:
+        """The splits of the data set."""
+        return DatasetSplits(self)
+
+    @functools.cached_property
+    def samples(self) -> StoredSamples:
+        """The surrogate's stored samples."""
+        return StoredSamples(self)
+
+    @property
+    def surrogate(self) -> TrainedModel:
+        """The model whose adversarial images are stored."""
+        return self.trained(self.config.surrogate, self.experiment.reference)
+
+    @functools.cache
+    def trained(self, model: str, recipe: str) -> TrainedModel:
+        """A model trained by a recipe."""
+        return TrainedModel(self, model, self.experiment.recipe(recipe))
+
+    @property
+    def variants(self) -> list[TrainedModel]:
+        """The models of `--models` trained by all recipes."""
+        return [self.trained(m, recipe.name) for m in self.config.models for recipe in self.experiment.recipes]
+
+    @property
+    def attacks(self) -> list[Attack]:
+        """The attacks of `--attacks`."""
+        return [specs.build(name, settings, attacks.ATTACKS) for name, settings in self.config.attack_specs]
+
+    def fgsm_evaluation(self, trained: TrainedModel) -> FgsmEvaluation:
+        """Accuracy of a model clean, under FGSM and on the surrogate's images."""
+        return FgsmEvaluation(self, trained)
+
+    def attack_evaluation(self, trained: TrainedModel, attack: Attack) -> AttackEvaluation:
+        """Accuracy of a model under an attack."""
+        return AttackEvaluation(self, trained, attack, self.eval_size)
+
+    def transfer_row(self, trained: TrainedModel) -> TransferRow:
+        """Accuracy of all models on images attacked on one."""
+        return TransferRow(self, trained, self.variants)
+
+    def diagnostics(self, trained: TrainedModel) -> MaskingDiagnostics:
+        """Whether the gradients of a model are masked."""
+        return MaskingDiagnostics(self, trained)
+
+    def examples(self) -> ExampleImages:
+        """Attacked images of the first model."""
+        model = self.config.models[0]
+        return ExampleImages(self, [self.trained(model, recipe.name) for recipe in self.experiment.recipes])
+
+    # ---- images -----------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def test_samples(self) -> Samples:
+        """All test images with the surrogate's perturbations."""
+        return self.samples.read("test", self.config.epsilons)
+
+    @property
+    def eval_size(self) -> int:
+        """The number of test images for `--attacks`."""
+        n = self.splits.sizes["test"]
+        return min(self.config.eval_size or n, n)
+
+    @property
+    def eval_images(self) -> tuple[np.ndarray, np.ndarray]:
+        """The test images for `--attacks`: uint8 (N, H, W, C), and labels int64 (N,)."""
+        test = self.splits.images["test"]
+        return test.images[: self.eval_size], test.labels[: self.eval_size]
+
+    # ---- results ----------------------------------------------------------------------------------------
+
+    def subject(self, trained: TrainedModel) -> Subject:
+        """The model that records are about."""
+        return Subject(self.config.dataset, trained.model, trained.recipe.name, self.config.seed)
+
+    def publish(self) -> None:
+        """Writes results.json with the results of all models that are up to date."""
+        if self.workdir.follower:
+            return
+        models = [self.trained(m, recipe.name) for m in MODELS for recipe in self.experiment.recipes]
+        records = [record for trained in models for record in self.records(trained)]
+        write_json(self.workdir.root / "results.json", [record.to_dict() for record in records])
+
+    def records(self, trained: TrainedModel) -> list[Record]:
+        """The results of one model that are up to date; empty where it was not evaluated."""
+        evaluation = self.fgsm_evaluation(trained)
+        if self.graph.current(evaluation) is None:
+            return []
+        return evaluation.records() + self._attack_records(trained, evaluation)
+
+    def _attack_records(self, trained: TrainedModel, fgsm: FgsmEvaluation) -> list[Record]:
+        """The records of all attacks that a model was evaluated under, and of the worst case over them."""
+        epsilons, subject = self.config.epsilons, self.subject(trained)
+        evaluations = list(self._attack_evaluations(trained))
+        results = [evaluation.result() for evaluation in evaluations]
+        records = []
+        for evaluation, result in zip(evaluations, results):
+            label, cost = evaluation.attack.label, result.cost.to_dict()
+            records += attack_records(
+                subject, epsilons, result.robust, result.attack or "", result.settings, cost, label
+            )
+        if len({result.n for result in results}) != 1:  # there is no worst case over different numbers of images
+            return records
+        robust = fgsm.whitebox().robust[:, : results[0].n]
+        for result in results:
+            robust = robust & result.robust
+        labels = dict.fromkeys(["fgsm", *(evaluation.attack.label for evaluation in evaluations)])
+        return records + worst_case_records(subject, epsilons, robust, list(labels))
+
+    def _attack_evaluations(self, trained: TrainedModel) -> Iterator[AttackEvaluation]:
+        """Those on the disk that are up to date, in the order of the table of attacks."""
+        folder = self.workdir.root / "attacks" / trained.model / trained.recipe.name
+        order = list(attacks.ATTACKS)
+        candidates = []
+        for path in folder.glob("*/manifest.json"):
+            try:
+                inputs = json.loads(path.read_text())["inputs"]
+                evaluation = AttackEvaluation(self, trained, attacks.parse(inputs["attack"]), inputs["images"])
+            except (ValueError, KeyError, TypeError, UserError):  # damaged, or of a plugin that is not loaded
+                continue
+            candidates.append((order.index(evaluation.attack.name), evaluation.attack.label, evaluation))
+        for _, _, evaluation in sorted(candidates, key=lambda c: c[:2]):
+            if self.graph.current(evaluation) is not None:
+                yield evaluation

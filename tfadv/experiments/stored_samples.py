@@ -1,0 +1,137 @@
+"""The artifact `surrogate/…`: the surrogate's FGSM perturbations of every split, a TFDS folder of TFRecords."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfadv.attacks.fgsm import direction
+from tfadv.datasets import stored
+from tfadv.datasets.batches import Samples, full_batches, to_float
+from tfadv.errors import UserError
+from tfadv.experiments.graph import Artifact, PartedArtifact
+from tfadv.runtime.devices import Devices
+from tfadv.store.files import link
+
+if TYPE_CHECKING:
+    from tfadv.experiments.session import Session
+
+
+def perturbations(
+    model: Any,
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    batch_size: int,
+    devices: Devices | None = None,
+    progress: Callable[[int], Any] | None = None,
+) -> Iterator[np.ndarray]:
+    """A model's FGSM perturbations.
+
+    Args:
+      model: a Keras model that returns logits.
+      images: uint8 (N, H, W, C).
+      labels: int64 (N,).
+      batch_size: images at a time.
+      devices: None means the default device.
+      progress: called after each batch with the number of its images, or None.
+
+    Yields:
+      int8 (B, H, W, C), batch after batch, the last one smaller: 127 times the sign of the gradient (127 and not 1,
+      so that iterative attacks, which end between the bounds, can be stored as well).
+    """
+    perturb = (devices or Devices()).gather(_perturb, model)
+    for rows, new in full_batches(len(labels), batch_size):
+        yield perturb(to_float(images[rows]), labels[rows]).numpy()[:new]
+        if progress:
+            progress(new)
+
+
+def _perturb(model: Any, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    return tf.cast(127 * direction(model, x, y), tf.int8)
+
+
+class StoredSamples(PartedArtifact):
+    """The stored samples, and how they are read; one part is one TFRecord file."""
+
+    rebuild = "--stage=generate"
+
+    def __init__(self, session: Session) -> None:
+        """Takes the session whose surrogate makes the samples."""
+        self._session, self._config = session, session.config
+        self._tfds_name = f"{self._config.dataset}_surrogate"
+        self.name = f"surrogate/{self._tfds_name}/{stored.VERSION}"
+
+    def inputs(self) -> dict[str, Artifact]:
+        """The splits and the surrogate."""
+        return {"split": self._session.splits, "weights": self._session.surrogate}
+
+    def settings(self) -> dict:
+        """The surrogate's name and the attack."""
+        return {"surrogate": self._config.surrogate, "attack": "fgsm"}
+
+    def bytes_needed(self) -> int:
+        """The bytes of the largest file."""
+        return max(map(len, self.pieces())) * stored.sample_bytes(self._session.splits.shape)
+
+    def pieces(self) -> list[stored.SampleFile]:
+        """The TFRecord files."""
+        return stored.sample_files(self._session.splits.sizes, self._session.splits.shape)
+
+    def build_part(
+        self, folder: pathlib.Path, piece: stored.SampleFile, progress: Callable[[int], Any], resume: Any
+    ) -> None:
+        """Perturbs the images of one file and writes it."""
+        split = self._session.splits.images[piece.split]
+        rows = slice(piece.start, piece.stop)
+        images, labels, ids = split.images[rows], split.labels[rows], split.ids[rows]
+        with self._session.surrogate.loaded() as model:
+            batches = perturbations(
+                model,
+                images,
+                labels,
+                batch_size=self._config.batch_size,
+                devices=self._session.devices,
+                progress=progress,
+            )
+            stored.write_file(folder, self._tfds_name, piece, (images, labels, ids), batches)
+
+    def join(self, folder: pathlib.Path, manifest: dict, parts: Sequence[pathlib.Path]) -> None:
+        """Puts the files together and writes the metadata of TFDS."""
+        for part in parts:
+            for path in part.glob("*.tfrecord-*"):
+                link(path, folder / path.name)
+        splits, surrogate = self._session.splits, self._config.surrogate
+        dataset = splits.record["dataset"]
+        manifest["dataset"] = dataset
+        manifest["epsilons"] = list(self._config.epsilons)  # the samples serve any other eps as well
+        manifest["counts"] = splits.sizes
+        stored.write_metadata(
+            folder,
+            self._tfds_name,
+            self.pieces(),
+            shape=splits.shape,
+            class_names=splits.record["class_names"],
+            description=f"FGSM perturbations of {dataset} by {surrogate}: "
+            "adversarial image = clip(image / 255 + eps * perturbation / 127, 0, 1).",
+        )
+
+    def read(self, split: str, levels: Sequence[float]) -> Samples:
+        """The samples of one split, checked against the ids of that split.
+
+        Args:
+          split: "train", "validation" or "test".
+          levels: sizes of eps at which each image is seen; 0 is the clean image.
+
+        Raises:
+          UserError: the files are damaged or hold other images.
+        """
+        folder = self._session.graph.open(self)
+        samples, ids = stored.read(folder, split, levels)
+        if ids.tolist() != self._session.splits.record[split]:
+            raise UserError(f"{folder} holds other images than the split {split}: remove it.")
+        return samples

@@ -1,0 +1,197 @@
+"""The artifacts `models/<model>/<recipe>`: a model trained by a recipe."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import pathlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import keras
+
+from tfadv.datasets import splits
+from tfadv.datasets.batches import Samples
+from tfadv.errors import UserError
+from tfadv.experiments.graph import Artifact, WholeArtifact
+from tfadv.models import MODELS, files
+from tfadv.models.builder import build as build_model
+from tfadv.objectives import OBJECTIVES
+from tfadv.store.files import write_json
+from tfadv.training import Checkpoints, Diverged, Trainer, TrainingSettings
+
+if TYPE_CHECKING:
+    from tfadv.experiments.model_pool import PooledModel
+    from tfadv.experiments.recipe import Recipe
+    from tfadv.experiments.session import Session
+
+LOG = logging.getLogger(__name__)
+# The settings that the training of every recipe depends on.
+TRAINING_SETTINGS = (
+    "seed", "batch_size", "learning_rate", "weight_decay", "precision", "sync_batchnorm", "patience",
+)  # fmt: skip
+SCRATCH = "scratch"
+
+
+def build_initial(session: Session, name: str) -> keras.Model:
+    """Builds a model with its initial weights, which follow from `--seed`."""
+    keras.utils.set_random_seed(session.config.seed)
+    classes = len(session.splits.record["class_names"])
+    with session.devices.strategy.scope():
+        return build_model(name, session.splits.shape, classes, synchronized=session.config.sync_batchnorm)
+
+
+class TrainedModel(WholeArtifact):
+    """A model trained by a recipe: `model.keras` and `history.json`."""
+
+    def __init__(self, session: Session, model: str, recipe: Recipe) -> None:
+        """`model`: a name in `MODELS`."""
+        self._session, self._config = session, session.config
+        self.model, self.recipe = model, recipe
+        self.name = f"models/{model}/{recipe.name}"
+        self.rebuild = f"--stage={recipe.stage}"
+        start = recipe.start
+        if start != SCRATCH and self._config.retrain_from:
+            start = self._config.retrain_from
+        self._start = start
+
+    def inputs(self) -> dict[str, Artifact]:
+        """The splits, the model that training starts from, and the surrogate's samples."""
+        inputs: dict[str, Artifact] = {"split": self._session.splits}
+        if self._start != SCRATCH:
+            inputs["start"] = self._session.trained(self.model, self._start)
+        if self.recipe.samples == "surrogate":
+            inputs["samples"] = self._session.samples
+        return inputs
+
+    def settings(self) -> dict:
+        """The model, the recipe and how it is trained."""
+        config, recipe = self._config, self.recipe
+        levels: Any = {"clean": 1, "repeated": len(self._levels), "surrogate": list(config.epsilons)}[recipe.samples]
+        return {
+            "model": self.model,
+            "model_entry": dataclasses.asdict(MODELS[self.model]),
+            "recipe": recipe.name,
+            "images": recipe.samples,
+            "levels": levels,
+            "objective": recipe.objective,
+            "balance": recipe.balance,
+            "augmentations": list(self._augmentations),
+            "epochs": getattr(config, recipe.epochs),
+            **{name: getattr(config, name) for name in TRAINING_SETTINGS},
+        }
+
+    def code(self) -> tuple:
+        """This module and that of the objective."""
+        return (type(self).__module__, OBJECTIVES[self.recipe.objective])
+
+    @property
+    def _levels(self) -> tuple[float, ...]:
+        """The levels of eps at which each training image is seen; 0 is the clean image."""
+        return (0.0,) if self.recipe.samples == "clean" else (0.0, *self._config.epsilons)
+
+    @property
+    def _augmentations(self) -> tuple[str, ...]:
+        return self._config.augmentations if self.recipe.augment else ()
+
+    def build(self, folder: pathlib.Path, manifest: dict, resume: Any) -> None:
+        """Trains the model, and goes on from the last checkpoint where there is one."""
+        session, config = self._session, self._config
+        training, validation = self._training_samples(), self._validation_samples()
+        with self._borrow_start() as entry:
+            trainer = self._trainer(entry)
+            checkpoints = Checkpoints(
+                session.workdir, f"checkpoints/{self.model}/{self.recipe.name}", manifest["inputs"]
+            )
+            settings = TrainingSettings(
+                epochs=getattr(config, self.recipe.epochs),
+                batch_size=config.batch_size,
+                learning_rate=config.learning_rate,
+                patience=config.patience,
+                seed=config.seed,
+                augmentations=self._augmentations,
+                checkpoint_steps=config.checkpoint_steps,
+            )
+            follower = session.workdir.follower
+            log_dir = None if follower else session.workdir.root / "logs" / self.model / self.recipe.name
+            name = f"{self.model} {self.recipe.name}"
+            try:
+                record = trainer.fit(
+                    training, validation, settings, log_dir=log_dir, checkpoints=checkpoints, name=name
+                )
+            except Diverged as error:
+                raise UserError(f"{error} {self._save_last_good(trainer, checkpoints)}")
+            write_json(folder / "history.json", record)
+            files.save(trainer.model, folder / "model.keras")
+            manifest["content"] = entry.content = files.weights_hash(trainer.model)
+
+    def cleanup(self) -> None:
+        """Removes the checkpoints of a model that is complete."""
+        Checkpoints(self._session.workdir, f"checkpoints/{self.model}/{self.recipe.name}", {}).remove()
+
+    @contextlib.contextmanager
+    def loaded(self) -> Iterator[keras.Model]:
+        """Lends the trained model, for evaluation."""
+        content = self._session.graph.ensure(self)
+        with self._session.pool.borrow(self.model, content) as entry:
+            if entry.content != content:
+                folder = self._session.graph.open(self)
+                entry.model.set_weights(files.load(folder / "model.keras").get_weights())
+                entry.content = content
+            yield entry.model
+
+    @contextlib.contextmanager
+    def _borrow_start(self) -> Iterator[PooledModel]:
+        """Lends a model with the weights that training starts from."""
+        start = None
+        if self._start != SCRATCH:
+            with self._session.trained(self.model, self._start).loaded() as model:
+                start = model.get_weights()
+        with self._session.pool.borrow(self.model) as entry:
+            entry.content = None
+            entry.model.set_weights(entry.initial_weights if start is None else start)
+            yield entry
+
+    def _trainer(self, entry: PooledModel) -> Trainer:
+        objective = self.recipe.objective
+        if objective not in entry.trainers:
+            entry.trainers[objective] = Trainer(
+                entry.model,
+                weight_decay=self._config.weight_decay,
+                objective=OBJECTIVES[objective],
+                precision=self._config.precision,
+                devices=self._session.devices,
+            )
+        return entry.trainers[objective]
+
+    def _training_samples(self) -> Samples:
+        if self.recipe.samples == "surrogate":
+            samples = self._session.samples.read("train", self._levels)
+        else:
+            # Where clean images are repeated, they are seen as often as retraining sees them: both take equally many
+            # steps, and the difference between them is the adversarial images alone.
+            train = self._session.splits.images["train"]
+            samples = Samples(train.images, train.labels, None, (0.0,) * len(self._levels))
+        if not self.recipe.balance:
+            return samples
+        balanced = splits.undersample(samples.labels, self._config.seed)
+        LOG.info("balance: %d of %d training images stay", len(balanced), len(samples.labels))
+        return samples.select(balanced)
+
+    def _validation_samples(self) -> Samples:
+        """What the recipe trains on, in the validation split: decides when to stop."""
+        if self.recipe.samples == "surrogate":
+            return self._session.samples.read("validation", self._levels)
+        validation = self._session.splits.images["validation"]
+        return Samples(validation.images, validation.labels)
+
+    def _save_last_good(self, trainer: Trainer, checkpoints: Checkpoints) -> str:
+        """Saves the weights of the last checkpoint as a model; returns a sentence that says where."""
+        path = checkpoints.folder / "last_good.keras"
+        if self._session.workdir.follower or not checkpoints.exist():
+            return "There is no earlier checkpoint."
+        aside = path.with_name(f".tmp-{path.name}")
+        files.save(trainer.model, aside)
+        aside.replace(path)
+        return f"The last good weights are in {path}."

@@ -1,0 +1,65 @@
+"""The artifacts `transfers/<model>/<recipe>`: a row of the transfer matrix."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+from tfadv.attacks.pgd import PGD
+from tfadv.datasets.batches import to_float
+from tfadv.evaluation.evaluator import FixedImages, evaluate
+from tfadv.experiments.graph import Artifact, WholeArtifact
+from tfadv.store.files import write_json
+
+if TYPE_CHECKING:
+    from tfadv.experiments.session import Session
+    from tfadv.experiments.trained_model import TrainedModel
+
+
+class TransferRow(WholeArtifact):
+    """How many of the images that PGD attacks on one model all the models classify correctly."""
+
+    rebuild = "--stage=evaluate"
+
+    def __init__(self, session: Session, source: TrainedModel, targets: list[TrainedModel]) -> None:
+        """`source`: the model that is attacked; `targets`: the models that classify its images."""
+        self._session, self._source, self._targets = session, source, targets
+        self.name = f"transfers/{source.model}/{source.recipe.name}"
+        # All its steps, because continuing after the decision boundary is crossed transfers better.
+        self._attack = PGD(early_stop=False)
+
+    def inputs(self) -> dict[str, Artifact]:
+        """The splits and the models."""
+        return {"split": self._session.splits} | {target.name: target for target in self._targets}
+
+    def settings(self) -> dict:
+        """The attack and the images."""
+        config = self._session.config
+        return {
+            "source": self._source.name,
+            "attack": self._attack.name,
+            "attack_settings": self._attack.settings(),
+            "eps": max(config.epsilons),
+            "images": self._session.eval_size,
+            "seed": config.seed,
+            "batch_size": config.batch_size,
+        }
+
+    def build(self, folder: pathlib.Path, manifest: dict, resume: Any) -> None:
+        """Attacks the images and evaluates all models on them."""
+        config, (images, labels) = self._session.config, self._session.eval_images
+        eps, x = max(config.epsilons), to_float(images)
+        common = dict(seed=config.seed, batch_size=config.batch_size)
+        with self._source.loaded() as model:
+            adversarial = FixedImages(self._attack(model, x, labels, [eps], resume=resume, **common))
+        correct = {}
+        for target in self._targets:
+            with target.loaded() as model:
+                result = evaluate(model, x, labels, adversarial, eps, **common)
+            correct[f"{target.model}/{target.recipe.name}"] = int(result.robust.sum())
+        write_json(folder / "transfer.json", {"n": len(labels), "eps": eps, "correct": correct})
+
+    def read(self) -> dict:
+        """Keys "n", "eps" and "correct", see `tfadv.report.data.TransferRow`."""
+        return json.loads((self._session.graph.open(self) / "transfer.json").read_text())
