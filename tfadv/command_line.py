@@ -76,10 +76,10 @@ class CommandLine:
             raise UserError(f"the flags can't be read: {' '.join(str(error).split())[:300]}")
         if len(rest) > 1:
             raise UserError(f"unexpected argument {rest[1]!r}: every setting is a --flag=value.")
-        self.help: bool = self._values["help"].value
-        self.version: bool = self._values["version"].value
-        self.plugins: tuple[str, ...] = tuple(self._values["plugins"].value)
-        self.verbosity: str = self._values["verbosity"].value
+        self.help = bool(self._values["help"].value)
+        self.version = bool(self._values["version"].value)
+        self.plugins = tuple(self._values["plugins"].value or ())
+        self.verbosity = str(self._values["verbosity"].value)
 
     def config(self) -> Config:
         """Returns the settings, resolved.
