@@ -1,23 +1,29 @@
-"""Auto-PGD: PGD that finds its own step size (Croce & Hein 2020, https://arxiv.org/abs/2003.01690, section 3)."""
+"""Auto-PGD: PGD that adapts its own step size (Croce & Hein 2020, https://arxiv.org/abs/2003.01690, section 3)."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from tfadv.attacks import gradient, loop, losses
-from tfadv.attacks.norms import ball
+from tfadv.attacks import gradient, losses
+from tfadv.attacks.base import Bounds, Images, IterativeAttack, setting
+from tfadv.attacks.loop import Step, score
+from tfadv.attacks.norms import NORMS, get_norm
 from tfadv.attacks.targets import most_likely_others
-from tfadv.errors import check_name
 
-MOMENTUM = 0.75  # α: the share of the new step, the rest is the step before
-RISES = 0.75  # ρ: fewer rises of the loss than that between two checkpoints halve the step
+MOMENTUM = 0.75  # α: the weight of the new step; the rest is the step before
+MIN_RISES = 0.75  # ρ: if the loss rises in fewer of the steps between two checkpoints, the step size is halved
+_NAMES = {"dlr-t": "apgd-t"}
 
 
-def checkpoints(steps):
-    """The iterations at which the step size is reconsidered: ⌈p_j · steps⌉ with p_0 = 0, p_1 = 0.22 and
-    p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03, 0.06), as long as p_j <= 1.
+def checkpoints(steps: int) -> list[int]:
+    """The iterations at which the step size is reconsidered, the first is 0.
 
-    Returns:
-      list of int, the first is 0.
+    They are ⌈p_j · steps⌉ with p_0 = 0, p_1 = 0.22 and p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03, 0.06), while p_j <= 1.
     """
     percent = [0, 22]  # whole numbers: 0.41 * 100 is above 41 in floating point
     while percent[-1] <= 100:
@@ -25,197 +31,148 @@ def checkpoints(steps):
     return sorted({-(-p * steps // 100) for p in percent[:-1]})
 
 
-def _intervals(steps):
-    """int32 (steps,): at a checkpoint the iterations since the one before, elsewhere 0."""
+def checkpoint_intervals(steps: int) -> np.ndarray:
+    """int32 (steps,): at a checkpoint the iterations since the previous one, elsewhere 0."""
     reached = checkpoints(steps)
     intervals = np.zeros(steps + 1, np.int32)
     intervals[reached[1:]] = np.diff(reached)
     return intervals[:steps]
 
 
-def _attempt(model, x, y, target, start, eps, low, high, intervals, targeted, owners, alive, *, loss, norm, compact):
-    """One run from one start; arguments have the images' rows first where they are one an image."""
-    within = ball(norm)
-    sign = tf.where(targeted, -1.0, 1.0)
+class Inputs(NamedTuple):
+    """What all steps share: the bounds, and `checkpoint_intervals`."""
 
-    def objective(logits, y, target):
-        return sign * loss(logits, y, target)
-
-    def step(i, x, y, target, at, before, best, best_gradient, size, value, best_value, best_then, rises, halved):
-        logits, grad = gradient.logits_and_gradient(model, at, y, target, objective)
-        broken = gradient.is_broken(logits, y, targeted)
-        now, image = objective(logits, y, target), at
-        rises += tf.cast((now > value) & (i > 0), tf.float32)
-        better = _column(now > best_value)
-        best, best_gradient = tf.where(better, at, best), tf.where(better, grad, best_gradient)
-        best_value = tf.maximum(now, best_value)
-
-        # At a checkpoint the step is halved, and the search goes back to the best image, where the loss rose too
-        # seldom (condition 1) or where neither the step has changed nor a better image was found since the last one.
-        interval = tf.cast(intervals[i], tf.float32)
-        check = interval > 0
-        halve = check & ((rises < RISES * interval) | (~halved & (best_value <= best_then)))
-        size = tf.where(_column(halve), size / 2, size)
-        at, grad = tf.where(_column(halve), best, at), tf.where(_column(halve), best_gradient, grad)
-        halved, best_then = tf.where(check, halve, halved), tf.where(check, best_value, best_then)
-        rises = tf.where(check, 0.0, rises)
-
-        ahead = within.project(at + size * within.ascent(grad), x, eps, low, high)
-        share = tf.where(i > 0, MOMENTUM, 1.0)
-        moved = within.project(at + share * (ahead - at) + (1 - share) * (at - before), x, eps, low, high)
-        state = x, y, target, moved, at, best, best_gradient, size, now, best_value, best_then, rises, halved
-        return state, image, loop.score(broken), broken
-
-    def last(x, y, target, at, *_):
-        return at, loop.score(gradient.is_broken(gradient.logits_of(model, at), y, targeted))
-
-    zero = tf.zeros(tf.shape(y))
-    lowest = zero + tf.float32.min
-    size = _column(zero) + 2 * eps
-    state = x, y, target, start, start, start, start, size, lowest, lowest, lowest, zero, zero > 0
-    return loop.steps(step, last, state, tf.size(intervals), owners, alive, compact=compact)
+    bounds: Bounds
+    intervals: tf.Tensor
 
 
-def _column(v):
-    return v[:, None, None, None]
+class State(NamedTuple):
+    """Per image: where it is and was, the best image with its gradient and loss, and the record of the step size."""
+
+    x: tf.Tensor
+    y: tf.Tensor
+    target: tf.Tensor
+    at: tf.Tensor
+    before: tf.Tensor
+    best: tf.Tensor
+    best_gradient: tf.Tensor
+    step_size: tf.Tensor
+    loss: tf.Tensor
+    best_loss: tf.Tensor
+    best_loss_at_checkpoint: tf.Tensor
+    rises: tf.Tensor  # steps since the checkpoint in which the loss rose
+    halved: tf.Tensor  # whether the step size was halved at the checkpoint
 
 
-def _attack(
-    model,
-    x,
-    y,
-    logits,
-    active,
-    eps,
-    low,
-    high,
-    intervals,
-    targeted,
-    restarts,
-    noise,
-    capacity,
-    *,
-    loss,
-    norm,
-    compact,
-):
-    """All targets and restarts, as one graph; noise (restarts · targets, H, W, C) is where they start."""
-    loss = losses.LOSSES[losses.used(loss, logits.shape[-1])]
-    likely = most_likely_others(logits, y)
+@dataclasses.dataclass(frozen=True)
+class APGD(IterativeAttack):
+    """Auto-PGD: APGD-CE, APGD-DLR or, with `loss="dlr-t"`, targeted APGD (APGD-T).
 
-    def attempt(r, rows, alive):
-        here = tf.gather(x, rows)
-        start = ball(norm).project(here + eps * tf.gather(noise, r), here, eps, low, high)
-        target = tf.gather(tf.gather(likely, rows), r // restarts, batch_dims=1)
-        return _attempt(
-            *(model, here, tf.gather(y, rows), target, start, eps, low, high, intervals, targeted, rows, alive),
-            loss=loss,
-            norm=norm,
-            compact=compact,
-        )
-
-    return loop.rounds(attempt, tf.shape(noise)[0], x, active, loop.BROKEN, capacity, compact=compact)
-
-
-_compiled_attack = gradient.PerModel(_attack)
-
-
-def climb(
-    model,
-    x,
-    y,
-    logits,
-    active,
-    eps,
-    *,
-    loss,
-    norm,
-    steps,
-    restarts,
-    targets=1,
-    targeted=False,
-    seed=0,
-    clip=(0.0, 1.0),
-    capacity=None,
-):
-    """Auto-PGD at one eps on the `active` (N,) images, whose logits are known; arguments as `apgd` checks them.
-
-    `capacity` is how many copies of images may be worked on at once, N where it is None.
-
-    Returns:
-      (images (N, H, W, C), scores (N,), gradients, forwards), see `survivors`.
-    """
-    # Drawn outside of the graph: XLA would draw other numbers.
-    noise = ball(norm).noise((restarts * min(targets, logits.shape[-1] - 1), *x.shape[1:]), (seed, 0))
-    return _compiled_attack(
-        *(model, x, y, logits, active, eps, *gradient.limits(clip), _intervals(steps), targeted),
-        *(restarts, noise, capacity or len(y)),
-        jit_compile=gradient.xla(),
-        compact=not gradient.xla(),
-        loss=loss,
-        norm=norm,
-    )
-
-
-def apgd(
-    model,
-    x,
-    y,
-    eps,
-    *,
-    loss="ce",
-    norm="linf",
-    steps=100,
-    restarts=1,
-    targets=9,
-    targeted=False,
-    seed=0,
-    clip=(0.0, 1.0),
-    cost=None,
-):
-    """Adversarial images of Auto-PGD: APGD-CE, APGD-DLR or, with `loss="dlr-t"`, targeted APGD (APGD-T).
-
-    An image is left alone as soon as it is broken: at its first adversarial
-    iterate, at the smallest eps that broke it for all larger ones, and where it
-    is wrong unattacked.
-
-    Args:
-      model: a Keras model from float32 images (N, H, W, C) to logits (N, K);
-        run with `training=False`, its variables stay as they are.
-      x: float32 (N, H, W, C) in `clip`.
-      y: int (N,), the true classes, or the target classes where `targeted`.
-      eps: a number >= 0 in the unit of x, or E of them.
-      loss: "ce", "cw" or "dlr"; "cw-t" or "dlr-t" to go for the most likely other classes one after the other.
-        For DLR with fewer classes than it needs, `losses.used` says what stands in.
+    Attributes:
+      loss: "ce", "cw" or "dlr"; "cw-t" or "dlr-t" attack the most likely other classes one after the other.
+        See `losses.resolve_loss` for DLR with too few classes.
       norm: "linf" or "l2".
-      steps: int >= 1, gradients an image costs at most for each eps, restart and target.
-      restarts: int >= 1, random starts (for each target).
-      targets: int >= 1, how many other classes a loss that ends in "-t" goes for; K - 1 at most.
-      targeted: bool; True is for y to be predicted instead of anything but y.
-      seed: int, of the random starts, which all images of a call share.
-      clip: (least, greatest) value of a pixel.
-      cost: `Cost` to add to, or None.
-
-    Returns:
-      tf.Tensor, float32 (N, H, W, C); (E, N, H, W, C) where `eps` is a sequence. No image is further
-      from x than eps, or outside of `clip`; one that stays unbroken is x.
-
-    Raises:
-      ValueError: an argument of the wrong type, shape or range, or a model whose last layer is a softmax.
-      UserError: an unknown loss or norm.
+      steps: at most so many gradients per image, for each eps, restart and target.
+      restarts: random starts (for each target).
+      targets: how many other classes a loss whose name ends in "-t" attacks; K - 1 at most.
+      targeted: True moves the images to class y instead of away from it; not with a loss whose name ends in "-t".
     """
-    x, y, sizes = gradient.check(model, x, y, eps, clip, norm=norm, steps=steps, restarts=restarts, targets=targets)
-    check_name("loss", loss, losses.LOSSES)
-    aims = loss.endswith("-t")
-    if aims and targeted:
-        raise ValueError(f"loss {loss!r} chooses its targets itself: leave targeted out, or take 'ce', 'cw' or 'dlr'.")
 
-    options = dict(loss=loss, norm=norm, steps=steps, restarts=restarts, targets=targets if aims else 1)
+    loss: str = setting("ce", choices=tuple(losses.LOSSES))
+    norm: str = setting("linf", choices=tuple(NORMS))
+    steps: int = setting(100, least=1)
+    restarts: int = setting(1, least=1)
+    targets: int = setting(9, least=1)
+    targeted: bool = False
 
-    def search(logits, active, size):
-        if cost is not None:
-            cost.uses(loss, losses.used(loss, logits.shape[-1]))
-        return climb(model, x, y, logits, active, size, **options, targeted=targeted, seed=seed, clip=clip)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.loss.endswith("-t") and self.targeted:
+            raise ValueError(
+                f"loss {self.loss!r} chooses its targets itself: leave targeted out, or take 'ce', 'cw' or 'dlr'."
+            )
 
-    made = loop.over_sizes(search, model, x, y, sizes, targeted, cost)
-    return made[0] if np.ndim(eps) == 0 else made
+    @property
+    def name(self) -> str:
+        """See `Attack.name`."""
+        return _NAMES.get(self.loss, f"apgd-{self.loss}")
+
+    def traced(self) -> APGD:
+        """See `IterativeAttack.traced`."""
+        return APGD(loss=self.loss, norm=self.norm)
+
+    def rounds(self, classes: int) -> int:
+        """See `IterativeAttack.rounds`."""
+        return self.restarts * (min(self.targets, classes - 1) if self.loss.endswith("-t") else 1)
+
+    def draw(self, number: int, shape: tuple[int, ...], seed: int) -> tf.Tensor:
+        """float32 (number, H, W, C): where each round starts, in units of eps."""
+        return get_norm(self.norm).sample((number, *shape), (seed, 0))
+
+    def start(self, images: Images, rounds: np.ndarray, bounds: Bounds, random: tf.Tensor) -> State:
+        """See `IterativeAttack.start`."""
+        x, y, (eps, low, high, *_) = images.x, images.y, bounds
+        at = get_norm(self.norm).project(x + eps * tf.gather(random, rounds), x, eps, low, high)
+        target = tf.gather(most_likely_others(images.logits, y), rounds // self.restarts, batch_dims=1)
+        zero = tf.zeros(len(y))
+        lowest = zero + tf.float32.min
+        size = _column(zero) + 2 * eps
+        return State(x, y, target, at, at, at, at, size, lowest, lowest, lowest, zero, zero > 0)
+
+    def inputs(self, bounds: Bounds, shape: tuple[int, ...], random: Any, first_round: int) -> Inputs:
+        """See `IterativeAttack.inputs`."""
+        return Inputs(bounds, tf.constant(checkpoint_intervals(self.steps)))
+
+    def step(self, model: Any, inputs: Inputs, i: tf.Tensor, state: State) -> Step:
+        """Algorithm 1 of the paper."""
+        (eps, low, high, targeted, _), norm = inputs.bounds, get_norm(self.norm)
+        x, at, image = state.x, state.at, state.at
+
+        def objective(logits, y, target):
+            loss = losses.LOSSES[losses.resolve_loss(self.loss, logits.shape[-1])]
+            return tf.where(targeted, -1.0, 1.0) * loss(logits, y, target)
+
+        logits, grad = gradient.logits_and_gradient(model, at, state.y, state.target, objective)
+        adversarial = gradient.is_adversarial(logits, state.y, targeted)
+        value = objective(logits, state.y, state.target)
+        rises = state.rises + tf.cast((value > state.loss) & (i > 0), tf.float32)
+        better = _column(value > state.best_loss)
+        best, best_gradient = tf.where(better, at, state.best), tf.where(better, grad, state.best_gradient)
+        best_loss = tf.maximum(value, state.best_loss)
+
+        # At a checkpoint the step size is halved and the attack returns to the best image, where the loss rose too
+        # seldom (condition 1), or where since the last checkpoint neither the step size nor the best loss has changed.
+        interval = tf.cast(inputs.intervals[i], tf.float32)
+        check = interval > 0
+        stuck = ~state.halved & (best_loss <= state.best_loss_at_checkpoint)
+        halve = check & ((rises < MIN_RISES * interval) | stuck)
+        step_size = tf.where(_column(halve), state.step_size / 2, state.step_size)
+        at, grad = tf.where(_column(halve), best, at), tf.where(_column(halve), best_gradient, grad)
+
+        ahead = norm.project(at + step_size * norm.steepest_ascent(grad), x, eps, low, high)
+        weight = tf.where(i > 0, MOMENTUM, 1.0)
+        moved = norm.project(at + weight * (ahead - at) + (1 - weight) * (at - state.before), x, eps, low, high)
+        next_state = State(
+            *(x, state.y, state.target, moved, at, best, best_gradient, step_size, value, best_loss),
+            best_loss_at_checkpoint=tf.where(check, best_loss, state.best_loss_at_checkpoint),
+            rises=tf.where(check, 0.0, rises),
+            halved=tf.where(check, halve, state.halved),
+        )
+        return Step(next_state, image, score(adversarial), adversarial)
+
+    def last(self, model: Any, inputs: Inputs, state: State) -> tuple[tf.Tensor, tf.Tensor]:
+        """See `IterativeAttack.last`."""
+        logits = gradient.logits_of(model, state.at)
+        return state.at, score(gradient.is_adversarial(logits, state.y, inputs.bounds.targeted))
+
+    def _defaults(self) -> APGD:
+        return APGD(loss=self.loss)
+
+
+apgd_ce = functools.partial(APGD, loss="ce")
+apgd_dlr = functools.partial(APGD, loss="dlr")
+apgd_t = functools.partial(APGD, loss="dlr-t")
+
+
+def _column(v: tf.Tensor) -> tf.Tensor:
+    return v[:, None, None, None]

@@ -1,123 +1,124 @@
 """AutoAttack (Croce & Hein 2020, https://arxiv.org/abs/2003.01690): four attacks, the worst of them for each image."""
 
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
-from tfadv.attacks import gradient, losses
-from tfadv.attacks.apgd import climb
-from tfadv.attacks.cost import Cost
-from tfadv.attacks.fab import nearest
-from tfadv.attacks.square import search
-from tfadv.attacks.loop import BROKEN
-from tfadv.errors import check_name
+from tfadv.attacks.apgd import APGD
+from tfadv.attacks.base import Attack, Call, Images, IterativeAttack, setting
+from tfadv.attacks.fab import FAB
+from tfadv.attacks.gradient import is_adversarial
+from tfadv.attacks.loop import ADVERSARIAL
+from tfadv.attacks.norms import NORMS
+from tfadv.attacks.square import Square
+from tfadv.models.compiled import compiled_logits
+from tfadv.runtime import compilation
 
-STANDARD = ("apgd-ce", "apgd-t", "fab", "square")
+STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
+PARTS = (*STANDARD, "apgd-dlr", "fab")
 
 
-def autoattack(
-    model,
-    x,
-    y,
-    eps,
-    *,
-    norm="linf",
-    attacks=STANDARD,
-    steps=100,
-    restarts=1,
-    targets=9,
-    queries=5000,
-    batch_size=256,
-    seed=0,
-    clip=(0.0, 1.0),
-    cost=None,
-    progress=None,
-):
-    """Adversarial images of APGD-CE, APGD-T, FAB-T and Square Attack, in this order, at their standard settings.
+@dataclasses.dataclass(frozen=True)
+class AutoAttack(Attack):
+    """APGD-CE, APGD-T, FAB-T and Square Attack, in this order, with their standard settings.
 
-    Each attack meets only the images that are unbroken so far, gathered into
-    full batches anew: give it many images at once.  What broke an image at one
-    eps stands for all larger ones, and FAB runs once for all eps.
+    Each attack gets only the images that are not yet adversarial, collected
+    into full batches anew: pass many images at once.  What was adversarial at one
+    eps is so at all larger ones, and FAB runs once for all eps.
+    `Cost.remaining` tells how many images each attack left.
 
-    Args:
-      model: a Keras model from float32 images (N, H, W, C) to logits (N, K);
-        run with `training=False`, its variables stay as they are.
-      x: float32 (N, H, W, C) in `clip`.
-      y: int (N,), the true classes.
-      eps: a number >= 0 in the unit of x, or E of them.
+    Attributes:
       norm: "linf" or "l2".
-      attacks: some of "apgd-ce", "apgd-dlr", "apgd-t", "fab" and "square".
-      steps: int >= 1, of APGD and FAB.
-      restarts: int >= 1, of each attack (and target).
-      targets: int >= 1, of APGD-T and FAB; K - 1 at most.
-      queries: int >= 1, of Square Attack.
-      batch_size: int >= 1, the images that are worked on at once.
-      seed: int; no result depends on the batch an image is in.
-      clip: (least, greatest) value of a pixel.
-      cost: `Cost` to add to, or None; its `unbroken` says what each attack left.
-      progress: called after each attack at each eps with a number of images, or None; each
-        counts alike, however long it takes, and together they are N.
-
-    Returns:
-      tf.Tensor, float32 (N, H, W, C); (E, N, H, W, C) where `eps` is a sequence. No image is further
-      from x than eps, or outside of `clip`; one that stays unbroken, or is wrong unattacked, is x.
-
-    Raises:
-      ValueError: an argument of the wrong type, shape or range, or a model whose last layer is a softmax.
-      UserError: an unknown attack or norm.
+      attacks: some of `PARTS`, in the order in which they run; or their names joined by "+".
+      steps: of APGD and FAB.
+      restarts: of each attack (and target).
+      targets: of APGD-T and FAB-T; K - 1 at most.
+      queries: of Square Attack.
     """
-    counts = dict(steps=steps, restarts=restarts, targets=targets, queries=queries, batch_size=batch_size)
-    x, y, sizes = gradient.check(model, x, y, eps, clip, norm=norm, **counts)
-    common, room = dict(norm=norm, restarts=restarts, seed=seed, clip=clip), dict(capacity=batch_size)
-    searches = {
-        "apgd-ce": lambda *images: climb(*images, loss="ce", steps=steps, **common, **room),
-        "apgd-dlr": lambda *images: climb(*images, loss="dlr", steps=steps, **common, **room),
-        "apgd-t": lambda *images: climb(*images, loss="dlr-t", steps=steps, targets=targets, **common, **room),
-        "fab": lambda *images: nearest(*images, steps=steps, targets=targets, **common, **room),
-        "square": lambda *images: search(*images, queries=queries, **common),
-    }
-    for name in attacks:
-        check_name("attack", name, searches)
 
-    def batches(rows):
-        """Parts of rows of much the same length, and the same filled up where XLA would compile each length anew."""
-        for some in np.array_split(rows, max(1, -(-len(rows) // batch_size))) if len(rows) else ():
-            yield some, np.resize(some, batch_size) if gradient.xla() else some
+    norm: str = setting("linf", choices=tuple(NORMS))
+    attacks: tuple[str, ...] = setting(STANDARD, choices=PARTS)
+    steps: int = setting(100, least=1)
+    restarts: int = setting(1, least=1)
+    targets: int = setting(9, least=1)
+    queries: int = setting(5000, least=1)
 
-    n, cost = len(y), Cost() if cost is None else cost
-    logits = np.concatenate(
-        [
-            gradient.compiled_logits(model, tf.gather(x, full), jit_compile=gradient.xla())[: len(some)]
-            for some, full in batches(np.arange(n))
-        ]
-    )
-    cost.add(forwards=n)
-    for name, loss in (("apgd-dlr", "dlr"), ("apgd-t", "dlr-t")):
-        if name in attacks:
-            cost.uses(loss, losses.used(loss, logits.shape[-1]))
-    unbroken = ~gradient.is_broken(tf.constant(logits), y).numpy()
-    images, near, distance = x.numpy(), x.numpy(), np.full(n, np.nan)  # the last two are FAB's, for all eps
-    made, stage = {}, 0
-    for k in np.argsort(sizes, kind="stable"):
-        for name in attacks:
-            rows = np.flatnonzero(unbroken & np.isnan(distance) if name == "fab" else unbroken)
-            for some, full in batches(rows):
-                batch = (tf.gather(tensor, full) for tensor in (x, y, logits))
-                alive = np.arange(len(full)) < len(some)  # nothing is done to what only fills up
-                found, scores, gradients, forwards = searches[name](model, *batch, alive, sizes[k])
-                cost.add(gradients, forwards)
-                found, scores = found.numpy()[: len(some)], scores.numpy()[: len(some)]
-                if name == "fab":
-                    near[some], distance[some] = found, scores
-                else:
-                    images[some[scores <= BROKEN]] = found[scores <= BROKEN]
-                    unbroken[some[scores <= BROKEN]] = False
-            if name == "fab":
-                within = unbroken & (distance <= sizes[k])
-                images[within], unbroken[within] = near[within], False
-            cost.unbroken.setdefault(name, [0] * len(sizes))[k] += int(unbroken.sum())
-            if progress:
-                stages, stage = len(sizes) * len(attacks), stage + 1
-                progress(n * stage // stages - n * (stage - 1) // stages)
-        made[k] = images.copy()
-    made = tf.stack([made[k] for k in range(len(sizes))])
-    return made[0] if np.ndim(eps) == 0 else made
+    def part(self, name: str) -> IterativeAttack:
+        """One of the attacks, with its settings."""
+        common: dict[str, Any] = {"norm": self.norm, "restarts": self.restarts}
+        if name == "square":
+            return Square(steps=self.queries, **common)
+        if name.startswith("fab"):
+            return FAB(steps=self.steps, targets=self.targets if name == "fab-t" else 0, **common)
+        losses = {"apgd-ce": "ce", "apgd-dlr": "dlr", "apgd-t": "dlr-t"}
+        return APGD(loss=losses[name], steps=self.steps, targets=self.targets, **common)
+
+    def attack_images(
+        self, call: Call, x: tf.Tensor, y: tf.Tensor, sizes: tf.Tensor, batch_size: int, progress: Callable[[int], Any]
+    ) -> tf.Tensor:
+        """See `Attack.attack_images`; `progress` counts each attack at each eps alike, however long it takes."""
+        sweep = _Sweep(call, x, y, batch_size)
+        results, stages, stage = {}, len(sizes) * len(self.attacks), 0
+        for k in np.argsort(sizes, kind="stable"):
+            for name in self.attacks:
+                sweep.run(name, self.part(name), sizes[k])
+                call.cost.remaining.setdefault(name, [0] * len(sizes))[k] += int(sweep.remaining.sum())
+                stage += 1
+                progress(len(y) * stage // stages - len(y) * (stage - 1) // stages)
+            results[k] = sweep.adversarial.copy()
+        return tf.stack([results[k] for k in range(len(sizes))])
+
+
+class _Sweep:
+    """The images of a call, which of them remain to be attacked, and the adversarial images of the others."""
+
+    def __init__(self, call: Call, x: tf.Tensor, y: tf.Tensor, batch_size: int) -> None:
+        self._call, self._batch_size = call, batch_size
+        batches = self._batches(np.arange(len(y)))
+        logits = np.concatenate([compiled_logits(call.model, tf.gather(x, padded))[:n] for _, n, padded in batches])
+        call.cost.add(forwards=len(y))
+        self._images = Images(x, y, tf.constant(logits))
+        self._nearest: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # of FAB: images and distances, NaN: not attacked
+        self.adversarial = x.numpy()
+        self.remaining = ~is_adversarial(logits, y).numpy()
+
+    def run(self, name: str, attack: IterativeAttack, eps: tf.Tensor) -> None:
+        """Attacks the images that remain."""
+        if isinstance(attack, FAB):
+            images, distances = self._nearest.setdefault(
+                name, (self._images.x.numpy(), np.full(len(self.remaining), np.nan, np.float32))
+            )
+            rows = np.flatnonzero(self.remaining & np.isnan(distances))
+            images[rows], distances[rows] = self._attack(attack, rows, eps, goal=eps)
+            rows = np.flatnonzero(self.remaining & (distances <= eps))
+            self._keep(rows, images[rows])
+        else:
+            rows = np.flatnonzero(self.remaining)
+            images, scores = self._attack(attack, rows, eps, goal=ADVERSARIAL)
+            self._keep(rows[scores <= ADVERSARIAL], images[scores <= ADVERSARIAL])
+
+    def _keep(self, rows: np.ndarray, images: np.ndarray) -> None:
+        self.adversarial[rows], self.remaining[rows] = images, False
+
+    def _attack(self, attack: IterativeAttack, rows: np.ndarray, eps: tf.Tensor, goal: Any) -> tuple:
+        """(images, scores) of these rows."""
+        images, scores = self._images.x.numpy()[rows], np.zeros(len(rows), np.float32)
+        for start, n, padded in self._batches(rows):
+            active = np.arange(len(padded)) < n  # rows that only fill the batch are not attacked
+            bounds = self._call.bounds(eps, goal)
+            results = attack.run(self._call, self._images.take(padded), active, bounds, capacity=self._batch_size)
+            images[start : start + n], scores[start : start + n] = (result.numpy()[:n] for result in results)
+        return images, scores
+
+    def _batches(self, rows: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
+        """(start, number, rows) of batches of similar length, filled up where XLA would compile each length anew."""
+        start = 0
+        for batch in np.array_split(rows, max(1, -(-len(rows) // self._batch_size))) if len(rows) else ():
+            full = np.resize(batch, self._batch_size) if compilation.use_xla() else batch
+            yield start, len(batch), full
+            start += len(batch)

@@ -1,191 +1,177 @@
-"""Fast Adaptive Boundary (Croce & Hein 2019, https://arxiv.org/abs/1907.02044), targeted: the smallest perturbation."""
+"""Fast Adaptive Boundary: the smallest perturbation (Croce & Hein 2019, https://arxiv.org/abs/1907.02044)."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from tfadv.attacks import gradient, loop, losses
-from tfadv.attacks.norms import ball, finite
-from tfadv.attacks.hyperplane import towards
+from tfadv.attacks.base import Bounds, Call, Images, IterativeAttack, Passes, setting
+from tfadv.attacks.hyperplane import project_onto_hyperplane
+from tfadv.attacks.norms import NORMS, finite, get_norm
 from tfadv.attacks.targets import most_likely_others
+from tfadv.models.compiled import compiled_logits
 
-MOST_BIAS = 0.1  # α_max: how much of a step is taken from x and not from where the search is
-OVERSHOOT = 1.05  # η: how far beyond the boundary a step aims
-BACKWARD = 0.9  # β: how far back towards x the search goes from an adversarial image
+MAX_BIAS = 0.1  # α_max: how much of a step starts from x and not from the present image
+OVERSHOOT = 1.05  # η: how far beyond the boundary a step goes
+BACKWARD = 0.9  # β: where an adversarial image goes back to, between x (0) and itself (1)
 
 
-def _attempt(model, x, y, source, target, start, goal, low, high, steps, targeted, owners, alive, *, norm, compact):
-    """One run from one start towards one target; the score of an image is its distance from x."""
-    within = ball(norm)
+class State(NamedTuple):
+    """Per image: x, y, the classes whose boundary is approached, where it is, and the best image with its distance."""
 
-    def step(i, x, y, source, target, at, best, distance):
-        # The boundary between source and target is taken for the hyperplane f + Σ w·(z - at) = 0.
-        logits, w = gradient.logits_and_gradient(model, at, source, target, losses.margin_to_target)
-        f, w = losses.margin_to_target(logits, source, target)[:, None, None, None], finite(w)
-        from_at = towards(at, w, -f, low, high, norm)
-        from_x = towards(x, w, tf.reduce_sum(w * (at - x), (1, 2, 3), keepdims=True) - f, low, high, norm)
-        near, far = within.size(from_at), within.size(from_x)
-        bias = tf.minimum(tf.math.divide_no_nan(near, near + far), MOST_BIAS)
+    x: tf.Tensor
+    y: tf.Tensor
+    source: tf.Tensor
+    target: tf.Tensor
+    at: tf.Tensor
+    best: tf.Tensor
+    distance: tf.Tensor
+
+
+def boundary(
+    model: Any, x: tf.Tensor, source: tf.Tensor, target: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The boundary between two classes as a hyperplane f + Σ w·(z - x) = 0: f (N,) and w (N, H, W, C)."""
+    logits, w = gradient.logits_and_gradient(model, x, source, target, losses.margin_to_target)
+    return losses.margin_to_target(logits, source, target), finite(w)
+
+
+def nearest_boundary(model: Any, x: tf.Tensor, source: tf.Tensor, norm: str) -> tuple[tf.Tensor, tf.Tensor]:
+    """The `boundary` with the class for which |f| / ||w||, the distance to the hyperplane, is smallest (eq. 7).
+
+    ||w|| is the dual norm.  One pass forward and K - 1 backward.
+    """
+    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+        tape.watch(x)
+        logits = gradient.logits_of(model, x)
+    classes = logits.shape[-1]
+    own = tf.one_hot(source, classes)
+
+    def compare(j, distance, f, w):
+        target = (source + j) % classes
+        f_j = losses.margin_to_target(logits, source, target)
+        difference = tf.one_hot(target, classes) - own
+        w_j = finite(tape.gradient(logits, x, output_gradients=difference, unconnected_gradients="zero"))
+        largest = tf.reduce_max(tf.abs(w_j), (1, 2, 3))  # squares of tiny gradients would be 0
+        scaled = tf.reshape(tf.math.divide_no_nan(w_j, _column(largest)), (tf.shape(x)[0], -1))
+        dual = largest * tf.norm(scaled, 1 if norm == "linf" else 2, axis=1)
+        distance_j = tf.where(dual > 0, tf.abs(f_j) / dual, np.inf)
+        nearer = distance_j < distance
+        f, w = tf.where(nearer, f_j, f), tf.where(_column(nearer), w_j, w)
+        return j + 1, tf.minimum(distance, distance_j), f, w
+
+    none = tf.fill(tf.shape(source), np.float32(np.inf)), tf.zeros(tf.shape(source)), tf.zeros_like(x)
+    first = tf.ones((), source.dtype)
+    _, _, f, w = tf.while_loop(lambda j, *_: j < classes, compare, (first, *none))
+    return f, w
+
+
+@dataclasses.dataclass(frozen=True)
+class FAB(IterativeAttack):
+    """Walks along the decision boundary to the adversarial image nearest to x, and returns it where it is within eps.
+
+    How it walks does not depend on eps: one run serves all.  An image that is
+    adversarial within the smallest eps is left alone.
+
+    Attributes:
+      norm: "linf" or "l2".
+      steps: steps per image at most, for each restart and target; each is a gradient (untargeted: K - 1) and a forward.
+      restarts: the first starts at x, further ones at random within eps / 2, for the largest of several eps.
+      targets: 0 for untargeted FAB, which goes to the nearest of all boundaries at each step; otherwise FAB-T, which
+        goes to this many of the most likely other classes, one after the other; K - 1 at most.
+      targeted: True is for y to be predicted instead of anything but y; `targets` then has no effect.
+    """
+
+    norm: str = setting("linf", choices=tuple(NORMS))
+    steps: int = setting(100, least=1)
+    restarts: int = setting(1, least=1)
+    targets: int = setting(0, least=0)
+    targeted: bool = False
+
+    @property
+    def name(self) -> str:
+        """See `Attack.name`."""
+        return "fab-t" if self.targets else "fab"
+
+    @property
+    def _one_target(self) -> bool:
+        return self.targets > 0 or self.targeted
+
+    def traced(self) -> FAB:
+        """See `IterativeAttack.traced`."""
+        return FAB(norm=self.norm, targets=int(self._one_target))
+
+    def rounds(self, classes: int) -> int:
+        """See `IterativeAttack.rounds`."""
+        return self.restarts * (1 if self.targeted else min(max(self.targets, 1), classes - 1))
+
+    def passes(self, classes: int) -> Passes:
+        """See `IterativeAttack.passes`."""
+        return Passes(1 if self._one_target else classes - 1, 1, 0)
+
+    def draw(self, number: int, shape: tuple[int, ...], seed: int) -> tf.Tensor:
+        """float32 (number, H, W, C): where each round starts, in units of eps / 2."""
+        return get_norm(self.norm).sample((number, *shape), (seed, 0))
+
+    def start(self, images: Images, rounds: np.ndarray, bounds: Bounds, random: tf.Tensor) -> State:
+        """See `IterativeAttack.start`."""
+        x, y = images.x, images.y
+        radius = tf.where(rounds % self.restarts == 0, 0.0, bounds.eps / 2)
+        at = tf.clip_by_value(x + _column(radius) * tf.gather(random, rounds), bounds.low, bounds.high)
+        if self.targeted:
+            source, target = tf.argmax(images.logits, axis=1), y
+        else:
+            source = y
+            target = tf.gather(most_likely_others(images.logits, y), rounds // self.restarts, batch_dims=1)
+        return State(x, y, source, target, at, x, tf.fill([len(y)], loop.NOT_ADVERSARIAL))
+
+    def step(self, model: Any, inputs: Bounds, i: tf.Tensor, state: State) -> loop.Step:
+        """Algorithm 1 of the paper: project onto the boundary from the present image and from x, then go back."""
+        (_, low, high, targeted, goal), norm, x, at = inputs, get_norm(self.norm), state.x, state.at
+        if self._one_target:
+            f, w = boundary(model, at, state.source, state.target)
+        else:
+            f, w = nearest_boundary(model, at, state.source, self.norm)
+        f = _column(f)
+        from_at = project_onto_hyperplane(at, w, -f, low, high, self.norm)
+        offset = tf.reduce_sum(w * (at - x), (1, 2, 3), keepdims=True) - f
+        from_x = project_onto_hyperplane(x, w, offset, low, high, self.norm)
+        near, far = norm.norm(from_at), norm.norm(from_x)
+        bias = tf.minimum(tf.math.divide_no_nan(near, near + far), MAX_BIAS)
         moved = (1 - bias) * (at + OVERSHOOT * from_at) + bias * (x + OVERSHOOT * from_x)
         moved = tf.clip_by_value(moved, low, high)
 
-        broken = gradient.is_broken(gradient.logits_of(model, moved), y, targeted)
-        size = within.size(moved - x)[:, 0, 0, 0]
-        closer = broken & (size < distance)
-        best, distance = tf.where(_column(closer), moved, best), tf.where(closer, size, distance)
-        at = tf.where(_column(broken), x + BACKWARD * (moved - x), moved)
-        return (x, y, source, target, at, best, distance), best, distance, distance <= goal
+        adversarial = gradient.is_adversarial(gradient.logits_of(model, moved), state.y, targeted)
+        size = norm.norm(moved - x)[:, 0, 0, 0]
+        closer = adversarial & (size < state.distance)
+        best, distance = tf.where(_column(closer), moved, state.best), tf.where(closer, size, state.distance)
+        at = tf.where(_column(adversarial), x + BACKWARD * (moved - x), moved)
+        return loop.Step(state._replace(at=at, best=best, distance=distance), best, distance, distance <= goal)
 
-    def last(x, y, source, target, at, best, distance):
-        return best, distance
+    def last(self, model: Any, inputs: Bounds, state: State) -> tuple[tf.Tensor, tf.Tensor]:
+        """The score of an image is its distance."""
+        return state.best, state.distance
 
-    state = x, y, source, target, start, x, tf.fill(tf.shape(y), loop.UNBROKEN)
-    images, distances, visits, _ = loop.steps(step, last, state, steps, owners, alive, compact=compact)
-    return images, distances, visits, visits
+    def attack_batch(self, call: Call, x: tf.Tensor, y: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+        """See `Attack.attack_batch`; one run for all eps."""
+        images = Images(x, y, compiled_logits(call.model, x))
+        call.cost.add(forwards=len(y))
+        active = ~gradient.is_adversarial(images.logits, y, call.targeted).numpy()
+        bounds = call.bounds(tf.reduce_max(sizes), goal=tf.reduce_min(sizes))
+        nearest, distances = self.run(call, images, active, bounds)
+        return tf.where((distances <= sizes[:, None])[..., None, None, None], nearest, x)
+
+    def _defaults(self) -> FAB:
+        return fab_t() if self.targets else FAB()
 
 
-def _column(v):
+fab_t = functools.partial(FAB, targets=9)
+
+
+def _column(v: tf.Tensor) -> tf.Tensor:
     return v[:, None, None, None]
-
-
-def _attack(
-    model,
-    x,
-    y,
-    logits,
-    active,
-    radius,
-    goal,
-    low,
-    high,
-    steps,
-    targeted,
-    restarts,
-    noise,
-    capacity,
-    *,
-    norm,
-    compact,
-):
-    """All targets and restarts, as one graph; noise (restarts · targets, H, W, C) is where they start."""
-    likely = most_likely_others(logits, y)
-    predicted = tf.argmax(logits, axis=1)
-
-    def attempt(r, rows, alive):
-        here, label = tf.gather(x, rows), tf.gather(y, rows)
-        # The first starts at x itself, further ones anywhere up to half of the radius away.
-        far = tf.where(r % restarts == 0, 0.0, radius / 2)
-        start = tf.clip_by_value(here + _column(far) * tf.gather(noise, r), low, high)
-        source = tf.where(targeted, tf.gather(predicted, rows), label)
-        target = tf.where(targeted, label, tf.gather(tf.gather(likely, rows), r // restarts, batch_dims=1))
-        return _attempt(
-            *(model, here, label, source, target, start, goal, low, high, steps, targeted, rows, alive),
-            norm=norm,
-            compact=compact,
-        )
-
-    return loop.rounds(attempt, tf.shape(noise)[0], x, active, goal, capacity, compact=compact)
-
-
-_compiled_attack = gradient.PerModel(_attack)
-
-
-def nearest(
-    model,
-    x,
-    y,
-    logits,
-    active,
-    sizes,
-    *,
-    norm,
-    steps,
-    restarts,
-    targets,
-    targeted=False,
-    seed=0,
-    clip=(0.0, 1.0),
-    capacity=None,
-):
-    """The adversarial images found nearest to x; the search for one ends within the smallest of `sizes` (E,).
-
-    Args:
-      logits: float32 (N, K), of x.
-      active: bool (N,), the images to attack.
-      capacity: int, how many copies of images may be worked on at once; N where it is None.
-      others: as `fab` checks them.
-
-    Returns:
-      (images (N, H, W, C), distances (N,): inf where there is none, gradients, forwards).
-    """
-    targets = 1 if targeted else min(targets, logits.shape[-1] - 1)
-    noise = ball(norm).noise((restarts * targets, *x.shape[1:]), (seed, 0))
-    return _compiled_attack(
-        *(model, x, y, logits, active, tf.reduce_max(sizes), tf.reduce_min(sizes), *gradient.limits(clip)),
-        *(steps, targeted, restarts, noise, capacity or len(y)),
-        jit_compile=gradient.xla(),
-        compact=not gradient.xla(),
-        norm=norm,
-    )
-
-
-def fab(
-    model,
-    x,
-    y,
-    eps,
-    *,
-    norm="linf",
-    steps=100,
-    restarts=1,
-    targets=9,
-    targeted=False,
-    seed=0,
-    clip=(0.0, 1.0),
-    cost=None,
-):
-    """Adversarial images as near to x as FAB-T finds them, where that is within eps.
-
-    For each of the most likely other classes it walks along that class's
-    boundary with the true class towards x.  How it walks does not depend on eps:
-    one run serves all.  An image is left alone once it is broken within the
-    smallest eps.
-
-    Args:
-      model: a Keras model from float32 images (N, H, W, C) to logits (N, K);
-        run with `training=False`, its variables stay as they are.
-      x: float32 (N, H, W, C) in `clip`.
-      y: int (N,), the true classes, or the target classes where `targeted`.
-      eps: a number >= 0 in the unit of x, or E of them.
-      norm: "linf" or "l2".
-      steps: int >= 1, gradients, and as many forward passes, an image costs at most for each restart and target.
-      restarts: int >= 1; the first starts at x, further ones at random within eps / 2, the largest of several.
-      targets: int >= 1, how many other classes to go for; K - 1 at most.
-      targeted: bool; True is for y to be predicted instead of anything but y.
-      seed: int, of the random starts, which all images of a call share.
-      clip: (least, greatest) value of a pixel.
-      cost: `Cost` to add to, or None.
-
-    Returns:
-      tf.Tensor, float32 (N, H, W, C); (E, N, H, W, C) where `eps` is a sequence. No image is further
-      from x than eps, or outside of `clip`; one that has no adversarial image found within eps is x.
-
-    Raises:
-      ValueError: an argument of the wrong type, shape or range, or a model whose last layer is a softmax.
-      UserError: an unknown norm.
-    """
-    x, y, sizes = gradient.check(model, x, y, eps, clip, norm=norm, steps=steps, restarts=restarts, targets=targets)
-    logits = gradient.compiled_logits(model, x, jit_compile=gradient.xla())
-    images, distances, gradients, forwards = nearest(
-        *(model, x, y, logits, ~gradient.is_broken(logits, y, targeted), sizes),
-        norm=norm,
-        steps=steps,
-        restarts=restarts,
-        targets=targets,
-        targeted=targeted,
-        seed=seed,
-        clip=clip,
-    )
-    if cost is not None:
-        cost.add(gradients, forwards + len(y))
-    made = tf.where((distances <= sizes[:, None])[..., None, None, None], images, x)
-    return made[0] if np.ndim(eps) == 0 else made

@@ -92,6 +92,6 @@ def build(name: str, settings: dict[str, Any], attacks: Registry) -> Attack:
         attack = factory(**settings)
     except (UserError, TypeError, ValueError) as error:
         raise UserError(f"{name}: {error} {listing}.") from None
-    if attack.name != name and attack.name in attacks:
-        raise UserError(f"{name}: with these settings it is another attack, write {attack.label}.")
+    if attack.name != name == factory().name:
+        raise UserError(f"{name}: with these settings it is another attack, {attack.label}.")
     return attack

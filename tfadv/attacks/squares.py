@@ -1,0 +1,118 @@
+"""The perturbations of Square Attack: which square a query changes, and how (Andriushchenko et al. 2019).
+
+A query has random numbers, uniform in [0, 1): the position of the first square
+(2), of the second (2), the orientation of its bumps (1), and a sign for each channel.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from tfadv.attacks.norms import L2
+
+FRACTION = 0.8  # p: the fraction of the pixels in the first squares
+HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries
+
+
+def side_lengths(queries: int, height: int, width: int, least: int) -> np.ndarray:
+    """int32 (queries,): the side of each query's square, √(p · H · W); p is halved after certain queries."""
+    p = FRACTION / 2.0 ** np.searchsorted(HALVED_AFTER, np.arange(queries))
+    side = np.maximum(np.round(np.sqrt(p * height * width)), least).astype(np.int32)
+    if least > 1:
+        side += side % 2 == 0  # a bump has a centre
+    return np.minimum(side, min(height, width))
+
+
+def bump(height: int, width: int) -> np.ndarray:
+    """float64 (height, width) of norm 1: a pyramid, 1 + 1/4 + 1/9 + ... summed from the rim to the centre (eq. 4)."""
+    rows, columns = np.abs(np.arange(height) - height // 2), np.abs(np.arange(width) - width // 2)
+    to_centre = np.maximum(rows[:, None], columns)
+    inverse_squares = 1.0 / np.arange(1, max(height, width) // 2 + 2) ** 2
+    pyramid = np.cumsum(inverse_squares[::-1])[::-1][to_centre]
+    return pyramid / np.linalg.norm(pyramid)
+
+
+def bumps(side: int) -> np.ndarray:
+    """float32 (2, side, side) of norm 1: a positive bump above a negative one, and the same transposed."""
+    half = side // 2
+    both = np.concatenate([bump(half, side), -bump(side - half, side)]) if half else -np.ones((1, 1))
+    both = both / np.linalg.norm(both)
+    return np.stack([both, both.T]).astype(np.float32)
+
+
+def padded_bumps(sides: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """The bumps of all sides that occur, in a corner of an image, and which of them each query uses.
+
+    Returns:
+      (float32 (S, 2, H, W), int32 (queries,)).
+    """
+    distinct, which = np.unique(sides, return_inverse=True)
+    padded = [np.pad(bumps(side), ((0, 0), (0, height - side), (0, width - side))) for side in distinct]
+    return np.stack(padded), which.astype(np.int32)
+
+
+def stripes(number: int, shape: tuple[int, int, int], seed: tf.Tensor) -> tf.Tensor:
+    """float32 (number, H, W, C) of ±1: vertical stripes, a sign for each column and channel; starts in L-infinity."""
+    height, width, channels = shape
+    signs = _signs(tf.random.stateless_uniform((number, 1, width, channels), seed))
+    return tf.repeat(signs, height, 1)
+
+
+def propose_linf(x: tf.Tensor, best: tf.Tensor, eps: tf.Tensor, side: tf.Tensor, numbers: tf.Tensor, _) -> tf.Tensor:
+    """Sets a square to x ± eps, with a sign for each channel (algorithm 2)."""
+    inside = _window(numbers[:2], side, *x.shape[1:3])
+    return tf.where(inside, x + eps * _signs(numbers[5:]), best)
+
+
+def grid(number: int, shape: tuple[int, int, int], seed: tf.Tensor) -> tf.Tensor:
+    """float32 (number, H, W, C) of norm 1: 5 x 5 bumps of random sign and orientation; starts in L2."""
+    height, width, channels = shape
+    side = max(min(height, width) // 5, 1)
+    tiles = height // side, width // side
+    upright, transposed = (np.tile(pattern, tiles)[:, :, None] for pattern in bumps(side))
+    numbers = tf.random.stateless_uniform((number, *tiles, 1 + channels), seed)
+    numbers = tf.repeat(tf.repeat(numbers, side, 1), side, 2)
+    pattern = tf.where(numbers[..., :1] < 0.5, upright, transposed) * _signs(numbers[..., 1:])
+    above, before = (height - side * tiles[0]) // 2, (width - side * tiles[1]) // 2
+    return L2.steepest_ascent(tf.image.pad_to_bounding_box(pattern, above, before, height, width))
+
+
+def propose_l2(
+    x: tf.Tensor, best: tf.Tensor, eps: tf.Tensor, side: tf.Tensor, numbers: tf.Tensor, pair: tf.Tensor
+) -> tf.Tensor:
+    """Moves the budget of a second square into a bump in the first one (algorithm 3)."""
+    height, width, channels = x.shape[1:]
+
+    def norm(d):  # of each channel
+        return tf.sqrt(tf.reduce_sum(tf.square(d), (1, 2), keepdims=True))
+
+    first, second = _window(numbers[:2], side, height, width), _window(numbers[2:4], side, height, width)
+    d = best - x
+    unused = tf.maximum(eps**2 - tf.square(L2.norm(d)), 0.0) / channels
+    budget = tf.sqrt(unused + tf.square(norm(tf.where(first | second, d, 0.0))))
+    old = tf.where(first, d, 0.0)
+    pattern = tf.where(numbers[4] < 0.5, pair[0], pair[1])
+    pattern = tf.roll(pattern, _corner(numbers[:2], side, height, width), (0, 1))[:, :, None]
+    new = _signs(numbers[5:]) * pattern + tf.math.divide_no_nan(old, norm(old))
+    new = budget * tf.math.divide_no_nan(new, norm(new))
+    d = tf.where(first, new, tf.where(second, 0.0, d))
+    return x + eps * L2.steepest_ascent(d)
+
+
+def _window(position: tf.Tensor, side: tf.Tensor, height: int, width: int) -> tf.Tensor:
+    """bool (H, W, 1): inside the square, which lies within the image; `position` is two numbers in [0, 1)."""
+    top, left = _corner(position, side, height, width)
+    rows, columns = tf.range(height) - top, tf.range(width) - left
+    inside = ((rows >= 0) & (rows < side))[:, None] & ((columns >= 0) & (columns < side))
+    return inside[:, :, None]
+
+
+def _corner(position: tf.Tensor, side: tf.Tensor, height: int, width: int) -> list[tf.Tensor]:
+    # All positions, as in algorithm 2: auto-attack omits the last, so that it never reaches the last row and column.
+    free = tf.cast(tf.stack([height, width]) - side + 1, tf.float32)
+    return tf.unstack(tf.cast(position * free, tf.int32))
+
+
+def _signs(uniform: tf.Tensor) -> tf.Tensor:
+    return tf.where(uniform < 0.5, -1.0, 1.0)
