@@ -26,7 +26,7 @@ IMAGES_PER_PART = 512  # the few images that stay robust have to fill a batch
 class AttackEvaluation(PartedArtifact):
     """The result of one attack on the first `--eval_size` test images."""
 
-    rebuild = "--stage=evaluate"
+    rebuild = "the same command with --stage=evaluate"
 
     def __init__(self, session: Session, trained: TrainedModel, attack: Attack, n: int) -> None:
         """`n`: number of images."""

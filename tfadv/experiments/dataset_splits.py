@@ -35,7 +35,7 @@ class DatasetSplits(WholeArtifact):
     """The splits of the data set of a work folder."""
 
     name = "split"
-    rebuild = "--stage=prepare"
+    rebuild = "the same command with --stage=prepare"
 
     def __init__(self, session: Session) -> None:
         """Takes the session whose settings choose the data set."""

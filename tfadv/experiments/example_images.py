@@ -25,7 +25,7 @@ CANDIDATES = 512  # test images that the examples are chosen from
 class ExampleImages(WholeArtifact):
     """Examples of one model, attacked by FGSM at the largest eps."""
 
-    rebuild = "--stage=report"
+    rebuild = "the same command with --stage=report"
 
     def __init__(self, session: Session, variants: Sequence[TrainedModel]) -> None:
         """`variants`: the model trained by each recipe, the reference among them."""

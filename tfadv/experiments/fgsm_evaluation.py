@@ -26,7 +26,7 @@ IMAGES_PER_PART = 256  # the most that a killed run has to evaluate again
 class FgsmEvaluation(PartedArtifact):
     """Results on all test images: white-box FGSM, and transfer from the surrogate."""
 
-    rebuild = "--stage=evaluate"
+    rebuild = "the same command with --stage=evaluate"
 
     def __init__(self, session: Session, trained: TrainedModel) -> None:
         """`trained`: the model under test."""

@@ -24,7 +24,7 @@ IMAGES = 128  # see `collect_diagnostics`
 class MaskingDiagnostics(WholeArtifact):
     """What `collect_diagnostics` finds on the first test images, at the largest eps."""
 
-    rebuild = "--stage=evaluate"
+    rebuild = "the same command with --stage=evaluate"
 
     def __init__(self, session: Session, trained: TrainedModel) -> None:
         """`trained`: the model under test."""

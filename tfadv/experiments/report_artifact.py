@@ -21,7 +21,7 @@ class Report(WholeArtifact):
     """The report on the models of `--models`, in all registered formats."""
 
     name = "report"
-    rebuild = "--stage=report"
+    rebuild = "the same command with --stage=report"
 
     def __init__(self, session: Session, evaluations: list[Artifact]) -> None:
         """`evaluations`: the artifacts that it reports on."""

@@ -58,7 +58,7 @@ def _perturb(model: Any, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
 class StoredSamples(PartedArtifact):
     """The stored samples, and how they are read; one part is one TFRecord file."""
 
-    rebuild = "--stage=generate"
+    rebuild = "the same command with --stage=generate"
 
     def __init__(self, session: Session) -> None:
         """Takes the session whose surrogate makes the samples."""

@@ -50,7 +50,7 @@ class TrainedModel(WholeArtifact):
         self._session, self._config = session, session.config
         self.model, self.recipe = model, recipe
         self.name = f"models/{model}/{recipe.name}"
-        self.rebuild = f"--stage={recipe.stage}"
+        self.rebuild = f"the same command with --stage={recipe.stage}"
         start = recipe.start
         if start != SCRATCH and self._config.retrain_from:
             start = self._config.retrain_from

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class TransferRow(WholeArtifact):
     """How many of the images that PGD attacks on one model all the models classify correctly."""
 
-    rebuild = "--stage=evaluate"
+    rebuild = "the same command with --stage=evaluate"
 
     def __init__(self, session: Session, source: TrainedModel, targets: list[TrainedModel]) -> None:
         """`source`: the model that is attacked; `targets`: the models that classify its images."""
