@@ -98,7 +98,8 @@ def test_temporary_files_of_a_killed_process_are_removed(workdir):
 
 @pytest.mark.parametrize("harm, word", [("flip", "damaged"), ("remove", "missing"), ("truncate", "damaged")])
 @pytest.mark.parametrize(
-    "rebuild, way_out", [("tfadv --stage=generate", "run tfadv --stage=generate"), ("", "give the same command again")]
+    "rebuild, way_out",
+    [("run tfadv --stage=generate", "run tfadv --stage=generate"), ("", "give the same command again")],
 )
 def test_damage_is_named_with_the_way_out(workdir, harm, word, rebuild, way_out):
     make(workdir, {}, rebuild=rebuild)

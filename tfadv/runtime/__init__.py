@@ -1,0 +1,1 @@
+"""How the process runs: devices and hosts, compilation, signals, what it prints."""

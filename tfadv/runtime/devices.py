@@ -1,17 +1,24 @@
-"""One device or many, on `tf.distribute`: who computes which slice of a batch, and who writes.
+"""One device or many, on `tf.distribute`: which device computes which slice of a batch, and which host writes.
 
-Every device holds the same variables and computes its own slice of the same
-global batch; what they count is summed, what they make is put together in order.
-So the code of training and attacks is that of one device.
+All devices hold the same variables and compute their slices of the same global
+batch.  Sums are reduced over the devices and batches gathered in order, so the
+code of training and attacks is that of one device.
 """
+
+from __future__ import annotations
 
 import contextlib
 import functools
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from tfadv.config import cluster
 from tfadv.errors import UserError
+from tfadv.runtime import compilation
+from tfadv.runtime.cluster import cluster
 
 
 class Devices:
@@ -19,17 +26,18 @@ class Devices:
 
     Attributes:
       strategy: the `tf.distribute.Strategy`; models are built in its scope.
-      replicas: int, the devices, on all hosts, that share a batch.
-      workers: int, the hosts.
+      replicas: number of devices, on all hosts, that share a batch.
+      workers: number of hosts.
     """
 
-    def __init__(self, distribute="none", virtual_devices=0):
-        """Takes hold of the devices; before any tensor is made.
+    def __init__(self, distribute: str = "none", virtual_devices: int = 0) -> None:
+        """Initializes the devices; call it before any tensor is created.
 
         Args:
           distribute: "none", "mirrored" (all GPUs of this host, or its CPUs), "multiworker" (the hosts
-            of TF_CONFIG), "tpu", or "auto": the first of multiworker and mirrored that there is more than one of.
-          virtual_devices: int, cut the CPU into so many devices, to rehearse "mirrored"; 0 leaves it whole.
+            of TF_CONFIG), "tpu", or "auto": multiworker where TF_CONFIG names several hosts, mirrored
+            where this host has several GPUs, else none.
+          virtual_devices: split the CPU into so many devices, to try "mirrored" without GPUs; 0 leaves it whole.
 
         Raises:
           UserError: there are no such devices.
@@ -37,103 +45,124 @@ class Devices:
         if virtual_devices:
             cpu = tf.config.list_physical_devices("CPU")[0]
             tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * virtual_devices)
-        self.strategy = _strategy(distribute)
-        self._joined, self._summed = {}, None
-        self.replicas = self.strategy.num_replicas_in_sync
+        self.strategy: tf.distribute.Strategy = _strategy(distribute)
+        self.replicas: int = self.strategy.num_replicas_in_sync
         self.workers = cluster()[0] if isinstance(self.strategy, tf.distribute.MultiWorkerMirroredStrategy) else 1
+        # The compiled functions of `gather` live as long as their model.
+        self._gathered: weakref.WeakKeyDictionary[Any, dict] = weakref.WeakKeyDictionary()
+        self._sum: Callable[..., tf.Tensor] | None = None
 
-    def __str__(self):
+    def __str__(self) -> str:
         kind = type(self.strategy).__name__
         return f"{kind}, {self.replicas} devices" + (f" on {self.workers} hosts" if self.workers > 1 else "")
 
-    def check_batch(self, size):
-        """Raises UserError where a batch can't be shared out equally."""
+    def check_batch(self, size: int) -> None:
+        """Raises UserError where the devices can't share batches of this size equally."""
         if size % self.replicas:
             raise UserError(
                 f"--batch_size={size} can't be shared by {self.replicas} devices: give a multiple of {self.replicas}."
             )
 
-    def split(self, batch):
-        """A tensor or array (N, …) as the slices of this host's devices; N is a multiple of `replicas`."""
+    def distribute(self, batch: np.ndarray | tf.Tensor) -> Any:
+        """Splits a batch (N, …), N a multiple of `replicas`, into the slices of this host's devices."""
         if self.replicas == 1:
             return batch
         size = len(batch) // self.replicas
 
-        def part(context):
+        def slice_of_device(context: Any) -> tf.Tensor:
             start = context.replica_id_in_sync_group * size
             return tf.convert_to_tensor(batch[start : start + size])
 
-        return self.strategy.experimental_distribute_values_from_function(part)
+        return self.strategy.experimental_distribute_values_from_function(slice_of_device)
 
-    def summing(self, step, *, jit_compile=False):
-        """Compiles a step: a function of `split` batches that returns the sum of what `step` returns on each device."""
+    def reduce(self, step: Callable[..., tf.Tensor], *, jit_compile: bool = False) -> Callable[..., tf.Tensor]:
+        """Compiles a step that returns sums.
+
+        Args:
+          step: function of slices of batches, run on each device.
+          jit_compile: with XLA, where there is one device.
+
+        Returns:
+          A function of batches from `distribute`, which returns the sum of what `step` returns on the devices.
+        """
         if self.replicas == 1:
             return tf.function(step, jit_compile=jit_compile or None)
 
-        def summed(*own):
-            return tf.distribute.get_replica_context().all_reduce("SUM", step(*own))
+        def reduced(*own_slices: tf.Tensor) -> tf.Tensor:
+            return tf.distribute.get_replica_context().all_reduce("SUM", step(*own_slices))
 
-        @tf.function  # XLA can't compile across devices: Keras leaves it out here as well
-        def run(*slices):
-            return self.strategy.experimental_local_results(self.strategy.run(summed, slices))[0]
+        @tf.function  # XLA can't compile across devices; Keras does without it here as well
+        def run(*slices: Any) -> tf.Tensor:
+            return self.strategy.experimental_local_results(self.strategy.run(reduced, slices))[0]
 
         return run
 
-    def joining(self, function, model, axis=0, **settings):
-        """`function(model, *batches, **settings)` of whole batches (N, …), each device computing a slice of them.
+    def gather(
+        self, function: Callable[..., tf.Tensor], model: Any, axis: int = 0, **settings: Any
+    ) -> Callable[..., tf.Tensor]:
+        """Runs a function of whole batches on all devices.
 
         Args:
-          function: callable of the model and tensors (n, …), on each device; its result has the batch at `axis`.
-          model: built in the strategy's scope.
-          axis: int.
-          settings: hashable; a compiled function is kept for each choice of them.
+          function: takes the model and tensors (n, …), and runs on each device; its result has the batch at `axis`.
+          model: built in the scope of `strategy`.
+          axis: of the result.
+          **settings: hashable keyword arguments of `function`; each choice of them is compiled separately.
+
+        Returns:
+          A function of batches (N, …), which returns `function(model, *batches, **settings)`.
         """
         if self.replicas == 1:
             return functools.partial(function, model, **settings)
-        key = function, model, axis, *sorted(settings.items())
-        if key not in self._joined:
+        compiled = self._gathered.setdefault(model, {})
+        choices = compilation.use_xla(), compilation.use_accelerated()
+        key = function, axis, choices, *sorted(settings.items())
+        if key not in compiled:
+            compiled[key] = self._compile_gather(function, weakref.ref(model), axis, settings)
+        return lambda *batches: compiled[key](*map(self.distribute, batches))
 
-            @tf.function
-            def run(*slices):
-                kinds = []
+    def _compile_gather(
+        self, function: Callable[..., tf.Tensor], get_model: Callable[[], Any], axis: int, settings: dict[str, Any]
+    ) -> Callable[..., tf.Tensor]:
+        @tf.function
+        def run(*slices: Any) -> tf.Tensor:
+            dtypes = []
 
-                def gatherable(*own):  # TensorFlow gathers neither bool nor int8
-                    result = function(model, *own, **settings)
-                    kinds.append(result.dtype)
-                    return tf.cast(result, tf.int32) if result.dtype in (tf.bool, tf.int8) else result
+            def gatherable(*own_slices: tf.Tensor) -> tf.Tensor:  # TensorFlow gathers neither bool nor int8
+                result = function(get_model(), *own_slices, **settings)
+                dtypes.append(result.dtype)
+                return tf.cast(result, tf.int32) if result.dtype in (tf.bool, tf.int8) else result
 
-                results = self.strategy.gather(self.strategy.run(gatherable, slices), axis=axis)
-                return tf.cast(results, kinds[0])
+            results = self.strategy.gather(self.strategy.run(gatherable, slices), axis=axis)
+            return tf.cast(results, dtypes[0])
 
-            self._joined[key] = run
-        return lambda *batches: self._joined[key](*map(self.split, batches))
+        return run
 
-    def average(self, variables):
-        """Makes variables that each device has moved for itself the same again; call it within a step."""
+    def average(self, variables: Sequence[Any]) -> None:
+        """Replaces Keras variables that each device has updated for itself by their mean; call it within a step."""
         if self.replicas == 1 or not variables:
             return
         values = [v.value for v in variables]
-        # Of a variable that is only read, TensorFlow does not know the device; of a copy it does.
+        # TensorFlow does not know the device of a variable that is only read; of a copy it does.
         means = tf.distribute.get_replica_context().all_reduce("MEAN", [tf.identity(v) for v in values])
         for value, mean in zip(values, means):
             value.assign(mean)
 
-    def sum_over_workers(self, number):
-        """float, the sum of a number of each host; waits for all of them."""
+    def sum_over_workers(self, number: float) -> float:
+        """The sum of a number of each host; waits for all of them."""
         if self.workers == 1:
             return float(number)
         per_device = number * self.workers / self.replicas
-        if self._summed is None:
-            self._summed = self.summing(tf.identity)
+        if self._sum is None:
+            self._sum = self.reduce(tf.identity)
         values = self.strategy.experimental_distribute_values_from_function(
             lambda _: tf.constant(per_device, tf.float32)
         )
-        return float(self._summed(values))
+        return float(self._sum(values))
 
 
 @contextlib.contextmanager
-def peers_may_die():
-    """Turns the failure of a collective operation, because another host is gone, into one clear line."""
+def peers_may_die() -> Iterator[None]:
+    """Turns the failure of a collective operation, when another host is gone, into a `UserError`."""
     try:
         yield
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.InternalError, tf.errors.CancelledError) as e:
@@ -141,11 +170,11 @@ def peers_may_die():
         if cluster()[0] == 1 or not any(word in str(e) for word in words):
             raise
         raise UserError(
-            "another worker of this run is gone: start all of them again, and the run goes on from its last checkpoint."
+            "another worker of this run is gone: start all of them again; the run continues from its last checkpoint."
         )
 
 
-def _strategy(distribute):
+def _strategy(distribute: str) -> tf.distribute.Strategy:
     gpus = tf.config.list_physical_devices("GPU")  # logical ones would start TensorFlow, too early for several hosts
     if distribute == "auto":
         distribute = "multiworker" if cluster()[0] > 1 else "mirrored" if len(gpus) > 1 else "none"
@@ -160,6 +189,6 @@ def _strategy(distribute):
         try:
             resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
         except (ValueError, tf.errors.OpError) as error:
-            raise UserError(f"--distribute=tpu: no TPU was found ({str(error).splitlines()[0][:120]}).")
+            raise UserError(f"--distribute=tpu: there is no TPU ({str(error).splitlines()[0][:120]}).")
         return tf.distribute.TPUStrategy(resolver)
     return tf.distribute.get_strategy()

@@ -2,7 +2,7 @@
 
 An artifact is a folder with a `manifest.json`, which holds what the artifact
 was computed from (`inputs`), a hash of what it is (`content`, which artifacts
-that depend on it name among their inputs), the command that rebuilds it
+that depend on it name among their inputs), what a user does to rebuild it
 (`rebuild`), and the size and SHA-256 of each file.  `seal` is the SHA-256 of
 the manifest itself.  Nothing here knows what the artifacts are.
 """
@@ -190,14 +190,17 @@ class Workdir:
         Args:
           name: the artifact; a relative path with "/".
           inputs: JSON, all that the artifact is computed from.
-          rebuild: the command that computes it, for error messages; "" stands for the user's own.
+          rebuild: what a user does to compute it, for error messages, such as "run tfadv --stage=train";
+            "" stands for "give the same command again".
           need: the bytes it will take, as far as that is known.
 
         Raises:
           UserError: the disk has no room for it.
         """
         started = time.monotonic()
-        manifest = {"artifact": name, "inputs": _plain(inputs)} | ({"rebuild": rebuild} if rebuild else {})
+        manifest: dict[str, Any] = {"artifact": name, "inputs": _plain(inputs)}
+        if rebuild:
+            manifest["rebuild"] = rebuild
         if self.follower:
             with tempfile.TemporaryDirectory() as discarded:
                 yield pathlib.Path(discarded), manifest
@@ -293,8 +296,7 @@ def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _way_out(folder: pathlib.Path, rebuild: str | None = None) -> str:
-    then = f"run {rebuild}" if rebuild else "give the same command again"
-    return f"To rebuild it: rm -r {shlex.quote(str(folder))}, then {then}."
+    return f"To rebuild it: rm -r {shlex.quote(str(folder))}, then {rebuild or 'give the same command again'}."
 
 
 def _finish(folder: pathlib.Path, manifest: dict[str, Any], started: float) -> None:
