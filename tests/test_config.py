@@ -1,34 +1,104 @@
+"""The settings: their checks, their flags, the fingerprint and the help text."""
+
 import dataclasses
+import inspect
 import pathlib
+import typing
 
 import pytest
-from absl import flags
 
-from tfadv import main
-from tfadv.config import Config, Run
+from tfadv import config as config_module
+from tfadv import settings
+from tfadv.command_line import CommandLine, flagfile_folder, shipped_flagfiles
+from tfadv.config import Config
 from tfadv.errors import UserError
+from tfadv.experiments import RECIPES
+from tfadv.experiments.recipe import Recipe
+from tfadv.settings import Names, Range
 
-FLAGS = sorted((pathlib.Path(__file__).parents[1] / "flags").glob("*.flags"))
+FLAGFILES = sorted((pathlib.Path(__file__).parents[1] / "flags").glob("*.flags"))
+NAMES = [name for name, _, _ in settings.settings_of(Config)]
+
+# A value other than the default for each setting, as it is written on the command line and as the field holds it.
+OTHER = {
+    "experiment": ("paper", "paper"),  # the only one; tests/extensions registers another
+    "stage": ("train", "train"),
+    "models": ("resnet_tiny,resnet50", ("resnet_tiny", "resnet50")),
+    "defenses": ("", ()),
+    "plugins": ("json,csv", ("json", "csv")),
+    "seed": ("7", 7),
+    "dataset": ("cifar10", "cifar10"),
+    "data_dir": ("~/images", "~/images"),
+    "split": ("official", "official"),
+    "image_size": ("48", 48),
+    "train_size": ("1000", 1000),
+    "augmentations": ("noise,crop", ("noise", "crop")),
+    "epochs": ("21", 21),
+    "retrain_epochs": ("22", 22),
+    "batch_size": ("23", 23),
+    "learning_rate": ("0.025", 0.025),
+    "weight_decay": ("0", 0.0),
+    "patience": ("24", 24),
+    "precision": ("mixed_bfloat16", "mixed_bfloat16"),
+    "sync_batchnorm": ("true", True),
+    "retrain_from": ("scratch", "scratch"),
+    "checkpoint_steps": ("25", 25),
+    "surrogate": ("resnet50", "resnet50"),
+    "epsilons": ("0.5, 0.25", (0.5, 0.25)),
+    "attacks": ("fgsm,pgd(steps=50,restarts=5)", "fgsm,pgd(steps=50,restarts=5)"),
+    "eval_size": ("26", 26),
+    "workdir": ("somewhere", "somewhere"),
+    "overwrite": ("true", True),
+    "verify": ("true", True),
+    "shard": ("1/3", "1/3"),
+    "distribute": ("mirrored", "mirrored"),
+    "virtual_devices": ("2", 2),
+    "jit_compile": ("false", "false"),
+    "accelerate": ("off", "off"),
+    "verbosity": ("debug", "debug"),
+}
 
 
 @pytest.mark.parametrize(
     "change, words",
     [
         ({"dataset": "cifar"}, "unknown dataset 'cifar': did you mean 'cifar10'"),
+        ({"dataset": ""}, "--dataset is empty"),
         ({"surrogate": "resnet19"}, "unknown model 'resnet19': did you mean 'resnet1"),
         ({"augmentations": ("flips",)}, "did you mean 'flip'"),
         ({"precision": "bfloat16"}, "unknown precision 'bfloat16'"),
         ({"epsilons": (-0.1,)}, "epsilons has -0.1"),
         ({"epsilons": (float("nan"),)}, "epsilons has nan"),
-        ({"epsilons": (8,)}, r"pixels are in \[0, 1\]"),
+        ({"epsilons": (8,)}, "epsilons has 8: each must be above 0 and at most 1"),
         ({"epsilons": ()}, "epsilons is empty"),
         ({"epsilons": (0.1, 0.1)}, "twice"),
-        ({"epochs": 0}, "--epochs is 0"),
+        ({"epochs": 0}, "--epochs is 0: it must be at least 1"),
         ({"batch_size": -1}, "--batch_size is -1"),
         ({"learning_rate": float("inf")}, "--learning_rate"),
         ({"weight_decay": float("nan")}, "--weight_decay"),
         ({"seed": -1}, "--seed"),
-        ({"image_size": 4}, "at least 8 pixels"),
+        ({"image_size": 4}, "--image_size is 4: it must be at least 8 .*pixels"),
+        ({"split": "random"}, "unknown split 'random'"),
+        ({"retrain_from": "scrach"}, "did you mean 'scratch'"),
+        ({"experiment": "papers"}, "did you mean 'paper'"),
+        ({"defenses": ("trade",)}, "unknown recipe 'trade'"),
+        ({"stage": "retrian"}, "did you mean 'retrain'"),
+        ({"models": ("resnet",)}, "unknown model 'resnet'"),
+        ({"models": ()}, "--models is empty"),
+        ({"models": "resnet18"}, "must be a tuple"),
+        ({"models": ("resnet18", "resnet18")}, "twice"),
+        ({"attacks": "pdg"}, "did you mean 'pgd'"),
+        ({"attacks": "pgd(steps=5"}, "pgd"),
+        ({"attacks": "pgd(steps=5),fgsm,pgd(steps=5)"}, "names pgd twice"),
+        ({"jit_compile": "yes"}, "unknown jit_compile"),
+        ({"accelerate": "on"}, "unknown accelerate"),
+        ({"virtual_devices": 65}, "at most 64"),
+        ({"checkpoint_steps": -1}, "--checkpoint_steps"),
+        ({"shard": "0/4"}, "--shard is for .*--stage=evaluate.*, not for all"),
+        ({"shard": "4/4", "stage": "evaluate"}, "from 0 to n - 1"),
+        ({"shard": "0/4", "stage": "evaluate", "overwrite": True}, "--shard and --overwrite"),
+        ({"data_dir": ""}, "--data_dir is empty"),
+        ({"workdir": "a\0b"}, "--workdir must be the path of a folder"),
     ],
 )
 def test_bad_settings_are_named(change, words):
@@ -36,43 +106,132 @@ def test_bad_settings_are_named(change, words):
         Config(**change)
 
 
-@pytest.mark.parametrize(
-    "change, words",
-    [
-        ({"stage": "retrian"}, "did you mean 'retrain'"),
-        ({"models": ("resnet",)}, "unknown model 'resnet'"),
-        ({"models": ()}, "--models is empty"),
-        ({"jit_compile": "yes"}, "unknown jit_compile"),
-    ],
-)
-def test_bad_runs_are_named(change, words):
-    with pytest.raises(UserError, match=words):
-        Run(**change)
+def test_zero_means_what_the_setting_says():
+    for name in ("image_size", "train_size", "eval_size", "checkpoint_steps", "virtual_devices"):
+        assert getattr(Config(**{name: 0}), name) == 0
 
 
 def test_digits_are_never_flipped():
     for name, flipped in (("digits", False), ("mnist", False), ("cifar10", True)):
         config = Config(dataset=name).resolved()
         assert ("flip" in config.augmentations) == flipped and config.image_size == 32
+        assert config.workdir == f"runs/{name}"
+        assert config.resolved() == config
 
 
-@pytest.mark.parametrize("path", FLAGS, ids=lambda p: p.stem)
+def test_attacks_and_shard_as_values():
+    config = Config(attacks="fgsm,pgd(steps=50,restarts=5)", shard="2/4", stage="evaluate")
+    assert config.attack_specs == [("fgsm", {}), ("pgd", {"steps": 50, "restarts": 5})]
+    assert config.shard_of() == (2, 4)
+    assert Config().attack_specs == [] and Config().shard_of() is None
+
+
+@pytest.mark.parametrize("path", FLAGFILES, ids=lambda p: p.stem)
 def test_every_flagfile_gives_a_configuration_and_says_what_it_is(path):
     lines = path.read_text().splitlines()
     comments = [line for line in lines if line.startswith("#")]
     assert lines[: len(comments)] == comments and len(comments) >= 3
-    assert f"flags/{path.name}" in comments[-1]
-    values = flags.FLAGS
-    saved = {name: (values[name].value, values[name].present) for name in values}
-    try:
-        values(["tfadv", f"--flagfile={path}"])
-        assert isinstance(main._config(), Config) and isinstance(main._run(), Run)
-    finally:
-        for name, (value, present) in saved.items():
-            values[name].value, values[name].present = value, present
-        values.unparse_flags()
+    assert f"tfadv --flagfile={path.stem}" in comments[-1]
+    config = CommandLine([f"--flagfile={path}"]).config()
+    assert isinstance(config, Config)
+    assert CommandLine([f"--flagfile={path.stem}"]).config() == config
+    given = [line.split("=")[0].removeprefix("--") for line in lines[len(comments) :]]
+    assert given and all(getattr(config, name) is not None for name in given)
 
 
-def test_every_field_has_a_flag_that_reaches_it():
-    names = {f.name for c in (Config, Run) for f in dataclasses.fields(c)}
-    assert names <= set(flags.FLAGS)
+@pytest.mark.parametrize("path", FLAGFILES, ids=lambda p: p.stem)
+def test_flagfiles_promise_no_figures(path):
+    """In 0.1, the accuracies of flags/cifar10.flags were others than README's: they belong in one place."""
+    assert "%" not in path.read_text()
+
+
+def test_shipped_flagfiles_are_found():
+    assert shipped_flagfiles() == [path.stem for path in FLAGFILES]
+    assert flagfile_folder().samefile(FLAGFILES[0].parent)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_setting_has_a_flag_that_reaches_its_field(name):
+    """In 0.1, only the names were compared: a flag that reached another field would have passed."""
+    text, value = OTHER[name]
+    extra = ["--stage=evaluate"] if name == "shard" else []
+    config, default = CommandLine([f"--{name}={text}", *extra]).config(), CommandLine(extra).config()
+    assert getattr(config, name) == value
+    changed = {n for n in NAMES if getattr(config, n) != getattr(default, n)}
+    expected = {name} if value != getattr(Config(), name) else set()
+    if name == "dataset":  # the work folder and the flips follow from it
+        expected |= {"workdir", "augmentations"}
+    assert changed == expected
+    if name not in ("experiment", "defenses"):  # for which there is only one choice
+        assert value != getattr(Config(), name)
+
+
+def test_fields_and_defaults_have_the_declared_types():
+    hints = typing.get_type_hints(Config)
+    for name, default, declared in settings.settings_of(Config):
+        assert isinstance(default, typing.get_origin(hints[name]) or hints[name]), name
+        assert declared.help.endswith(".") and declared.group and declared.role in ("result", "selection", "execution")
+    assert [f.name for f in dataclasses.fields(Config)] == NAMES == list(OTHER)
+
+
+def test_the_fingerprint_is_what_decides_results():
+    base = Config(stage="evaluate").resolved()
+    roles = {name: declared.role for name, _, declared in settings.settings_of(Config)}
+    for name, (_, value) in OTHER.items():
+        changed = dataclasses.replace(base, **{name: value})
+        same = changed.fingerprint() == base.fingerprint()
+        assert same == (roles[name] != "result" or value == getattr(base, name)), name
+    for name in ("models", "attacks", "eval_size", "stage", "defenses"):
+        assert roles[name] == "selection"
+    for name in ("workdir", "data_dir", "jit_compile", "accelerate", "verbosity", "shard", "verify", "overwrite"):
+        assert roles[name] == "execution"
+    assert all(isinstance(v, str | int | float | bool | list) for v in base.fingerprint().values())
+
+
+def test_flags_txt_gives_the_same_settings_again(tmp_path):
+    for changes in ({}, {name: value for name, (_, value) in OTHER.items() if name not in ("shard", "overwrite")}):
+        config = Config(**changes).resolved()
+        (tmp_path / "flags.txt").write_text(config.flagfile())
+        assert CommandLine([f"--flagfile={tmp_path / 'flags.txt'}"]).config() == config
+
+
+def test_help_shows_every_setting_with_group_default_and_range():
+    text = CommandLine([]).help_text()
+    positions = []
+    for name, default, declared in settings.settings_of(Config):
+        start = text.index(f"\n  --{name}")
+        end = min(i for i in (text.find("\n  --", start + 1), text.find("\n\n", start + 1)) if i >= 0)
+        entry = " ".join(text[start:end].split())
+        assert " ".join(declared.help.split()) in entry
+        if isinstance(default, tuple):
+            assert f"--{name}={','.join(map(str, default))}" in entry
+        elif not isinstance(default, bool):
+            assert f"--{name}={default}" in entry
+        if isinstance(declared.accepts, Range):
+            assert str(declared.accepts) in entry
+        elif isinstance(declared.accepts, Names):
+            assert all(known in entry for known in declared.accepts.available(Config()))
+        assert text.rindex(f"\n{declared.group}\n", 0, start + 1) >= 0
+        positions.append(start)
+    assert positions == sorted(positions)
+    assert text.index("\nExamples\n") > positions[-1] and "tfadv --flagfile=smoke" in text.split("\nExamples\n")[1]
+    assert all(name in text for name in shipped_flagfiles())
+    assert max(map(len, text.splitlines())) <= 130
+
+
+def test_a_registered_recipe_is_a_defense_with_a_stage(monkeypatch):
+    monkeypatch.setitem(RECIPES._entries, "toy", Recipe("toy", "Toy", start="scratch"))
+    config = Config(defenses=("toy",), stage="toy", retrain_from="toy")
+    assert config.selected_experiment.recipes[-1].name == "toy"
+    assert "toy" in CommandLine(["--defenses=toy"]).help_text()
+    with pytest.raises(UserError, match="unknown stage 'toy'"):
+        Config(stage="toy")
+    reference = Config().selected_experiment.reference
+    monkeypatch.setitem(RECIPES._entries, "taken", Recipe(reference, "Taken"))
+    with pytest.raises(UserError, match="--defenses=taken with --experiment=paper: .*same name"):
+        Config(defenses=("taken",))
+
+
+def test_the_configuration_knows_no_recipe_by_name():
+    source = inspect.getsource(config_module) + inspect.getsource(settings)
+    assert not any(word in source for word in ("baseline", "augmented", "retrained"))

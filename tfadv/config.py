@@ -224,7 +224,7 @@ class Config:
 
     surrogate: str = setting(
         "resnet18",
-        "The model whose adversarial images all models are retrained on.",
+        "The model whose adversarial images are used to retrain all models.",
         group="Attacks",
         role="result",
         accepts=Names("model", lambda _: MODELS),

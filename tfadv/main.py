@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return stopped.exit_code
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""
-        return _fail(f"{error.strerror or error or type(error).__name__}{place}: what was finished before is kept.")
+        cause = error.strerror or str(error) or type(error).__name__
+        return _fail(f"{cause}{place}: what was finished before is kept.")
     return 0
 
 

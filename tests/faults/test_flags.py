@@ -1,18 +1,19 @@
 """Malformed flags and flagfiles: a clear refusal and never a traceback."""
 
-import contextlib
+import subprocess
+import sys
 
 import hypothesis
 import pytest
-from absl import flags
 from hypothesis import strategies as st
 
 from tests.faults.harness import ROOT
-from tfadv import main
-from tfadv.config import Config, Run
+from tfadv.command_line import CommandLine
+from tfadv.config import Config
 from tfadv.errors import UserError
+from tfadv.settings import settings_of
 
-OURS = sorted(flag.name for flag in flags.FLAGS.get_flags_for_module(main))
+FLAGS = sorted([name for name, _, _ in settings_of(Config) if name != "plugins"] + ["help", "version"])
 AWKWARD = [
     "",
     "0",
@@ -31,42 +32,36 @@ AWKWARD = [
     "\0",
     "~",
     "é",
+    "pgd(",
+    "pgd(steps=5)",
+    "pgd(steps=5,steps=6)",
+    "fgsm,",
+    '"',
 ]
 VALUES = st.one_of(
     st.sampled_from(AWKWARD),
     st.text(max_size=30),
+    st.text("pgdfsm(),=/0123456789.e-", max_size=20),
     st.integers(-(10**30), 10**30).map(str),
     st.floats().map(str),
     st.lists(st.floats(0, 2).map(str), max_size=4).map(",".join),
 )
 
 
-@contextlib.contextmanager
-def restored():
-    values = flags.FLAGS
-    saved = {name: (values[name].value, values[name].present) for name in values}
+def answer(arguments):
+    """What the command line answers: "accepted" or "refused"; anything else is a traceback."""
     try:
-        yield values
-    finally:
-        for name, (value, present) in saved.items():
-            values[name].value, values[name].present = value, present
-        values.unparse_flags()
-
-
-def answer(argv):
-    """What the command line says to these arguments: "taken" or "refused"; anything else is a traceback."""
-    with restored() as values:
-        try:
-            values(["tfadv", *argv])
-            assert isinstance(main._config(), Config) and isinstance(main._run(), Run)
-        except (flags.Error, UserError) as error:
-            assert str(error).strip()
-            return "refused"
-        return "taken"
+        command_line = CommandLine(arguments)
+        config = command_line.config()
+    except UserError as error:
+        assert str(error).strip()
+        return "refused"
+    assert isinstance(config, Config)
+    return "accepted"
 
 
 @hypothesis.settings(max_examples=500, deadline=None)
-@hypothesis.given(pairs=st.lists(st.tuples(st.sampled_from(OURS), VALUES), min_size=1, max_size=4))
+@hypothesis.given(pairs=st.lists(st.tuples(st.sampled_from(FLAGS), VALUES), min_size=1, max_size=4))
 def test_flags(pairs, tally):
     tally[f"flags {answer([f'--{name}={value}' for name, value in pairs])}, no traceback"] += 1
 
@@ -77,7 +72,7 @@ def test_flags(pairs, tally):
 @hypothesis.given(
     content=st.one_of(
         st.binary(max_size=60),
-        st.lists(st.tuples(st.sampled_from([*OURS, "flagfile", "no", ""]), VALUES), max_size=4).map(
+        st.lists(st.tuples(st.sampled_from([*FLAGS, "flagfile", "no", ""]), VALUES), max_size=4).map(
             lambda pairs: "\n".join(f"--{name}={value}" for name, value in pairs).encode(errors="surrogatepass")
         ),
     )
@@ -85,23 +80,21 @@ def test_flags(pairs, tally):
 def test_flagfiles(content, tmp_path, tally, capsys):
     path = tmp_path / "some.flags"
     path.write_bytes(content)
-    with restored():
-        try:
-            main._parse(["tfadv", f"--flagfile={path}"])
-            main._config(), main._run()
-            said = "taken"
-        except (SystemExit, UserError):
-            said = "refused"
-    tally[f"flagfiles {said}, no traceback"] += 1
+    tally[f"flagfiles {answer([f'--flagfile={path}'])}, no traceback"] += 1
+
+
+@hypothesis.settings(max_examples=200, deadline=None)
+@hypothesis.given(name=VALUES)
+def test_names_of_flagfiles(name, tally):
+    for arguments in ([f"--flagfile={name}"], ["--flagfile", name], ["--flagfile"]):
+        tally[f"names of flagfiles {answer(arguments)}, no traceback"] += 1
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe--epochs=3", b"--flagfile=none.flags", b"--epochs=many"])
-def test_a_flagfile_that_is_none_ends_in_a_line(content, tmp_path):
-    import subprocess
-    import sys
-
+def test_an_invalid_flagfile_ends_in_one_line(content, tmp_path):
     path = tmp_path / "bad.flags"
     path.write_bytes(content)
     command = [sys.executable, "-m", "tfadv.main", f"--flagfile={path}"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 1 and "Traceback" not in done.stderr and done.stderr.strip()
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.startswith("tfadv: ") and len(done.stderr.splitlines()) == 1

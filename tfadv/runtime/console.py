@@ -26,6 +26,7 @@ _STARTUP = re.compile(
 _NO_GPU = re.compile(rb".*failed call to cuInit")
 
 _quiet = False
+_stderr_descriptor = 2
 
 
 def configure_logging(verbosity: str) -> None:
@@ -56,17 +57,22 @@ def progress_disabled() -> bool | None:
     return True if _quiet else None
 
 
+def stderr_descriptor() -> int:
+    """Returns the file descriptor of standard error, also within `startup_lines_hidden`; for `os.write`."""
+    return _stderr_descriptor
+
+
 @contextlib.contextmanager
 def startup_lines_hidden(hidden: bool = True) -> Iterator[None]:
     """Leaves TensorFlow's start-up lines out of standard error within this block, which should load TensorFlow.
 
     Its C++ code writes them before its logging can be configured.  Everything
-    else that is written to standard error is shown when the block ends;
-    `sys.stderr` itself is not redirected.
+    else that is written to standard error is shown when the block ends.
 
     Args:
       hidden: False changes nothing.
     """
+    global _stderr_descriptor
     try:
         original = os.dup(2) if hidden else -1
     except OSError:  # standard error is closed
@@ -74,24 +80,23 @@ def startup_lines_hidden(hidden: bool = True) -> Iterator[None]:
     if original < 0:
         yield
         return
-    stderr = sys.stderr
     with tempfile.TemporaryFile() as captured, os.fdopen(original, "wb", buffering=0) as terminal:
-        if stderr is not None:
-            stderr.flush()
-        sys.stderr = open(os.dup(original), "w", encoding="utf-8", errors="replace", buffering=1)
+        _flush()
         os.dup2(captured.fileno(), 2)
+        _stderr_descriptor = original
         try:
             yield
         finally:
-            if stderr is not None:
-                stderr.flush()
+            _flush()
             os.dup2(original, 2)
-            sys.stderr.close()
-            sys.stderr = stderr
+            _stderr_descriptor = 2
             captured.seek(0)
-            for line in captured:
-                if not _is_startup_line(line):
-                    terminal.write(line)
+            terminal.writelines(line for line in captured if not _is_startup_line(line))
+
+
+def _flush() -> None:
+    if sys.stderr is not None:  # as under pythonw
+        sys.stderr.flush()
 
 
 def _is_startup_line(line: bytes) -> bool:
