@@ -1,32 +1,24 @@
+from __future__ import annotations
+
+import dataclasses
+
 import pytest
 
-from tfadv.evaluation.checks import Check
-from tfadv.report import paper, tables
+from tfadv.experiments import paper
+from tfadv.experiments.recipe import Experiment, Recipe
+from tfadv.report import tables
+from tfadv.report.tables import Table, report_headline, report_tables
 
 
-def record(model, variant, protocol, eps, accuracy):
-    return {
-        "dataset": "cifar10", "model": model, "variant": variant, "protocol": protocol, "eps": eps,
-        "source": None, "attack": None if eps is None else "fgsm",
-        "accuracy": accuracy, "correct": round(accuracy * 100), "n": 100, "seed": 0,
-        "settings": None, "cost": None, "interval": [0.0, 1.0],
-    }  # fmt: skip
+def with_eps(data, replacements):
+    """The same results at other eps."""
+    records = [dataclasses.replace(r, eps=replacements.get(r.eps, r.eps)) for r in data.records]
+    return dataclasses.replace(data, records=tuple(records))
 
 
-@pytest.fixture
-def records():
-    made = []
-    for model, base in (("resnet18", 0.3), ("resnet50", 0.2)):
-        for variant, more in (("baseline", 0), ("augmented", 0.05), ("retrained", 0.1)):
-            made.append(record(model, variant, "clean", None, 0.8 + more))
-            for eps in (0.01, 0.1):
-                made.append(record(model, variant, "whitebox", eps, base + more * (1 + (model == "resnet50"))))
-                made.append(record(model, variant, "transfer", eps, 0.5))
-    return made
-
-
-def test_table2_has_ours_the_papers_and_the_difference(records):
-    table = tables.all_tables(records, "CIFAR10", {}, {})["table2"]
+def test_table2_has_ours_the_published_figure_and_the_difference(data):
+    table = report_tables(data)["table2"]
+    assert table.head == ("eps", "resnet18", "published", "Δ", "resnet50", "published", "Δ")
     assert table.rows[0][0] == "0.01"
     assert table.rows[0][1:] == pytest.approx((30.0, 27.52, 2.48, 20.0, 16.04, 3.96))
     assert table.rows[1][2] is None  # the paper has no eps 0.1
@@ -34,70 +26,117 @@ def test_table2_has_ours_the_papers_and_the_difference(records):
     assert table.csv().splitlines()[1].startswith("0.01,30.0,27.52,")
 
 
-def test_without_a_row_of_the_paper_its_columns_are_left_out(records):
-    table = tables.all_tables(records, None, {}, {})["table4"]
-    assert table.head == ("eps", "ResNet18", "ResNet50")
+def test_table1_compares_before_and_after(data):
+    table = report_tables(data)["table1"]
+    assert table.head == ("model", "baseline", "published", "Δ", "augmented", "retrained", "published", "Δ")
+    assert table.rows[0] == ("resnet18", *map(pytest.approx, (80.0, 75.39, 4.61, 85.0, 90.0, 76.63, 13.37)))
+
+
+def test_without_published_figures_their_columns_are_left_out(data):
+    table = report_tables(dataclasses.replace(data, dataset="digits"))["table4"]
+    assert table.head == ("eps", "resnet18", "resnet50")
     assert table.rows[0] == ("0.01", pytest.approx(40.0), pytest.approx(40.0))
 
 
-def test_gain_is_the_mean_over_models_and_eps(records):
-    assert tables.gain(records) == pytest.approx((10 + 10 + 20 + 20) / 4)
-    assert tables.gain(records, "augmented") == pytest.approx(7.5)
-    assert tables.gain(records, protocol="transfer") == 0
+def test_mean_gain_is_the_mean_over_models_and_eps(data):
+    assert tables.mean_gain(data, "retrained") == pytest.approx((10 + 10 + 20 + 20) / 4)
+    assert tables.mean_gain(data, "augmented") == pytest.approx(7.5)
+    assert tables.mean_gain(data, "retrained", "transfer") == 0
+    assert tables.mean_gain(data, "unknown") is None
 
 
-def test_the_papers_gain_is_shown_beside_the_papers_eps_alone(records):
-    assert "+15.00" in tables.headline(records, "CIFAR10") and "paper" not in tables.headline(records, "CIFAR10")
-    at_the_papers = [r | {"eps": {0.1: 0.03}.get(r["eps"], r["eps"])} for r in records]
-    at_the_papers += [r | {"eps": 0.02} for r in at_the_papers if r["eps"] == 0.01]
-    assert "+14.96" in tables.headline(at_the_papers, "CIFAR10")
-    assert "paper" not in tables.headline(at_the_papers, None)
+def test_the_stated_gain_is_shown_only_for_the_papers_eps(data):
+    assert "retrained +15.00;" in report_headline(data) and "paper" not in report_headline(data)
+    papers = with_eps(data, {0.1: 0.03})
+    more = with_eps(dataclasses.replace(papers, records=papers.records), {0.01: 0.02, 0.03: 0.5}).records
+    papers = dataclasses.replace(papers, records=(*papers.records, *(r for r in more if r.eps == 0.02)))
+    assert "retrained +15.00 (the paper, over its three models: +14.96)" in report_headline(papers)
+    assert "paper" not in report_headline(dataclasses.replace(papers, dataset="digits"))
 
 
 @pytest.mark.parametrize("row, mean", [("MNIST", 41.21), ("CIFAR10", 14.43), ("Cat VS Dog", 26.44)])
 def test_the_papers_tables_give_about_the_gain_it_states(row, mean):
     before, after = paper.FGSM[row]["baseline"], paper.FGSM[row]["retrained"]
-    gains = [b - a for x, y in zip(before, after) for a, b in zip(x, y)]
+    gains = [b - a for x, y in zip(before, after, strict=True) for a, b in zip(x, y, strict=True)]
     assert sum(gains) / 9 == pytest.approx(mean, abs=0.005)
-    assert paper.STATED_GAIN[row] == pytest.approx(mean, abs=0.6)
+    assert paper.STATED_GAINS[row] == pytest.approx(mean, abs=0.6)
 
 
-def test_stronger_attacks_have_a_table_and_do_not_touch_the_papers(records):
-    without = tables.all_tables(records, None, {}, {})
-    assert set(without) == {"table1", "table2", "table3", "table4", "transfer"}
-    cost = {"gradients_per_image": 10.0, "forwards_per_image": 2.0, "seconds": 3.0}
-    stronger = [
-        record("resnet18", "baseline", "whitebox", eps, 0.12)
-        | {"attack": "pgd", "settings": {"steps": 10}, "cost": cost, "interval": [0.1, 0.15]}
-        for eps in (0.01, 0.1)
+def test_stronger_attacks_have_a_table_and_do_not_change_the_others(data, full_data):
+    before, after = report_tables(data), report_tables(full_data)
+    assert set(before) == {"table1", "table2", "table3", "table4", "transfer"}
+    assert set(after) == {*before, "attacks", "matrix", "checks"}
+    accuracies = ("12.0 [10.0, 15.0]", "12.0 [10.0, 15.0]")
+    assert after["attacks"].rows == [
+        ("resnet18", "baseline", "pgd", *accuracies, "100", "10", "2", "3"),
+        ("resnet18", "baseline", "pgd(steps=50)", *accuracies, "100", "10", "2", "3"),
+        ("resnet18", "baseline", "worst case of fgsm, pgd, pgd(steps=50)", *accuracies, "100", None, None, None),
     ]
-    worst = [r | {"attack": "worst", "settings": {"attacks": ["fgsm", "pgd"]}, "cost": None} for r in stronger]
-    made = tables.all_tables(stronger + worst + records, None, {}, {})
-    assert made["attacks"].rows == [
-        ("ResNet18", "baseline", "pgd", "12.0 [10.0, 15.0]", "12.0 [10.0, 15.0]", "100", "10", "2", "3"),
-        ("ResNet18", "baseline", "worst of fgsm, pgd", *["12.0 [10.0, 15.0]"] * 2, "100", "–", "–", "–"),
-    ]
-    for name in without:
-        assert made[name].markdown() == without[name].markdown()
+    for name, table in before.items():
+        assert after[name].markdown() == table.markdown()
+    assert "worst case per image over fgsm, pgd, pgd(steps=50) on 100 test images: baseline 12.0%." in report_headline(
+        full_data
+    )
 
 
-def test_transfer_matrix_has_sources_as_rows():
+def test_a_further_recipe_is_in_every_table(data):
+    defense = Recipe("trades", "TRADES", objective="trades")
+    records = [dataclasses.replace(r, variant="trades") for r in data.records if r.variant == "retrained"]
+    experiment = data.experiment.with_recipes((defense,))
+    data = dataclasses.replace(data, experiment=experiment, records=(*data.records, *records))
+    made = report_tables(data)
+    assert made["table1"].head[-1] == "trades" and made["table1"].rows[0][-1] == pytest.approx(90.0)
+    assert made["fgsm_trades"].rows[0] == ("0.01", pytest.approx(40.0), pytest.approx(40.0))
+    assert ("resnet18", "trades", 50.0, 50.0) in made["transfer"].rows
+    assert "trades +15.00" in report_headline(data)
+
+
+def test_an_experiment_without_tables_or_published_figures_has_the_default_ones(data):
+    experiment = Experiment("own", data.experiment.recipes, "baseline")
+    data = dataclasses.replace(data, experiment=experiment)
+    made = report_tables(data)
+    assert list(made) == ["clean", "fgsm_baseline", "fgsm_augmented", "fgsm_retrained", "transfer"]
+    assert made["clean"].head == ("model", "baseline", "augmented", "retrained")
+    assert report_headline(data).startswith("Mean change in accuracy against baseline")
+    assert not any("published" in table.markdown() for table in made.values())
+
+
+def test_results_of_one_model_of_one_recipe_are_enough(data):
+    records = tuple(r for r in data.records if r.protocol == "clean")[:1]
+    for experiment in (data.experiment, Experiment("own", data.experiment.recipes, "baseline")):
+        alone = dataclasses.replace(data, records=records, experiment=experiment)
+        assert report_headline(alone) == "Test images: 100."
+        assert next(iter(report_tables(alone).values())).rows[0][1] == pytest.approx(80.0)
+
+
+def test_transfer_matrix_has_attacked_models_as_rows(data):
     matrix = {
         "a/baseline": {"n": 200, "eps": 0.03, "correct": {"a/baseline": 2, "b/baseline": 100}},
         "b/baseline": {"n": 200, "eps": 0.03, "correct": {"a/baseline": 50, "b/baseline": 4}},
     }
-    table = tables.matrix_table(matrix)
-    assert table.head == ("made on", "a/baseline", "b/baseline")
+    table = tables.matrix_table(dataclasses.replace(data, transfer_matrix=matrix))
+    assert table.head == ("attacked on", "a/baseline", "b/baseline")
     assert table.rows == [("a/baseline", 1.0, 50.0), ("b/baseline", 25.0, 2.0)] and "200 images" in table.title
 
 
-def test_suspicion_is_said_first_and_all_checks_are_in_the_table():
-    verdicts = {
-        "a/baseline": [Check("steps", True, {}, "fine."), Check("black box", False, {"images": 9}, "It broke 9.")]
-    }
-    lines = tables.verdict_lines(verdicts)
-    assert lines == [
-        "- a/baseline: 1 of 2 checks for masked gradients passed.", "  - SUSPICIOUS, black box: It broke 9."
-    ]  # fmt: skip
-    rows = tables.verdict_table(verdicts).rows
-    assert [row[:3] for row in rows] == [("a/baseline", "steps", "passed"), ("a/baseline", "black box", "SUSPICIOUS")]
+def test_failed_checks_are_listed_and_all_checks_are_in_the_table(full_data):
+    assert tables.checks_lines(full_data) == [
+        "- resnet18/baseline: 1 of 2 checks for gradient masking passed.",
+        "  - SUSPICIOUS, black box: It succeeds on 9.",
+        "- resnet18/retrained: 0 of 1 checks for gradient masking passed.",
+        "  - steps: Not evaluated: attacks refuse the model.",
+    ]
+    rows = tables.checks_table(full_data).rows
+    assert [row[2] for row in rows] == ["passed", "SUSPICIOUS", "not evaluated"]
+
+
+def test_markdown_aligns_text_left_and_figures_right():
+    table = Table("T", ("model", "a Δ", "b"), [("x|y", 1.0, None), ("z", -0.5, "9.0 [1.0, 2.0]")])
+    assert table.markdown().splitlines() == [
+        "**T**",
+        "",
+        "| model |   a Δ |              b |",
+        "| :---- | ----: | -------------: |",
+        "| x\\|y  | +1.00 |              – |",
+        "| z     | -0.50 | 9.0 [1.0, 2.0] |",
+    ]

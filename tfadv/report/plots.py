@@ -1,79 +1,161 @@
-"""Pictures for the report: accuracy over eps, and a sheet of attacked images."""
+"""The report's pictures: accuracy over eps for each model, the transfer matrix, and a sheet of attacked images."""
 
-import matplotlib
+from __future__ import annotations
 
-matplotlib.use("Agg")  # no screen needed
-import matplotlib.pyplot as plt
+import dataclasses
+import pathlib
+from collections.abc import Callable
+
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from tfadv.report import tables
+from tfadv.evaluation.records import WORST_CASE
+from tfadv.report.data import ReportData
+from tfadv.report.example_sheet import example_sheet
+from tfadv.report.tables import matrix_table
 
-# Colours that colour-blind readers tell apart (Okabe & Ito), and a marker each for print in grey.
-STYLES = {"baseline": ("#D55E00", "o"), "augmented": ("#0072B2", "s"), "retrained": ("#009E73", "^")}
-
-
-def accuracy_over_eps(path, records, model):
-    """Draws white-box (solid) and transfer (dotted) accuracy of a model's variants over eps, clean at 0."""
-    epsilons = sorted({r["eps"] for r in records if r["eps"] is not None})
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    for variant, (colour, marker) in STYLES.items():
-        clean = tables.find(records, model, variant, "clean")
-        for protocol, line in (("whitebox", "-"), ("transfer", ":")):
-            values = [clean] + [tables.find(records, model, variant, protocol, e) for e in epsilons]
-            label = f"{variant}, {'white-box' if protocol == 'whitebox' else 'transfer'}"
-            axes.plot([0, *epsilons], values, line, color=colour, marker=marker, label=label)
-    axes.set(
-        title=f"{tables.TITLES.get(model, model)} under FGSM",
-        xlabel="eps (pixels in [0, 1])",
-        ylabel="accuracy, %",
-        ylim=(0, 101),
-        xticks=[0, *epsilons],
-    )
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+DPI = 120
+# Colors that color-blind readers tell apart (Okabe & Ito), and a marker each for black-and-white print.
+PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
-def transfer_matrix(path, table):
-    """Draws the transfer matrix as a heat map with its figures; dark is where the images carry over."""
-    figures = np.array([row[1:] for row in table.rows], float)
-    side = 2.5 + 0.7 * len(figures)
-    figure, axes = plt.subplots(figsize=(side + 1, side), layout="constrained")
-    shown = axes.imshow(figures, cmap="cividis", vmin=0, vmax=100)
-    for (row, column), value in np.ndenumerate(figures):
-        axes.text(column, row, f"{value:.0f}", ha="center", va="center", color="black" if value > 50 else "white")
-    axes.set_xticks(range(len(figures)), table.head[1:], rotation=40, ha="right", fontsize=8)
-    axes.set_yticks(range(len(figures)), [row[0] for row in table.rows], fontsize=8)
-    axes.set(xlabel="accuracy of", ylabel="images made on")
-    figure.colorbar(shown, label="accuracy, %", shrink=0.8)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A picture of the report.
 
-
-def example_sheet(path, rows, title):
-    """Draws images as rows of clean, perturbation and adversarial, with what each variant sees.
-
-    Args:
-      path: PNG to write.
-      rows: list of dicts: "clean" and "adversarial", float (H, W, C) in [0, 1]; "true" class;
-        "clean_says" and "adversarial_says", lines of text.
-      title: str.
+    Attributes:
+      file: name of the PNG file.
+      title: short text for those who do not see it.
+      caption: sentences that belong below it.
+      draw: function that returns the Matplotlib figure.
     """
-    figure, axes = plt.subplots(len(rows), 3, figsize=(9, 1.5 * len(rows) + 0.5), squeeze=False, layout="constrained")
-    figure.suptitle(title, fontsize=11)
-    for (left, middle, right), row in zip(axes, rows):
-        noise = row["adversarial"] - row["clean"]
-        noise = 0.5 + 0.5 * noise / max(np.abs(noise).max(), 1e-9)
-        for ax, image, text in (
-            (left, row["clean"], f"true: {row['true']}\n{row['clean_says']}"),
-            (middle, noise, "perturbation,\nmade visible"),
-            (right, row["adversarial"], f"adversarial\n{row['adversarial_says']}"),
-        ):
-            ax.imshow(np.clip(image, 0, 1).squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            ax.set_xticks([])
-            ax.set_yticks([])
-            ax.set_ylabel(text, rotation=0, ha="left", va="center", fontsize=8)
-            ax.yaxis.set_label_coords(1.04, 0.5)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+
+    file: str
+    title: str
+    caption: str
+    draw: Callable[[], Figure]
+
+
+def write(folder: pathlib.Path, data: ReportData) -> None:
+    """Writes every picture as a PNG file."""
+    for picture in pictures(data):
+        picture.draw().savefig(folder / picture.file, dpi=DPI)
+
+
+def pictures(data: ReportData) -> list[Picture]:
+    """The pictures of a report, not drawn yet."""
+    listed = []
+    if data.epsilons:
+        for model in data.models:
+            title, caption = f"Accuracy of {model} over eps", _accuracy_caption(data, model)
+            listed.append(Picture(f"accuracy_{model}.png", title, caption, _drawing(accuracy_plot, data, model)))
+    if data.transfer_matrix:
+        caption = "Transfer matrix: dark where images attacked on the model of the row also fool the one of the column."
+        listed.append(Picture("matrix.png", "Transfer matrix", caption, _drawing(matrix_plot, data)))
+    if data.examples:
+        title = f"{data.examples.model} under {data.examples.attack} at eps {data.examples.eps:g}"
+        listed.append(Picture("examples.png", title, _examples_caption(data), _drawing(example_sheet, data)))
+    return listed
+
+
+def _drawing(function: Callable[..., Figure], *args: object) -> Callable[[], Figure]:
+    return lambda: function(*args)
+
+
+def _accuracy_caption(data: ReportData, model: str) -> str:
+    lines = ["solid under white-box FGSM"]
+    if any(record.model == model and record.protocol == "transfer" for record in data.records):
+        lines.append("dotted on the surrogate's stored adversarial images")
+    sizes = {f"{record.n:,}" for record in data.records if record.model == model and record.attack == WORST_CASE}
+    if sizes:
+        images = " / ".join(sorted(sizes))
+        lines.append(f"dashed in the worst case per image over all attacks, on {images} test images")
+    return f"Accuracy of {model} over eps: {', '.join(lines)}."
+
+
+def _examples_caption(data: ReportData) -> str:
+    examples, reference = data.examples, data.experiment.reference
+    assert examples is not None
+    return (
+        f"{examples.model} under {examples.attack} at eps {examples.eps:g}. Of the first {examples.n_candidates:,} "
+        f"test images, {examples.n_fooled:,} are classified correctly by the model {reference} and misclassified "
+        f"under attack; the sheet shows such images first. The adversarial images are those for {reference}; each "
+        "model's prediction on the right is for an attack on that model itself."
+    )
+
+
+def styles(data: ReportData) -> dict[str, tuple[str, str, str]]:
+    """Recipe of the records → (title, color, marker); recipes without a style get the next unused ones."""
+    recipes = {recipe.name: recipe for recipe in data.experiment.recipes}
+    known = [recipes[name] for name in data.recipes if name in recipes]
+    colors = [c for c in PALETTE if c not in {recipe.color for recipe in known}] or list(PALETTE)
+    markers = [m for m in MARKERS if m not in {recipe.marker for recipe in known}] or list(MARKERS)
+    chosen, used = {}, 0
+    for name in data.recipes:
+        recipe = recipes.get(name)
+        color = (recipe.color if recipe else "") or colors[used % len(colors)]
+        marker = (recipe.marker if recipe else "") or markers[used % len(markers)]
+        used += not (recipe and recipe.color and recipe.marker)
+        chosen[name] = (recipe.title if recipe else name, color, marker)
+    return chosen
+
+
+def accuracy_plot(data: ReportData, model: str) -> Figure:
+    """Accuracy of a model over eps, clean at eps 0: a color per recipe, a line style per protocol."""
+    figure = Figure(figsize=(7.5, 4), layout="constrained")
+    axes = figure.subplots()
+    epsilons = [0.0, *data.epsilons]
+    shown = {}
+    for recipe, (_, color, marker) in styles(data).items():
+        clean = data.accuracy(model, recipe, "clean")
+        curves = {
+            "FGSM, white-box": ("-", [data.accuracy(model, recipe, "whitebox", eps) for eps in data.epsilons]),
+            "FGSM, transfer": (":", [data.accuracy(model, recipe, "transfer", eps) for eps in data.epsilons]),
+            "worst case of attacks": ("--", [_worst_case(data, model, recipe, eps) for eps in data.epsilons]),
+        }
+        for protocol, (line, values) in curves.items():
+            if any(value is not None for value in values):
+                # The attacks of the worst case may have run on fewer images than those of the clean accuracy.
+                start = None if line == "--" else clean
+                heights = np.array([start, *values], dtype=float)
+                axes.plot(epsilons, heights, line, color=color, marker=marker, markersize=5, clip_on=False)
+                shown[protocol] = line
+    axes.set(title=model, xlabel="eps (pixels in [0, 1])", ylabel="accuracy, %", ylim=(0, 100), xticks=epsilons)
+    axes.set_xticks(epsilons, [f"{eps:g}" for eps in epsilons])
+    axes.grid(alpha=0.3)
+    recipes = [
+        Line2D([], [], color=color, marker=marker, label=title)
+        for name, (title, color, marker) in styles(data).items()
+        if any(record.model == model and record.variant == name for record in data.records)
+    ]
+    protocols = [Line2D([], [], color="0.3", linestyle=line, label=protocol) for protocol, line in shown.items()]
+    figure.legend(handles=recipes + protocols, loc="outside right upper", fontsize="small", frameon=False)
+    return figure
+
+
+def _worst_case(data: ReportData, model: str, recipe: str, eps: float) -> float | None:
+    for record in data.records:
+        if (record.model, record.variant, record.attack, record.eps) == (model, recipe, WORST_CASE, eps):
+            return 100 * record.accuracy
+    return None
+
+
+def matrix_plot(data: ReportData) -> Figure:
+    """The transfer matrix as a heat map with its figures; dark where images transfer."""
+    table = matrix_table(data)
+    assert table is not None
+    figures = np.array([row[1:] for row in table.rows], dtype=float)
+    n_rows, n_columns = figures.shape
+    figure = Figure(figsize=(3.5 + 0.7 * n_columns, 2.5 + 0.7 * n_rows), layout="compressed")
+    axes = figure.subplots()
+    image = axes.imshow(figures, cmap="cividis", vmin=0, vmax=100)
+    for (row, column), value in np.ndenumerate(figures):
+        text = "–" if np.isnan(value) else f"{value:.0f}"
+        axes.text(column, row, text, ha="center", va="center", color="black" if value > 50 else "white")
+    axes.set_xticks(range(n_columns), table.head[1:], rotation=40, ha="right", fontsize=8)
+    axes.set_yticks(range(n_rows), [str(row[0]) for row in table.rows], fontsize=8)
+    axes.set(xlabel="evaluated model", ylabel="attacked model")
+    figure.colorbar(image, label="accuracy, %", shrink=0.8)
+    return figure

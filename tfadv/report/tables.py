@@ -1,210 +1,306 @@
-"""Records of results.json → the paper's Tables 1-4, with the paper's figures beside ours."""
+"""Tables of a report, and the sentences at its top, from `ReportData`."""
+
+from __future__ import annotations
 
 import csv
 import dataclasses
 import io
+import re
+from collections.abc import Iterable
 
-from tfadv.report import paper
+from tfadv.evaluation.records import WORST_CASE, Record
+from tfadv.report.data import ReportData
 
-TITLES = {"resnet18": "ResNet18", "resnet50": "ResNet50", "resnet101": "ResNet101"}
+Cell = str | float | None
+_FIGURE = re.compile(r"[-+]?[\d.,]+( \[.*\])?$")  # such as "12.34" and "12.3 [10.0, 15.0]"
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A title, column heads and rows; cells are str, float percentages or None."""
+    """A title, column heads and rows.
+
+    Attributes:
+      title: what the table shows, with units.
+      head: one heading per column.  Columns that end in "Δ" are printed with a sign.
+      rows: cells are text, percentages as float, or None where there is no figure.
+    """
 
     title: str
     head: tuple[str, ...]
-    rows: list[tuple]
+    rows: list[tuple[Cell, ...]]
 
-    def markdown(self):
-        """str, a Markdown table, its columns aligned for a terminal too."""
-        cells = [[_text(c, head) for c, head in zip(row, self.head)] for row in (self.head, *self.rows)]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(self.head))]
-        lines = ["| " + " | ".join(c.rjust(w) for c, w in zip(row, widths)) + " |" for row in cells]
-        rule = "|" + "|".join("-" * (w + 1) + ":" for w in widths) + "|"
-        return "\n".join([f"**{self.title}**", "", lines[0], rule, *lines[1:], ""])
+    def markdown(self) -> str:
+        """The table in Markdown, with columns aligned for a terminal too."""
+        columns = [_aligned([head, *(_text(row[i], head) for row in self.rows)]) for i, head in enumerate(self.head)]
+        lines = ["| " + " | ".join(cells) + " |" for cells in zip(*columns, strict=True)]
+        return "\n".join([f"**{self.title}**", "", *lines])
 
-    def csv(self):
-        """str, the same as CSV, at full precision and empty where there is no figure."""
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
+    def csv(self) -> str:
+        """The table as CSV, at full precision and empty where there is no figure."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
         writer.writerow(self.head)
         writer.writerows(self.rows)
-        return out.getvalue()
+        return text.getvalue()
 
 
-def _text(cell, head):
+def _text(cell: Cell, head: str) -> str:
     if cell is None:
         return "–"
     if isinstance(cell, str):
-        return cell
+        return cell.replace("|", "\\|")
     return f"{cell:+.2f}" if head.endswith("Δ") else f"{cell:.2f}"
 
 
-def find(records, model, variant, protocol, eps=None):
-    """float, percent, clean or under FGSM; None where results.json has no such record."""
-    for r in records:
-        if (r["model"], r["variant"], r["protocol"], r["eps"]) == (model, variant, protocol, eps):
-            if r["attack"] in (None, "fgsm") and r["settings"] is None:  # the paper's, on all test images
-                return 100 * r["accuracy"]
-    return None
+def _aligned(cells: list[str]) -> list[str]:
+    """The heading and the cells of a column, padded, with a Markdown rule between; figures are aligned right."""
+    width = max(3, *map(len, cells))
+    if not any(_FIGURE.match(cell) for cell in cells[1:]):
+        head, *rest = (cell.ljust(width) for cell in cells)
+        return [head, ":" + "-" * (width - 1), *rest]
+    head, *rest = (cell.rjust(width) for cell in cells)
+    return [head, "-" * (width - 1) + ":", *rest]
 
 
-def _models(records):
-    return list(dict.fromkeys(r["model"] for r in records))
+def report_tables(data: ReportData) -> dict[str, Table]:
+    """All tables of a report by file name: the experiment's own, then those that every experiment has."""
+    own = data.experiment.tables or default_tables
+    tables = dict(own(data))
+    for name, table in (
+        ("transfer", transfer_table(data)),
+        ("attacks", attacks_table(data)),
+        ("matrix", matrix_table(data)),
+        ("checks", checks_table(data)),
+    ):
+        if table:
+            tables[name] = table
+    return tables
 
 
-def _epsilons(records):
-    return sorted({r["eps"] for r in records if r["eps"] is not None})
+def report_headline(data: ReportData) -> str:
+    """The sentences at the top of a report: the experiment's own, or the default ones."""
+    return (data.experiment.headline or default_headline)(data)
 
 
-def _heads(name, row):
-    return (name, "paper", "Δ") if row else (name,)
+# ---- accuracy on clean images and under FGSM ------------------------------------------------------------
 
 
-def _beside(records, row, model, variant, eps=None):
-    """Our figure, and the paper's and the difference where it has this data set: clean where eps is None."""
-    ours = find(records, model, variant, "whitebox" if eps else "clean", eps)
-    if not row:
+def default_tables(data: ReportData) -> dict[str, Table]:
+    """Tables of an experiment without tables of its own: clean accuracy, and FGSM for each recipe."""
+    tables = {"clean": clean_table("Accuracy on clean test images, %", data, data.recipes)}
+    for recipe in data.recipes:
+        title = f"Accuracy of {recipe} under white-box FGSM, %"
+        tables[f"fgsm_{recipe}"] = fgsm_table(title, data, recipe)
+    return tables
+
+
+def clean_table(title: str, data: ReportData, recipes: Iterable[str]) -> Table:
+    """Accuracy on clean images: one row per model, one column per recipe, published figures beside them."""
+    recipes = list(recipes)
+    head, rows = ["model"], []
+    with_published = {recipe: _is_published(data, recipe, [None]) for recipe in recipes}
+    for recipe in recipes:
+        head += _heads(recipe, with_published[recipe])
+    for model in data.models:
+        cells = [_cells(data, model, recipe, None, with_published[recipe]) for recipe in recipes]
+        rows.append((model, *(cell for group in cells for cell in group)))
+    return Table(title, tuple(head), rows)
+
+
+def fgsm_table(title: str, data: ReportData, recipe: str) -> Table:
+    """Accuracy of a recipe under white-box FGSM: one row per eps, one column per model, published figures beside."""
+    head, rows = ["eps"], []
+    with_published = _is_published(data, recipe, data.epsilons)
+    for model in data.models:
+        head += _heads(model, with_published)
+    for eps in data.epsilons:
+        cells = [_cells(data, model, recipe, eps, with_published) for model in data.models]
+        if any(group[0] is not None for group in cells):
+            rows.append((f"{eps:g}", *(cell for group in cells for cell in group)))
+    return Table(title, tuple(head), rows)
+
+
+def _heads(name: str, with_published: bool) -> list[str]:
+    return [name, "published", "Δ"] if with_published else [name]
+
+
+def _is_published(data: ReportData, recipe: str, epsilons: Iterable[float | None]) -> bool:
+    """Whether there is a published figure for any model of a table."""
+    published = data.experiment.published
+    if not published or not published.covers(data.dataset):
+        return False
+    figures = [published.accuracy(data.dataset, model, recipe, eps) for model in data.models for eps in epsilons]
+    return any(figure is not None for figure in figures)
+
+
+def _cells(data: ReportData, model: str, recipe: str, eps: float | None, with_published: bool) -> tuple[Cell, ...]:
+    """Our accuracy, on clean images where eps is None; with the published one and the difference if asked for."""
+    ours = data.accuracy(model, recipe, "clean" if eps is None else "whitebox", eps)
+    if not with_published or not data.experiment.published:
         return (ours,)
-    printed = paper.accuracy(row, variant, model, eps)
-    return ours, printed, None if printed is None else ours - printed
+    theirs = data.experiment.published.accuracy(data.dataset, model, recipe, eps)
+    return ours, theirs, None if ours is None or theirs is None else ours - theirs
 
 
-def table1(records, row):
-    """Clean accuracy before and after adversarial training, and of the control."""
-    head = ("model", *_heads("before", row), *_heads("after", row), "control")
-    rows = [
-        (
-            TITLES.get(m, m),
-            *_beside(records, row, m, "baseline"),
-            *_beside(records, row, m, "retrained"),
-            find(records, m, "augmented", "clean"),
-        )
-        for m in _models(records)
-    ]
-    return Table("Table 1. Accuracy on clean test images, %", head, rows)
-
-
-def attack_table(title, records, row, variant):
-    """Accuracy of a variant under white-box FGSM, by eps and model: Tables 2, 3 and 4."""
-    models = _models(records)
-    head = ("eps", *(h for m in models for h in _heads(TITLES.get(m, m), row)))
-    rows = [
-        (f"{eps:g}", *(cell for m in models for cell in _beside(records, row, m, variant, eps)))
-        for eps in _epsilons(records)
-    ]
-    return Table(title, head, rows)
-
-
-def transfer_table(records):
-    """Accuracy of every model and variant on the surrogate's stored test images."""
-    epsilons = _epsilons(records)
-    variants = dict.fromkeys((r["model"], r["variant"]) for r in records)
-    rows = [(TITLES.get(m, m), v, *(find(records, m, v, "transfer", e) for e in epsilons)) for m, v in variants]
-    source = next((r["source"] for r in records if r["protocol"] == "transfer"), "the surrogate")
-    head = ("model", "variant", *(f"eps {e:g}" for e in epsilons))
-    return Table(f"Transfer. Accuracy on images made on {source}, %", head, rows)
-
-
-def attacks_table(records):
-    """Robust accuracy under each attack of `--attacks` with its 95% interval and its cost; None without any."""
-    stronger = [r for r in records if r["settings"]]
-    if not stronger:
-        return None
-    epsilons, rows = _epsilons(stronger), []
-    for of in dict.fromkeys((r["model"], r["variant"], r["attack"]) for r in stronger):
-        own = {r["eps"]: r for r in stronger if (r["model"], r["variant"], r["attack"]) == of}
-        one = next(iter(own.values()))
-        cells = [
-            f"{100 * own[e]['accuracy']:.1f} [{_percent(own[e]['interval'])}]" if e in own else "–" for e in epsilons
-        ]
-        cost = one["cost"] or {}
-        name = f"{of[2]} of {', '.join(one['settings']['attacks'])}" if of[2] == "worst" else of[2]
-        paid = [
-            f"{cost[key]:,.0f}" if cost else "–" for key in ("gradients_per_image", "forwards_per_image", "seconds")
-        ]
-        rows.append((TITLES.get(of[0], of[0]), of[1], name, *cells, str(one["n"]), *paid))
-    head = ("model", "variant", "attack", *(f"eps {e:g}" for e in epsilons), "images", "gradients", "forwards", "s")
-    return Table(
-        "Attacks. Accuracy under stronger attacks, %, with 95% intervals; cost an image, seconds in all", head, rows
-    )
-
-
-def matrix_table(matrix):
-    """Accuracy of every model (columns) on the images that break another (rows), or None where it was not measured."""
-    if not matrix:
-        return None
-    targets = list(next(iter(matrix.values()))["correct"])
-    rows = [(source, *(100 * m["correct"][t] / m["n"] for t in targets)) for source, m in matrix.items()]
-    one = next(iter(matrix.values()))
-    title = f"Transfer matrix. Accuracy on images made by PGD at eps {one['eps']:g} on the model of the row, %"
-    return Table(f"{title}; {one['n']} images", ("made on", *targets), rows)
-
-
-def verdict_table(verdicts):
-    """What the checks for masked gradients found, or None where there were none.
+def mean_gain(data: ReportData, recipe: str, protocol: str = "whitebox") -> float | None:
+    """How much more accurate a recipe is than the reference under FGSM, on average over models and eps.
 
     Args:
-      verdicts: dict of model/variant → list of `Check`.
+      data: the results.
+      recipe: name of the recipe.
+      protocol: "whitebox" or "transfer".
+
+    Returns:
+      Percentage points, or None where no model and eps has both accuracies.
     """
-    if not verdicts:
+    gains = []
+    for model in data.models:
+        for eps in data.epsilons:
+            ours = data.accuracy(model, recipe, protocol, eps)
+            reference = data.accuracy(model, data.experiment.reference, protocol, eps)
+            if ours is not None and reference is not None:
+                gains.append(ours - reference)
+    return sum(gains) / len(gains) if gains else None
+
+
+def default_headline(data: ReportData) -> str:
+    """The mean gain of every recipe over the reference, and the worst case over stronger attacks where evaluated."""
+    return headline(data, {})
+
+
+def headline(data: ReportData, remarks: dict[str, str]) -> str:
+    """The mean gains under FGSM; then the worst case over stronger attacks where evaluated.
+
+    Args:
+      data: the results.
+      remarks: recipe → a remark that is put behind its white-box gain, such as a published gain.
+    """
+    others = [recipe for recipe in data.recipes if recipe != data.experiment.reference]
+    changes = []
+    for protocol, images in (("whitebox", "under white-box FGSM"), ("transfer", "on the surrogate's stored images")):
+        gains = {recipe: mean_gain(data, recipe, protocol) for recipe in others}
+        texts = [
+            f"{recipe} {gain:+.2f}{remarks.get(recipe, '') if protocol == 'whitebox' else ''}"
+            for recipe, gain in gains.items()
+            if gain is not None
+        ]
+        if texts:
+            changes.append(f"{images}, {', '.join(texts)}")
+    sentences = [f"Test images: {max(record.n for record in data.records):,}."] if data.records else []
+    if changes:
+        against = f"Mean change in accuracy against {data.experiment.reference} over models and eps, percentage points"
+        sentences.insert(0, f"{against}: {'; '.join(changes)}.")
+    return "\n\n".join([" ".join(sentences), *worst_case_sentences(data)])
+
+
+def worst_case_sentences(data: ReportData) -> list[str]:
+    """One sentence on the worst case over several attacks at the largest eps for each model; empty without any."""
+    worst = [record for record in data.records if record.attack == WORST_CASE and record.settings]
+    sentences = []
+    for model in dict.fromkeys(record.model for record in worst):
+        own = [record for record in worst if record.model == model]
+        eps = max(record.eps for record in own if record.eps is not None)
+        shown = [record for record in own if record.eps == eps]
+        accuracies = ", ".join(f"{record.variant} {100 * record.accuracy:.1f}%" for record in shown)
+        attacks = " / ".join(dict.fromkeys(_attacks(record) for record in shown))
+        images = " / ".join(dict.fromkeys(f"{record.n:,}" for record in shown))
+        sentences.append(
+            f"Robust accuracy of {model} at eps {eps:g}, worst case per image over {attacks} on {images} test images: "
+            f"{accuracies}."
+        )
+    return sentences
+
+
+def _attacks(record: Record) -> str:
+    """The attacks of a worst case."""
+    return ", ".join(record.settings["attacks"]) if record.settings else ""
+
+
+# ---- transfer and stronger attacks ----------------------------------------------------------------------
+
+
+def transfer_table(data: ReportData) -> Table | None:
+    """Accuracy of every model and recipe on the surrogate's stored test images, or None where there is none."""
+    records = [record for record in data.records if record.protocol == "transfer"]
+    if not records:
         return None
-    said = {True: "passed", False: "SUSPICIOUS", None: "not measured"}
-    rows = [(of, c.name, said[c.passed], c.sentence) for of, checks in verdicts.items() for c in checks]
-    title = "Verdict. Can these accuracies be believed, or are gradients masked?"
-    return Table(title, ("model", "check", "result", "why"), rows)
+    epsilons = sorted({record.eps for record in records if record.eps is not None})
+    rows = [
+        (model, recipe, *(data.accuracy(model, recipe, "transfer", eps) for eps in epsilons))
+        for model, recipe in dict.fromkeys((record.model, record.variant) for record in records)
+    ]
+    sources = ", ".join(dict.fromkeys(str(record.source) for record in records))
+    head = ("model", "recipe", *(f"eps {eps:g}" for eps in epsilons))
+    return Table(f"Transfer. Accuracy on adversarial images of the surrogate {sources}, %", head, rows)
 
 
-def verdict_lines(verdicts):
-    """list of str: one a model, and one for each check that it did not pass."""
+def attacks_table(data: ReportData) -> Table | None:
+    """Robust accuracy under each attack of `--attacks` with its 95% interval and its cost; None without any."""
+    records = [record for record in data.records if record.settings]
+    if not records:
+        return None
+    epsilons = sorted({record.eps for record in records if record.eps is not None})
+    groups: dict[tuple, dict] = {}
+    for record in records:
+        attack = record.attack_label
+        if record.attack == WORST_CASE:
+            attack = f"worst case of {_attacks(record)}"
+        groups.setdefault((record.model, record.variant, attack), {})[record.eps] = record
+    rows: list[tuple[Cell, ...]] = []
+    for names, per_eps in groups.items():
+        first = next(iter(per_eps.values()))
+        accuracies = [_with_interval(per_eps[eps]) if eps in per_eps else None for eps in epsilons]
+        keys = ("gradients_per_image", "forwards_per_image", "seconds")
+        costs = [f"{first.cost[key]:,.0f}" if first.cost else None for key in keys]
+        rows.append((*names, *accuracies, f"{first.n:,}", *costs))
+    cost_head = ("images", "gradients per image", "forwards per image", "seconds")
+    head = ("model", "recipe", "attack", *(f"eps {eps:g}" for eps in epsilons), *cost_head)
+    return Table("Attacks. Robust accuracy, % [95% interval], and cost for all eps together", head, rows)
+
+
+def _with_interval(record: Record) -> str:
+    low, high = record.interval
+    return f"{100 * record.accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def matrix_table(data: ReportData) -> Table | None:
+    """Accuracy of every model (columns) on images attacked on another (rows), or None where it was not evaluated."""
+    if not data.transfer_matrix:
+        return None
+    first = next(iter(data.transfer_matrix.values()))
+    targets = list(dict.fromkeys(target for row in data.transfer_matrix.values() for target in row["correct"]))
+    rows: list[tuple[Cell, ...]] = []
+    for source, row in data.transfer_matrix.items():
+        counts = [row["correct"].get(target) for target in targets]
+        rows.append((source, *(None if count is None else 100 * count / row["n"] for count in counts)))
+    title = f"Transfer matrix. Accuracy on images attacked by PGD at eps {first['eps']:g} on the model of the row, %"
+    return Table(f"{title} ({first['n']:,} images)", ("attacked on", *targets), rows)
+
+
+# ---- gradient masking -----------------------------------------------------------------------------------
+
+_RESULTS = {True: "passed", False: "SUSPICIOUS", None: "not evaluated"}
+
+
+def checks_table(data: ReportData) -> Table | None:
+    """The outcome of every check for gradient masking, or None where there were none."""
+    rows: list[tuple[Cell, ...]] = [
+        (model, check.name, _RESULTS[check.passed], check.sentence)
+        for model, checks in data.checks.items()
+        for check in checks
+    ]
+    title = "Checks for gradient masking. A suspicious model's robust accuracy may be too high."
+    return Table(title, ("model", "check", "result", "explanation"), rows) if rows else None
+
+
+def checks_lines(data: ReportData) -> list[str]:
+    """Markdown list: one item per model, and one below it for each check that it did not pass."""
     lines = []
-    for of, checks in verdicts.items():
-        passed = sum(c.passed is True for c in checks)
-        lines.append(f"- {of}: {passed} of {len(checks)} checks for masked gradients passed.")
+    for model, checks in data.checks.items():
+        passed = sum(check.passed is True for check in checks)
+        lines.append(f"- {model}: {passed} of {len(checks)} checks for gradient masking passed.")
         for check in checks:
             if not check.passed:
-                result = "SUSPICIOUS" if check.passed is False else "Not measured"
-                lines.append(f"  - {result}, {check.name}: {check.sentence}")
+                prefix = "SUSPICIOUS, " if check.passed is False else ""
+                lines.append(f"  - {prefix}{check.name}: {check.sentence}")
     return lines
-
-
-def _percent(interval):
-    return ", ".join(f"{100 * end:.1f}" for end in interval)
-
-
-def all_tables(records, row, matrix, verdicts):
-    """dict of file name → Table."""
-    titles = {
-        "table2": ("Table 2. Accuracy under white-box FGSM, baseline, %", "baseline"),
-        "table3": ("Table 3. The same after augmentation alone (control), %", "augmented"),
-        "table4": ("Table 4. The same after retraining on the surrogate's images, %", "retrained"),
-    }
-    tables = {"table1": table1(records, row)}
-    tables |= {name: attack_table(title, records, row, variant) for name, (title, variant) in titles.items()}
-    tables |= {"transfer": transfer_table(records), "attacks": attacks_table(records)}
-    tables |= {"matrix": matrix_table(matrix), "verdict": verdict_table(verdicts)}
-    return {name: table for name, table in tables.items() if table}
-
-
-def gain(records, variant="retrained", protocol="whitebox"):
-    """float, points: mean over models and eps of a variant minus the baseline, under FGSM."""
-    gains = [
-        find(records, m, variant, protocol, e) - find(records, m, "baseline", protocol, e)
-        for m in _models(records)
-        for e in _epsilons(records)
-    ]
-    return sum(gains) / len(gains)
-
-
-def headline(records, row):
-    """str: the mean gains, and the paper's where it attacked this data set at these eps."""
-    comparable = row and tuple(_epsilons(records)) == paper.EPSILONS
-    stated = f" (the paper, over its three models: {paper.STATED_GAIN[row]:+.2f})" if comparable else ""
-    return (
-        f"Mean gain under white-box FGSM over models and eps: {gain(records):+.2f} points by retraining{stated}, "
-        f"{gain(records, 'augmented'):+.2f} by augmentation alone. On the surrogate's stored images: "
-        f"{gain(records, protocol='transfer'):+.2f} and {gain(records, 'augmented', 'transfer'):+.2f}. "
-        f"Test images: {max(r['n'] for r in records):,}."
-    )

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from tfadv.experiments.paper import PAPER
+from tfadv.experiments.recipe import Experiment, Recipe
+
+
+def test_stages_of_the_paper():
+    assert PAPER.stages == (
+        "prepare", "train", "attack", "generate", "augment", "retrain", "evaluate", "report", "all",
+    )  # fmt: skip
+    assert [PAPER.target(stage) for stage in PAPER.stages] == [
+        "splits", None, "reference_evaluation", "samples", None, None, "evaluations", "report", "report",
+    ]  # fmt: skip
+    assert [recipe.name for recipe in PAPER.trained_by("retrain")] == ["retrained"]
+
+
+def test_a_further_recipe_has_a_stage_of_its_name():
+    experiment = PAPER.with_recipes((Recipe("trades", "TRADES", start="baseline", objective="trades"),))
+    assert experiment.stages[5:7] == ("retrain", "trades")
+    assert experiment.recipe("trades").summary == "starts from baseline; clean images; objective trades"
+
+
+def test_published_figures():
+    figures = PAPER.published
+    assert figures.covers("cats_vs_dogs") and figures.covers("oxford_iiit_pet") and not figures.covers("digits")
+    assert figures.accuracy("cifar10", "resnet50", "retrained", 0.02) == 22.99
+    assert figures.accuracy("mnist", "resnet101", "baseline", None) == 98.65
+    for missing in (
+        ("digits", "resnet18", "baseline", 0.01),
+        ("mnist", "resnet_tiny", "baseline", 0.01),
+        ("mnist", "resnet18", "trades", 0.01),
+        ("mnist", "resnet18", "baseline", 0.1),
+        ("mnist", "resnet18", "augmented", None),
+    ):
+        assert figures.accuracy(*missing) is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"samples": "other"}, {"epochs": "seed"}, {"name": ""}, {"name": "scratch"}, {"name": "a/b"}],
+)
+def test_invalid_recipes(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Recipe(**{"name": "a", "title": "A"} | wrong)
+
+
+A, B = Recipe("a", "A"), Recipe("b", "B", start="a", samples="surrogate")
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"recipes": (A, A)}, "same name"),
+        ({"reference": "c"}, "reference"),
+        ({"recipes": (B, A)}, "start"),
+        ({"reference": "b"}, "samples"),
+        ({"recipes": (A, dataclasses.replace(B, stage="prepare"))}, "stage 'prepare' is taken"),
+        ({"extra_stages": {"report": "samples"}}, "taken"),
+        ({"extra_stages": {"generate": "unknown"}}, "no target"),
+    ],
+)
+def test_invalid_experiments(wrong, message):
+    arguments = {"name": "e", "recipes": (A, B), "reference": "a"} | wrong
+    with pytest.raises(ValueError, match=message):
+        Experiment(**arguments)
+    Experiment("e", (A, B), "a", extra_stages={"generate": "samples"})

@@ -1,0 +1,89 @@
+"""The example sheet: attacked images, and what each recipe's model predicts for them."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from tfadv.report.data import ReportData
+
+# Lengths in inches; the figure is as large as its texts need.
+IMAGE = 1.35
+GAP = 0.12
+TOP = 0.75
+LINE = 0.17
+POINTS = 9
+WRONG = "#B22222"
+
+
+def example_sheet(data: ReportData) -> Figure:
+    """Draws one row per image: clean image, predictions, perturbation, adversarial image, predictions.
+
+    Wrong predictions are red and marked with ✗.
+
+    Raises:
+      ValueError: `data.examples` is None.
+    """
+    examples = data.examples
+    if examples is None:
+        raise ValueError("there are no examples.")
+    titles = {recipe.name: recipe.title for recipe in data.experiment.recipes}
+    left, right = [], []  # one list of (text, whether it is wrong) per image
+    for i, label in enumerate(examples.labels):
+        true = data.class_names[label]
+        left.append([(f"true class: {true}", False)])
+        right.append([("under its own attack:", False)])
+        for name, predictions in examples.predictions.items():
+            for lines, classes, confidences in (
+                (left[-1], predictions.clean, predictions.clean_confidence),
+                (right[-1], predictions.attacked, predictions.attacked_confidence),
+            ):
+                wrong = bool(classes[i] != label)
+                text = f"{data.class_names[classes[i]]} ({100 * confidences[i]:.0f}%)"
+                lines.append((f"{'✗' if wrong else '✓'} {titles.get(name, name)}: {text}", wrong))
+    perturbations = examples.adversarial - examples.images
+    title = f"{examples.model} under {examples.attack} at eps {examples.eps:g}"
+    return _draw(title, examples.images, perturbations, examples.adversarial, left, right)
+
+
+Lines = list[list[tuple[str, bool]]]
+
+
+def _draw(
+    title: str, images: np.ndarray, perturbations: np.ndarray, adversarial: np.ndarray, left: Lines, right: Lines
+) -> Figure:
+    """Places images and texts; `left` and `right` are the lines beside the clean and the adversarial images."""
+    left_width, right_width = _width(left), _width(right)
+    row = max(IMAGE, LINE * max(map(len, left))) + GAP
+    # The left edges of: clean image, its text, perturbation, adversarial image, its text.
+    edges = np.cumsum([GAP, IMAGE + GAP, left_width + GAP, IMAGE + GAP, IMAGE + GAP])
+    width, height = float(edges[-1] + right_width + GAP), TOP + row * len(images)
+    figure = Figure(figsize=(width, height))
+
+    def write(text: str, x: float, y: float, **style: object) -> None:
+        figure.text(x / width, 1 - y / height, text, **{"fontsize": POINTS, "va": "center", **style})
+
+    write(title, GAP, 0.2, fontsize=POINTS + 2, weight="bold")
+    for text, edge in (("clean", edges[0]), ("perturbation, scaled", edges[2]), ("adversarial", edges[3])):
+        write(text, edge + IMAGE / 2, TOP - 0.15, ha="center")
+    for i in range(len(images)):
+        top = TOP + i * row
+        scaled = 0.5 + 0.5 * perturbations[i] / max(float(np.abs(perturbations[i]).max()), 1e-9)
+        for image, edge in ((images[i], edges[0]), (scaled, edges[2]), (adversarial[i], edges[3])):
+            place = (edge / width, 1 - (top + IMAGE) / height, IMAGE / width, IMAGE / height)
+            axes = figure.add_axes(place, xticks=[], yticks=[])
+            axes.imshow(np.clip(image, 0, 1).squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        for lines, edge in ((left[i], edges[1]), (right[i], edges[4])):
+            for k, (text, wrong) in enumerate(lines):
+                y = top + IMAGE / 2 + (k - (len(lines) - 1) / 2) * LINE
+                write(text, edge, y, color=WRONG if wrong else "black")
+    return figure
+
+
+def _width(lines: Lines) -> float:
+    """The width of the longest text in inches."""
+    figure = Figure(dpi=100)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    texts = {text for group in lines for text, _ in group}
+    return max(figure.text(0, 0, text, fontsize=POINTS).get_window_extent(renderer).width for text in texts) / 100

@@ -1,0 +1,43 @@
+"""The report as a Markdown page, report.md."""
+
+from __future__ import annotations
+
+import pathlib
+
+from tfadv.report.data import ReportData
+from tfadv.report.plots import pictures
+from tfadv.report.tables import checks_lines, report_headline, report_tables
+
+
+def write(folder: pathlib.Path, data: ReportData) -> None:
+    """Writes report.md, and checks.md where there are checks for gradient masking."""
+    tables = report_tables(data)
+    checks = tables.pop("checks", None)
+    blocks = [f"# {data.dataset}", report_headline(data)]
+    suspicious = [model for model, results in data.checks.items() if any(c.passed is False for c in results)]
+    if suspicious:
+        blocks.append(f"**Gradient masking is suspected**, see below: {', '.join(suspicious)}.")
+    blocks += ["## Tables", legend(data), *(table.markdown() for table in tables.values())]
+    if checks:
+        lines = "\n".join(checks_lines(data))
+        blocks += ["## Gradient masking", lines, "All checks with explanations: [checks.md](checks.md)."]
+        (folder / "checks.md").write_text(checks.markdown() + "\n", encoding="utf-8")
+    blocks += ["## Pictures", *(f"![{p.title}]({p.file})\n\n{p.caption}" for p in pictures(data))]
+    (folder / "report.md").write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
+
+
+def legend(data: ReportData) -> str:
+    """A Markdown list that explains the words of the tables."""
+    recipes = {recipe.name: recipe for recipe in data.experiment.recipes}
+    lines = [f"- **{name}**: {recipes[name].summary}." for name in data.recipes if name in recipes]
+    lines.append("- **White-box**: attacked on the evaluated model itself.")
+    if any(record.protocol == "transfer" for record in data.records):
+        lines.append("- **Transfer**: the stored adversarial images of the surrogate.")
+    lines.append("- **eps**: the largest change of a pixel, whose range is [0, 1].")
+    lines.append("- An image that is misclassified without an attack counts as misclassified under it.")
+    published = data.experiment.published
+    if published and published.covers(data.dataset):
+        lines.append("- **Δ**: this run minus the published figure, in percentage points.")
+    elif published:
+        lines.append("- There are no published figures for this data set.")
+    return "\n".join(lines)
