@@ -144,7 +144,7 @@ class Devices:
         values = [v.value for v in variables]
         # TensorFlow does not know the device of a variable that is only read; of a copy it does.
         means = tf.distribute.get_replica_context().all_reduce("MEAN", [tf.identity(v) for v in values])
-        for value, mean in zip(values, means):
+        for value, mean in zip(values, means, strict=True):
             value.assign(mean)
 
     def sum_over_workers(self, number: float) -> float:
