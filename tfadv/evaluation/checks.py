@@ -257,7 +257,7 @@ _OUTPUT_RULES = (_probabilities, _randomness)  # these need no attack
 
 def _flags(text: str) -> np.ndarray:
     """bool (N,) from N characters "0" and "1"."""
-    return np.array(list(text)) == "1"
+    return np.array([character == "1" for character in text], dtype=bool)
 
 
 def _clean(diagnostics: Diagnostics) -> np.ndarray:

@@ -105,7 +105,7 @@ def paper_tables(data: ReportData) -> dict[str, tables.Table]:
     """The paper's Tables 1-4, with its figures beside ours; further recipes get a column and a table each."""
     own = [recipe.name for recipe in PAPER.recipes]
     others = [recipe for recipe in data.recipes if recipe not in own]
-    titles = {
+    titles = {  # file name → title, recipe
         "table2": ("Table 2. Accuracy of the baseline under white-box FGSM, %", BASELINE),
         "table3": (
             "Table 3. Accuracy under white-box FGSM after training on augmented clean images only, %",
@@ -113,7 +113,7 @@ def paper_tables(data: ReportData) -> dict[str, tables.Table]:
         ),
         "table4": ("Table 4. Accuracy under white-box FGSM after retraining on the surrogate's images, %", RETRAINED),
     }
-    clean = tables.clean_table("Table 1. Accuracy on clean test images, %", data, [*own, *others])
+    clean = tables.clean_table("Table 1. Accuracy on clean test images, %", data, data.recipes)
     shown = {name: tables.fgsm_table(title, data, recipe.name) for name, (title, recipe) in titles.items()}
     more = {
         f"fgsm_{recipe}": tables.fgsm_table(f"Accuracy of {recipe} under white-box FGSM, %", data, recipe)

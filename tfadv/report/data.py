@@ -149,7 +149,8 @@ def choose_examples(labels: np.ndarray, clean: np.ndarray, attacked: np.ndarray,
     order = np.concatenate([fooled, np.setdiff1d(np.arange(len(labels)), fooled)])
     _, first_of_class = np.unique(labels[order], return_index=True)
     rest = np.setdiff1d(np.arange(len(order)), first_of_class)
-    return order[np.concatenate([np.sort(first_of_class), rest])][:count]
+    preferred = np.concatenate([np.sort(first_of_class), rest])[:count]
+    return np.asarray(order[preferred])
 
 
 @dataclasses.dataclass(frozen=True)

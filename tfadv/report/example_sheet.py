@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -61,7 +63,7 @@ def _draw(
     width, height = float(edges[-1] + right_width + GAP), TOP + row * len(images)
     figure = Figure(figsize=(width, height))
 
-    def write(text: str, x: float, y: float, **style: object) -> None:
+    def write(text: str, x: float, y: float, **style: Any) -> None:
         figure.text(x / width, 1 - y / height, text, **{"fontsize": POINTS, "va": "center", **style})
 
     write(title, GAP, 0.2, fontsize=POINTS + 2, weight="bold")
@@ -84,6 +86,6 @@ def _draw(
 def _width(lines: Lines) -> float:
     """The width of the longest text in inches."""
     figure = Figure(dpi=100)
-    renderer = FigureCanvasAgg(figure).get_renderer()
+    FigureCanvasAgg(figure)  # measures texts
     texts = {text for group in lines for text, _ in group}
-    return max(figure.text(0, 0, text, fontsize=POINTS).get_window_extent(renderer).width for text in texts) / 100
+    return max(figure.text(0, 0, text, fontsize=POINTS).get_window_extent().width for text in texts) / 100

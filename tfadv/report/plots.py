@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -107,7 +108,7 @@ def accuracy_plot(data: ReportData, model: str) -> Figure:
     figure = Figure(figsize=(7.5, 4), layout="constrained")
     axes = figure.subplots()
     epsilons = [0.0, *data.epsilons]
-    shown = {}
+    shown: dict[str, Any] = {}  # protocol → line style
     for recipe, (_, color, marker) in styles(data).items():
         clean = data.accuracy(model, recipe, "clean")
         curves = {

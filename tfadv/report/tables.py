@@ -63,9 +63,9 @@ def _aligned(cells: list[str]) -> list[str]:
 
 
 def report_tables(data: ReportData) -> dict[str, Table]:
-    """All tables of a report by file name: the experiment's own, then those that every experiment has."""
+    """All tables of a report by file name, without empty ones: the experiment's own, then those of every experiment."""
     own = data.experiment.tables or default_tables
-    tables = dict(own(data))
+    tables = {name: table for name, table in own(data).items() if table.rows}
     for name, table in (
         ("transfer", transfer_table(data)),
         ("attacks", attacks_table(data)),
@@ -240,7 +240,7 @@ def attacks_table(data: ReportData) -> Table | None:
     if not records:
         return None
     epsilons = sorted({record.eps for record in records if record.eps is not None})
-    groups: dict[tuple, dict] = {}
+    groups: dict[tuple[str, str, str], dict[float | None, Record]] = {}
     for record in records:
         attack = record.attack_label
         if record.attack == WORST_CASE:
