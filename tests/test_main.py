@@ -20,8 +20,6 @@ from tfadv.runtime import compilation, console, signals
 def run(monkeypatch, tmp_path, capsys):
     """A function of (what `runner.run` does, *arguments) that returns (exit code, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
     def call(function, *arguments):
         runner = types.ModuleType("tfadv.experiments.runner")
         runner.run = function
@@ -32,8 +30,7 @@ def run(monkeypatch, tmp_path, capsys):
         return code, captured.out, captured.err
 
     yield call
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    signals.uninstall()
     console.configure_logging("info")
     compilation.configure()
 

@@ -20,13 +20,19 @@ from typing import Any
 
 __version__ = "0.2.0"
 
-_SUBMODULES = ("attacks", "datasets", "evaluation", "models", "objectives", "training")
-_FUNCTIONS = {
-    "evaluate": "tfadv.evaluation",
-    "Result": "tfadv.evaluation",
-    "check_gradient_masking": "tfadv.evaluation",
-}
-__all__ = [*_SUBMODULES, *_FUNCTIONS]
+_MODULE_NAMES = ("attacks", "datasets", "evaluation", "models", "objectives", "training")
+_EVALUATION_NAMES = ("Result", "check_gradient_masking", "evaluate")
+__all__ = [  # noqa: F822  loaded on first use
+    "Result",
+    "attacks",
+    "check_gradient_masking",
+    "datasets",
+    "evaluate",
+    "evaluation",
+    "models",
+    "objectives",
+    "training",
+]
 
 if "TF_ENABLE_ONEDNN_OPTS" not in os.environ:
     if "tensorflow" in sys.modules:
@@ -41,10 +47,10 @@ if "TF_ENABLE_ONEDNN_OPTS" not in os.environ:
 
 def __getattr__(name: str) -> Any:
     """Loads submodules and functions on first use, so that `import tfadv` does not load TensorFlow."""
-    if name in _SUBMODULES:
+    if name in _MODULE_NAMES:
         return importlib.import_module(f"{__name__}.{name}")
-    if name in _FUNCTIONS:
-        return getattr(importlib.import_module(_FUNCTIONS[name]), name)
+    if name in _EVALUATION_NAMES:
+        return getattr(importlib.import_module("tfadv.evaluation"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _fail(str(error))
     except signals.Stopped as stopped:
-        _fail("stopped; what was finished is kept, and the same command continues from there.")
+        _fail(signals.CLOSING_LINE)
         return stopped.exit_code
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""

@@ -52,7 +52,7 @@ class Range:
             text += f" and at most {self.most:.10g}"
         if self.unit:
             text += f" {self.unit}"
-        return text + (f", or 0: {self.zero}" if self.zero else "")
+        return text + (f", or 0 ({self.zero})" if self.zero else "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +145,7 @@ def _wanted(accepts: Accepted, config: Any) -> str:
 def define_flags(settings: type, values: flags.FlagValues) -> None:
     """Defines a flag for each setting of a dataclass."""
     for name, default, declared in settings_of(settings):
-        keywords = {"help": declared.help, "flag_values": values}
+        keywords: dict[str, Any] = {"help": declared.help, "flag_values": values}
         if isinstance(default, tuple):
             flags.DEFINE_list(name, [str(element) for element in default], **keywords)
         elif isinstance(default, bool):
@@ -166,7 +166,7 @@ def read_flags(settings: type, values: flags.FlagValues) -> dict[str, Any]:
     """
     read = {}
     for name, default, _ in settings_of(settings):
-        value = values[name].value
+        value: Any = values[name].value
         if isinstance(default, tuple):
             number = bool(default) and isinstance(default[0], float)
             try:
@@ -201,8 +201,9 @@ def describe(settings: type, chosen: Mapping[str, Any], *, width: int = 100) -> 
     for name, default, declared in settings_of(settings):
         text = [declared.help]
         if isinstance(declared.accepts, Names):
-            known = ", ".join(declared.accepts.available(types.SimpleNamespace(**chosen)))
-            text.append(f"{'Any of' if isinstance(default, tuple) else 'One of'}: {known}.")
+            known = ", ".join(declared.accepts.available(types.SimpleNamespace(**chosen))) or "(none registered)"
+            several = isinstance(default, tuple) or not declared.accepts.checked
+            text.append(f"{'Any of' if several else 'One of'}: {known}.")
         elif isinstance(declared.accepts, Range):
             text.append(f"{'Each' if isinstance(default, tuple) else 'Accepts'}: {declared.accepts}.")
         entry = textwrap.fill(" ".join(text), width, initial_indent=" " * 6, subsequent_indent=" " * 6)
