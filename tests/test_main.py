@@ -20,6 +20,7 @@ from tfadv.runtime import compilation, console, signals
 def run(monkeypatch, tmp_path, capsys):
     """A function of (what `runner.run` does, *arguments) that returns (exit code, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
+
     def call(function, *arguments):
         runner = types.ModuleType("tfadv.experiments.runner")
         runner.run = function
