@@ -9,7 +9,6 @@ run draws what the unbroken one would have drawn.
 from __future__ import annotations
 
 import math
-
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf

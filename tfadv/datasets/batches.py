@@ -157,7 +157,7 @@ def evaluation_batches(samples: Samples, *, batch_size: int) -> tf.data.Dataset:
 
 
 def full_batches(n: int, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Row numbers of full batches, so that XLA compiles one shape only: the last batch is filled up with the first rows.
+    """Row numbers of full batches, so that XLA compiles one shape only; the first rows fill up the last batch.
 
     Yields:
       (int64 (batch_size,) row numbers, how many of them are new).

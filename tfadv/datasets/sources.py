@@ -39,8 +39,8 @@ class ImageDataset:
     def digest(self) -> str:
         """The SHA-256 of images and labels: ties splits to exactly these pixels."""
         sha = hashlib.sha256(repr(self.images.shape).encode())
-        sha.update(np.ascontiguousarray(self.images))
-        sha.update(np.ascontiguousarray(self.labels))
+        sha.update(np.ascontiguousarray(self.images).data)
+        sha.update(np.ascontiguousarray(self.labels).data)
         return sha.hexdigest()
 
 

@@ -67,9 +67,7 @@ def _check_classes(labels: np.ndarray, train_size: int) -> None:
     if counts.min() < 10:
         raise UserError("a class has fewer than 10 images: too few for training, validation and test.")
     if 0 < train_size < len(counts):
-        raise UserError(
-            f"--train_size is {train_size}: give at least one image for each of the {len(counts)} classes."
-        )
+        raise UserError(f"--train_size is {train_size}: give at least one image for each of the {len(counts)} classes.")
 
 
 def _with_validation(

@@ -21,6 +21,8 @@ import numpy as np
 
 from tfadv.evaluation.records import wilson_interval
 
+AFFECTS_RESULTS = False  # checks are derived from diagnostics whenever they are needed
+
 WHITE_BOX = ("fgsm", "pgd", "pgd-steps", "pgd-restarts", "apgd-ce", "apgd-t")
 BLACK_BOX = ("square", "transfer")
 

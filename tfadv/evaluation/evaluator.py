@@ -122,9 +122,7 @@ def evaluate(
     else:
         x = _as_float(images)
         common = dict(seed=seed, batch_size=batch_size, cost=cost)
-        attacked = attack(
-            model, x, labels, epsilons, progress=execution.progress, resume=execution.resume, **common
-        )
+        attacked = attack(model, x, labels, epsilons, progress=execution.progress, resume=execution.resume, **common)
         clean = predict(model, x, batch_size) == labels
         adversarial = np.stack([predict(model, x_adv, batch_size) == labels for x_adv in attacked])
     return Result(
@@ -165,9 +163,7 @@ def _one_pass_correct(model: Any, images: tf.Tensor, y: tf.Tensor, eps: tf.Tenso
     return tf.concat([(tf.argmax(logits, axis=1) == y)[None], _correct(model, adversarial, y)], axis=0)
 
 
-def _stored_correct(
-    model: Any, images: tf.Tensor, y: tf.Tensor, perturbations: tf.Tensor, eps: tf.Tensor
-) -> tf.Tensor:
+def _stored_correct(model: Any, images: tf.Tensor, y: tf.Tensor, perturbations: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
     """bool (E, N): correct on the stored adversarial images."""
     return _correct(model, perturbed(_as_float(images), perturbations, eps[:, None, None, None, None]), y)
 

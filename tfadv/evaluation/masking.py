@@ -126,7 +126,7 @@ def collect_diagnostics(
         raise ValueError(f"eps must be one number above 0, got {eps}.")
     if not len(y):
         raise ValueError("there must be at least one image.")
-    diagnostics = {"n": len(y), "eps": float(eps), "settings": dataclasses.asdict(settings)}
+    diagnostics: dict[str, Any] = {"n": len(y), "eps": float(eps), "settings": dataclasses.asdict(settings)}
     diagnostics |= _diagnose_outputs(model, x, y.numpy(), settings.batch_size)
     try:
         gradient.check_inputs(model, x, y, eps, (0.0, 1.0))
@@ -144,9 +144,7 @@ def collect_diagnostics(
 
 def _diagnose_outputs(model: Any, x: tf.Tensor, labels: np.ndarray, batch_size: int) -> dict:
     """What the outputs for the clean images tell."""
-    runs = [
-        _batched(lambda batch: gradient.compiled_logits(model, batch).numpy(), batch_size, x) for _ in range(_RUNS)
-    ]
+    runs = [_batched(lambda batch: gradient.compiled_logits(model, batch).numpy(), batch_size, x) for _ in range(_RUNS)]
     if not np.isfinite(runs).all():
         raise ValueError("the model's outputs for x must be finite, got NaN or infinity.")
     first = runs[0]

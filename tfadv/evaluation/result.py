@@ -87,7 +87,7 @@ class Result:
 
     @property
     def interval(self) -> Any:
-        """The 95% Wilson interval (low, high) of the robust accuracy; a tuple with one per eps where `eps` is several."""
+        """The 95% Wilson interval (low, high) of the robust accuracy, or a tuple with one interval per eps."""
         return self._per_eps([wilson_interval(int(row.sum()), len(row)) for row in self.robust])
 
     def summary(self) -> str:

@@ -16,7 +16,8 @@ from tfadv.experiments.result_files import load_result, save_result
 
 if TYPE_CHECKING:
     from tfadv.attacks.base import Attack
-    from tfadv.experiments.session import Session
+    from tfadv.experiments.context import Context
+    from tfadv.experiments.dataset_splits import DatasetSplits
     from tfadv.experiments.trained_model import TrainedModel
 
 LOG = logging.getLogger(__name__)
@@ -28,18 +29,18 @@ class AttackEvaluation(PartedArtifact):
 
     rebuild = "the same command with --stage=evaluate"
 
-    def __init__(self, session: Session, trained: TrainedModel, attack: Attack, n: int) -> None:
-        """`n`: number of images."""
-        self._session, self._trained, self.attack, self.n = session, trained, attack, n
+    def __init__(self, context: Context, splits: DatasetSplits, trained: TrainedModel, attack: Attack, n: int) -> None:
+        """`trained`: the model under test; `n`: number of images."""
+        self._context, self._splits, self._trained, self.attack, self.n = context, splits, trained, attack, n
         self.name = f"attacks/{trained.model}/{trained.recipe.name}/{_folder_name(attack.label)}"
 
     def inputs(self) -> dict[str, Artifact]:
         """The splits and the model."""
-        return {"split": self._session.splits, "weights": self._trained}
+        return {"split": self._splits, "weights": self._trained}
 
     def settings(self) -> dict:
         """The attack, its settings, the sizes of eps and the images."""
-        config = self._session.config
+        config = self._context.config
         return {
             "attack": self.attack.label,
             "attack_settings": self.attack.settings(),
@@ -59,7 +60,7 @@ class AttackEvaluation(PartedArtifact):
 
     def build_part(self, folder: pathlib.Path, piece: range, progress: Callable[[int], Any], resume: Any) -> None:
         """Attacks some of the test images."""
-        config, test = self._session.config, self._session.splits.images["test"]
+        config, test = self._context.config, self._splits.images["test"]
         rows = slice(piece.start, piece.stop)
         with self._trained.loaded() as model:
             result = evaluate(
@@ -79,13 +80,13 @@ class AttackEvaluation(PartedArtifact):
         result = concatenate([load_result(part) for part in parts])
         save_result(folder, result)
         accuracies = ", ".join(
-            f"{eps:g}: {100 * row.mean():.1f}%" for eps, row in zip(self._session.config.epsilons, result.robust)
+            f"{eps:g}: {100 * row.mean():.1f}%" for eps, row in zip(self._context.config.epsilons, result.robust)
         )
         LOG.info("%s: %s, %.0f s", self.name.removeprefix("attacks/"), accuracies, result.cost.seconds)
 
     def result(self) -> Result:
         """The result of all images."""
-        return load_result(self._session.graph.open(self))
+        return load_result(self._context.graph.open(self))
 
 
 def _folder_name(label: str) -> str:

@@ -17,7 +17,7 @@ from tfadv.experiments.graph import WholeArtifact
 from tfadv.store.files import write_json
 
 if TYPE_CHECKING:
-    from tfadv.experiments.session import Session
+    from tfadv.experiments.context import Context
 
 LOG = logging.getLogger(__name__)
 
@@ -37,9 +37,9 @@ class DatasetSplits(WholeArtifact):
     name = "split"
     rebuild = "the same command with --stage=prepare"
 
-    def __init__(self, session: Session) -> None:
-        """Takes the session whose settings choose the data set."""
-        self._session, self._config = session, session.config
+    def __init__(self, context: Context) -> None:
+        """Takes the context whose settings choose the data set."""
+        self._context, self._config = context, context.config
 
     def inputs(self) -> dict:
         """No artifact."""
@@ -87,12 +87,17 @@ class DatasetSplits(WholeArtifact):
     @functools.cached_property
     def record(self) -> dict:
         """Keys "dataset" (TFDS name and version), "class_names", and the rows of "train", "validation" and "test"."""
-        return json.loads((self._session.graph.open(self) / "splits.json").read_text())
+        return json.loads((self._context.graph.open(self) / "splits.json").read_text())
 
     @property
     def sizes(self) -> dict[str, int]:
         """Split name → number of its images."""
         return {split: len(self.record[split]) for split in splits.SPLITS}
+
+    @property
+    def class_names(self) -> list[str]:
+        """One per class."""
+        return self.record["class_names"]
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -110,7 +115,7 @@ class DatasetSplits(WholeArtifact):
         if dataset.digest() != record["images_sha256"]:
             raise UserError(
                 f"the images of {dataset.full_name} in {self._config.data_dir} are not those that "
-                f"{self._session.workdir.root} was built from: restore them, or give another --workdir."
+                f"{self._context.workdir.root} was built from: restore them, or give another --workdir."
             )
         rows = {split: np.asarray(record[split], np.int64) for split in splits.SPLITS}
         return {split: SplitImages(dataset.images[r], dataset.labels[r], r) for split, r in rows.items()}

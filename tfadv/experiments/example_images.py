@@ -16,7 +16,8 @@ from tfadv.experiments.graph import Artifact, WholeArtifact
 from tfadv.report.data import Examples, Predictions, choose_examples
 
 if TYPE_CHECKING:
-    from tfadv.experiments.session import Session
+    from tfadv.experiments.context import Context
+    from tfadv.experiments.dataset_splits import DatasetSplits
     from tfadv.experiments.trained_model import TrainedModel
 
 CANDIDATES = 512  # test images that the examples are chosen from
@@ -27,25 +28,27 @@ class ExampleImages(WholeArtifact):
 
     rebuild = "the same command with --stage=report"
 
-    def __init__(self, session: Session, variants: Sequence[TrainedModel]) -> None:
-        """`variants`: the model trained by each recipe, the reference among them."""
-        self._session = session
+    def __init__(
+        self, context: Context, splits: DatasetSplits, variants: Sequence[TrainedModel], reference: str
+    ) -> None:
+        """`variants`: one model trained by each recipe; `reference`: the recipe whose model is attacked first."""
+        self._context, self._splits = context, splits
         self._variants = {trained.recipe.name: trained for trained in variants}
-        self._reference = self._variants[session.experiment.reference]
+        self._reference = self._variants[reference]
         self.name = f"examples/{self._reference.model}"
 
     def inputs(self) -> dict[str, Artifact]:
         """The splits and the models."""
-        return {"split": self._session.splits} | {trained.name: trained for trained in self._variants.values()}
+        return {"split": self._splits} | {trained.name: trained for trained in self._variants.values()}
 
     def settings(self) -> dict:
         """The attack's eps."""
-        return {"eps": max(self._session.config.epsilons), "attack": "fgsm"}
+        return {"eps": max(self._context.config.epsilons), "attack": "fgsm"}
 
     def build(self, folder: pathlib.Path, manifest: dict, resume: Any) -> None:
         """Attacks the candidates, chooses among them, and records all predictions."""
-        eps, attack = max(self._session.config.epsilons), FGSM()
-        test = self._session.splits.images["test"]
+        eps, attack = max(self._context.config.epsilons), FGSM()
+        test = self._splits.images["test"]
         x, y = to_float(test.images[:CANDIDATES]), test.labels[:CANDIDATES]
         with self._reference.loaded() as model:
             adversarial = attack(model, x, y, eps)
@@ -72,7 +75,7 @@ class ExampleImages(WholeArtifact):
 
     def read(self) -> Examples:
         """The examples."""
-        return Examples.load(self._session.graph.open(self) / "examples.npz")
+        return Examples.load(self._context.graph.open(self) / "examples.npz")
 
 
 def _predict(model: Any, images: tf.Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,8 @@ from tfadv.experiments.graph import Artifact, PartedArtifact
 from tfadv.experiments.result_files import load_result, save_result
 
 if TYPE_CHECKING:
-    from tfadv.experiments.session import Session
+    from tfadv.experiments.context import Context
+    from tfadv.experiments.stored_samples import StoredSamples
     from tfadv.experiments.trained_model import TrainedModel
 
 LOG = logging.getLogger(__name__)
@@ -28,36 +29,36 @@ class FgsmEvaluation(PartedArtifact):
 
     rebuild = "the same command with --stage=evaluate"
 
-    def __init__(self, session: Session, trained: TrainedModel) -> None:
-        """`trained`: the model under test."""
-        self._session, self._trained = session, trained
+    def __init__(self, context: Context, trained: TrainedModel, samples: StoredSamples) -> None:
+        """`trained`: the model under test; `samples`: the surrogate's."""
+        self._context, self._trained, self._samples = context, trained, samples
         self.name = f"evaluations/{trained.model}/{trained.recipe.name}"
 
     def inputs(self) -> dict[str, Artifact]:
         """The model and the surrogate's samples."""
-        return {"weights": self._trained, "samples": self._session.samples}
+        return {"weights": self._trained, "samples": self._samples}
 
     def settings(self) -> dict:
         """The sizes of eps."""
-        return {"epsilons": list(self._session.config.epsilons), "attack": "fgsm"}
+        return {"epsilons": list(self._context.config.epsilons), "attack": "fgsm"}
 
     def pieces(self) -> list[range]:
         """Ranges of test images."""
-        n = self._session.splits.sizes["test"]
+        n = len(self._samples.test.labels)
         return [range(i, min(i + IMAGES_PER_PART, n)) for i in range(0, n, IMAGES_PER_PART)]
 
     def build_part(self, folder: pathlib.Path, piece: range, progress: Callable[[int], Any], resume: Any) -> None:
         """Evaluates some of the test images."""
-        config = self._session.config
-        samples = self._session.test_samples.select(slice(piece.start, piece.stop))
+        config = self._context.config
+        samples = self._samples.test.select(slice(piece.start, piece.stop))
         if samples.perturbations is None:
             raise UserError("the surrogate's samples hold no perturbations.")
-        common = dict(eps=config.epsilons, batch_size=config.batch_size)
+        common: dict[str, Any] = {"eps": config.epsilons, "batch_size": config.batch_size}
         with self._trained.loaded() as model:
-            execution = Execution(devices=self._session.devices, progress=progress)
+            execution = Execution(devices=self._context.devices, progress=progress)
             whitebox = evaluate(model, samples.images, samples.labels, FGSM(), execution=execution, **common)
             stored = StoredPerturbations(samples.perturbations, whitebox.clean_correct)
-            execution = Execution(devices=self._session.devices)
+            execution = Execution(devices=self._context.devices)
             transfer = evaluate(model, samples.images, samples.labels, stored, execution=execution, **common)
         save_result(folder, whitebox, "whitebox_")
         save_result(folder, transfer, "transfer_")
@@ -71,18 +72,18 @@ class FgsmEvaluation(PartedArtifact):
 
     def records(self) -> list[Record]:
         """Clean, white-box at each eps, transfer at each eps."""
-        return self._records(self._session.graph.open(self))
+        return self._records(self._context.graph.open(self))
 
     def whitebox(self) -> Result:
         """The result under white-box FGSM."""
-        return load_result(self._session.graph.open(self), "whitebox_")
+        return load_result(self._context.graph.open(self), "whitebox_")
 
     def _records(self, folder: pathlib.Path) -> list[Record]:
         whitebox, transfer = load_result(folder, "whitebox_"), load_result(folder, "transfer_")
-        surrogate = self._session.surrogate
+        surrogate = self._samples.surrogate
         return fgsm_records(
-            self._session.subject(self._trained),
-            self._session.config.epsilons,
+            self._trained.subject,
+            self._context.config.epsilons,
             whitebox.clean_correct,
             whitebox.robust,
             transfer.robust,

@@ -51,7 +51,7 @@ class Artifact(abc.ABC):
         """Modules, or objects of modules, whose code decides what it holds; imports are followed."""
         return (type(self).__module__,)
 
-    def cleanup(self) -> None:
+    def cleanup(self) -> None:  # noqa: B027  most artifacts have nothing to remove
         """Removes what only served to build it; called whenever it is up to date."""
 
     def bytes_needed(self) -> int:
@@ -64,7 +64,13 @@ class WholeArtifact(Artifact):
 
     @abc.abstractmethod
     def build(self, folder: pathlib.Path, manifest: dict, resume: ResumeLog | None) -> None:
-        """Writes the files into a folder; may set `manifest["content"]`, and save the state of long work in `resume`."""
+        """Writes the files into a folder.
+
+        Args:
+          folder: where to write.
+          manifest: its "content" may be set where a hash of the files is not the best name of what they hold.
+          resume: for the state of long work; None on a host that is not the chief.
+        """
 
 
 class PartedArtifact(Artifact):
@@ -119,9 +125,7 @@ class Graph:
                 raise self._missing_for_shard(artifact)
             else:
                 LOG.info("%s …", artifact.name)
-                assert isinstance(artifact, WholeArtifact)
-                resume = self._resume_log(artifact.name, fingerprint)
-                self._create(artifact, fingerprint, lambda *target: artifact.build(*target, resume))
+                self._create_whole(artifact, fingerprint)
         artifact.cleanup()
         manifest = self.workdir.manifest(artifact.name)
         assert manifest is not None
@@ -150,7 +154,8 @@ class Graph:
         if manifest is None:
             return None
         inputs = {role: self.current(source) for role, source in artifact.inputs().items()}
-        return manifest["content"] if manifest["inputs"] == self._fingerprint(artifact, inputs) else None
+        is_current = self.workdir.is_current(artifact.name, self._fingerprint(artifact, inputs))
+        return manifest["content"] if is_current else None
 
     def _fingerprint(self, artifact: Artifact, inputs: Mapping[str, str | None]) -> dict:
         roots = tuple(artifact.code())
@@ -160,6 +165,11 @@ class Graph:
 
     def _resume_log(self, name: str, fingerprint: dict) -> ResumeLog | None:
         return None if self.workdir.follower else ResumeLog(self.workdir.scratch(name, fingerprint))
+
+    def _create_whole(self, artifact: Artifact, fingerprint: dict) -> None:
+        assert isinstance(artifact, WholeArtifact)
+        resume = self._resume_log(artifact.name, fingerprint)
+        self._create(artifact, fingerprint, lambda folder, manifest: artifact.build(folder, manifest, resume))
 
     def _create(self, artifact: Artifact, fingerprint: dict, build: Callable[[pathlib.Path, dict], None]) -> None:
         with self.workdir.creating(
@@ -177,9 +187,7 @@ class Graph:
         LOG.info("%s, in %d parts …", artifact.name, len(pieces))
         of_parts = fingerprint | {"parts": len(pieces)}
         folders, seconds, reported = [], 0.0, time.monotonic()
-        with tqdm(
-            total=sum(map(len, pieces)), unit="image", desc=artifact.name, leave=False, disable=None
-        ) as bar:
+        with tqdm(total=sum(map(len, pieces)), unit="image", desc=artifact.name, leave=False, disable=None) as bar:
             for number, piece in enumerate(pieces):
                 if self._shard and number % self._shard[1] != self._shard[0]:
                     bar.update(len(piece))
@@ -211,9 +219,10 @@ class Graph:
         self, artifact: PartedArtifact, name: str, fingerprint: dict, piece: Any, progress: Callable[[int], Any]
     ) -> pathlib.Path:
         resume = self._resume_log(name, fingerprint)
-        with self.workdir.creating(
-            name, fingerprint, rebuild=artifact.rebuild, need=artifact.bytes_needed()
-        ) as (aside, _):
+        with self.workdir.creating(name, fingerprint, rebuild=artifact.rebuild, need=artifact.bytes_needed()) as (
+            aside,
+            _,
+        ):
             artifact.build_part(aside, piece, progress, resume)
         self.parts_built += 1
         return self.workdir.root / name

@@ -14,7 +14,8 @@ from tfadv.experiments.graph import Artifact, WholeArtifact
 from tfadv.store.files import write_json
 
 if TYPE_CHECKING:
-    from tfadv.experiments.session import Session
+    from tfadv.experiments.context import Context
+    from tfadv.experiments.dataset_splits import DatasetSplits
     from tfadv.experiments.trained_model import TrainedModel
 
 LOG = logging.getLogger(__name__)
@@ -26,31 +27,34 @@ class MaskingDiagnostics(WholeArtifact):
 
     rebuild = "the same command with --stage=evaluate"
 
-    def __init__(self, session: Session, trained: TrainedModel) -> None:
-        """`trained`: the model under test."""
-        self._session, self._trained = session, trained
+    def __init__(
+        self, context: Context, splits: DatasetSplits, trained: TrainedModel, surrogate: TrainedModel, n: int
+    ) -> None:
+        """`trained`: the model under test; `surrogate`: another one; `n`: number of images at most."""
+        self._context, self._splits, self._trained = context, splits, trained
+        self._n = min(IMAGES, n)
         self.name = f"diagnostics/{trained.model}/{trained.recipe.name}"
-        self._surrogate = None if session.surrogate.name == trained.name else session.surrogate
+        self._surrogate = None if surrogate.name == trained.name else surrogate
 
     def inputs(self) -> dict[str, Artifact]:
         """The splits, the model, and the surrogate unless it is the model itself."""
-        inputs: dict[str, Artifact] = {"split": self._session.splits, "weights": self._trained}
+        inputs: dict[str, Artifact] = {"split": self._splits, "weights": self._trained}
         return inputs | ({"surrogate": self._surrogate} if self._surrogate else {})
 
     def settings(self) -> dict:
         """The eps and the images."""
-        config = self._session.config
+        config = self._context.config
         return {
             "eps": max(config.epsilons),
-            "images": min(IMAGES, self._session.eval_size),
+            "images": self._n,
             "seed": config.seed,
             "batch_size": config.batch_size,
         }
 
     def build(self, folder: pathlib.Path, manifest: dict, resume: Any) -> None:
         """Runs the diagnostics."""
-        config, (images, labels) = self._session.config, self._session.eval_images
-        x, y, eps = to_float(images[:IMAGES]), labels[:IMAGES], max(config.epsilons)
+        config, test = self._context.config, self._splits.images["test"]
+        x, y, eps = to_float(test.images[: self._n]), test.labels[: self._n], max(config.epsilons)
         options = dict(
             settings=DiagnosticSettings(batch_size=config.batch_size, seed=config.seed),
             resume=resume,
@@ -69,4 +73,4 @@ class MaskingDiagnostics(WholeArtifact):
 
     def checks(self) -> list[Check]:
         """The results of the checks."""
-        return run_checks(json.loads((self._session.graph.open(self) / "diagnostics.json").read_text()))
+        return run_checks(json.loads((self._context.graph.open(self) / "diagnostics.json").read_text()))

@@ -38,19 +38,27 @@ class ModelPool:
     attacks serve all of them; but an instance has one user at a time.
     """
 
-    def __init__(self, build: Callable[[str], keras.Model]) -> None:
-        """`build`: builds the model of a name with its initial weights."""
-        self._build = build
+    def __init__(self) -> None:
+        """Starts without any model."""
         self._models: dict[str, list[PooledModel]] = {}
 
     @contextlib.contextmanager
-    def borrow(self, name: str, content: str | None = None) -> Iterator[PooledModel]:
-        """Lends an instance, preferably one that has the weights of `content`; its weights are otherwise arbitrary."""
+    def borrow(self, name: str, build: Callable[[], keras.Model], content: str | None = None) -> Iterator[PooledModel]:
+        """Lends an instance.
+
+        Args:
+          name: of the architecture.
+          build: builds an instance with its initial weights, where none is free.
+          content: the content hash of the weights wanted: an instance that has them is preferred.
+
+        Yields:
+          The instance; its weights are arbitrary unless its `content` is the one wanted.
+        """
         instances = self._models.setdefault(name, [])
         free = [entry for entry in instances if not entry.in_use]
         matching = [entry for entry in free if content is not None and entry.content == content]
         if not free:
-            model = self._build(name)
+            model = build()
             free = [PooledModel(model, model.get_weights())]
             instances.append(free[0])
         entry = (matching or free)[0]

@@ -29,7 +29,7 @@ class Report(WholeArtifact):
 
     def inputs(self) -> dict[str, Artifact]:
         """The evaluations and the examples."""
-        artifacts = [*self._evaluations, self._session.examples()]
+        artifacts = [*self._evaluations, self._session.examples]
         return {artifact.name: artifact for artifact in artifacts}
 
     def settings(self) -> dict:
@@ -59,12 +59,12 @@ class Report(WholeArtifact):
         session = self._session
         data = ReportData(
             dataset=session.config.dataset,
-            class_names=tuple(session.splits.record["class_names"]),
+            class_names=tuple(session.splits.class_names),
             records=tuple(r for trained in session.variants for r in session.records(trained)),
             experiment=session.experiment,
             transfer_matrix=self._transfer_matrix() or None,
             checks=self._checks(),
-            examples=session.examples().read(),
+            examples=session.examples.read(),
         )
         for write in FORMATS.values():
             write(folder, data)

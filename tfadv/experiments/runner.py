@@ -78,12 +78,10 @@ def _evaluate_all(session: Session) -> list[Artifact]:
     """Evaluates every model and recipe as the settings ask for."""
     evaluations: list[Artifact] = []
     for trained in session.variants:
-        for artifact in (
-            session.fgsm_evaluation(trained),
-            *(session.attack_evaluation(trained, attack) for attack in session.attacks),
-        ):
-            _evaluate(session, artifact)
-            evaluations.append(artifact)
+        attacked = [session.attack_evaluation(trained, attack) for attack in session.attacks]
+        for evaluation in (session.fgsm_evaluation(trained), *attacked):
+            _evaluate(session, evaluation)
+            evaluations.append(evaluation)
     if session.attacks and not session.config.shard:
         for trained in session.variants:
             for artifact in (session.transfer_row(trained), session.diagnostics(trained)):

@@ -6,24 +6,23 @@ import functools
 import json
 from collections.abc import Iterator
 
-import numpy as np
-
 from tfadv import attacks
 from tfadv.attacks import specs
 from tfadv.attacks.base import Attack
 from tfadv.config import Config
-from tfadv.datasets.batches import Samples
 from tfadv.errors import UserError
-from tfadv.evaluation.records import Record, Subject, attack_records, worst_case_records
+from tfadv.evaluation.records import Record, attack_records, worst_case_records
 from tfadv.experiments.attack_evaluation import AttackEvaluation
+from tfadv.experiments.context import Context
 from tfadv.experiments.dataset_splits import DatasetSplits
 from tfadv.experiments.example_images import ExampleImages
 from tfadv.experiments.fgsm_evaluation import FgsmEvaluation
 from tfadv.experiments.graph import Graph
 from tfadv.experiments.masking_diagnostics import MaskingDiagnostics
 from tfadv.experiments.model_pool import ModelPool
+from tfadv.experiments.recipe import SCRATCH
 from tfadv.experiments.stored_samples import StoredSamples
-from tfadv.experiments.trained_model import TrainedModel, build_initial
+from tfadv.experiments.trained_model import TrainedModel
 from tfadv.experiments.transfer_evaluation import TransferRow
 from tfadv.models import MODELS
 from tfadv.runtime.devices import Devices
@@ -34,7 +33,7 @@ AFFECTS_RESULTS = False
 
 
 class Session:
-    """The artifacts of one work folder, by name, and what they share.
+    """The artifacts of one work folder, wired together.
 
     Attributes:
       config: the settings.
@@ -42,7 +41,6 @@ class Session:
       workdir: the folder.
       devices: where training and one-step attacks run.
       graph: builds artifacts.
-      pool: built models for reuse.
     """
 
     def __init__(self, config: Config, workdir: Workdir) -> None:
@@ -57,29 +55,42 @@ class Session:
         workdir.barrier = functools.partial(self.devices.sum_over_workers, 1)
         workdir.barrier()  # the chief has opened the folder
         self.graph = Graph(workdir, config.shard_of())
-        self.pool = ModelPool(functools.partial(build_initial, self))
+        self._context = Context(config, workdir, self.devices, self.graph, ModelPool())
+        self._trained: dict[tuple[str, str], TrainedModel] = {}
 
     # ---- artifacts --------------------------------------------------------------------------------------
 
     @functools.cached_property
     def splits(self) -> DatasetSplits:
         """The splits of the data set."""
-        return DatasetSplits(self)
+        return DatasetSplits(self._context)
 
     @functools.cached_property
     def samples(self) -> StoredSamples:
         """The surrogate's stored samples."""
-        return StoredSamples(self)
+        return StoredSamples(self._context, self.splits, self.surrogate)
 
     @property
     def surrogate(self) -> TrainedModel:
         """The model whose adversarial images are stored."""
         return self.trained(self.config.surrogate, self.experiment.reference)
 
-    @functools.cache
-    def trained(self, model: str, recipe: str) -> TrainedModel:
-        """A model trained by a recipe."""
-        return TrainedModel(self, model, self.experiment.recipe(recipe))
+    def trained(self, model: str, name: str) -> TrainedModel:
+        """A model trained by the recipe of that name."""
+        if (model, name) not in self._trained:
+            recipe = self.experiment.recipe(name)
+            start = recipe.start
+            if start != SCRATCH and self.config.retrain_from:
+                start = self.config.retrain_from
+            self._trained[model, name] = TrainedModel(
+                self._context,
+                self.splits,
+                model,
+                recipe,
+                start=None if start == SCRATCH else self.trained(model, start),
+                samples=self.samples if recipe.samples == "surrogate" else None,
+            )
+        return self._trained[model, name]
 
     @property
     def variants(self) -> list[TrainedModel]:
@@ -91,51 +102,36 @@ class Session:
         """The attacks of `--attacks`."""
         return [specs.build(name, settings, attacks.ATTACKS) for name, settings in self.config.attack_specs]
 
-    def fgsm_evaluation(self, trained: TrainedModel) -> FgsmEvaluation:
-        """Accuracy of a model clean, under FGSM and on the surrogate's images."""
-        return FgsmEvaluation(self, trained)
-
-    def attack_evaluation(self, trained: TrainedModel, attack: Attack) -> AttackEvaluation:
-        """Accuracy of a model under an attack."""
-        return AttackEvaluation(self, trained, attack, self.eval_size)
-
-    def transfer_row(self, trained: TrainedModel) -> TransferRow:
-        """Accuracy of all models on images attacked on one."""
-        return TransferRow(self, trained, self.variants)
-
-    def diagnostics(self, trained: TrainedModel) -> MaskingDiagnostics:
-        """Whether the gradients of a model are masked."""
-        return MaskingDiagnostics(self, trained)
-
-    def examples(self) -> ExampleImages:
-        """Attacked images of the first model."""
-        model = self.config.models[0]
-        return ExampleImages(self, [self.trained(model, recipe.name) for recipe in self.experiment.recipes])
-
-    # ---- images -----------------------------------------------------------------------------------------
-
-    @functools.cached_property
-    def test_samples(self) -> Samples:
-        """All test images with the surrogate's perturbations."""
-        return self.samples.read("test", self.config.epsilons)
-
     @property
     def eval_size(self) -> int:
         """The number of test images for `--attacks`."""
         n = self.splits.sizes["test"]
         return min(self.config.eval_size or n, n)
 
+    def fgsm_evaluation(self, trained: TrainedModel) -> FgsmEvaluation:
+        """Accuracy of a model clean, under FGSM and on the surrogate's images."""
+        return FgsmEvaluation(self._context, trained, self.samples)
+
+    def attack_evaluation(self, trained: TrainedModel, attack: Attack, n: int | None = None) -> AttackEvaluation:
+        """Accuracy of a model under an attack on the first n test images, `eval_size` where n is None."""
+        return AttackEvaluation(self._context, self.splits, trained, attack, n or self.eval_size)
+
+    def transfer_row(self, trained: TrainedModel) -> TransferRow:
+        """Accuracy of all models on images attacked on one."""
+        return TransferRow(self._context, self.splits, trained, self.variants, self.eval_size)
+
+    def diagnostics(self, trained: TrainedModel) -> MaskingDiagnostics:
+        """Whether the gradients of a model are masked."""
+        return MaskingDiagnostics(self._context, self.splits, trained, self.surrogate, self.eval_size)
+
     @property
-    def eval_images(self) -> tuple[np.ndarray, np.ndarray]:
-        """The test images for `--attacks`: uint8 (N, H, W, C), and labels int64 (N,)."""
-        test = self.splits.images["test"]
-        return test.images[: self.eval_size], test.labels[: self.eval_size]
+    def examples(self) -> ExampleImages:
+        """Attacked images of the first model."""
+        model = self.config.models[0]
+        variants = [self.trained(model, recipe.name) for recipe in self.experiment.recipes]
+        return ExampleImages(self._context, self.splits, variants, self.experiment.reference)
 
     # ---- results ----------------------------------------------------------------------------------------
-
-    def subject(self, trained: TrainedModel) -> Subject:
-        """The model that records are about."""
-        return Subject(self.config.dataset, trained.model, trained.recipe.name, self.config.seed)
 
     def publish(self) -> None:
         """Writes results.json with the results of all models that are up to date."""
@@ -154,7 +150,7 @@ class Session:
 
     def _attack_records(self, trained: TrainedModel, fgsm: FgsmEvaluation) -> list[Record]:
         """The records of all attacks that a model was evaluated under, and of the worst case over them."""
-        epsilons, subject = self.config.epsilons, self.subject(trained)
+        epsilons, subject = self.config.epsilons, trained.subject
         evaluations = list(self._attack_evaluations(trained))
         results = [evaluation.result() for evaluation in evaluations]
         records = []
@@ -179,7 +175,7 @@ class Session:
         for path in folder.glob("*/manifest.json"):
             try:
                 inputs = json.loads(path.read_text())["inputs"]
-                evaluation = AttackEvaluation(self, trained, attacks.parse(inputs["attack"]), inputs["images"])
+                evaluation = self.attack_evaluation(trained, attacks.parse(inputs["attack"]), inputs["images"])
             except (ValueError, KeyError, TypeError, UserError):  # damaged, or of a plugin that is not loaded
                 continue
             candidates.append((order.index(evaluation.attack.name), evaluation.attack.label, evaluation))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,9 @@ from tfadv.runtime.devices import Devices
 from tfadv.store.files import link
 
 if TYPE_CHECKING:
-    from tfadv.experiments.session import Session
+    from tfadv.experiments.context import Context
+    from tfadv.experiments.dataset_splits import DatasetSplits
+    from tfadv.experiments.trained_model import TrainedModel
 
 
 def perturbations(
@@ -60,15 +63,16 @@ class StoredSamples(PartedArtifact):
 
     rebuild = "the same command with --stage=generate"
 
-    def __init__(self, session: Session) -> None:
-        """Takes the session whose surrogate makes the samples."""
-        self._session, self._config = session, session.config
+    def __init__(self, context: Context, splits: DatasetSplits, surrogate: TrainedModel) -> None:
+        """`surrogate`: the model whose perturbations are stored."""
+        self._context, self._config, self._splits = context, context.config, splits
+        self.surrogate = surrogate
         self._tfds_name = f"{self._config.dataset}_surrogate"
         self.name = f"surrogate/{self._tfds_name}/{stored.VERSION}"
 
     def inputs(self) -> dict[str, Artifact]:
         """The splits and the surrogate."""
-        return {"split": self._session.splits, "weights": self._session.surrogate}
+        return {"split": self._splits, "weights": self.surrogate}
 
     def settings(self) -> dict:
         """The surrogate's name and the attack."""
@@ -76,26 +80,26 @@ class StoredSamples(PartedArtifact):
 
     def bytes_needed(self) -> int:
         """The bytes of the largest file."""
-        return max(map(len, self.pieces())) * stored.sample_bytes(self._session.splits.shape)
+        return max(map(len, self.pieces())) * stored.sample_bytes(self._splits.shape)
 
     def pieces(self) -> list[stored.SampleFile]:
         """The TFRecord files."""
-        return stored.sample_files(self._session.splits.sizes, self._session.splits.shape)
+        return stored.sample_files(self._splits.sizes, self._splits.shape)
 
     def build_part(
         self, folder: pathlib.Path, piece: stored.SampleFile, progress: Callable[[int], Any], resume: Any
     ) -> None:
         """Perturbs the images of one file and writes it."""
-        split = self._session.splits.images[piece.split]
+        split = self._splits.images[piece.split]
         rows = slice(piece.start, piece.stop)
         images, labels, ids = split.images[rows], split.labels[rows], split.ids[rows]
-        with self._session.surrogate.loaded() as model:
+        with self.surrogate.loaded() as model:
             batches = perturbations(
                 model,
                 images,
                 labels,
                 batch_size=self._config.batch_size,
-                devices=self._session.devices,
+                devices=self._context.devices,
                 progress=progress,
             )
             stored.write_file(folder, self._tfds_name, piece, (images, labels, ids), batches)
@@ -105,7 +109,7 @@ class StoredSamples(PartedArtifact):
         for part in parts:
             for path in part.glob("*.tfrecord-*"):
                 link(path, folder / path.name)
-        splits, surrogate = self._session.splits, self._config.surrogate
+        splits, surrogate = self._splits, self._config.surrogate
         dataset = splits.record["dataset"]
         manifest["dataset"] = dataset
         manifest["epsilons"] = list(self._config.epsilons)  # the samples serve any other eps as well
@@ -115,10 +119,15 @@ class StoredSamples(PartedArtifact):
             self._tfds_name,
             self.pieces(),
             shape=splits.shape,
-            class_names=splits.record["class_names"],
+            class_names=splits.class_names,
             description=f"FGSM perturbations of {dataset} by {surrogate}: "
             "adversarial image = clip(image / 255 + eps * perturbation / 127, 0, 1).",
         )
+
+    @functools.cached_property
+    def test(self) -> Samples:
+        """The test split at every eps."""
+        return self.read("test", self._config.epsilons)
 
     def read(self, split: str, levels: Sequence[float]) -> Samples:
         """The samples of one split, checked against the ids of that split.
@@ -130,8 +139,8 @@ class StoredSamples(PartedArtifact):
         Raises:
           UserError: the files are damaged or hold other images.
         """
-        folder = self._session.graph.open(self)
+        folder = self._context.graph.open(self)
         samples, ids = stored.read(folder, split, levels)
-        if ids.tolist() != self._session.splits.record[split]:
+        if ids.tolist() != self._splits.record[split]:
             raise UserError(f"{folder} holds other images than the split {split}: remove it.")
         return samples

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from tfadv.datasets import splits
 from tfadv.datasets.batches import Samples
+from tfadv.datasets.splits import undersample
 from tfadv.errors import UserError
+from tfadv.evaluation.records import Subject
 from tfadv.experiments.graph import Artifact, WholeArtifact
 from tfadv.models import MODELS, files
 from tfadv.models.builder import build as build_model
@@ -22,47 +23,60 @@ from tfadv.store.files import write_json
 from tfadv.training import Checkpoints, Diverged, Trainer, TrainingSettings
 
 if TYPE_CHECKING:
+    from tfadv.experiments.context import Context
+    from tfadv.experiments.dataset_splits import DatasetSplits
     from tfadv.experiments.model_pool import PooledModel
     from tfadv.experiments.recipe import Recipe
-    from tfadv.experiments.session import Session
+    from tfadv.experiments.stored_samples import StoredSamples
 
 LOG = logging.getLogger(__name__)
 # The settings that the training of every recipe depends on.
 TRAINING_SETTINGS = (
     "seed", "batch_size", "learning_rate", "weight_decay", "precision", "sync_batchnorm", "patience",
 )  # fmt: skip
-SCRATCH = "scratch"
-
-
-def build_initial(session: Session, name: str) -> keras.Model:
-    """Builds a model with its initial weights, which follow from `--seed`."""
-    keras.utils.set_random_seed(session.config.seed)
-    classes = len(session.splits.record["class_names"])
-    with session.devices.strategy.scope():
-        return build_model(name, session.splits.shape, classes, synchronized=session.config.sync_batchnorm)
 
 
 class TrainedModel(WholeArtifact):
     """A model trained by a recipe: `model.keras` and `history.json`."""
 
-    def __init__(self, session: Session, model: str, recipe: Recipe) -> None:
-        """`model`: a name in `MODELS`."""
-        self._session, self._config = session, session.config
+    def __init__(
+        self,
+        context: Context,
+        splits: DatasetSplits,
+        model: str,
+        recipe: Recipe,
+        *,
+        start: TrainedModel | None,
+        samples: StoredSamples | None,
+    ) -> None:
+        """Takes what the model is trained from.
+
+        Args:
+          context: settings, work folder and devices.
+          splits: the images.
+          model: a name in `MODELS`.
+          recipe: how it is trained.
+          start: the model whose weights training starts from; None means initial weights.
+          samples: the surrogate's samples, where the recipe trains on them.
+        """
+        self._context, self._config, self._splits = context, context.config, splits
+        self._start, self._samples = start, samples
         self.model, self.recipe = model, recipe
         self.name = f"models/{model}/{recipe.name}"
         self.rebuild = f"the same command with --stage={recipe.stage}"
-        start = recipe.start
-        if start != SCRATCH and self._config.retrain_from:
-            start = self._config.retrain_from
-        self._start = start
+
+    @property
+    def subject(self) -> Subject:
+        """The model as records name it."""
+        return Subject(self._config.dataset, self.model, self.recipe.name, self._config.seed)
 
     def inputs(self) -> dict[str, Artifact]:
         """The splits, the model that training starts from, and the surrogate's samples."""
-        inputs: dict[str, Artifact] = {"split": self._session.splits}
-        if self._start != SCRATCH:
-            inputs["start"] = self._session.trained(self.model, self._start)
-        if self.recipe.samples == "surrogate":
-            inputs["samples"] = self._session.samples
+        inputs: dict[str, Artifact] = {"split": self._splits}
+        if self._start:
+            inputs["start"] = self._start
+        if self._samples:
+            inputs["samples"] = self._samples
         return inputs
 
     def settings(self) -> dict:
@@ -97,13 +111,11 @@ class TrainedModel(WholeArtifact):
 
     def build(self, folder: pathlib.Path, manifest: dict, resume: Any) -> None:
         """Trains the model, and goes on from the last checkpoint where there is one."""
-        session, config = self._session, self._config
+        context, config = self._context, self._config
         training, validation = self._training_samples(), self._validation_samples()
         with self._borrow_start() as entry:
             trainer = self._trainer(entry)
-            checkpoints = Checkpoints(
-                session.workdir, f"checkpoints/{self.model}/{self.recipe.name}", manifest["inputs"]
-            )
+            checkpoints = self._checkpoints(manifest["inputs"])
             settings = TrainingSettings(
                 epochs=getattr(config, self.recipe.epochs),
                 batch_size=config.batch_size,
@@ -113,8 +125,8 @@ class TrainedModel(WholeArtifact):
                 augmentations=self._augmentations,
                 checkpoint_steps=config.checkpoint_steps,
             )
-            follower = session.workdir.follower
-            log_dir = None if follower else session.workdir.root / "logs" / self.model / self.recipe.name
+            follower = context.workdir.follower
+            log_dir = None if follower else context.workdir.root / "logs" / self.model / self.recipe.name
             name = f"{self.model} {self.recipe.name}"
             try:
                 record = trainer.fit(
@@ -128,15 +140,18 @@ class TrainedModel(WholeArtifact):
 
     def cleanup(self) -> None:
         """Removes the checkpoints of a model that is complete."""
-        Checkpoints(self._session.workdir, f"checkpoints/{self.model}/{self.recipe.name}", {}).remove()
+        self._checkpoints({}).remove()
+
+    def _checkpoints(self, inputs: dict) -> Checkpoints:
+        return Checkpoints(self._context.workdir, f"checkpoints/{self.model}/{self.recipe.name}", inputs)
 
     @contextlib.contextmanager
     def loaded(self) -> Iterator[keras.Model]:
         """Lends the trained model, for evaluation."""
-        content = self._session.graph.ensure(self)
-        with self._session.pool.borrow(self.model, content) as entry:
+        content = self._context.graph.ensure(self)
+        with self._context.pool.borrow(self.model, self._initial_model, content) as entry:
             if entry.content != content:
-                folder = self._session.graph.open(self)
+                folder = self._context.graph.open(self)
                 entry.model.set_weights(files.load(folder / "model.keras").get_weights())
                 entry.content = content
             yield entry.model
@@ -145,13 +160,24 @@ class TrainedModel(WholeArtifact):
     def _borrow_start(self) -> Iterator[PooledModel]:
         """Lends a model with the weights that training starts from."""
         start = None
-        if self._start != SCRATCH:
-            with self._session.trained(self.model, self._start).loaded() as model:
+        if self._start:
+            with self._start.loaded() as model:
                 start = model.get_weights()
-        with self._session.pool.borrow(self.model) as entry:
+        with self._context.pool.borrow(self.model, self._initial_model) as entry:
             entry.content = None
             entry.model.set_weights(entry.initial_weights if start is None else start)
             yield entry
+
+    def _initial_model(self) -> keras.Model:
+        """Builds the model with its initial weights, which follow from `--seed`."""
+        keras.utils.set_random_seed(self._config.seed)
+        with self._context.devices.strategy.scope():
+            return build_model(
+                self.model,
+                self._splits.shape,
+                len(self._splits.class_names),
+                synchronized=self._config.sync_batchnorm,
+            )
 
     def _trainer(self, entry: PooledModel) -> Trainer:
         objective = self.recipe.objective
@@ -161,35 +187,35 @@ class TrainedModel(WholeArtifact):
                 weight_decay=self._config.weight_decay,
                 objective=OBJECTIVES[objective],
                 precision=self._config.precision,
-                devices=self._session.devices,
+                devices=self._context.devices,
             )
         return entry.trainers[objective]
 
     def _training_samples(self) -> Samples:
-        if self.recipe.samples == "surrogate":
-            samples = self._session.samples.read("train", self._levels)
+        if self._samples:
+            samples = self._samples.read("train", self._levels)
         else:
             # Where clean images are repeated, they are seen as often as retraining sees them: both take equally many
             # steps, and the difference between them is the adversarial images alone.
-            train = self._session.splits.images["train"]
+            train = self._splits.images["train"]
             samples = Samples(train.images, train.labels, None, (0.0,) * len(self._levels))
         if not self.recipe.balance:
             return samples
-        balanced = splits.undersample(samples.labels, self._config.seed)
+        balanced = undersample(samples.labels, self._config.seed)
         LOG.info("balance: %d of %d training images stay", len(balanced), len(samples.labels))
         return samples.select(balanced)
 
     def _validation_samples(self) -> Samples:
         """What the recipe trains on, in the validation split: decides when to stop."""
-        if self.recipe.samples == "surrogate":
-            return self._session.samples.read("validation", self._levels)
-        validation = self._session.splits.images["validation"]
+        if self._samples:
+            return self._samples.read("validation", self._levels)
+        validation = self._splits.images["validation"]
         return Samples(validation.images, validation.labels)
 
     def _save_last_good(self, trainer: Trainer, checkpoints: Checkpoints) -> str:
         """Saves the weights of the last checkpoint as a model; returns a sentence that says where."""
         path = checkpoints.folder / "last_good.keras"
-        if self._session.workdir.follower or not checkpoints.exist():
+        if self._context.workdir.follower or not checkpoints.exist():
             return "There is no earlier checkpoint."
         aside = path.with_name(f".tmp-{path.name}")
         files.save(trainer.model, aside)

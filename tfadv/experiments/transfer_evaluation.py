@@ -13,7 +13,8 @@ from tfadv.experiments.graph import Artifact, WholeArtifact
 from tfadv.store.files import write_json
 
 if TYPE_CHECKING:
-    from tfadv.experiments.session import Session
+    from tfadv.experiments.context import Context
+    from tfadv.experiments.dataset_splits import DatasetSplits
     from tfadv.experiments.trained_model import TrainedModel
 
 
@@ -22,35 +23,37 @@ class TransferRow(WholeArtifact):
 
     rebuild = "the same command with --stage=evaluate"
 
-    def __init__(self, session: Session, source: TrainedModel, targets: list[TrainedModel]) -> None:
-        """`source`: the model that is attacked; `targets`: the models that classify its images."""
-        self._session, self._source, self._targets = session, source, targets
+    def __init__(
+        self, context: Context, splits: DatasetSplits, source: TrainedModel, targets: list[TrainedModel], n: int
+    ) -> None:
+        """`source`: the attacked model; `targets`: the models that classify its images; `n`: number of images."""
+        self._context, self._splits, self._source, self._targets, self._n = context, splits, source, targets, n
         self.name = f"transfers/{source.model}/{source.recipe.name}"
         # All its steps, because continuing after the decision boundary is crossed transfers better.
         self._attack = PGD(early_stop=False)
 
     def inputs(self) -> dict[str, Artifact]:
         """The splits and the models."""
-        return {"split": self._session.splits} | {target.name: target for target in self._targets}
+        return {"split": self._splits} | {target.name: target for target in self._targets}
 
     def settings(self) -> dict:
         """The attack and the images."""
-        config = self._session.config
+        config = self._context.config
         return {
             "source": self._source.name,
             "attack": self._attack.name,
             "attack_settings": self._attack.settings(),
             "eps": max(config.epsilons),
-            "images": self._session.eval_size,
+            "images": self._n,
             "seed": config.seed,
             "batch_size": config.batch_size,
         }
 
     def build(self, folder: pathlib.Path, manifest: dict, resume: Any) -> None:
         """Attacks the images and evaluates all models on them."""
-        config, (images, labels) = self._session.config, self._session.eval_images
-        eps, x = max(config.epsilons), to_float(images)
-        common = dict(seed=config.seed, batch_size=config.batch_size)
+        config, test = self._context.config, self._splits.images["test"]
+        eps, x, labels = max(config.epsilons), to_float(test.images[: self._n]), test.labels[: self._n]
+        common: dict[str, Any] = {"seed": config.seed, "batch_size": config.batch_size}
         with self._source.loaded() as model:
             adversarial = FixedImages(self._attack(model, x, labels, [eps], resume=resume, **common))
         correct = {}
@@ -62,4 +65,4 @@ class TransferRow(WholeArtifact):
 
     def read(self) -> dict:
         """Keys "n", "eps" and "correct", see `tfadv.report.data.TransferRow`."""
-        return json.loads((self._session.graph.open(self) / "transfer.json").read_text())
+        return json.loads((self._context.graph.open(self) / "transfer.json").read_text())

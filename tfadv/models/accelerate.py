@@ -199,9 +199,7 @@ def _same(n, size, stride):
     return total // 2, total - total // 2
 
 
-def convolve(
-    x: tf.Tensor, kernel: tf.Tensor, stride: int, pad: tuple[tuple[int, int], tuple[int, int]]
-) -> tf.Tensor:
+def convolve(x: tf.Tensor, kernel: tf.Tensor, stride: int, pad: tuple[tuple[int, int], tuple[int, int]]) -> tf.Tensor:
     """A convolution with zeros around the images.
 
     Args:

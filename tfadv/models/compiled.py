@@ -50,9 +50,7 @@ class PerModel:
             # TensorFlow warns of frequent retracing when functions with the same Python code are traced for several
             # models. It tells functions apart by their code object where they have one; a partial has none.
             call = functools.partial(_call, self._function, get_model, specs, static)
-            compiled[key] = tf.function(
-                call, input_signature=tf.nest.flatten(specs), jit_compile=jit_compile or None
-            )
+            compiled[key] = tf.function(call, input_signature=tf.nest.flatten(specs), jit_compile=jit_compile or None)
         return compiled[key](*tf.nest.flatten(arguments))
 
 
@@ -60,7 +58,9 @@ def _spec(tensor: tf.Tensor) -> tf.TensorSpec:
     return tf.TensorSpec((None, *tensor.shape[1:]) if tensor.shape.rank else (), tensor.dtype)
 
 
-def _call(function: Callable[..., Any], get_model: Callable[[], Any], specs: Any, static: dict, *flat: tf.Tensor) -> Any:
+def _call(
+    function: Callable[..., Any], get_model: Callable[[], Any], specs: Any, static: dict, *flat: tf.Tensor
+) -> Any:
     return function(get_model(), *tf.nest.pack_sequence_as(specs, flat), **static)
 
 

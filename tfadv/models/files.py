@@ -17,7 +17,7 @@ def weights_hash(model: keras.Model) -> str:
     sha = hashlib.sha256()
     for variable in model.weights:
         sha.update(f"{variable.path}{tuple(variable.shape)}".encode())
-        sha.update(np.ascontiguousarray(variable.numpy()))
+        sha.update(np.ascontiguousarray(variable.numpy()).data)
     return sha.hexdigest()
 
 

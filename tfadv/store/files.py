@@ -37,7 +37,7 @@ def file_digest(path: str | os.PathLike[str]) -> str:
     return sha.hexdigest()
 
 
-def write_json(path: str | os.PathLike[str], value: Any, indent: int = 1) -> None:
+def write_json(path: str | os.PathLike[str], value: Any, indent: int | None = 1) -> None:
     """Writes a JSON file atomically: a reader sees the old content or the new one, never a part."""
     path = pathlib.Path(path)
     temporary = path.with_name(f".tmp-{path.name}")

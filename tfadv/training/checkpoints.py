@@ -56,7 +56,7 @@ class Checkpoints:
         """
         need = sum(array.nbytes for array in arrays.values())
         with self._workdir.creating(self._artifact(step), self._inputs, need=need) as (folder, _):
-            np.savez(folder / "arrays.npz", **arrays)
+            np.savez(folder / "arrays.npz", **arrays)  # type: ignore[arg-type]  # the keywords are names of arrays
             write_json(folder / "state.json", state)
         for old in sorted(self._steps())[:-KEEP]:
             self._workdir.remove(self._artifact(old))

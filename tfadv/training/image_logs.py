@@ -14,9 +14,7 @@ AFFECTS_RESULTS = False
 COLUMNS, DRAWS = 8, 4
 
 
-def log_augmented_images(
-    log_dir: str | os.PathLike, samples: Samples, seed: int, augmentations: Sequence[str]
-) -> None:
+def log_augmented_images(log_dir: str | os.PathLike, samples: Samples, seed: int, augmentations: Sequence[str]) -> None:
     """Writes `augmentation/sheet` under `<log_dir>/train`: a row of original samples, then rows of them augmented.
 
     Args:

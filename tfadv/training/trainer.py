@@ -261,9 +261,7 @@ class Trainer:
         """The rest of an epoch, from `progress` on; returns whether to stop after it."""
         settings, total = run.settings, run.settings.epochs * run.steps
         sums, stop, workers = tf.constant(progress.sums), False, self._devices.workers
-        with tqdm(
-            total=run.steps, initial=progress.step, unit="step", desc=run.name, leave=False, disable=None
-        ) as bar:
+        with tqdm(total=run.steps, initial=progress.step, unit="step", desc=run.name, leave=False, disable=None) as bar:
             while progress.step < run.steps:
                 x, y = next(run.batches)
                 rate = warmup_cosine(run.steps_done(progress), peak=settings.learning_rate, total=total)
@@ -321,9 +319,7 @@ class Trainer:
         }
         return state | {"wait": early.wait, "best": early.best, "best_epoch": early.best_epoch}, arrays
 
-    def _restore(
-        self, state: dict, arrays: dict[str, np.ndarray], early: keras.callbacks.EarlyStopping
-    ) -> _Progress:
+    def _restore(self, state: dict, arrays: dict[str, np.ndarray], early: keras.callbacks.EarlyStopping) -> _Progress:
         """Restores what `_state_dict` returned."""
         _assign(self._network.weights, arrays, "weight")
         _assign(self._optimizer.variables, arrays, "optimizer")
