@@ -7,22 +7,22 @@ from tfadv.datasets import AUGMENTATIONS, augment
 
 @pytest.fixture
 def images():
-    """Smooth pictures with nothing at the border, so that what leaves one side is not missed."""
+    """Smooth images with an empty border, so that a shift moves nothing out of the image."""
     rng = np.random.default_rng(0)
     x = np.zeros((64, 32, 32, 3), "float32")
     x[:, 10:22, 10:22] = tf.image.resize(rng.uniform(0.2, 0.8, (64, 3, 3, 3)), (12, 12))
     return x
 
 
-def centre(x):
-    """(N, 2): centre of mass, (row, column)."""
+def center_of_mass(x):
+    """(N, 2): center of mass, (row, column)."""
     mass, places = x.sum(axis=3), np.arange(x.shape[1])
     total = mass.sum(axis=(1, 2))
     return np.stack([(mass.sum(axis=2) * places).sum(1) / total, (mass.sum(axis=1) * places).sum(1) / total], axis=1)
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_each_one_eagerly_and_inside_tf_data(images, name):
+def test_eager_and_graph_execution_agree(images, name):
     seed = tf.constant([5, 7])
     eager = augment.augment(tf.constant(images), seed, [name]).numpy()
     dataset = tf.data.Dataset.from_tensors(images).map(lambda x: augment.augment(x, seed, [name]))
@@ -30,36 +30,36 @@ def test_each_one_eagerly_and_inside_tf_data(images, name):
     np.testing.assert_allclose(eager, in_graph, atol=1e-5)
     assert eager.dtype == np.float32 and eager.min() >= 0 and eager.max() <= 1
     unchanged = (eager == images).all(axis=(1, 2, 3))
-    assert 0.25 < unchanged.mean() < 0.9  # half stay as they are, to the bit, and half of those to be flipped
+    assert 0.25 < unchanged.mean() < 0.9  # half stay exactly as they are, and a flip leaves half of the others
     assert np.abs(eager[~unchanged] - images[~unchanged]).max() > 0.005
     other = augment.augment(tf.constant(images), tf.constant([5, 8]), [name]).numpy()
     assert (other != eager).any()
 
 
 def changed(images, name, monkeypatch):
-    monkeypatch.setattr(augment, "SHARE", 1.0)
+    monkeypatch.setattr(augment, "AUGMENTED_SHARE", 1.0)
     return augment.augment(tf.constant(images), tf.constant([0, 1]), [name]).numpy()
 
 
-def test_flip_mirrors_about_half_and_nothing_else(images, monkeypatch):
+def test_flip_mirrors_about_half_of_the_images(images, monkeypatch):
     x = changed(images, "flip", monkeypatch)
     mirrored = np.array([np.allclose(a, b[:, ::-1], atol=1e-5) for a, b in zip(x, images)])
     same = np.array([np.allclose(a, b, atol=1e-5) for a, b in zip(x, images)])
     assert (mirrored | same).all() and 0.25 < mirrored.mean() < 0.75
 
 
-def test_shift_moves_by_at_most_its_share(images, monkeypatch):
-    moved = centre(changed(images, "shift", monkeypatch)) - centre(images)
+def test_shift_moves_by_at_most_its_limit(images, monkeypatch):
+    moved = center_of_mass(changed(images, "shift", monkeypatch)) - center_of_mass(images)
     assert 1.5 < np.abs(moved).max() <= augment.SHIFT * 32 + 0.05
     assert (moved > 0.5).any() and (moved < -0.5).any()
 
 
 @pytest.mark.parametrize("name", ["rotation", "shear", "scaling"])
-def test_the_centre_stays(name, monkeypatch):
+def test_the_center_of_mass_stays(name, monkeypatch):
     x = np.zeros((32, 33, 33, 1), "float32")
     x[:, 8:25, 13:20] = 1
     y = changed(x, name, monkeypatch)
-    np.testing.assert_allclose(centre(y), centre(x), atol=0.3)
+    np.testing.assert_allclose(center_of_mass(y), center_of_mass(x), atol=0.3)
     mass = y.sum(axis=(1, 2, 3)) / x.sum(axis=(1, 2, 3))
     if name == "scaling":
         assert mass.max() > 1.1 and mass.min() < 0.9
@@ -68,25 +68,25 @@ def test_the_centre_stays(name, monkeypatch):
         np.testing.assert_allclose(mass, 1, atol=0.03)
 
 
-def test_crop_only_enlarges(monkeypatch):
+def test_crop_enlarges(monkeypatch):
     x = np.zeros((32, 33, 33, 1), "float32")
     x[:, 14:19, 14:19] = 1
     mass = changed(x, "crop", monkeypatch).sum(axis=(1, 2, 3)) / 25
     assert mass.min() > 0.98 and 1.2 < mass.max() < 1.42
 
 
-def test_brightness_is_one_number_an_image(monkeypatch):
+def test_brightness_adds_one_number_per_image(monkeypatch):
     x = np.full((32, 8, 8, 3), 0.5, "float32")
     difference = changed(x, "brightness", monkeypatch) - x
     assert np.ptp(difference, axis=(1, 2, 3)).max() < 1e-6
     assert 0.08 < np.abs(difference).max() <= augment.BRIGHTNESS + 1e-6
 
 
-def test_noise_has_its_deviation(monkeypatch):
+def test_standard_deviation_of_the_noise(monkeypatch):
     x = np.full((32, 16, 16, 3), 0.5, "float32")
     assert np.std(changed(x, "noise", monkeypatch) - x) == pytest.approx(augment.NOISE, rel=0.05)
 
 
-def test_all_together_are_resampled_once(images):
+def test_all_augmentations_together(images):
     x = augment.augment(tf.constant(images), tf.constant([1, 1]), AUGMENTATIONS).numpy()
     assert x.shape == images.shape and x.min() >= 0 and x.max() <= 1

@@ -8,7 +8,7 @@ from tfadv.datasets import AUGMENTATIONS, batches
 def samples(n=10, epsilons=(0.0,), perturbed=False):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (n, 4, 4, 3), dtype=np.uint8)
-    images[:, 0, 0, 0] = np.arange(n)  # says which image it is
+    images[:, 0, 0, 0] = np.arange(n)  # the number of the image
     p = rng.choice(np.array([-127, 0, 127], np.int8), images.shape) if perturbed else None
     if perturbed:
         p[:, 0, 0, 0] = 0
@@ -21,7 +21,7 @@ def collect(dataset):
     return x[kept], y[kept]
 
 
-def test_an_epoch_has_every_image_at_every_level_once():
+def test_an_epoch_contains_every_image_at_every_level_once():
     data = samples(10, (0.0, 0.1, 0.2), perturbed=True)
     dataset, steps = batches.training_batches(data, batch_size=6, epochs=2, seed=0)
     assert steps == 5 and dataset.cardinality() == 10
@@ -33,7 +33,7 @@ def test_an_epoch_has_every_image_at_every_level_once():
     assert (y[:30] != y[30:]).any()  # another order
 
 
-def test_a_sample_is_its_image_plus_eps_times_its_sign():
+def test_a_sample_is_its_image_plus_eps_times_its_perturbation():
     data = samples(5, (0.0, 0.03), perturbed=True)
     x, y = collect(batches.evaluation_batches(data, batch_size=4))
     clean = data.images.astype("float32") / np.float32(255)
@@ -52,7 +52,7 @@ def test_labels_stay_with_their_images_under_augmentation():
 
 
 @pytest.mark.parametrize("epoch, step", [(2, 0), (1, 3), (0, 4)])
-def test_going_on_at_a_step_gives_the_batches_of_the_unbroken_run(epoch, step):
+def test_batches_from_a_later_step_equal_those_of_an_uninterrupted_run(epoch, step):
     data = samples(20, (0.0, 0.1), perturbed=True)
     keywords = dict(batch_size=8, epochs=3, seed=1, augmentations=AUGMENTATIONS)
     whole, steps = batches.training_batches(data, **keywords)
@@ -64,17 +64,30 @@ def test_going_on_at_a_step_gives_the_batches_of_the_unbroken_run(epoch, step):
 
 
 @pytest.mark.parametrize("n, batch_size, steps", [(10, 4, 2), (3, 8, 1), (8, 8, 1)])
-def test_steps(n, batch_size, steps):
+def test_number_of_steps(n, batch_size, steps):
     dataset, counted = batches.training_batches(samples(n), batch_size=batch_size, epochs=3, seed=0)
     assert counted == steps and len(list(dataset)) == dataset.cardinality() == 3 * steps
 
 
-def test_evaluation_has_known_cardinality_and_every_image():
+def test_evaluation_batches_contain_every_image_once():
     dataset = batches.evaluation_batches(samples(10), batch_size=4)
     assert dataset.cardinality() == 3
     assert collect(dataset)[1].tolist() == list(range(10))
     x, y, counts = map(np.concatenate, zip(*dataset.as_numpy_iterator()))
     assert y.tolist() == [*range(10), 0, 1] and counts.tolist() == [1] * 10 + [0, 0]
+
+
+def test_levels_of_eps_need_perturbations():
+    with pytest.raises(ValueError, match="epsilons .* need perturbations"):
+        samples(4, (0.0, 0.1))
+
+
+def test_zero_levels_repeat_each_image():
+    """The data of the augmented variant: as many samples as with adversarial images, all of them clean."""
+    data = samples(6, (0.0, 0.0, 0.0))
+    x, y = collect(batches.evaluation_batches(data, batch_size=5))
+    assert len(data) == 18 and y.tolist() == list(range(6)) * 3
+    np.testing.assert_array_equal(x[:6], x[12:])
 
 
 def test_select_keeps_images_labels_and_perturbations_together():
@@ -83,7 +96,7 @@ def test_select_keeps_images_labels_and_perturbations_together():
     np.testing.assert_array_equal(data.perturbations, samples(10, (0.1,), True).perturbations[[7, 2]])
 
 
-def test_perturbed_is_the_attacks_own_arithmetic():
+def test_perturbed_equals_the_step_of_fgsm_exactly():
     x = tf.random.stateless_uniform((3, 4, 4, 1), (0, 1))
     sign = tf.sign(tf.random.stateless_normal((3, 4, 4, 1), (0, 2)))
     stored = tf.cast(127 * sign, tf.int8)

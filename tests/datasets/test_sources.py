@@ -1,17 +1,19 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import sklearn.datasets
 
-from tfadv.datasets import SOURCES, sources
+from tfadv.datasets import DATASETS, sources, splits
 from tfadv.errors import UserError
 
 
-def test_digits_are_scikit_learns(data_dir):
-    pool = sources.load("digits", data_dir, 8)
+def test_digits_are_those_of_scikit_learn(data_dir):
+    dataset = sources.load("digits", data_dir, 8)
     digits = sklearn.datasets.load_digits()
-    np.testing.assert_array_equal(pool.images[..., 0], np.round(digits.images * 255 / 16))
-    np.testing.assert_array_equal(pool.labels, digits.target)
-    assert pool.full_name == "digits/1.0.0"
+    np.testing.assert_array_equal(dataset.images[..., 0], np.round(digits.images * 255 / 16))
+    np.testing.assert_array_equal(dataset.labels, digits.target)
+    assert dataset.full_name == "digits/1.0.0" and dataset.official_splits == {"train": range(1797)}
 
 
 def test_digits_upscaled_keep_dtype_and_range(digits):
@@ -19,7 +21,16 @@ def test_digits_upscaled_keep_dtype_and_range(digits):
     assert digits.images.max() > 250
 
 
-def test_absent_without_network_is_one_clear_line(tmp_path, monkeypatch):
+def test_digest_follows_every_pixel_and_label(digits):
+    before = digits.digest()
+    for field in ("images", "labels"):
+        values = getattr(digits, field).copy()
+        values.flat[-1] += 1
+        assert dataclasses.replace(digits, **{field: values}).digest() != before
+    assert dataclasses.replace(digits).digest() == before
+
+
+def test_missing_data_set_without_network(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "_online", lambda: False)
     with pytest.raises(UserError, match="mnist is not in .*no network.*--data_dir"):
         sources.load("mnist", str(tmp_path), 32)
@@ -40,14 +51,20 @@ REAL = {"mnist": (70_000, 10), "cifar10": (60_000, 10), "cats_vs_dogs": (24_994,
 
 
 @pytest.mark.parametrize("name", ["mnist", "oxford_iiit_pet"])
-def test_real_data_is_pooled_whole(real_data, name):
-    pool = sources.load(name, real_data, SOURCES[name].image_size)
+def test_real_data_holds_the_images_of_all_official_splits(real_data, name):
+    dataset = sources.load(name, real_data, DATASETS[name].image_size)
     count, classes = REAL[name]
-    size = SOURCES[name].image_size
-    assert pool.images.shape == (count, size, size, SOURCES[name].channels)
-    assert len(np.unique(pool.labels)) == len(pool.class_names) == classes
-    if name == "mnist":  # padded, not resampled
-        assert not pool.images[:, :2].any() and pool.images[:, 2:-2, 2:-2].any()
+    size = DATASETS[name].image_size
+    assert dataset.images.shape == (count, size, size, DATASETS[name].channels)
+    assert len(np.unique(dataset.labels)) == len(dataset.class_names) == classes
+    assert sum(map(len, dataset.official_splits.values())) == count
+    if name == "mnist":  # padded, not resampled; the test split has the classes of the published test images
+        rows = splits.official_splits(dataset.labels, dataset.official_splits, 0)
+        assert [len(rows[split]) for split in splits.SPLITS] == [54_000, 6_000, 10_000]
+        assert np.bincount(dataset.labels[rows["test"]]).tolist() == [
+            980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009
+        ]  # fmt: skip
+        assert not dataset.images[:, :2].any() and dataset.images[:, 2:-2, 2:-2].any()
     else:  # the species, not the breed
-        assert [n.lower() for n in pool.class_names] == ["cat", "dog"]
-        assert np.bincount(pool.labels).tolist() == [550, 489]
+        assert [n.lower() for n in dataset.class_names] == ["cat", "dog"]
+        assert np.bincount(dataset.labels).tolist() == [550, 489]

@@ -3,48 +3,84 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from tfadv.datasets import split
+from tfadv.datasets import splits
 from tfadv.errors import UserError
 
 
 @hypothesis.settings(deadline=None, max_examples=40)
 @hypothesis.given(counts=st.lists(st.integers(20, 200), min_size=2, max_size=6), seed=st.integers(0, 2**31 - 1))
-def test_every_image_once_70_10_20_in_every_class(counts, seed):
+def test_each_image_is_in_one_split_70_10_20_in_every_class(counts, seed):
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
-    division = split.divide(labels, seed)
-    together = np.concatenate([division[part] for part in split.SPLITS])
+    rows = splits.stratified_splits(labels, seed)
+    together = np.concatenate([rows[split] for split in splits.SPLITS])
     assert sorted(together) == list(range(len(labels)))
-    for part, share in (("train", 0.7), ("validation", 0.1), ("test", 0.2)):
-        of_class = np.bincount(labels[division[part]], minlength=len(counts))
+    for split, share in (("train", 0.7), ("validation", 0.1), ("test", 0.2)):
+        of_class = np.bincount(labels[rows[split]], minlength=len(counts))
         assert np.abs(of_class - share * np.array(counts)).max() <= 2
 
 
-def test_same_seed_same_division_other_seed_another():
+def test_the_seed_decides_the_splits():
     labels = np.arange(1000) % 10
-    first, again, other = split.divide(labels, 3), split.divide(labels, 3), split.divide(labels, 4)
-    assert all((first[p] == again[p]).all() for p in split.SPLITS)
+    first, again, other = (splits.stratified_splits(labels, seed) for seed in (3, 3, 4))
+    assert all((first[split] == again[split]).all() for split in splits.SPLITS)
     assert (first["test"] != other["test"]).any()
 
 
-def test_train_size_limits_the_training_images_alone():
+def test_train_size_limits_only_the_training_images():
     labels = np.arange(1000) % 10
-    full, small = split.divide(labels, 0), split.divide(labels, 0, train_size=100)
+    full, small = splits.stratified_splits(labels, 0), splits.stratified_splits(labels, 0, train_size=100)
     assert np.bincount(labels[small["train"]]).tolist() == [10] * 10
     assert set(small["train"]) < set(full["train"])
     assert (full["test"] == small["test"]).all() and (full["validation"] == small["validation"]).all()
-    assert len(split.divide(labels, 0, train_size=5000)["train"]) == 700
+    assert len(splits.stratified_splits(labels, 0, train_size=5000)["train"]) == 700
 
 
-def test_too_few_images_is_one_clear_line():
+OFFICIAL = {"test": range(0, 200), "train": range(200, 1000), "unlabelled": range(1000, 1100)}
+
+
+def test_official_test_split_is_kept_and_validation_comes_from_training():
+    labels = np.random.default_rng(0).integers(0, 5, 1100)
+    rows = splits.official_splits(labels, OFFICIAL, seed=0)
+    assert rows["test"].tolist() == list(OFFICIAL["test"])
+    assert sorted([*rows["train"], *rows["validation"]]) == list(OFFICIAL["train"])  # nothing of the other split
+    assert len(rows["validation"]) == 80
+    share = np.bincount(labels[rows["validation"]]) / np.bincount(labels[OFFICIAL["train"]])
+    assert np.abs(share - 0.1).max() < 0.01  # stratified
+
+
+def test_official_splits_depend_on_seed_and_train_size_as_stratified_ones():
+    labels = np.arange(1100) % 5
+    full, other = (splits.official_splits(labels, OFFICIAL, seed) for seed in (0, 1))
+    small = splits.official_splits(labels, OFFICIAL, 0, train_size=50)
+    assert (full["validation"] != other["validation"]).any()
+    assert (full["test"] == other["test"]).all() and (full["test"] == small["test"]).all()
+    assert (full["validation"] == small["validation"]).all()
+    assert np.bincount(labels[small["train"]]).tolist() == [10] * 5 and set(small["train"]) < set(full["train"])
+
+
+@pytest.mark.parametrize("official", [{"train": range(1000)}, {"train": range(900), "validation": range(900, 1000)}])
+def test_official_splits_need_a_test_split(official):
+    with pytest.raises(UserError, match=f"this data set has {', '.join(official)}: use --split=stratified"):
+        splits.official_splits(np.arange(1000) % 10, official, 0)
+
+
+def test_digits_have_no_official_test_split(digits):
+    with pytest.raises(UserError, match="--split=official needs .* has train: use --split=stratified"):
+        splits.official_splits(digits.labels, digits.official_splits, 0)
+
+
+def test_too_few_images():
     with pytest.raises(UserError, match="--train_size is 5"):
-        split.divide(np.arange(1000) % 10, 0, train_size=5)
+        splits.stratified_splits(np.arange(1000) % 10, 0, train_size=5)
+    with pytest.raises(UserError, match="--train_size is 3"):
+        splits.official_splits(np.arange(1100) % 5, OFFICIAL, 0, train_size=3)
     with pytest.raises(UserError, match="fewer than 10"):
-        split.divide(np.array([0] * 90 + [1] * 5), 0)
+        splits.stratified_splits(np.array([0] * 90 + [1] * 5), 0)
 
 
-def test_undersample_keeps_all_of_the_smallest_class():
+def test_undersampling_keeps_all_images_of_the_smallest_class():
     labels = np.array([0] * 50 + [1] * 20 + [2] * 30)
-    keep = split.undersample(labels, 0)
+    keep = splits.undersample(labels, 0)
     assert np.bincount(labels[keep]).tolist() == [20, 20, 20]
     assert len(set(keep)) == 60 and set(range(50, 70)) <= set(keep)
-    assert (split.undersample(labels, 0) == keep).all()
+    assert (splits.undersample(labels, 0) == keep).all()
