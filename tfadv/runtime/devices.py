@@ -85,17 +85,12 @@ class Devices:
         Returns:
           A function of batches from `distribute`, which returns the sum of what `step` returns on the devices.
         """
+        # TensorFlow warns of frequent retracing when functions with the same code object are traced, such as this
+        # step of several models.  A partial has no code object.
         if self.replicas == 1:
-            return tf.function(step, jit_compile=jit_compile or None)
-
-        def reduced(*own_slices: tf.Tensor) -> tf.Tensor:
-            return tf.distribute.get_replica_context().all_reduce("SUM", step(*own_slices))
-
-        @tf.function  # XLA can't compile across devices; Keras does without it here as well
-        def run(*slices: Any) -> tf.Tensor:
-            return self.strategy.experimental_local_results(self.strategy.run(reduced, slices))[0]
-
-        return run
+            return tf.function(functools.partial(step), jit_compile=jit_compile or None)
+        # XLA can't compile across devices; Keras does without it here as well.
+        return tf.function(functools.partial(_reduced, self.strategy, step))
 
     def gather(
         self, function: Callable[..., tf.Tensor], model: Any, axis: int = 0, **settings: Any
@@ -117,25 +112,9 @@ class Devices:
         choices = compilation.use_xla(), compilation.use_accelerated()
         key = function, axis, choices, *sorted(settings.items())
         if key not in compiled:
-            compiled[key] = self._compile_gather(function, weakref.ref(model), axis, settings)
+            own = functools.partial(_with_model, function, weakref.ref(model), settings)
+            compiled[key] = tf.function(functools.partial(_gathered, self.strategy, own, axis))
         return lambda *batches: compiled[key](*map(self.distribute, batches))
-
-    def _compile_gather(
-        self, function: Callable[..., tf.Tensor], get_model: Callable[[], Any], axis: int, settings: dict[str, Any]
-    ) -> Callable[..., tf.Tensor]:
-        @tf.function
-        def run(*slices: Any) -> tf.Tensor:
-            dtypes = []
-
-            def gatherable(*own_slices: tf.Tensor) -> tf.Tensor:  # TensorFlow gathers neither bool nor int8
-                result = function(get_model(), *own_slices, **settings)
-                dtypes.append(result.dtype)
-                return tf.cast(result, tf.int32) if result.dtype in (tf.bool, tf.int8) else result
-
-            results = self.strategy.gather(self.strategy.run(gatherable, slices), axis=axis)
-            return tf.cast(results, dtypes[0])
-
-        return run
 
     def average(self, variables: Sequence[Any]) -> None:
         """Replaces Keras variables that each device has updated for itself by their mean; call it within a step."""
@@ -158,6 +137,35 @@ class Devices:
             lambda _: tf.constant(per_device, tf.float32)
         )
         return float(self._sum(values))
+
+
+def _reduced(strategy: tf.distribute.Strategy, step: Callable[..., tf.Tensor], *slices: Any) -> tf.Tensor:
+    """The sum of what a step returns on the devices."""
+
+    def on_device(*own_slices: tf.Tensor) -> tf.Tensor:
+        return tf.distribute.get_replica_context().all_reduce("SUM", step(*own_slices))
+
+    return strategy.experimental_local_results(strategy.run(on_device, slices))[0]
+
+
+def _with_model(
+    function: Callable[..., tf.Tensor], get_model: Callable[[], Any], settings: dict[str, Any], *batches: tf.Tensor
+) -> tf.Tensor:
+    return function(get_model(), *batches, **settings)
+
+
+def _gathered(
+    strategy: tf.distribute.Strategy, function: Callable[..., tf.Tensor], axis: int, *slices: Any
+) -> tf.Tensor:
+    """What a function returns on the devices, put together along an axis."""
+    dtypes = []
+
+    def on_device(*own_slices: tf.Tensor) -> tf.Tensor:
+        result = function(*own_slices)
+        dtypes.append(result.dtype)
+        return tf.cast(result, tf.int32) if result.dtype in (tf.bool, tf.int8) else result  # gather takes neither
+
+    return tf.cast(strategy.gather(strategy.run(on_device, slices), axis=axis), dtypes[0])
 
 
 @contextlib.contextmanager
