@@ -205,7 +205,7 @@ def _in_batches(
     function: Callable, arrays: Sequence[np.ndarray], batch_size: int, progress: Callable[[int], Any] | None
 ) -> np.ndarray:
     """Applies a function of batches, whose result has the batch at axis 1, to full batches; (…, N)."""
-    results = []
+    arrays, results = [np.asarray(array) for array in arrays], []
     for rows, new in full_batches(len(arrays[0]), batch_size):
         results.append(function(*(array[rows] for array in arrays)).numpy()[:, :new])
         if progress:
