@@ -8,6 +8,7 @@ import sys
 import types
 
 import pytest
+from absl import logging as absl_logging
 
 import tfadv
 from tests.faults.harness import ROOT
@@ -188,6 +189,19 @@ def test_the_first_line_is_tfadvs_and_warnings_stay():
     assert lines[1] == "W0000 a warning of TensorFlow" and "another warning" in lines[2] and len(lines) == 3
     debug = subprocess.run([sys.executable, "-c", code, "--verbosity=debug"], capture_output=True, text=True, cwd=ROOT)
     assert debug.returncode == 0 and "oneDNN" in debug.stderr
+
+
+def test_warnings_of_libraries_are_shown_but_for_tfds_about_itself(caplog):
+    logger = absl_logging.get_absl_logger()
+    console.configure_logging("info")
+    console.configure_logging("info")
+    absl_logging.warning("`FeatureConnector.dtype` is deprecated. Please change your code.")
+    absl_logging.warning("a real one")
+    absl_logging.info("reading a file")
+    assert [record.getMessage() for record in caplog.records if record.name == "absl"] == ["a real one"]
+    console.configure_logging("debug")
+    assert not logger.filters
+    console.configure_logging("info")
 
 
 def test_only_startup_lines_are_hidden(capfd):

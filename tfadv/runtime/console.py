@@ -48,8 +48,15 @@ def configure_logging(verbosity: str) -> None:
     logger.handlers, logger.propagate = [handler], False
     logger.setLevel(_LEVELS.get(verbosity, logging.INFO))
     absl_logging.set_verbosity(absl_logging.INFO if debug else absl_logging.WARNING)
+    absl_logging.get_absl_logger().removeFilter(_not_about_tfds_itself)
     if not debug:
+        absl_logging.get_absl_logger().addFilter(_not_about_tfds_itself)
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # no informational messages of TensorFlow's C++ code
+
+
+def _not_about_tfds_itself(record: logging.LogRecord) -> bool:
+    """Leaves out the warnings of TFDS 4.9 about its own use of its own deprecated attributes."""
+    return "`FeatureConnector.dtype` is deprecated" not in record.getMessage()
 
 
 def progress_disabled() -> bool | None:
