@@ -1,4 +1,4 @@
-"""The accelerated model is the model: outputs, gradients, statistics, variables."""
+"""The optimized clone computes what the model does: outputs, gradients, statistics, variables."""
 
 import gc
 import weakref
@@ -13,8 +13,8 @@ from tfadv import models
 from tfadv.models.accelerate import accelerated, convolve
 
 
-def randomise(model, seed=0):
-    """Statistics and scales as after training, so that BatchNorm does something."""
+def randomize(model, seed=0):
+    """Gives BatchNorm statistics and scales as after training; at first it computes the identity."""
     rng = np.random.default_rng(seed)
     for v in model.weights:
         if "gamma" in v.path:
@@ -27,7 +27,7 @@ def randomise(model, seed=0):
 
 
 def odd_net():
-    """What the ResNets do not have: biases, an activation within, a layer behind two readers, no scale, a plain pad."""
+    """What the ResNets lack: biases, activations in layers, outputs with two users, no scale, a shared padding."""
     x = inputs = keras.Input((12, 10, 3))
     x = layers.Conv2D(8, 3, strides=2, padding="same", name="biased")(x)
     x = layers.BatchNormalization(scale=False, name="no_scale")(x)
@@ -45,7 +45,7 @@ def odd_net():
 
 
 def gated():
-    """A channel gate as in MobileNetV3: what Keras takes for sparse (a tensor times a number), and one-pixel layers."""
+    """A channel gate as in MobileNetV3: a tensor times a number, which Keras takes for sparse, and one-pixel images."""
     x = inputs = keras.Input((8, 8, 3))
     x = layers.BatchNormalization()(layers.Conv2D(8, 3, padding="same")(x))
     gate = layers.Conv2D(8, 1)(layers.GlobalAveragePooling2D(keepdims=True)(x))
@@ -78,7 +78,7 @@ NETS = {
 @pytest.fixture(params=NETS)
 def net(request):
     keras.utils.set_random_seed(0)
-    return randomise(NETS[request.param]())
+    return randomize(NETS[request.param]())
 
 
 def batch(model, n=32):
@@ -102,12 +102,12 @@ def close(a, b, tolerance):
 
 @pytest.mark.parametrize("training", [False, True])
 def test_same_outputs_gradients_and_statistics(net, training):
-    twin, start, (x, y) = accelerated(net), net.get_weights(), batch(net)
-    assert twin is not net and {type(layer).__name__ for layer in twin.layers} & {"_Convolution", "_Shared"}
+    clone, start, (x, y) = accelerated(net), net.get_weights(), batch(net)
+    assert clone is not net and {type(layer).__name__ for layer in clone.layers} & {"_Convolution", "_Shared"}
     theirs, their_gradients = run(net, x, y, training)
     statistics = net.get_weights()
     net.set_weights(start)
-    ours, our_gradients = run(twin, x, y, training)
+    ours, our_gradients = run(clone, x, y, training)
     close(ours, theirs, 1e-4 if training else 1e-5)
     # A rounding can turn a ReLU, and deep in training mode it does: images changed by 1e-7 give as large a difference.
     tolerance = 0.1 if training and len(net.layers) > 50 else 1e-5
@@ -126,14 +126,14 @@ def test_signs_of_the_gradient(net):
     assert np.abs(b).mean() > 0.2 and (a != b).numpy().mean() < 1e-3
 
 
-def test_variables_are_the_models_own(net):
-    twin = accelerated(net)
-    assert sorted(map(id, twin.trainable_variables)) == sorted(map(id, net.trainable_variables))
-    assert sorted(map(id, twin.weights)) == sorted(map(id, net.weights))
-    assert accelerated(net) is twin
+def test_the_clone_has_the_variables_of_the_model(net):
+    clone = accelerated(net)
+    assert sorted(map(id, clone.trainable_variables)) == sorted(map(id, net.trainable_variables))
+    assert sorted(map(id, clone.weights)) == sorted(map(id, net.weights))
+    assert accelerated(net) is clone
 
 
-def test_the_model_itself_stays_as_it_was(net):
+def test_the_model_itself_is_not_changed(net):
     config = net.get_config()
     accelerated(net)
     assert net.get_config() == config
@@ -141,8 +141,8 @@ def test_the_model_itself_stays_as_it_was(net):
         assert layer.output is not None  # Keras refuses where a layer has been called a second time
 
 
-def test_a_frozen_norm_stays_frozen():
-    net = randomise(NETS["resnet_tiny"]())
+def test_a_frozen_batchnorm_stays_frozen():
+    net = randomize(NETS["resnet_tiny"]())
     net.trainable = False
     start, (x, _) = net.get_weights(), batch(net)
     accelerated(net)(x, training=True)
@@ -160,12 +160,12 @@ def test_a_model_for_any_image_size():
         close(accelerated(net, precision)(x), net(x), 0.02)
 
 
-def test_convolutions_take_up_their_paddings_and_norms():
+def test_convolutions_absorb_paddings_and_batchnorms():
     names = [layer.name for layer in accelerated(NETS["resnet18"]()).layers]
     assert [name for name in names if "pad" in name or "bn" in name] == ["stem_pool_pad"]
 
 
-def test_a_subclassed_model_and_a_layer_used_twice_are_left_alone():
+def test_a_subclassed_model_and_a_layer_used_twice_have_no_clone():
     class Own(keras.Model):
         def call(self, x):
             return x
@@ -177,39 +177,39 @@ def test_a_subclassed_model_and_a_layer_used_twice_are_left_alone():
     assert accelerated(own) is own and accelerated(twice) is twice
 
 
-def test_dropout_drops_in_training_only():
+def test_dropout_is_active_in_training_only():
     inputs = keras.Input((4, 4, 8))
-    twin = accelerated(keras.Model(inputs, layers.Dropout(0.5, seed=0)(layers.Conv2D(8, 1)(inputs))))
+    clone = accelerated(keras.Model(inputs, layers.Dropout(0.5, seed=0)(layers.Conv2D(8, 1)(inputs))))
     x = tf.ones((2, 4, 4, 8))
-    assert not (twin(x, training=False).numpy() == 0).any()
-    assert 0.3 < (twin(x, training=True).numpy() == 0).mean() < 0.7
+    assert not (clone(x, training=False).numpy() == 0).any()
+    assert 0.3 < (clone(x, training=True).numpy() == 0).mean() < 0.7
 
 
-def test_mixed_twin_shares_float32_variables_and_returns_float32_logits():
-    net = randomise(NETS["resnet18"]())
-    twin, start, (x, _) = accelerated(net, "mixed_bfloat16"), net.get_weights(), batch(net)
-    assert sorted(map(id, twin.weights)) == sorted(map(id, net.weights))
-    assert all(v.dtype == "float32" for v in twin.weights)
-    kinds = {layer.name: layer.compute_dtype for layer in twin.layers}
+def test_a_mixed_precision_clone_shares_float32_variables_and_returns_float32_logits():
+    net = randomize(NETS["resnet18"]())
+    clone, start, (x, _) = accelerated(net, "mixed_bfloat16"), net.get_weights(), batch(net)
+    assert sorted(map(id, clone.weights)) == sorted(map(id, net.weights))
+    assert all(v.dtype == "float32" for v in clone.weights)
+    kinds = {layer.name: layer.compute_dtype for layer in clone.layers}
     assert {kinds[name] for name in ("normalise", "stem_conv", "logits")} == {"float32"}
     assert {kinds[name] for name in ("stem_pool", "stage1_block1_conv1", "stage4_block2_add")} == {"bfloat16"}
     for training in (False, True):
         net.set_weights(start)
         theirs = net(x, training=training)
         net.set_weights(start)
-        ours = twin(x, training=training)
+        ours = clone(x, training=training)
         assert ours.dtype == tf.float32
         close(ours, theirs, 0.05)
-        assert (ours != theirs).numpy().any()  # it does compute otherwise
-    assert (np.sign(accelerated(net)(x)) == np.sign(net(x))).all()  # the float32 twin is another one
+        assert (ours != theirs).numpy().any()  # it does compute in another precision
+    assert (np.sign(accelerated(net)(x)) == np.sign(net(x))).all()  # the float32 clone is a different one
 
 
-def test_mixed_precision_counts_alike():
+def test_a_model_of_mixed_precision():
     with keras.device("cpu"):
         before = keras.config.dtype_policy()
         keras.config.set_dtype_policy("mixed_bfloat16")
         try:
-            net = randomise(NETS["resnet_tiny"]())
+            net = randomize(NETS["resnet_tiny"]())
         finally:
             keras.config.set_dtype_policy(before)
     x, _ = batch(net)
@@ -219,7 +219,7 @@ def test_mixed_precision_counts_alike():
         close(ours, theirs, 0.05)
 
 
-def test_the_twin_does_not_keep_the_model_alive():
+def test_the_clone_does_not_keep_the_model_in_memory():
     net = NETS["sequential"]()
     accelerated(net)
     gone = weakref.ref(net)
@@ -246,7 +246,7 @@ def test_the_twin_does_not_keep_the_model_alive():
         ((6, 6, 3), 4, 2, 1),
     ],
 )
-def test_convolve_is_pad_and_convolution(shape, size, stride, pad):
+def test_convolve_equals_padding_and_convolution(shape, size, stride, pad):
     rng = np.random.default_rng(0)
     x = tf.constant(rng.normal(size=(5, *shape)), tf.float32)
     kernel = tf.constant(rng.normal(size=(size, size, shape[-1], 16)), tf.float32)

@@ -14,7 +14,7 @@ def model():
     return models.build("resnet_tiny", (16, 16, 1), 3)
 
 
-def test_saved_and_loaded_is_the_same_model(model, tmp_path):
+def test_a_loaded_model_equals_the_saved_one(model, tmp_path):
     files.save(model, tmp_path / "model.keras")
     loaded = files.load(tmp_path / "model.keras")
     assert files.weights_hash(loaded) == files.weights_hash(model)
@@ -22,7 +22,7 @@ def test_saved_and_loaded_is_the_same_model(model, tmp_path):
     np.testing.assert_array_equal(loaded(x), model(x))
 
 
-def test_the_hash_follows_every_weight(model):
+def test_the_hash_depends_on_every_weight(model):
     before = files.weights_hash(model)
     for variable in model.weights:
         old = variable.numpy()
@@ -35,8 +35,17 @@ def test_the_hash_follows_every_weight(model):
 def test_code_in_a_model_file_is_not_run(tmp_path):
     inputs = keras.Input((4,))
     keras.Model(inputs, layers.Lambda(lambda x: x + 1)(inputs)).save(tmp_path / "evil.keras")
-    with pytest.raises(UserError, match="evil.keras carries code of its own.*Lambda"):
+    with pytest.raises(UserError, match="evil.keras contains code of its own.*Lambda"):
         files.load(tmp_path / "evil.keras")
+
+
+def test_the_optimizer_is_not_saved(model, tmp_path):
+    model.compile(keras.optimizers.Adam(), "mse")
+    model.fit(np.zeros((4, 16, 16, 1)), np.zeros((4, 3)), verbose=0)  # creates two variables per weight
+    files.save(model, tmp_path / "small.keras")
+    model.save(tmp_path / "large.keras")
+    assert keras.models.load_model(tmp_path / "small.keras").optimizer is None
+    assert keras.models.load_model(tmp_path / "large.keras").optimizer is not None
 
 
 def test_an_unknown_class_is_named(tmp_path):
@@ -50,13 +59,15 @@ def test_an_unknown_class_is_named(tmp_path):
         files.load(tmp_path / "foreign.keras")
 
 
-@pytest.mark.parametrize("harm", ["empty", "text", "truncated", "missing"])
-def test_what_is_no_model_is_named(model, tmp_path, harm):
-    path = tmp_path / "broken.keras"
+@pytest.mark.parametrize("damage", ["empty", "text", "truncated", "missing"])
+def test_a_file_that_is_no_model_is_named(model, tmp_path, damage):
+    path = tmp_path / "damaged.keras"
     files.save(model, path)
     content = path.read_bytes()
-    path.write_bytes({"empty": b"", "text": b"hello", "truncated": content[: len(content) // 2], "missing": b""}[harm])
-    if harm == "missing":
+    path.write_bytes(
+        {"empty": b"", "text": b"hello", "truncated": content[: len(content) // 2], "missing": b""}[damage]
+    )
+    if damage == "missing":
         path.unlink()
-    with pytest.raises(UserError, match="broken.keras"):
+    with pytest.raises(UserError, match="damaged.keras"):
         files.load(path)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from tfadv import models
-from tfadv.models import files
+from tfadv.errors import UserError
 
 # torchvision's counts with 10 classes.
 PARAMETERS = {"resnet18": 11_181_642, "resnet50": 23_528_522, "resnet101": 42_520_650}
@@ -18,7 +18,7 @@ def test_parameter_count_equals_torchvision(name):
 
 
 @pytest.mark.parametrize("shape", [(32, 32, 1), (64, 64, 3), (33, 33, 3)])
-def test_logits(shape):
+def test_shape_and_dtype_of_the_logits(shape):
     model = models.build("resnet_tiny", shape, 7)
     logits = model(np.random.default_rng(0).uniform(size=(2, *shape)).astype("float32"))
     assert logits.shape == (2, 7) and logits.dtype == "float32"
@@ -34,7 +34,7 @@ def test_logits_stay_float32_under_mixed_precision():
 
 
 def test_strided_padding_is_symmetric():
-    """Mirroring an image must mirror what the stem sees; Keras' own "same" padding would shift it."""
+    """A mirrored image gives mirrored features; Keras' "same" padding would shift them."""
     model = models.build("resnet_tiny", (33, 33, 1), 3)
     stem = keras.Model(model.input, model.get_layer("stem_conv").output)
     kernel = model.get_layer("stem_conv").kernel
@@ -43,12 +43,13 @@ def test_strided_padding_is_symmetric():
     np.testing.assert_allclose(stem(x)[:, :, ::-1], stem(x[:, :, ::-1]), atol=1e-4)
 
 
-def test_save_and_load_give_equal_outputs(tmp_path):
-    model = models.build("resnet_tiny", (16, 16, 3), 3)
-    x = np.random.default_rng(0).uniform(size=(2, 16, 16, 3)).astype("float32")
-    files.save(model, tmp_path / "model.keras")
-    loaded = files.load(tmp_path / "model.keras")
-    np.testing.assert_array_equal(model(x), loaded(x))
-    assert files.weights_hash(model) == files.weights_hash(loaded)
-    loaded.get_layer("logits").bias.assign([0, 0, 1e-6])
-    assert files.weights_hash(model) != files.weights_hash(loaded)
+def test_synchronized_batchnorm():
+    for synchronized in (False, True):
+        model = models.build("resnet_tiny", (16, 16, 1), 3, synchronized=synchronized)
+        norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+        assert norms and {norm.synchronized for norm in norms} == {synchronized}
+
+
+def test_an_unknown_model_is_refused_with_the_nearest_name():
+    with pytest.raises(UserError, match="unknown model 'resnet19': did you mean 'resnet18'"):
+        models.build("resnet19", (16, 16, 1), 3)
