@@ -101,7 +101,6 @@ def test_the_installed_command_knows_its_flagfiles(installed, tmp_path):
     assert done.returncode == 0 and "quickstart" in done.stdout
 
 
-@pytest.mark.long
 def test_the_installed_command_runs_the_smoke_flagfile_from_an_empty_folder(installed, tmp_path):
     done = run_installed(installed, tmp_path / "empty", "--flagfile=smoke")
     assert done.returncode == 0, done.stderr

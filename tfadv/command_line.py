@@ -34,8 +34,8 @@ Examples
       The paper's experiment on the digits that come with scikit-learn: no download.
   tfadv --dataset=cifar10 --stage=retrain --models=resnet18 --train_size=10000
       Train and retrain ResNet18 on 10,000 images of CIFAR-10.
-  tfadv --flagfile=cifar10 --models=resnet18 --stage=report --attacks='fgsm,pgd(steps=50),autoattack' --eval_size=1000
-      Evaluate the trained models under stronger attacks and write the report.
+  tfadv --flagfile=quickstart --attacks='fgsm,pgd(steps=50,restarts=5),autoattack' --eval_size=256
+      Evaluate the models of the second example under stronger attacks as well.
 """
 
 
