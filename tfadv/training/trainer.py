@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import math
 import shutil
@@ -18,17 +19,21 @@ from tqdm import tqdm
 from tfadv.datasets.batches import Samples, evaluation_batches, training_batches
 from tfadv.errors import UserError
 from tfadv.models.accelerate import accelerated
+from tfadv.objectives.base import Objective
 from tfadv.runtime import signals
 from tfadv.runtime.compilation import use_accelerated, use_xla
 from tfadv.runtime.devices import Devices, peers_may_die
 from tfadv.training import divergence
 from tfadv.training.checkpoints import Checkpoints
 from tfadv.training.image_logs import log_augmented_images
-from tfadv.training.schedule import warmup_cosine
+from tfadv.training.schedule import delayed_ramp, warmup_cosine
 from tfadv.training.sgd import SGD
 
 LOG = logging.getLogger(__name__)
-Objective = Callable[[Any, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+ROBUST_VALIDATION_IMAGES = 1000  # attacked after each epoch of adversarial training
+# Robust validation accuracy that is so much lower than the best one means that training has collapsed (catastrophic
+# overfitting): the stop rule of https://github.com/locuslab/fast_adversarial.
+COLLAPSE = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +48,7 @@ class TrainingSettings:
       seed: of order and augmentation.
       augmentations: names in `tfadv.datasets.AUGMENTATIONS`.
       checkpoint_steps: write a checkpoint after so many steps as well; 0: only after each epoch.
+      eps: size of the perturbation of adversarial objectives, in units of a [0, 1] pixel; see `delayed_ramp`.
     """
 
     epochs: int
@@ -52,6 +58,7 @@ class TrainingSettings:
     seed: int = 0
     augmentations: tuple[str, ...] = ()
     checkpoint_steps: int = 0
+    eps: float = 0.0
 
 
 @dataclasses.dataclass
@@ -62,6 +69,7 @@ class _Progress:
     step: int = 0
     sums: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(3))  # loss, correct, images of this epoch
     history: dict = dataclasses.field(default_factory=dict)
+    collapsed: int = 0  # the epoch after which the stronger objective took over, 0: none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +110,7 @@ class Trainer:
         Args:
           model: float32 images in [0, 1] → logits, built in the scope of the devices' strategy.
           weight_decay: see `SGD`.
-          objective: see `tfadv.objectives`.
+          objective: what to minimize.
           precision: as in `accelerated`.
           devices: None means the default device.
 
@@ -112,7 +120,7 @@ class Trainer:
         if precision != "float32" and not use_accelerated():
             raise UserError(f"--precision={precision} needs --accelerate=auto: optimized clones compute in bfloat16.")
         self.model = model
-        self._objective = objective
+        self._objective = self._active_objective = objective
         self._devices = devices or Devices()
         with self._devices.strategy.scope():
             # The clone has the same variables.
@@ -120,14 +128,37 @@ class Trainer:
             self._optimizer = SGD(decay=weight_decay)
             self._optimizer.build(self._network.trainable_variables)
             self._network.compile(self._optimizer)  # where callbacks look for the optimizer
-        self.train_step = self._devices.reduce(self._train_slice, jit_compile=use_xla())
         self._validate = self._devices.reduce(self._validate_slice, jit_compile=use_xla())
+        self._train_steps: dict[Objective, Callable[..., tf.Tensor]] = {}
+        self._robust_steps: dict[Objective, Callable[..., tf.Tensor]] = {}
         self._weights_finite = tf.function(lambda: _all_finite(self._network.weights))
 
-    def _train_slice(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-        """Updates the weights; float64 (3,): sum of the losses, correct images, images."""
+    def train_step(self, x: Any, y: Any, eps: float = 0.0, seed: tuple[int, int] = (0, 0)) -> tf.Tensor:
+        """Updates the weights by one batch.
+
+        Args:
+          x, y: float32 (N, H, W, C) and int64 (N,), from `Devices.distribute`.
+          eps: size of the perturbation of an adversarial objective.
+          seed: of its random numbers.
+
+        Returns:
+          float64 (3,): sum of the losses, correct images, images.
+        """
+        objective = self._active_objective
+        if objective not in self._train_steps:
+            step = functools.partial(self._train_slice, objective)
+            self._train_steps[objective] = self._devices.reduce(step, jit_compile=use_xla())
+        return self._train_steps[objective](x, y, tf.constant(eps, tf.float32), tf.constant(seed, tf.int64))
+
+    def _train_slice(
+        self, objective: Objective, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor, seed: tf.Tensor
+    ) -> tf.Tensor:
+        if objective.is_adversarial and self._devices.replicas > 1:
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+            seed = tf.random.experimental.stateless_fold_in(seed, replica)
+        adversarial = objective.perturb(self._network, x, y, eps, seed)
         with tf.GradientTape() as tape:
-            losses, logits = self._objective(self._network, x, y)
+            losses, logits = objective.loss(self._network, x, y, adversarial)
             # The optimizer sums over the devices.
             loss = tf.reduce_sum(losses) / (x.shape[0] * self._devices.replicas)
         variables = self._network.trainable_variables
@@ -136,6 +167,12 @@ class Trainer:
         # Each device has updated BatchNorm's statistics from its own slice.
         self._devices.average([v for v in self._network.non_trainable_variables if v.dtype == "float32"])
         return _sums(losses, logits, y, tf.ones_like(losses))
+
+    def _robust_slice(
+        self, objective: Objective, x: tf.Tensor, y: tf.Tensor, weights: tf.Tensor, eps: tf.Tensor
+    ) -> tf.Tensor:
+        robust = tf.cast(objective.robust(self._network, x, y, eps), tf.float64) * tf.cast(weights, tf.float64)
+        return tf.reduce_sum(tf.stack([robust, tf.cast(weights, tf.float64)]), axis=1)
 
     def _validate_slice(self, x: tf.Tensor, y: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
         logits = self._network(x, training=False)
@@ -152,7 +189,12 @@ class Trainer:
         checkpoints: Checkpoints | None = None,
         name: str = "training",
     ) -> dict:
-        """Trains from the model's present weights and leaves the best ones, by validation accuracy, in the model.
+        """Trains from the model's present weights and leaves the best ones in the model.
+
+        The best epoch is that of the highest validation accuracy or, for adversarial objectives, of the highest
+        accuracy under PGD on the first validation images; these run all epochs, because the last, with a small
+        learning rate, bring the most.  Where that accuracy collapses, the best weights are restored and the
+        objective's `stronger` one takes over.
 
         Args:
           samples: training samples.
@@ -175,8 +217,13 @@ class Trainer:
         for variable in self._optimizer.variables:  # momentum and step count of an earlier run
             variable.assign(np.zeros(variable.shape))
         # Not the loss: that of an over-confident network rises while its accuracy still rises, too.
+        robust = self._objective.is_adversarial
+        self._active_objective = self._objective
         early = keras.callbacks.EarlyStopping(
-            "val_accuracy", mode="max", patience=settings.patience, restore_best_weights=True
+            "val_robust_accuracy" if robust else "val_accuracy",
+            mode="max",
+            patience=settings.epochs if robust else settings.patience,
+            restore_best_weights=True,
         )
         saved = checkpoints.load() if checkpoints else None
         callbacks = self._callbacks(early, log_dir, None if saved else (samples, settings))
@@ -194,11 +241,12 @@ class Trainer:
                 _assign(self._network.weights, saved[1], "weight")
             raise
         callbacks.on_train_end()
-        return {
+        record = {
             "history": progress.history,
             "best_epoch": early.best_epoch + 1,
             "steps": int(self._optimizer.iterations.numpy()),
         }
+        return record | ({"collapsed_epoch": progress.collapsed} if progress.collapsed else {})
 
     def _callbacks(
         self,
@@ -251,6 +299,7 @@ class Trainer:
             stop = self._run_epoch(run, progress)
             logs = self._finish_epoch(run, progress)
             callbacks.on_epoch_end(progress.epoch - 1, logs)
+            self._check_collapse(run, progress, logs)
             LOG.info("%s epoch %d/%d: %s", run.name, progress.epoch, epochs, _format(logs))
             if progress.epoch < epochs and not self._network.stop_training:  # else the model itself is written next
                 self._save_checkpoint(run, progress)
@@ -266,7 +315,10 @@ class Trainer:
                 x, y = next(run.batches)
                 rate = warmup_cosine(run.steps_done(progress), peak=settings.learning_rate, total=total)
                 self._optimizer.learning_rate = rate
-                sums += self.train_step(self._devices.distribute(x), self._devices.distribute(y))
+                step = run.steps_done(progress)
+                # Augmentation draws from the non-negative steps.
+                perturbation = delayed_ramp(step, peak=settings.eps, total=total), (settings.seed, -1 - step)
+                sums += self.train_step(self._devices.distribute(x), self._devices.distribute(y), *perturbation)
                 progress.step += 1
                 bar.update()
                 done, at_end = run.steps_done(progress), progress.step == run.steps
@@ -291,11 +343,46 @@ class Trainer:
         logs = {"loss": loss / images, "accuracy": correct / images}
         sums = sum(self._validate(*map(self._devices.distribute, batch)).numpy() for batch in run.validation)
         logs |= {"val_loss": sums[0] / sums[2], "val_accuracy": sums[1] / sums[2]}
+        if self._objective.is_adversarial:
+            logs["val_robust_accuracy"] = self._robust_accuracy(run)
         logs = {key: float(value) for key, value in logs.items()}
         for key, value in logs.items():
             progress.history.setdefault(key, []).append(value)
         progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, np.zeros(3)
         return logs
+
+    def _robust_accuracy(self, run: _Run) -> float:
+        """Accuracy under PGD on the first validation images."""
+        objective, eps = self._objective, tf.constant(run.settings.eps, tf.float32)
+        if objective not in self._robust_steps:
+            step = functools.partial(self._robust_slice, objective)
+            self._robust_steps[objective] = self._devices.reduce(step, jit_compile=use_xla())
+        sums = np.zeros(2)
+        for batch in run.validation:
+            sums += self._robust_steps[objective](*map(self._devices.distribute, batch), eps).numpy()
+            if sums[1] >= ROBUST_VALIDATION_IMAGES:
+                break
+        return sums[0] / sums[1]
+
+    def _check_collapse(self, run: _Run, progress: _Progress, logs: dict[str, float]) -> None:
+        """Restores the best weights where robust accuracy has collapsed, and continues with a stronger objective."""
+        best = run.early_stopping.best
+        if "val_robust_accuracy" not in logs or best is None or logs["val_robust_accuracy"] >= best - COLLAPSE:
+            return
+        stronger = self._active_objective.stronger()
+        LOG.warning(
+            "%s epoch %d: robust validation accuracy fell from %.1f%% to %.1f%% (catastrophic overfitting). The "
+            "weights of epoch %d are restored%s.",
+            *(run.name, progress.epoch, 100 * best, 100 * logs["val_robust_accuracy"]),
+            *(run.early_stopping.best_epoch + 1, f"; training continues with {stronger}" if stronger else ""),
+        )
+        for variable, weights in zip(self._network.weights, run.early_stopping.best_weights, strict=True):
+            variable.assign(weights)
+        for variable in self._optimizer.variables[2:]:  # momentum; not the step count and the learning rate
+            variable.assign(np.zeros(variable.shape))
+        if stronger is not None:
+            self._active_objective = stronger
+            progress.collapsed = progress.collapsed or progress.epoch
 
     def _save_checkpoint(self, run: _Run, progress: _Progress) -> None:
         if run.checkpoints:
@@ -316,6 +403,7 @@ class Trainer:
             "step": progress.step,
             "sums": progress.sums.tolist(),
             "history": progress.history,
+            "collapsed": progress.collapsed,
         }
         return state | {"wait": early.wait, "best": early.best, "best_epoch": early.best_epoch}, arrays
 
@@ -326,7 +414,10 @@ class Trainer:
         early.wait, early.best, early.best_epoch = state["wait"], state["best"], state["best_epoch"]
         if "best0" in arrays:
             early.best_weights = [arrays[f"best{i}"] for i in range(len(self._network.weights))]
-        return _Progress(state["epoch"], state["step"], np.asarray(state["sums"]), state["history"])
+        if state["collapsed"]:
+            self._active_objective = self._objective.stronger() or self._objective
+        sums = np.asarray(state["sums"])
+        return _Progress(state["epoch"], state["step"], sums, state["history"], state["collapsed"])
 
 
 def _same_variables(model: keras.Model) -> keras.Model:

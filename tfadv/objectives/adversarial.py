@@ -1,0 +1,109 @@
+"""Adversarial training in general: the attack inside a training step, and robust validation accuracy."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from tfadv.attacks import losses
+from tfadv.attacks.gradient import logits_and_gradient, logits_of, sign
+from tfadv.attacks.norms import Linf
+from tfadv.objectives.base import Objective
+
+VALIDATION_STEPS = 10  # of PGD, to choose the epoch to keep
+
+
+def ascend(
+    model: Any,
+    x: tf.Tensor,
+    y: tf.Tensor,
+    start: tf.Tensor,
+    eps: tf.Tensor,
+    *,
+    steps: int,
+    loss: Callable[..., tf.Tensor] = losses.cross_entropy,
+) -> tf.Tensor:
+    """Steps of 2.5 · eps / steps along the sign of the gradient, each projected to within eps and [0, 1].
+
+    Plain TensorFlow, for use inside a training step.
+
+    Args:
+      model: callable from float32 (N, H, W, C) to logits (N, K).
+      x: float32 (N, H, W, C) in [0, 1], the centre.
+      y: int64 (N,).
+      start: float32 (N, H, W, C), within eps of x.
+      eps: float32 ().
+      steps: number of steps, >= 1.
+      loss: function of (logits, y, target) that is maximized.
+
+    Returns:
+      float32 (N, H, W, C).
+    """
+    step_size = eps if steps == 1 else 2.5 * eps / steps
+
+    def step(i, at):
+        _, gradient = logits_and_gradient(model, at, y, loss=loss)
+        return i + 1, Linf.project(at + step_size * sign(gradient), x, eps, 0.0, 1.0)
+
+    _, adversarial = tf.while_loop(lambda i, _: i < steps, step, (0, start))
+    return tf.ensure_shape(adversarial, x.shape)
+
+
+def random_start(x: tf.Tensor, eps: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Uniform within eps of x (N, H, W, C), clipped to [0, 1]; eps float32 (), seed int64 (2,)."""
+    return tf.clip_by_value(x + eps * tf.random.stateless_uniform(tf.shape(x), seed, -1.0, 1.0), 0.0, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class RobustObjective(Objective):
+    """An objective that aims at robustness: the epoch to keep is the one of the highest accuracy under PGD.
+
+    Clean accuracy would keep the very epoch in which one-step training collapsed.
+    """
+
+    @property
+    def is_adversarial(self) -> bool:
+        """True."""
+        return True
+
+    def robust(self, model: Any, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
+        """See `Objective.robust`: PGD of 10 steps from x."""
+        adversarial = ascend(model, x, y, x, eps, steps=VALIDATION_STEPS)
+        clean, attacked = (tf.argmax(logits_of(model, images), axis=1) == y for images in (x, adversarial))
+        return clean & attacked
+
+
+@dataclasses.dataclass(frozen=True)
+class AdversarialObjective(RobustObjective):
+    """Cross-entropy of adversarial images in place of some of the clean ones.
+
+    Attributes:
+      share: the share of each batch that is attacked; the rest stays clean.  Both go through the network in one call,
+        so that BatchNorm's statistics are those of the mixture.
+    """
+
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share must be above 0 and at most 1, got {self.share}.")
+
+    def attack(self, model: Any, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Adversarial images of x, float32 (N, H, W, C); arguments as in `perturb`."""
+        raise NotImplementedError
+
+    def perturb(self, model: Any, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Attacks the first images of the batch, whose order is random."""
+        n = max(1, round(self.share * x.shape[0]))
+        return self.attack(model, x[:n], y[:n], eps, seed)
+
+    def loss(
+        self, model: Any, x: tf.Tensor, y: tf.Tensor, adversarial: tf.Tensor | None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The cross-entropy of the adversarial images and of the clean rest."""
+        assert adversarial is not None
+        logits = model(tf.concat([adversarial, x[adversarial.shape[0] :]], axis=0), training=True)
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits), logits

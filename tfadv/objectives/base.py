@@ -1,0 +1,63 @@
+"""What training minimizes: `Objective`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """A loss of each image; its fields are its settings.
+
+    An update first calls `perturb`, whose gradients do not reach the weights, and then `loss`, which does.
+    """
+
+    def perturb(self, model: Any, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor, seed: tf.Tensor) -> tf.Tensor | None:
+        """Computes adversarial images; None where the objective needs none.
+
+        Args:
+          model: callable from float32 (N, H, W, C) to logits (N, K); called with `training=False`.
+          x: float32 (N, H, W, C) in [0, 1].
+          y: int64 (N,).
+          eps: float32 (), in units of a [0, 1] pixel.
+          seed: int64 (2,), different for each update.
+
+        Returns:
+          float32 (M, H, W, C) in [0, 1], for the first M images; or None.
+        """
+        return None
+
+    def loss(
+        self, model: Any, x: tf.Tensor, y: tf.Tensor, adversarial: tf.Tensor | None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The loss of each image and the logits that count for the training accuracy; calls the model once.
+
+        Args:
+          model: as in `perturb`; called with `training=True`.
+          x: float32 (N, H, W, C) in [0, 1].
+          y: int64 (N,).
+          adversarial: what `perturb` returned.
+
+        Returns:
+          (losses float32 (N,), logits float32 (N, K)).
+        """
+        raise NotImplementedError
+
+    @property
+    def is_adversarial(self) -> bool:
+        """Whether it trains on adversarial images, so that the epoch to keep is chosen by robust accuracy."""
+        return False
+
+    def robust(self, model: Any, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
+        """bool (N,): images classified correctly, also under the attack that chooses the epoch to keep.
+
+        Arguments as in `perturb`.
+        """
+        raise NotImplementedError
+
+    def stronger(self) -> Objective | None:
+        """The objective to fall back to where training with this one has collapsed; None where there is none."""
+        return None

@@ -1,0 +1,60 @@
+"""TRADES: clean cross-entropy and a divergence between clean and adversarial outputs (https://arxiv.org/abs/1901.08573)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import tensorflow as tf
+
+from tfadv.attacks.gradient import logits_of
+from tfadv.objectives.adversarial import RobustObjective, ascend
+
+_START_NOISE = 0.001  # at x itself the divergence has no gradient
+
+
+def kl_divergence(logits: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
+    """KL(softmax(logits) ‖ softmax(other)), float32 (N,); from log-softmax, which cannot be infinite."""
+    log_p, log_q = tf.nn.log_softmax(logits), tf.nn.log_softmax(other)
+    return tf.reduce_sum(tf.exp(log_p) * (log_p - log_q), axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class TRADES(RobustObjective):
+    """CE(f(x), y) + beta · KL(f(x) ‖ f(x')) where x' maximizes the divergence (Zhang et al. 2019, eq. 5).
+
+    Clean and adversarial images go through the network in one call.
+
+    Attributes:
+      beta: weight of the divergence; the paper's 1/λ.  0 is standard training.
+      steps: of the search for x'.
+    """
+
+    beta: float = 6.0
+    steps: int = 10
+
+    def __post_init__(self) -> None:
+        if self.beta < 0 or self.steps < 1:
+            raise ValueError(f"beta must be at least 0 and steps at least 1, got {self.beta} and {self.steps}.")
+
+    def perturb(self, model: Any, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor, seed: tf.Tensor) -> tf.Tensor | None:
+        """The images within eps whose outputs differ most from those of x."""
+        if not self.beta:
+            return None
+        clean = tf.stop_gradient(logits_of(model, x))
+        noise = _START_NOISE * tf.random.stateless_normal(tf.shape(x), seed)
+        start = tf.clip_by_value(x + tf.clip_by_value(noise, -eps, eps), 0.0, 1.0)
+        return ascend(
+            model, x, y, start, eps, steps=self.steps, loss=lambda logits, *_: kl_divergence(clean, logits)
+        )
+
+    def loss(
+        self, model: Any, x: tf.Tensor, y: tf.Tensor, adversarial: tf.Tensor | None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """See `Objective.loss`; the logits are those of the clean images."""
+        if adversarial is None:
+            logits = model(x, training=True)
+            return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits), logits
+        clean, attacked = tf.split(model(tf.concat([x, adversarial], axis=0), training=True), 2)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=clean)
+        return losses + self.beta * kl_divergence(clean, attacked), clean
