@@ -26,7 +26,7 @@ from tfadv.runtime import compilation
 
 ADVERSARIAL = -math.inf
 NOT_ADVERSARIAL = math.inf
-SECONDS_PER_CHUNK = 0.25
+SECONDS_PER_CHUNK = 0.25  # so that Ctrl-C is noticed soon, also where a chunk takes longer than estimated
 _MAX_GROWTH = 4  # of the number of steps from one chunk to the next
 
 
@@ -138,9 +138,7 @@ def advance(
     return tf.while_loop(lambda loop: (loop.i < end) & tf.reduce_any(loop.active), body, (loop,))[0]
 
 
-def finish(
-    model: Any, loop: LoopState, inputs: Any, *, attack: Any, compact: bool
-) -> tuple[tf.Tensor, tf.Tensor]:
+def finish(model: Any, loop: LoopState, inputs: Any, *, attack: Any, compact: bool) -> tuple[tf.Tensor, tf.Tensor]:
     """The images and scores of all N; `attack.last` decides for those that are not done."""
     images, scores = attack.last(model, inputs, loop.state)
     if compact:
@@ -186,7 +184,7 @@ def run_unit(
         i = int(loop.i)  # waits for the result
         length = _next_length(chunk, time.monotonic() - began)
         if resume:
-            resume.partial(i, lambda: [tensor.numpy() for tensor in tf.nest.flatten(loop)])
+            resume.partial(i, lambda: [np.asarray(tensor) for tensor in tf.nest.flatten(loop)])
 
     finished = len(loop.rows)
     images, scores = loop.images, loop.scores

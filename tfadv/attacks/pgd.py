@@ -70,7 +70,9 @@ class IteratedGradient(IterativeAttack):
 
     def draw(self, number: int, shape: tuple[int, ...], seed: int) -> tf.Tensor:
         """float32 (number, H, W, C): where each round starts, in units of eps."""
-        return get_norm(self.norm).sample((number, *shape), (seed, 0)) if self.random_start else tf.zeros((number, *shape))
+        return (
+            get_norm(self.norm).sample((number, *shape), (seed, 0)) if self.random_start else tf.zeros((number, *shape))
+        )
 
     def start(self, images: Images, rounds: np.ndarray, bounds: Bounds, random: tf.Tensor) -> State:
         """See `IterativeAttack.start`."""
@@ -95,7 +97,9 @@ class IteratedGradient(IterativeAttack):
         momentum = inputs.decay * state.momentum
         momentum += tf.math.divide_no_nan(grad, tf.reduce_mean(tf.abs(grad), (1, 2, 3), True))
         at = norm.project(state.at + inputs.step_size * norm.steepest_ascent(momentum), state.x, eps, low, high)
-        done = gradient.is_adversarial(logits, state.y, targeted) if self.early_stop else tf.zeros_like(state.y, tf.bool)
+        done = (
+            gradient.is_adversarial(logits, state.y, targeted) if self.early_stop else tf.zeros_like(state.y, tf.bool)
+        )
         return Step(state._replace(at=at, momentum=momentum), state.at, score(done), done)
 
     def last(self, model: Any, inputs: Inputs, state: State) -> tuple[tf.Tensor, tf.Tensor]:
