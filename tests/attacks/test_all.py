@@ -76,9 +76,7 @@ def test_images_become_adversarial_and_several_eps_are_nested(small, name):
     assert is_right(model, adversarial[0], y).mean() < 0.6
     if name in EARLY_STOP:
         wrong = ~is_right(model, adversarial[1], y)
-        np.testing.assert_array_equal(
-            adversarial[0][wrong], adversarial[1][wrong]
-        )  # its adversarial image at the smaller eps
+        np.testing.assert_array_equal(adversarial[0][wrong], adversarial[1][wrong])  # the image of the smaller eps
         np.testing.assert_array_equal(adversarial[0][-2:], x[-2:])  # wrong unattacked
 
 

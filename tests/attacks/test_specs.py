@@ -132,12 +132,12 @@ def test_a_label_can_be_parsed(data, name):
     assert parse(attack.label) == attack
 
 
-SPEC = st.lists(
-    st.sampled_from(["pgd", "fab", "(", ")", ",", "=", "steps", "norm", "1", "/", "-", "e", "l2", " ", "."])
+PIECES = ["pgd", "fab", "(", ")", ",", "=", "steps", "norm", "1", "/", "-", "e", "l2", " ", "."]
+
+
+@hypothesis.given(
+    text=st.text() | st.lists(st.sampled_from(PIECES)).map("".join) | st.text().map("pgd(steps={})".format)
 )
-
-
-@hypothesis.given(text=st.text() | SPEC.map("".join) | st.text().map("pgd(steps={})".format))
 @hypothesis.example(text="pgd(steps=" + "9" * 5000 + ")")
 @hypothesis.example(text="pgd(step_size=1e400/1e400)")
 @hypothesis.example(text="pgd(steps=٣)")
@@ -154,8 +154,8 @@ def test_any_text_gives_an_attack_or_a_user_error(text):
 
 def test_importing_and_splitting_load_no_tensorflow():
     code = (
-        "import sys, tfadv; from tfadv import attacks; attacks.split_specs('pgd(steps=5),fab-t'); 'pgd' in attacks.ATTACKS;"
-        "assert not {'tensorflow', 'keras'} & set(sys.modules)"
+        "import sys, tfadv; from tfadv import attacks; attacks.split_specs('pgd(steps=5),fab-t');"
+        "assert 'pgd' in attacks.ATTACKS and not {'tensorflow', 'keras'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -1,4 +1,4 @@
-"""Projected gradient descent (Madry et al. 2017, https://arxiv.org/abs/1706.06083), and the steps of BIM and MI-FGSM."""
+"""Projected gradient descent (Madry et al. 2017, https://arxiv.org/abs/1706.06083); the steps of BIM and MI-FGSM."""
 
 from __future__ import annotations
 
@@ -150,5 +150,5 @@ class PGD(IteratedGradient):
 
     def traced(self) -> PGD:
         """See `IterativeAttack.traced`; of the restarts only matters whether there are several."""
-        attack = super().traced()
-        return dataclasses.replace(attack, random_start=True, restarts=min(self.restarts, 2))
+        plain = dataclasses.replace(self, steps=1, step_size=None, targeted=False, random_start=True)
+        return dataclasses.replace(plain, restarts=min(self.restarts, 2))
