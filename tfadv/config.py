@@ -52,7 +52,8 @@ def _attacks(config: Any) -> Iterable[str]:
 
 
 def _starts(config: Any) -> tuple[str, ...]:
-    return ("scratch", *(recipe.name for recipe in _experiment(config).recipes))
+    # A recipe that itself starts from another one would lead in a circle.
+    return ("scratch", *(recipe.name for recipe in _experiment(config).recipes if recipe.start == "scratch"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,15 +1,18 @@
-"""Small networks that are not trivial, for all attacks."""
+"""Small networks for tests of all attacks, and a log for tests of resumption."""
+
+from __future__ import annotations
 
 import keras
 import numpy as np
 import pytest
 
 from tfadv import models
+from tfadv.runtime import compilation
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    """A small ResNet with trained-like statistics, so that BatchNorm does something."""
+    """A small ResNet with statistics like those of a trained one, so that BatchNorm does something."""
     keras.utils.set_random_seed(1)
     model = models.build("resnet_tiny", (16, 16, 3), 4)
     rng = np.random.default_rng(1)
@@ -33,7 +36,7 @@ def perceptron(classes, shape=(6, 6, 2), seed=0):
 
 @pytest.fixture(scope="module")
 def small():
-    """(model, x (40, 6, 6, 2), y): a smooth network of five classes with images it gets right, all but the last two."""
+    """(model, x (40, 6, 6, 2), y): a smooth network of five classes, all right but the last two."""
     model, rng = perceptron(5), np.random.default_rng(0)
     x = rng.uniform(size=(40, 6, 6, 2)).astype("float32")
     y = np.argmax(model(x), axis=1)
@@ -45,9 +48,28 @@ def small():
 def of_classes():
     """Function of a number of classes → (model, x, y), all of them right."""
 
-    def make(classes):
+    def build(classes):
         model = perceptron(classes, seed=classes)
         x = np.random.default_rng(1).uniform(size=(30, 6, 6, 2)).astype("float32")
         return model, x, np.argmax(model(x), axis=1)
 
-    return make
+    return build
+
+
+@pytest.fixture
+def xla():
+    """Compiles with XLA during a test."""
+    compilation.configure(jit_compile="true")
+    yield
+    compilation.configure()
+
+
+def batch(n=8, shape=(16, 16, 3), classes=4, seed=0):
+    """Random images and labels."""
+    rng = np.random.default_rng(seed)
+    return rng.uniform(size=(n, *shape)).astype("float32"), rng.integers(0, classes, n)
+
+
+def is_right(model, x, y):
+    """bool (N,)."""
+    return np.argmax(model(x), axis=1) == y

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from tfadv.attacks.hyperplane import towards
+from tfadv.attacks.hyperplane import project_onto_hyperplane
 
 rng = np.random.default_rng(0)
 
@@ -12,23 +12,25 @@ def case(n, shape=(3, 3, 2), at_bounds=0.3):
     x[rng.uniform(size=x.shape) < at_bounds] = 0  # pixels without room on one side, as MNIST has
     w = rng.normal(size=x.shape) * rng.choice([0.01, 1], size=x.shape)
     w[rng.uniform(size=x.shape) < 0.1] = 0
-    most = np.where(w > 0, w * (1 - x), -w * x).sum((1, 2, 3))
+    greatest = np.where(w > 0, w * (1 - x), -w * x).sum((1, 2, 3))
     least = np.where(w > 0, -w * x, w * (1 - x)).sum((1, 2, 3))
-    return x.astype("float32"), w.astype("float32"), least, most
+    return x.astype("float32"), w.astype("float32"), least, greatest
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
 @pytest.mark.parametrize("up", [True, False])
 @pytest.mark.parametrize("scale", [1, 1e-25])
 def test_linf_is_the_optimum_of_a_linear_program(share, up, scale):
-    x, w, least, most = case(6)
-    c = share * (most if up else least)
-    d = towards(x, scale * w, (scale * c).astype("float32")[:, None, None, None], 0.0, 1.0, "linf").numpy()
+    x, w, least, greatest = case(6)
+    c = share * (greatest if up else least)
+    d = project_onto_hyperplane(
+        x, scale * w, (scale * c).astype("float32")[:, None, None, None], 0.0, 1.0, "linf"
+    ).numpy()
     assert (x + d).min() >= -1e-6 and (x + d).max() <= 1 + 1e-6
     np.testing.assert_allclose((w * d).sum((1, 2, 3)), c, rtol=1e-3)
     for i in range(6):  # variables d and t: least t with |d| <= t
         size, eye = x[i].size, np.eye(x[i].size)
-        found = linprog(
+        solution = linprog(
             np.r_[np.zeros(size), 1],
             A_ub=np.block([[eye, -np.ones((size, 1))], [-eye, -np.ones((size, 1))]]),
             b_ub=np.zeros(2 * size),
@@ -36,15 +38,15 @@ def test_linf_is_the_optimum_of_a_linear_program(share, up, scale):
             b_eq=[c[i]],
             bounds=[(-v, 1 - v) for v in x[i].ravel().astype(float)] + [(0, None)],
         )
-        assert np.abs(d[i]).max() == pytest.approx(found.fun, rel=1e-3)
+        assert np.abs(d[i]).max() == pytest.approx(solution.fun, rel=1e-3)
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
-def test_l2_fulfils_the_conditions_of_the_optimum(share):
-    """Pixels that touch no bound have moved by the same multiple of w, the others by less than that."""
-    x, w, _, most = case(6)
-    d = towards(x, w, (share * most).astype("float32")[:, None, None, None], 0.0, 1.0, "l2").numpy()
-    np.testing.assert_allclose((w * d).sum((1, 2, 3)), share * most, rtol=1e-3)
+def test_l2_fulfils_the_optimality_conditions(share):
+    """Pixels within their bounds have moved by the same multiple of w, the others by less than that."""
+    x, w, _, greatest = case(6)
+    d = project_onto_hyperplane(x, w, (share * greatest).astype("float32")[:, None, None, None], 0.0, 1.0, "l2").numpy()
+    np.testing.assert_allclose((w * d).sum((1, 2, 3)), share * greatest, rtol=1e-3)
     for i in range(6):
         free = (x[i] + d[i] > 1e-6) & (x[i] + d[i] < 1 - 1e-6) & (w[i] != 0)
         multiples = d[i][free] / w[i][free]
@@ -55,12 +57,14 @@ def test_l2_fulfils_the_conditions_of_the_optimum(share):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_out_of_reach_goes_as_far_as_it_can(norm):
-    x, w, _, most = case(6)
-    d = towards(x, w, (2 * most).astype("float32")[:, None, None, None], 0.0, 1.0, norm).numpy()
-    np.testing.assert_allclose((w * d).sum((1, 2, 3)), most, rtol=1e-4)
+def test_a_hyperplane_out_of_reach_is_approached_as_far_as_possible(norm):
+    x, w, _, greatest = case(6)
+    d = project_onto_hyperplane(x, w, (2 * greatest).astype("float32")[:, None, None, None], 0.0, 1.0, norm).numpy()
+    np.testing.assert_allclose((w * d).sum((1, 2, 3)), greatest, rtol=1e-4)
 
 
-def test_no_gradient_no_way():
+def test_without_a_gradient_nothing_moves():
     x, w, *_ = case(2)
-    np.testing.assert_array_equal(towards(x, 0 * w, np.ones((2, 1, 1, 1), "float32"), 0.0, 1.0, "linf"), 0 * x)
+    np.testing.assert_array_equal(
+        project_onto_hyperplane(x, 0 * w, np.ones((2, 1, 1, 1), "float32"), 0.0, 1.0, "linf"), 0 * x
+    )

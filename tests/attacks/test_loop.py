@@ -1,73 +1,223 @@
-"""The loops, with steps that count down instead of attacking."""
+"""The loops, with steps that count down instead of attacking; chunks, resumption and interruption."""
 
+import logging
+
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfadv.attacks import survivors
+from tfadv import attacks
+from tfadv.attacks import loop
+from tfadv.models.compiled import PerModel, compiled_logits
+
+STEPPING = ["pgd", "apgd-ce", "apgd-t", "fab", "fab-t", "square"]
 
 
 def images(n):
     return tf.reshape(tf.range(n, dtype=tf.float32), (-1, 1, 1, 1))
 
 
-def countdown(i, x, left):
+class Countdown:
     """An image is done when its number of steps is used up, and then it is 100 more per step taken."""
-    x, left = x + 100, left - 1
-    return (x, left), x, loop.score(left <= 0), left <= 0
+
+    def step(self, model, inputs, i, state):
+        x, left = state
+        x, left = x + 100, left - 1
+        return loop.Step((x, left), x, loop.score(left <= 0), left <= 0)
+
+    def last(self, model, inputs, state):
+        x, left = state
+        return -x, loop.score(left < -99)
 
 
-def last(x, left):
-    return -x, loop.score(left < -99)
+def run(left, steps, owners=None, compact=True):
+    """(images, scores, visits, images left at the end) of a countdown."""
+    n, inputs, options = len(left), (), {"attack": Countdown(), "compact": compact}
+    owners = tf.range(n) if owners is None else owners
+    state = loop.begin((images(n), tf.constant(left)), tf.ones(n, tf.bool))
+    state = loop.advance(None, state, owners, tf.constant(steps), inputs, **options)
+    results = loop.finish(None, state, inputs, **options) if len(state.rows) else (state.images, state.scores)
+    return *results, int(state.visits), len(state.rows)
 
 
 @pytest.mark.parametrize("compact", [True, False])
 def test_each_image_leaves_when_it_is_done(compact):
-    left = tf.constant([3, 1, 9, 2])
-    found, scores, visits, ends = loop.steps(
-        *(countdown, last, (images(4), left), 4, tf.range(4, dtype=tf.int64), tf.ones(4, tf.bool)), compact=compact
-    )
-    np.testing.assert_array_equal(tf.squeeze(found), [300, 101, -402, 203])
+    results, scores, visits, ends = run([3, 1, 9, 2], 4, compact=compact)
+    np.testing.assert_array_equal(tf.squeeze(results), [300, 101, -402, 203])
     np.testing.assert_array_equal(scores, [-np.inf, -np.inf, np.inf, -np.inf])
     assert (visits, ends) == ((4 + 3 + 2 + 1, 1) if compact else (16, 4))
 
 
 @pytest.mark.parametrize("compact", [True, False])
 def test_the_loop_ends_with_the_last_image(compact):
-    left = tf.constant([2, 1])
-    *_, visits, ends = loop.steps(
-        *(countdown, last, (images(2), left), 1000, tf.range(2, dtype=tf.int64), tf.ones(2, tf.bool)), compact=compact
-    )
+    *_, visits, ends = run([2, 1], 1000, compact=compact)
     assert (visits, ends) == ((3, 0) if compact else (4, 2))
 
 
 def test_copies_of_an_image_leave_together():
-    left, owners = tf.constant([5, 1, 5, 4]), tf.constant([7, 7, 2, 2], tf.int64)
-    found, scores, visits, _ = loop.steps(
-        *(countdown, last, (images(4), left), 9, owners, tf.ones(4, tf.bool)), compact=True
-    )
+    results, scores, visits, _ = run([5, 1, 5, 4], 9, owners=tf.constant([7, 7, 2, 2], tf.int64))
     np.testing.assert_array_equal(scores, [np.inf, -np.inf, np.inf, -np.inf])
-    assert visits == 4 + 2 * 3 and found[3, 0, 0, 0] == 403
+    assert visits == 4 + 2 * 3 and results[3, 0, 0, 0] == 403
 
 
 @pytest.mark.parametrize("compact, capacity, calls", [(True, 1, 6), (True, 100, 1), (True, 9, 3), (False, 100, 6)])
 def test_rounds_keep_the_best_of_each_and_leave_the_rest(compact, capacity, calls):
-    """Image i is broken in round 2 i; image 3 is not to be attacked; image 4 never breaks and is best in round 1."""
-    seen = []
+    """Image i is adversarial in round 2 i; image 3 is not to be attacked; image 4 never is, and is best in round 1."""
+    seen, visits = [], []
 
-    def attempt(r, rows, alive):
-        seen.append(rows.numpy()[alive.numpy()].tolist())
-        assert (tf.size(r) == tf.size(rows)) and set(r.numpy()) <= set(range(6))
-        broken = (2 * tf.cast(rows, tf.int32) == r) & (rows < 4)
-        score = tf.where(broken, -np.inf, tf.where(rows == 4, tf.abs(tf.cast(r, tf.float32) - 1.0), np.inf))
-        return 10.0 * tf.cast(r, tf.float32)[:, None, None, None] + 1, score, tf.size(rows), 1
+    def attempt(rounds, rows, active):
+        seen.append(rows[active].tolist())
+        visits.append(len(rows))
+        assert len(rounds) == len(rows) and set(rounds) <= set(range(6))
+        adversarial = (2 * rows == rounds) & (rows < 4)
+        score = np.where(adversarial, -np.inf, np.where(rows == 4, np.abs(rounds - 1.0), np.inf))
+        results = 10.0 * rounds.astype("float32")[:, None, None, None] + 1
+        return tf.constant(results), tf.constant(score, tf.float32)
 
-    active = tf.constant([True, True, True, False, True])
-    found, scores, gradients, forwards = loop.rounds(
-        attempt, 6, images(5), active, loop.BROKEN, capacity, compact=compact
-    )
-    np.testing.assert_array_equal(tf.squeeze(found), [1, 21, 41, 3, 11])
+    active = np.array([True, True, True, False, True])
+    results, scores = loop.run_rounds(attempt, 6, images(5), active, loop.ADVERSARIAL, capacity, compact=compact)
+    np.testing.assert_array_equal(tf.squeeze(results), [1, 21, 41, 3, 11])
     np.testing.assert_array_equal(scores, [-np.inf, -np.inf, -np.inf, np.inf, 0])
-    assert forwards == calls == len(seen) and not any(3 in rows for rows in seen)
+    assert calls == len(seen) and not any(3 in rows for rows in seen)
     if compact and capacity == 1:
-        assert gradients == 4 + 3 + 3 + 2 + 2 + 1 and seen[-1] == [4]
+        assert sum(visits) == 4 + 3 + 3 + 2 + 2 + 1 and seen[-1] == [4]
+
+
+def few_steps(name, steps=12):
+    """An attack in which some images become adversarial at once and others never, in several rounds."""
+    settings = {"steps": 4 * steps if name == "square" else steps, "restarts": 2}
+    return attacks.ATTACKS[name](**settings)
+
+
+@pytest.mark.parametrize("name", STEPPING)
+def test_the_result_does_not_depend_on_the_length_of_the_chunks(small, name, monkeypatch):
+    model, x, y = small
+    results = []
+    for seconds in (0, 1e-3, 1e9):
+        monkeypatch.setattr(loop, "SECONDS_PER_CHUNK", seconds)
+        cost = attacks.Cost()
+        results.append((few_steps(name)(model, x, y, [0.02, 0.01], cost=cost).numpy(), cost))
+    for adversarial, cost in results[1:]:
+        np.testing.assert_array_equal(adversarial, results[0][0])
+        assert cost == results[0][1]
+
+
+def test_chunks_begin_with_one_step_and_are_adapted_to_the_time():
+    assert loop._next_length(1, 0.01) == 4  # grows by a factor of four at most
+    assert loop._next_length(4, 0.04) == 16
+    assert loop._next_length(64, 0.64) == 25  # 10 ms per step
+    assert loop._next_length(1, 3.0) == 1 and loop._next_length(3, 0.0) == 12
+
+
+class Interrupted(Exception):
+    pass
+
+
+class MemoryLog:
+    """A stand-in for `tfadv.store.resume.ResumeLog` that keeps every state and interrupts after some chunks."""
+
+    def __init__(self, units=(), partial=None, stop_after=None):
+        self.units, self.state, self.stop_after = list(units), partial, stop_after
+        self.next, self.chunks, self.served = 0, 0, 0
+
+    def load(self):
+        unit, self.next = self.next, self.next + 1
+        if unit < len(self.units):
+            self.served += 1
+            return "done", self.units[unit]
+        state, self.state = self.state, None
+        return ("partial", *state) if state else None
+
+    def partial(self, step, arrays_fn):
+        arrays = arrays_fn()
+        assert all(isinstance(array, np.ndarray) for array in arrays)
+        self.state, self.chunks = (step, arrays), self.chunks + 1
+        if self.chunks == self.stop_after:
+            raise Interrupted
+
+    def done(self, arrays):
+        assert all(isinstance(array, np.ndarray) for array in arrays)
+        self.units.append(arrays)
+        self.state = None
+
+
+@pytest.mark.parametrize("name", [*STEPPING, "autoattack"])
+@pytest.mark.parametrize("every", [1, 3, 7])
+def test_resuming_gives_the_same_images_and_cost(small, name, every, monkeypatch):
+    model, x, y = small
+    monkeypatch.setattr(loop, "SECONDS_PER_CHUNK", 0 if every == 7 else 1e9)
+    settings = {"steps": 6, "queries": 10} if name == "autoattack" else {"steps": 10}
+    attack = attacks.ATTACKS[name](restarts=2, **settings)
+
+    def call(log):
+        cost, done = attacks.Cost(), []
+        images = attack(model, x, y, [0.02, 0.01], batch_size=25, cost=cost, progress=done.append, resume=log)
+        assert sum(done) == len(y)
+        return images.numpy(), cost
+
+    unbroken_log = MemoryLog()
+    expected, expected_cost = call(unbroken_log)
+    without, cost = call(None)
+    np.testing.assert_array_equal(without, expected)
+    assert cost == expected_cost
+
+    log, interruptions = MemoryLog(stop_after=every), 0
+    while True:
+        try:
+            resumed, cost = call(log)
+            break
+        except Interrupted:
+            interruptions += 1
+            log = MemoryLog(log.units, log.state, every)
+    np.testing.assert_array_equal(resumed, expected)
+    assert cost == expected_cost
+    assert interruptions == (unbroken_log.chunks - (log.chunks > 0)) // every or interruptions > 0
+    assert log.served > 0 and len(log.units) == len(unbroken_log.units)
+
+
+def test_an_interrupt_is_heard_between_chunks(small, monkeypatch):
+    model, x, y = small
+    advance, calls = loop._advance, []
+
+    def interrupted(*args, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return advance(*args, **options)
+
+    monkeypatch.setattr(loop, "_advance", interrupted)
+    monkeypatch.setattr(loop, "SECONDS_PER_CHUNK", 0)
+    with pytest.raises(KeyboardInterrupt):
+        attacks.Square(steps=5000)(model, x, y, 1e-6)
+    assert len(calls) == 3  # and not one call with 5,000 steps
+
+
+def test_five_models_give_no_retracing_warning(caplog):
+    """TensorFlow warns of functions with the same Python code that are traced again and again."""
+    x, y = np.full((2, 3, 3, 1), 0.5, "float32"), np.zeros(2, int)
+    with caplog.at_level(logging.WARNING, logger="tensorflow"):
+        tf.get_logger().addHandler(caplog.handler)
+        try:
+            for _ in range(8):
+                model = keras.Sequential([keras.Input((3, 3, 1)), keras.layers.Flatten(), keras.layers.Dense(2)])
+                attacks.PGD(steps=2)(model, x, y, 0.1)
+                attacks.FGSM()(model, x, y, 0.1)
+                compiled_logits(model, x)
+        finally:
+            tf.get_logger().removeHandler(caplog.handler)
+    assert not [record for record in caplog.records if "retracing" in record.getMessage()]
+
+
+def test_compiled_functions_belong_to_a_model_and_its_kind_of_compilation(small, xla):
+    model, x, _ = small
+    traces = []
+
+    def function(model, x, *, factor):
+        traces.append(factor)
+        return factor * model(x)
+
+    compiled = PerModel(function)
+    for factor in (1, 2, 1):
+        np.testing.assert_allclose(compiled(model, x, factor=factor), factor * model(x).numpy(), rtol=1e-4, atol=1e-5)
+    assert traces == [1, 2]

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfadv.attacks import apgd, autoattack, gradient, losses, targets
-from tfadv.attacks.cost import Cost
+from tfadv.attacks import APGD, PGD, AutoAttack, Cost, gradient, losses, targets
 from tfadv.errors import UserError
 
 LOGITS = tf.constant([[3.0, 1.0, 0.5, -1.0], [0.0, 2.0, 1.5, 1.0]])
@@ -35,7 +34,7 @@ def test_dlr_does_not_depend_on_the_scale(name):
 
 def test_margin_is_above_zero_where_wrong():
     np.testing.assert_array_equal(
-        losses.margin(LOGITS, Y).numpy() > 0, gradient.is_broken(LOGITS, tf.cast(Y, tf.int64)).numpy()
+        losses.margin(LOGITS, Y).numpy() > 0, gradient.is_adversarial(LOGITS, tf.cast(Y, tf.int64)).numpy()
     )
 
 
@@ -46,32 +45,35 @@ def test_margin_is_above_zero_where_wrong():
         *(("ce", 2, "ce"), ("cw", 2, "cw"), ("cw-t", 2, "cw-t")),
     ],
 )
-def test_what_stands_in(name, classes, expected):
-    assert losses.used(name, classes) == expected
+def test_fallbacks_for_few_classes(name, classes, expected):
+    assert losses.resolve_loss(name, classes) == expected
 
 
 def test_unknown_loss():
     with pytest.raises(UserError, match="did you mean 'dlr'"):
-        losses.used("drl", 10)
+        losses.resolve_loss("drl", 10)
 
 
-@pytest.mark.parametrize("classes, said", [(2, {"dlr-t": "cw-t"}), (4, {})])
-def test_the_caller_learns_what_stood_in(of_classes, classes, said):
+@pytest.mark.parametrize("classes, fallbacks", [(2, {"dlr-t": "cw-t"}), (4, {})])
+def test_the_cost_records_fallbacks(of_classes, classes, fallbacks):
     model, x, y = of_classes(classes)
-    costs = Cost(), Cost(), Cost()
-    apgd(model, x, y, 0.01, loss="dlr-t", steps=2, cost=costs[0])
-    autoattack(model, x, y, 0.01, attacks=["apgd-t"], steps=2, cost=costs[1])
-    autoattack(model, x, y, 0.01, attacks=["apgd-ce"], steps=2, cost=costs[2])
-    assert [cost.instead for cost in costs] == [said, said, {}]
+    costs = Cost(), Cost(), Cost(), Cost(), Cost()
+    APGD(loss="dlr-t", steps=2)(model, x, y, 0.01, cost=costs[0])
+    AutoAttack(attacks=["apgd-t"], steps=2)(model, x, y, 0.01, cost=costs[1])
+    AutoAttack(attacks=["apgd-ce"], steps=2)(model, x, y, 0.01, cost=costs[2])
+    for i, early_stop in ((3, True), (4, False)):
+        PGD(loss="dlr", steps=2, early_stop=early_stop)(model, x, y, 0.01, cost=costs[i])
+    assert [cost.fallbacks for cost in costs[:3]] == [fallbacks, fallbacks, {}]
+    assert [cost.fallbacks for cost in costs[3:]] == 2 * [{"dlr": "cw"} if fallbacks else {}]
 
 
 def test_targets_are_other_classes(small):
     model, x, y = small
     logits = model(x).numpy()
-    least = targets.choose("least-likely", model, x, y).numpy()
+    least = targets.choose_targets("least-likely", model, x, y).numpy()
     others = np.where(np.eye(5, dtype=bool)[y], np.inf, logits)
     np.testing.assert_array_equal(least, others.argmin(1))
-    random = [targets.choose("random", model, x, y, seed).numpy() for seed in (0, 0, 1)]
+    random = [targets.choose_targets("random", model, x, y, seed).numpy() for seed in (0, 0, 1)]
     np.testing.assert_array_equal(random[0], random[1])
     assert (random[0] != random[2]).any() and all((r != y).all() for r in random)
     assert {tuple(sorted({(a - b) % 5 for a, b in zip(random[0], y)}))} == {(1, 2, 3, 4)}

@@ -5,14 +5,15 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
-from tfadv.attacks import Cost, fgsm, pgd
+from tests.attacks.conftest import batch, is_right
+from tfadv.attacks import FGSM, PGD, Cost, loop
 from tfadv.attacks.losses import LOSSES
-from tfadv.attacks.pgd import _compiled_descend, _descend
+from tfadv.runtime import compilation
 
 
-def batch(n=8, shape=(16, 16, 3), classes=4, seed=0):
-    rng = np.random.default_rng(seed)
-    return rng.uniform(size=(n, *shape)).astype("float32"), rng.integers(0, classes, n)
+def all_steps(**settings):
+    """PGD that takes all its steps on every image."""
+    return PGD(early_stop=False, **settings)
 
 
 def losses(model, x, y):
@@ -27,10 +28,10 @@ def test_equals_closed_form_on_two_classes(steps, step_size, targeted):
     w = np.random.default_rng(0).normal(size=(12, 2)).astype("float32")
     model.set_weights([w, np.zeros(2)])
     x, y = batch(shape=(2, 2, 3), classes=2)
-    way = np.sign(w[:, 1 - y] - w[:, y]).T.reshape(x.shape) * (-1 if targeted else 1)
-    expected = np.clip(x + way * min(steps * step_size, 0.05), 0, 1)
-    got = pgd(model, x, y, 0.05, steps=steps, step_size=step_size, random_start=False, targeted=targeted)
-    np.testing.assert_allclose(got, expected, atol=1e-6)
+    direction = np.sign(w[:, 1 - y] - w[:, y]).T.reshape(x.shape) * (-1 if targeted else 1)
+    expected = np.clip(x + direction * min(steps * step_size, 0.05), 0, 1)
+    attack = all_steps(steps=steps, step_size=step_size, random_start=False, targeted=targeted)
+    np.testing.assert_allclose(attack(model, x, y, 0.05), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("targeted", [False, True])
@@ -41,31 +42,33 @@ def test_equals_closed_form_in_l2(steps, step_size, targeted):
     model.set_weights([w, np.zeros(2)])
     x, y = batch(shape=(2, 2, 3), classes=2)
     x = 0.3 + 0.4 * x  # no pixel is clipped
-    way = (w[:, 1 - y] - w[:, y]).T * (-1 if targeted else 1)
-    way = (way / np.linalg.norm(way, axis=1, keepdims=True)).reshape(x.shape)
+    direction = (w[:, 1 - y] - w[:, y]).T * (-1 if targeted else 1)
+    direction = (direction / np.linalg.norm(direction, axis=1, keepdims=True)).reshape(x.shape)
     settings = dict(steps=steps, step_size=step_size, random_start=False, targeted=targeted, norm="l2")
-    np.testing.assert_allclose(pgd(model, x, y, 0.05, **settings), x + way * min(steps * step_size, 0.05), atol=1e-6)
+    np.testing.assert_allclose(
+        all_steps(**settings)(model, x, y, 0.05), x + direction * min(steps * step_size, 0.05), atol=1e-6
+    )
 
 
 def test_the_worst_of_several_restarts_is_kept(small):
     model, x, y = small
-    broken, values = [], []
+    wrong, values = [], []
     for restarts in (1, 2, 6):
-        made = pgd(model, x, y, 0.02, steps=2, restarts=restarts)
-        broken.append(np.argmax(model(made), axis=1) != y)
-        values.append(losses(model, made, y))
-    assert not (broken[0] & ~broken[1]).any() and not (broken[1] & ~broken[2]).any()
+        adversarial = all_steps(steps=2, restarts=restarts)(model, x, y, 0.02)
+        wrong.append(~is_right(model, adversarial, y))
+        values.append(losses(model, adversarial, y))
+    assert not (wrong[0] & ~wrong[1]).any() and not (wrong[1] & ~wrong[2]).any()
     for i, j in ((0, 1), (1, 2)):
-        still = ~broken[j]
+        still = ~wrong[j]
         assert (values[j] >= values[i] - 1e-6)[still].all() and (values[j] > values[i])[still].any()
 
 
-def test_until_broken_is_no_weaker_and_much_cheaper(small):
+def test_early_stopping_is_no_weaker_and_much_cheaper(small):
     model, x, y = small
     whole, early = Cost(), Cost()
-    all_steps = np.argmax(model(pgd(model, x, y, 0.02, steps=20, cost=whole)), axis=1) == y
-    stopped = np.argmax(model(pgd(model, x, y, 0.02, steps=20, until_broken=True, cost=early)), axis=1) == y
-    assert not (stopped & ~all_steps).any()
+    right_whole = is_right(model, all_steps(steps=20)(model, x, y, 0.02, cost=whole), y)
+    right_early = is_right(model, PGD(steps=20)(model, x, y, 0.02, cost=early), y)
+    assert not (right_early & ~right_whole).any()
     assert early.gradients < 0.7 * whole.gradients
 
 
@@ -73,26 +76,26 @@ def test_until_broken_is_no_weaker_and_much_cheaper(small):
 def test_margins_are_raised(small, loss):
     model, x, y = small
     value = LOSSES[loss]
-    before, after = (value(model(z), y).numpy() for z in (x, pgd(model, x, y, 0.02, loss=loss)))
+    before, after = (value(model(z), y).numpy() for z in (x, all_steps(loss=loss)(model, x, y, 0.02)))
     assert (after > before).mean() > 0.95
 
 
 def test_one_whole_step_is_fgsm(tiny):
     x, y = batch()
-    one = pgd(tiny, x, y, 0.03, steps=1, step_size=0.03, random_start=False)
-    assert (np.abs(one - fgsm(tiny, x, y, 0.03)) > 1e-6).mean() < 1e-3
+    one = all_steps(steps=1, step_size=0.03, random_start=False)(tiny, x, y, 0.03)
+    assert (np.abs(one - FGSM()(tiny, x, y, 0.03)) > 1e-6).mean() < 1e-3
 
 
 def test_is_stronger_than_fgsm_and_more_steps_are_stronger(tiny):
     x, _ = batch(64)
     y = np.argmax(tiny(x), axis=1)
-    few, many = (losses(tiny, pgd(tiny, x, y, 0.03, steps=n, seed=1), y).mean() for n in (2, 10))
-    assert losses(tiny, x, y).mean() < losses(tiny, fgsm(tiny, x, y, 0.03), y).mean() < many and few < many
+    few, many = (losses(tiny, all_steps(steps=n)(tiny, x, y, 0.03, seed=1), y).mean() for n in (2, 10))
+    assert losses(tiny, x, y).mean() < losses(tiny, FGSM()(tiny, x, y, 0.03), y).mean() < many and few < many
 
 
-def test_a_target_is_neared(tiny):
+def test_a_targeted_attack_lowers_the_loss_of_its_target(tiny):
     x, y = batch(32)
-    assert (losses(tiny, pgd(tiny, x, y, 0.03, targeted=True), y) < losses(tiny, x, y)).mean() > 0.95
+    assert (losses(tiny, all_steps(targeted=True)(tiny, x, y, 0.03), y) < losses(tiny, x, y)).mean() > 0.95
 
 
 @hypothesis.settings(deadline=None, max_examples=25)
@@ -104,10 +107,10 @@ def test_a_target_is_neared(tiny):
     targeted=st.booleans(),
     random_start=st.booleans(),
 )
-def test_ball_and_range(tiny, eps, step_size, steps, seed, targeted, random_start):
+def test_stays_within_eps_and_clip(tiny, eps, step_size, steps, seed, targeted, random_start):
     x, y = batch(seed=seed)
-    settings = dict(steps=steps, step_size=step_size, seed=seed, targeted=targeted, random_start=random_start)
-    adversarial = pgd(tiny, x, y, eps, **settings).numpy()
+    attack = all_steps(steps=steps, step_size=step_size, targeted=targeted, random_start=random_start)
+    adversarial = attack(tiny, x, y, eps, seed=seed).numpy()
     assert np.abs(adversarial - x).max() <= eps + 1e-6
     assert adversarial.min() >= 0 and adversarial.max() <= 1
     if eps == 0:
@@ -116,45 +119,51 @@ def test_ball_and_range(tiny, eps, step_size, steps, seed, targeted, random_star
 
 def test_random_start_follows_the_seed(tiny):
     x, y = batch()
-    a, again, b = (pgd(tiny, x, y, 0.05, steps=1, step_size=1e-6, seed=s).numpy() for s in (1, 1, 2))
+    a, again, b = (all_steps(steps=1, step_size=1e-6)(tiny, x, y, 0.05, seed=s).numpy() for s in (1, 1, 2))
     np.testing.assert_array_equal(a, again)
     assert (a != b).mean() > 0.9
-    inside = np.abs(a - x)[(x > 0.05) & (x < 0.95)]  # where no clipping is
+    inside = np.abs(a - x)[(x > 0.05) & (x < 0.95)]  # where nothing is clipped
     assert abs(inside.mean() - 0.025) < 0.002 and inside.max() > 0.045  # uniform in the ball
 
 
 def test_several_eps_are_the_single_ones(tiny):
     x, y = batch()
-    many = pgd(tiny, x, y, [0.01, 0.3], steps=3).numpy()
+    many = all_steps(steps=3)(tiny, x, y, [0.01, 0.3]).numpy()
     assert many.shape == (2, *x.shape)
-    for one, eps in zip(many, [0.01, 0.3]):
-        np.testing.assert_array_equal(one, pgd(tiny, x, y, eps, steps=3))
+    for one, eps in zip(many, [0.01, 0.3], strict=True):
+        np.testing.assert_array_equal(one, all_steps(steps=3)(tiny, x, y, eps))
 
 
 def test_eager_graph_and_xla_agree(tiny):
     x, y = batch(16)
-    everyone, numbers = np.ones(16, bool), (0.03, 0.01, 0.0, 0.0, 1.0, 3, False, 0 * x[:1])
-    arguments = [tf.constant(v) for v in (x, y, everyone, *numbers)]
-    static = dict(loss="ce", norm="linf", until_broken=False, compare=False)
-    eager = _descend(tiny, *arguments, **static, compact=True)[0].numpy()
-    for jit in (False, True):
-        compiled = _compiled_descend(tiny, *arguments, **static, compact=not jit, jit_compile=jit)[0].numpy()
-        assert (np.abs(compiled - eager) > 1e-6).mean() < 1e-3
+    attack, results = all_steps(steps=3, step_size=0.01, random_start=False), []
+    tf.config.run_functions_eagerly(True)
+    try:
+        eager = attack(tiny, x, y, 0.03).numpy()
+    finally:
+        tf.config.run_functions_eagerly(False)
+    for jit_compile in ("false", "true"):
+        compilation.configure(jit_compile=jit_compile)
+        try:
+            results.append(attack(tiny, x, y, 0.03).numpy())
+        finally:
+            compilation.configure()
+    assert all((np.abs(compiled - eager) > 1e-6).mean() < 1e-3 for compiled in results)
 
 
 def test_one_trace_for_all_eps_steps_and_batch_sizes(tiny):
     x, y = batch()
-    pgd(tiny, x, y, 0.1)
-    before = len(_compiled_descend._compiled[tiny])
+    all_steps()(tiny, x, y, 0.1)
+    before = len(loop._advance._compiled[tiny])
     for n, eps, steps, size in ((8, 0.1, 3, None), (5, 0.2, 1, 0.1), (1, [0.1, 0.2], 2, 1)):
-        pgd(tiny, x[:n], y[:n], eps, steps=steps, step_size=size)
-    assert len(_compiled_descend._compiled[tiny]) == before
-    assert all(f.experimental_get_tracing_count() == 1 for f in _compiled_descend._compiled[tiny].values())
+        all_steps(steps=steps, step_size=size)(tiny, x[:n], y[:n], eps)
+    assert len(loop._advance._compiled[tiny]) == before
+    assert all(f.experimental_get_tracing_count() == 1 for f in loop._advance._compiled[tiny].values())
 
 
 def test_model_is_left_alone(tiny):
     before = [w.copy() for w in tiny.get_weights()]
-    pgd(tiny, *batch(), 0.3)
+    all_steps()(tiny, *batch(), 0.3)
     for a, b in zip(before, tiny.get_weights()):
         np.testing.assert_array_equal(a, b)
 
@@ -163,6 +172,6 @@ def test_model_is_left_alone(tiny):
     "change, words",
     [({"steps": 0}, "steps"), ({"step_size": 0.0}, "step_size"), ({"step_size": float("inf")}, "step_size")],
 )
-def test_bad_arguments_are_named(tiny, change, words):
+def test_bad_settings_are_named(change, words):
     with pytest.raises(ValueError, match=words):
-        pgd(tiny, *batch(), 0.1, **change)
+        PGD(**change)

@@ -1,5 +1,6 @@
-"""The rules on an honest model, and on models that mask their gradients on purpose."""
+"""The checks on a standard model, and on models that mask their gradients."""
 
+import dataclasses
 import json
 
 import keras
@@ -8,14 +9,15 @@ import pytest
 import sklearn.datasets
 import tensorflow as tf
 
-from tfadv.attacks import fgsm, pgd
+from tfadv.attacks import FGSM, PGD
 from tfadv.datasets import sources
-from tfadv.evaluation.masking import measure
-from tfadv.evaluation.checks import judge
+from tfadv.evaluation.checks import run_checks
+from tfadv.evaluation.masking import DiagnosticSettings, check_gradient_masking, collect_diagnostics
+from tfadv.store.resume import ResumeLog
 
 N, EPS = 128, 0.1
-FEW = {"steps": 10, "more": 4, "targets": 2, "queries": 200}
-BARELY = {"steps": 1, "more": 2, "targets": 1, "queries": 1}
+SHORT = DiagnosticSettings(steps=10, factor=4, targets=2, queries=200)
+SHORTEST = DiagnosticSettings(steps=1, factor=2, targets=1, queries=1)
 
 
 def suspicious(checks):
@@ -29,7 +31,7 @@ def images():
 
 
 @pytest.fixture(scope="module")
-def honest(images):
+def standard(images):
     """A small convolutional network, trained on all digits but the first 256."""
     keras.utils.set_random_seed(0)
     layers = [
@@ -48,13 +50,13 @@ def honest(images):
 
 
 @pytest.fixture(scope="module")
-def some(images):
+def few(images):
     return images[0][:N], images[1][:N]
 
 
 @pytest.fixture(scope="module")
-def measured(honest, some):
-    return measure(honest, *some, EPS, surrogate=honest, **FEW)
+def diagnostics(standard, few):
+    return collect_diagnostics(standard, *few, EPS, surrogate=standard, settings=SHORT)
 
 
 class Round(keras.layers.Layer):
@@ -77,7 +79,7 @@ class Wave(keras.layers.Layer):
 
 
 class Probabilities(keras.Model):
-    """A softmax that attacks do not recognise."""
+    """A softmax that attacks do not recognize."""
 
     def __init__(self, logits):
         super().__init__()
@@ -91,98 +93,102 @@ def chain(*layers):
     return keras.Sequential([keras.Input((8, 8, 1)), *layers])
 
 
-def test_an_honest_model_passes_every_check(measured):
-    checks = judge(measured)
+def test_a_standard_model_passes_every_check(diagnostics):
+    checks = run_checks(diagnostics)
     assert all(check.passed is True for check in checks), suspicious(checks)
-    accuracies = {name: attack["accuracy"] for name, attack in measured["attacks"].items()}
-    assert accuracies["apgd-t"] < 0.6 < 0.85 < measured["clean"]["accuracy"]  # there was something to attack
+    accuracies = {name: attack["accuracy"] for name, attack in diagnostics["attacks"].items()}
+    assert (
+        accuracies["apgd-t"] < 0.6 < 0.85 < diagnostics["clean"]["accuracy"]
+    )  # the attacks succeed, or the checks compare nothing
 
 
-def test_facts_are_what_the_attacks_leave(measured, honest, some):
-    x, y = some
+def test_diagnostics_equal_an_independent_count(diagnostics, standard, few):
+    x, y = few
 
     def right(z):
-        return np.argmax(honest(z), axis=1) == y
+        return np.argmax(standard(z), axis=1) == y
 
     def string(flags):
         return "".join(map(str, flags.astype(int)))
 
-    found = measured["attacks"]
-    assert measured["clean"] == {"right": string(right(x)), "accuracy": right(x).mean()}
-    raw = right(fgsm(honest, x, y, EPS))
+    found = diagnostics["attacks"]
+    assert diagnostics["clean"] == {"right": string(right(x)), "accuracy": right(x).mean()}
+    raw = right(FGSM()(standard, x, y, EPS))
     assert found["fgsm"]["right"] == string(raw) and found["fgsm"]["accuracy"] == (raw & right(x)).mean()
-    options = dict(step_size=2.5 * EPS / 10, steps=10, until_broken=True)
-    assert found["pgd"]["accuracy"] == right(pgd(honest, x, y, EPS, **options)).mean()
+    pgd = PGD(step_size=2.5 * EPS / 10, steps=10)
+    assert found["pgd"]["accuracy"] == right(pgd(standard, x, y, EPS)).mean()
     assert found["grey"]["right"] == string(right(np.full_like(x, 0.5))) and found["pgd-large"]["eps"] == 0.5
     assert found["transfer"]["accuracy"] <= found["fgsm"]["accuracy"]  # the surrogate is the model itself
-    assert set(measured["zero_gradient"]) == {"0"} and len(measured["zero_gradient"]) == N
+    assert set(diagnostics["zero_gradient"]) == {"0"} and len(diagnostics["zero_gradient"]) == N
 
 
-def test_wrong_already_is_not_robust_but_seen(honest, some):
-    """Half of the labels are what the model says of grey: wrong on most of those images, right on grey."""
-    x, y = some[0][:20], some[1][:20].copy()
-    y[:10] = np.argmax(honest(np.full((1, 8, 8, 1), 0.5, "float32")))
-    found = measure(honest, x, y, EPS, **BARELY)
+def test_an_image_that_is_misclassified_without_an_attack(standard, few):
+    """Half of the labels are the class of the gray image: wrong for most of these images, right for gray."""
+    x, y = few[0][:20], few[1][:20].copy()
+    y[:10] = np.argmax(standard(np.full((1, 8, 8, 1), 0.5, "float32")))
+    found = collect_diagnostics(standard, x, y, EPS, settings=SHORTEST)
     clean, grey = found["clean"]["right"], found["attacks"]["grey"]
     both = sum(a == b == "1" for a, b in zip(clean, grey["right"], strict=True))
     assert grey["right"][:10] == "1" * 10 and "0" in clean[:10] and grey["accuracy"] == both / 20
 
 
-def test_a_gradient_that_is_zero_in_some_pixels_is_a_gradient(honest, some):
+def test_a_gradient_that_is_zero_in_a_few_pixels(standard, few):
     frame = keras.layers.ZeroPadding2D(1)
-    found = measure(chain(keras.layers.Cropping2D(1), frame, honest), *some, EPS, **BARELY)
+    found = collect_diagnostics(chain(keras.layers.Cropping2D(1), frame, standard), *few, EPS, settings=SHORTEST)
     assert set(found["zero_gradient"]) == {"0"}
 
 
-def test_facts_survive_json_and_count_their_cost(measured):
-    assert judge(json.loads(json.dumps(measured, allow_nan=False))) == judge(measured)
-    attacks = measured["attacks"]
+def test_diagnostics_are_json_values_and_contain_the_cost(diagnostics):
+    assert run_checks(json.loads(json.dumps(diagnostics, allow_nan=False))) == run_checks(diagnostics)
+    attacks = diagnostics["attacks"]
     assert attacks["fgsm"]["gradients"] == N and attacks["grey"]["gradients"] == attacks["square"]["gradients"] == 0
     own = sum(attack["gradients"] for name, attack in attacks.items() if name != "transfer")
     assert N < own <= N * (10 * (4 * (2 + 4) + 1) + 1)
-    assert all(attack["seconds"] > 0 for attack in attacks.values())
+    assert attacks["transfer"]["gradients"] == N * 4 * 10  # all steps on the surrogate
+    assert all(attack["seconds"] > 0 for name, attack in attacks.items() if name != "grey")
 
 
-def test_batch_size_changes_nothing_but_the_cost(measured, honest, some):
-    again = measure(honest, *some, np.float32(EPS), surrogate=honest, batch_size=np.int64(50), **FEW)
-    json.dumps(again)  # numbers of numpy would not
-    left = [{k: v["right"] for k, v in found["attacks"].items()} for found in (again, measured)]
+def test_the_batch_size_changes_only_the_cost(diagnostics, standard, few):
+    settings = dataclasses.replace(SHORT, batch_size=50)
+    again = collect_diagnostics(standard, *few, np.float32(EPS), surrogate=standard, settings=settings)
+    json.dumps(again)  # fails for numbers of numpy
+    left = [{k: v["right"] for k, v in found["attacks"].items()} for found in (again, diagnostics)]
     assert left[0] == left[1] and len(left[0]) == 10
-    assert again["clean"] == measured["clean"] and again["zero_gradient"] == measured["zero_gradient"]
+    assert again["clean"] == diagnostics["clean"] and again["zero_gradient"] == diagnostics["zero_gradient"]
 
 
-def test_huge_logits(honest, some):
-    found = measure(chain(honest, keras.layers.Rescaling(1e4)), *some, EPS, **FEW)
-    assert suspicious(judge(found)) == {"zero gradients", "cross-entropy", "large eps"}
+def test_large_logits(standard, few):
+    found = collect_diagnostics(chain(standard, keras.layers.Rescaling(1e4)), *few, EPS, settings=SHORT)
+    assert suspicious(run_checks(found)) == {"zero gradients", "cross-entropy", "large eps"}
 
 
-def test_a_layer_without_gradient(honest, some):
-    found = measure(chain(Round(), honest), *some, EPS, **FEW)
-    assert suspicious(judge(found)) == {"zero gradients", "black box", "large eps"}
+def test_a_layer_without_gradient(standard, few):
+    found = collect_diagnostics(chain(Round(), standard), *few, EPS, settings=SHORT)
+    assert suspicious(run_checks(found)) == {"zero gradients", "black box", "large eps"}
 
 
-def test_a_rugged_loss(honest, some):
-    found = measure(chain(Wave(), honest), *some, EPS, **FEW)
-    assert {"iterations", "steps"} <= suspicious(judge(found))
+def test_a_loss_with_many_local_maxima(standard, few):
+    found = collect_diagnostics(chain(Wave(), standard), *few, EPS, settings=SHORT)
+    assert {"iterations", "steps"} <= suspicious(run_checks(found))
 
 
-def test_noise(honest, some):
-    found = measure(chain(Noise(), honest), *some, EPS, **FEW)
-    assert "randomness" in suspicious(judge(found))
-    assert {c.name: c for c in judge(found)}["probabilities"].passed and found["change"] > 0.1
+def test_a_random_model(standard, few):
+    found = collect_diagnostics(chain(Noise(), standard), *few, EPS, settings=SHORT)
+    assert "randomness" in suspicious(run_checks(found))
+    assert {c.name: c for c in run_checks(found)}["probabilities"].passed and found["change"] > 0.1
 
 
-def test_probabilities_that_attacks_refuse(honest, some):
-    found = measure(chain(honest, keras.layers.Softmax()), *some, EPS, **FEW)
+def test_a_softmax_layer_that_attacks_refuse(standard, few):
+    found = collect_diagnostics(chain(standard, keras.layers.Softmax()), *few, EPS, settings=SHORT)
     assert "softmax" in found["refused"] and found["attacks"] == {} and found["clean"]["accuracy"] > 0.85
-    checks = judge(json.loads(json.dumps(found)))
+    checks = run_checks(json.loads(json.dumps(found)))
     assert suspicious(checks) == {"probabilities"}
     assert {check.name for check in checks if check.passed} == {"randomness"}
 
 
-def test_probabilities_that_attacks_do_not_recognise(honest, some):
-    found = measure(Probabilities(honest), *some, EPS, **BARELY)
-    assert found["refused"] is None and "probabilities" in suspicious(judge(found))
+def test_a_softmax_that_attacks_do_not_recognize(standard, few):
+    found = collect_diagnostics(Probabilities(standard), *few, EPS, settings=SHORTEST)
+    assert found["refused"] is None and "probabilities" in suspicious(run_checks(found))
 
 
 @pytest.mark.parametrize(
@@ -190,31 +196,48 @@ def test_probabilities_that_attacks_do_not_recognise(honest, some):
     [
         (dict(eps=0.0), "eps"),
         (dict(eps=[0.1, 0.2]), "eps"),
-        (dict(more=1), "more"),
-        (dict(steps=0), "steps"),
-        (dict(batch_size=0), "batch_size"),
         (dict(x=np.zeros((4, 8, 8, 1), "uint8")), "float32"),
         (dict(x=np.zeros((0, 8, 8, 1), "float32"), y=np.zeros(0, int)), "image"),
         (dict(y=np.full(4, 10)), "y must"),
     ],
 )
-def test_bad_arguments(honest, wrong, named):
+def test_invalid_arguments(standard, wrong, named):
     arguments = dict(x=np.zeros((4, 8, 8, 1), "float32"), y=np.zeros(4, int), eps=EPS) | wrong
     with pytest.raises(ValueError, match=named):
-        measure(honest, **arguments)
+        collect_diagnostics(standard, **arguments)
 
 
-def test_outputs_that_are_no_numbers(honest, some):
+@pytest.mark.parametrize("wrong", [{"factor": 1}, {"steps": 0}, {"batch_size": 0}, {"targets": 0}, {"queries": 0.5}])
+def test_invalid_settings(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        DiagnosticSettings(**wrong)
+
+
+def test_checks_in_one_call(standard, few, diagnostics):
+    assert check_gradient_masking(standard, *few, EPS, surrogate=standard, settings=SHORT) == run_checks(diagnostics)
+
+
+def test_a_resumed_call_gives_the_same_diagnostics(standard, few, diagnostics, tmp_path):
+    """The second call is served from the log, except for one-step attacks and predictions."""
+    common = dict(surrogate=standard, settings=SHORT)
+    for _ in range(2):
+        again = collect_diagnostics(standard, *few, EPS, resume=ResumeLog(tmp_path, interval=0.0), **common)
+        for name, attack in again["attacks"].items():
+            attack = {key: value for key, value in attack.items() if key != "seconds"}
+            assert attack.items() <= diagnostics["attacks"][name].items(), name
+
+
+def test_outputs_that_are_not_finite(standard, few):
     with pytest.raises(ValueError, match="finite"):
-        measure(chain(honest, keras.layers.Rescaling(np.inf)), *some, EPS)
+        collect_diagnostics(chain(standard, keras.layers.Rescaling(np.inf)), *few, EPS)
 
 
 @pytest.mark.long
 def test_a_network_trained_on_fgsm_alone_overfits_to_it(real_data):
-    """MNIST at eps 0.3: in the end FGSM leaves nearly all images right, and PGD none."""
-    pool, eps = sources.load("mnist", real_data, 28), 0.3
-    images, labels = pool.images[:5200] / np.float32(255), pool.labels[:5200].astype("int64")
-    some = images[5000:][:N], labels[5000:][:N]
+    """MNIST at eps 0.3: in the end the model is robust under FGSM and not at all under PGD."""
+    dataset, eps = sources.load("mnist", real_data, 28), 0.3
+    images, labels = dataset.images[:5200] / np.float32(255), dataset.labels[:5200].astype("int64")
+    few = images[5000:][:N], labels[5000:][:N]
     keras.utils.set_random_seed(0)
     layers = [
         keras.Input(images.shape[1:]),
@@ -228,10 +251,10 @@ def test_a_network_trained_on_fgsm_alone_overfits_to_it(real_data):
     model.compile(keras.optimizers.Adam(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     for _ in range(40):
         for part in np.random.permutation(5000)[:4992].reshape(-1, 64):
-            model.train_on_batch(fgsm(model, images[part], labels[part], eps), labels[part])
-        left = np.mean(np.argmax(model(fgsm(model, *some, eps)), axis=1) == some[1])
+            model.train_on_batch(FGSM()(model, images[part], labels[part], eps), labels[part])
+        left = np.mean(np.argmax(model(FGSM()(model, *few, eps)), axis=1) == few[1])
         if left > 0.9:
             break
-    found = judge(measure(model, *some, eps, **FEW))
+    found = run_checks(collect_diagnostics(model, *few, eps, settings=SHORT))
     assert "catastrophic overfitting" in suspicious(found), left
     assert not suspicious(found) - {"catastrophic overfitting", "label leaking", "iterations"}

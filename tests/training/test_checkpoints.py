@@ -1,4 +1,4 @@
-"""A killed training run ends with the weights of the unbroken one."""
+"""A killed training run ends with the weights of an uninterrupted one."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-STEPS = {"baseline": 10, "augmented": 38}  # in an epoch
+STEPS = {"baseline": 10, "augmented": 38}  # per epoch
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -22,49 +22,49 @@ def command(workdir, data_dir):
     ]  # fmt: skip
 
 
-def weights(workdir, variant):
-    return json.loads((workdir / f"models/resnet_tiny/{variant}/manifest.json").read_text())["content"]
+def weights(workdir, recipe):
+    return json.loads((workdir / f"models/resnet_tiny/{recipe}/manifest.json").read_text())["content"]
 
 
-def history(workdir, variant):
-    return json.loads((workdir / f"models/resnet_tiny/{variant}/history.json").read_text())
+def history(workdir, recipe):
+    return json.loads((workdir / f"models/resnet_tiny/{recipe}/history.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory, data_dir):
-    workdir = tmp_path_factory.mktemp("unbroken")
+def uninterrupted(tmp_path_factory, data_dir):
+    workdir = tmp_path_factory.mktemp("uninterrupted")
     subprocess.run(command(workdir, data_dir), check=True, capture_output=True)
     assert not list(workdir.glob("checkpoints/*/*"))  # no longer needed
     return workdir
 
 
-def stopped_at(workdir, data_dir, variant, epoch, sent=signal.SIGKILL):
+def stopped_at(workdir, data_dir, recipe, epoch, number=signal.SIGKILL):
     """Starts the run and sends a signal as soon as a checkpoint is there; returns (exit code, stderr)."""
     process = subprocess.Popen(
         command(workdir, data_dir), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
-    folder = workdir / f"checkpoints/resnet_tiny/{variant}/step-{epoch * STEPS[variant]:08d}"
+    folder = workdir / f"checkpoints/resnet_tiny/{recipe}/step-{epoch * STEPS[recipe]:08d}"
     deadline = time.monotonic() + 120
     while not folder.exists():
         assert process.poll() is None and time.monotonic() < deadline, "the run ended before it could be stopped"
         time.sleep(0.005)
-    os.kill(process.pid, sent)
+    os.kill(process.pid, number)
     errors = process.communicate()[1]
     return process.returncode, errors
 
 
-@pytest.mark.parametrize("variant, epoch", [pytest.param("baseline", 2, marks=pytest.mark.long), ("augmented", 1)])
-def test_killed_and_resumed_equals_unbroken_bit_for_bit(unbroken, tmp_path, data_dir, variant, epoch):
-    stopped_at(tmp_path, data_dir, variant, epoch)
+@pytest.mark.parametrize("recipe, epoch", [pytest.param("baseline", 2, marks=pytest.mark.long), ("augmented", 1)])
+def test_killed_and_resumed_equals_uninterrupted_exactly(uninterrupted, tmp_path, data_dir, recipe, epoch):
+    stopped_at(tmp_path, data_dir, recipe, epoch)
     resumed = subprocess.run(command(tmp_path, data_dir), capture_output=True, text=True)
-    assert resumed.returncode == 0 and "going on after epoch" in resumed.stderr
+    assert resumed.returncode == 0 and "resuming after epoch" in resumed.stderr
     for name in ("baseline", "augmented"):
-        assert weights(tmp_path, name) == weights(unbroken, name)
-        assert history(tmp_path, name) == history(unbroken, name)
+        assert weights(tmp_path, name) == weights(uninterrupted, name)
+        assert history(tmp_path, name) == history(uninterrupted, name)
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(unbroken, tmp_path, data_dir):
+def test_a_damaged_checkpoint_is_skipped(uninterrupted, tmp_path, data_dir):
     stopped_at(tmp_path, data_dir, "baseline", 2)
     newest = max((tmp_path / "checkpoints/resnet_tiny/baseline").glob("step-*"))
     arrays = newest / "arrays.npz"
@@ -72,5 +72,9 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(unbroken, tmp_path, d
     content[len(content) // 2] ^= 1
     arrays.write_bytes(content)
     resumed = subprocess.run(command(tmp_path, data_dir), capture_output=True, text=True)
-    assert resumed.returncode == 0 and "damaged" in resumed.stderr and "Going back" in resumed.stderr
-    assert weights(tmp_path, "baseline") == weights(unbroken, "baseline")
+    assert (
+        resumed.returncode == 0
+        and "damaged" in resumed.stderr
+        and "Resuming from the checkpoint before" in resumed.stderr
+    )
+    assert weights(tmp_path, "baseline") == weights(uninterrupted, "baseline")

@@ -1,6 +1,7 @@
 import functools
 import json
 import math
+import os
 import signal
 
 import keras
@@ -9,16 +10,19 @@ import pytest
 import tensorflow as tf
 from sklearn.model_selection import train_test_split
 
-from tfadv import models, stopping
+from tfadv import models
 from tfadv.datasets.batches import Samples
-from tfadv.training import Diverged, Trainer
-from tfadv.training.divergence import Guard
+from tfadv.errors import UserError
+from tfadv.objectives.cross_entropy import cross_entropy
+from tfadv.runtime import compilation, signals
+from tfadv.training import Diverged, Trainer, TrainingSettings
+from tfadv.training.divergence import DivergenceCheck
 from tfadv.training.schedule import warmup_cosine
 
 
 @pytest.fixture(scope="module")
 def halves(digits):
-    """(training, validation) of 400 and 100 digits at 8x8... padded to 16 by repetition of pixels."""
+    """(training, validation) of 400 and 100 digits of 16x16 pixels."""
     images = digits.images[:500, ::2, ::2]
     rows, held = train_test_split(np.arange(500), test_size=100, random_state=0, stratify=digits.labels[:500])
     return Samples(images[rows], digits.labels[rows]), Samples(images[held], digits.labels[held])
@@ -26,25 +30,26 @@ def halves(digits):
 
 def trainer(**settings):
     keras.utils.set_random_seed(0)
-    return Trainer(models.build("resnet_tiny", (16, 16, 1), 10), **{"weight_decay": 0.0} | settings)
+    model = models.build("resnet_tiny", (16, 16, 1), 10)
+    return Trainer(model, **{"weight_decay": 0.0, "objective": cross_entropy} | settings)
 
 
-def fit(t, halves, tmp_path, **changes):
-    settings = dict(epochs=2, batch_size=64, learning_rate=0.1, patience=5, seed=0, log_dir=tmp_path) | changes
-    return t.fit(*halves, **settings)
+def fit(t, halves, log_dir=None, *, checkpoints=None, **changes):
+    settings = TrainingSettings(**dict(epochs=2, batch_size=64, learning_rate=0.1, patience=5) | changes)
+    return t.fit(*halves, settings, log_dir=log_dir, checkpoints=checkpoints)
 
 
-def test_optimizer_steps_are_epochs_times_batches(halves, tmp_path):
+def test_number_of_optimizer_steps(halves, tmp_path):
     assert fit(trainer(), halves, tmp_path, epochs=3)["steps"] == 3 * (400 // 64)
 
 
-def test_it_learns_and_validation_counts_are_exact(halves, tmp_path):
+def test_training_learns_and_validation_counts_are_exact(halves, tmp_path):
     t = trainer()
     record = fit(t, halves, tmp_path, epochs=10)
     logits = t.model.predict(halves[1].images.astype("float32") / 255, verbose=0)
     accuracy = (logits.argmax(1) == halves[1].labels).mean()
     assert accuracy > 0.6
-    # The best weights are back, and Keras' figure for them equals a count by another path.
+    # The model has the best weights again, and the figure for them equals an independent count.
     assert record["history"]["val_accuracy"][record["best_epoch"] - 1] == pytest.approx(accuracy, abs=1e-6)
     assert record["best_epoch"] == 1 + int(np.argmax(record["history"]["val_accuracy"]))
 
@@ -57,7 +62,7 @@ def test_mixed_precision_learns_as_well_and_leaves_a_float32_model(halves, tmp_p
     assert (logits.argmax(1) == halves[1].labels).mean() > 0.6
 
 
-def test_same_seed_same_weights_also_on_a_used_trainer(halves, tmp_path):
+def test_a_used_trainer_gives_the_weights_of_a_new_one(halves, tmp_path):
     first, used = trainer(), trainer()
     start = used.model.get_weights()
     fit(used, halves, tmp_path, learning_rate=0.3, seed=9)
@@ -71,17 +76,15 @@ def test_same_seed_same_weights_also_on_a_used_trainer(halves, tmp_path):
 def test_early_stopping_counts_patience(halves, tmp_path):
     t = trainer()
     t.model.trainable = False  # then no weight and no statistic moves, and validation never improves
-    t = Trainer(t.model, weight_decay=0.0)
+    t = Trainer(t.model, weight_decay=0.0, objective=cross_entropy)
     record = fit(t, halves, tmp_path, epochs=9, patience=2, learning_rate=1e-9)
     assert len(record["history"]["loss"]) == 3 and record["best_epoch"] == 1
 
 
-def test_the_best_weights_are_left_and_not_the_last(halves, tmp_path):
+def test_the_model_ends_with_the_best_weights(halves, tmp_path):
     t = trainer()
-    scrambled = Samples(halves[1].images, (halves[1].labels + 1) % 10)  # the better it learns, the worse it looks
-    record = t.fit(
-        halves[0], scrambled, epochs=8, batch_size=64, learning_rate=0.1, patience=4, seed=0, log_dir=tmp_path
-    )
+    scrambled = Samples(halves[1].images, (halves[1].labels + 1) % 10)  # the better it learns, the lower this accuracy
+    record = fit(t, (halves[0], scrambled), epochs=8, patience=4)
     accuracies = record["history"]["val_accuracy"]
     assert accuracies[-1] < max(accuracies) - 0.03
     logits = t.model.predict(scrambled.images.astype("float32") / 255, verbose=0)
@@ -98,7 +101,7 @@ def test_tensorboard_curves_are_written(halves, tmp_path):
     assert list((tmp_path / "train").glob("events*")) and list((tmp_path / "validation").glob("events*"))
 
 
-def test_augmented_images_are_shown_in_tensorboard(halves, tmp_path):
+def test_tensorboard_shows_augmented_images(halves, tmp_path):
     fit(trainer(), halves, tmp_path, augmentations=("rotation", "noise"))
     images = [
         tf.image.decode_png(value.tensor.string_val[2]).numpy()
@@ -112,111 +115,173 @@ def test_augmented_images_are_shown_in_tensorboard(halves, tmp_path):
     assert all((rows[0] != rows[i]).any() for i in range(1, 5))
 
 
-def test_warm_up_and_cosine():
+def test_warmup_and_cosine():
     rate = functools.partial(warmup_cosine, peak=0.2, total=100)
     assert rate(0) == pytest.approx(0.02) and rate(9) == rate(10) == pytest.approx(0.2)
     assert rate(55) == pytest.approx(0.1)
     assert rate(99) == pytest.approx(0.1 * (1 + math.cos(math.pi * 89 / 90)))
 
 
-def test_the_rate_of_every_step_is_the_schedules(halves, tmp_path):
+def test_the_learning_rate_of_every_step(halves, tmp_path):
     t, rates = trainer(), []
     step = t.train_step
 
-    def watched(*batch):
+    def recorded(*batch):
         rates.append(float(t._optimizer.learning_rate))
         return step(*batch)
 
-    t.train_step = watched
+    t.train_step = recorded
     fit(t, halves, tmp_path, epochs=2)
     assert rates == pytest.approx([warmup_cosine(i, peak=0.1, total=12) for i in range(12)])
 
 
-def test_an_exploding_loss_is_noticed_in_the_window_where_it_happens():
-    watch = Guard(10, step=0)
-    watch.look(20, 20 * 64 * 3.0, 20 * 64)
+def test_an_exploding_loss_is_noticed_in_the_steps_where_it_happens():
+    check = DivergenceCheck(10, step=0)
+    check.check(20, 20 * 64 * 3.0, 20 * 64)
     with pytest.raises(Diverged, match="from 21 to 40.*--learning_rate"):
-        watch.look(40, 20 * 64 * 3.0 + 20 * 64 * 300.0, 40 * 64)
-    watch = Guard(10, step=0)
-    watch.look(20, 20 * 64 * 3.0, 20 * 64)
-    watch.new_epoch()
-    watch.look(40, 20 * 64 * 200.0, 20 * 64)  # below a hundred times that of guessing
+        check.check(40, 20 * 64 * 3.0 + 20 * 64 * 300.0, 40 * 64)
+    check = DivergenceCheck(10, step=0)
+    check.check(20, 20 * 64 * 3.0, 20 * 64)
+    check.new_epoch()
+    check.check(40, 20 * 64 * 200.0, 20 * 64)  # below a hundred times the loss of guessing
 
 
-class Kept:
+def test_weights_that_are_not_finite_are_noticed_where_the_loss_is():
+    """A ReLU turns NaN into 0."""
+    check = DivergenceCheck(10)
+    check.check(20, 20 * 64 * 2.3, 20 * 64)
+    with pytest.raises(Diverged, match="weights are no longer finite, since a step from 21 to 40"):
+        check.check(40, 40 * 64 * 2.3, 40 * 64, weights_finite=False)
+
+
+class MemoryCheckpoints:
     """Checkpoints in memory."""
 
     def __init__(self):
-        self.made = []
+        self.saved = []
 
     def load(self):
-        return self.made[-1][1:] if self.made else None
+        return self.saved[-1][1:] if self.saved else None
 
     def save(self, step, state, arrays):
-        self.made.append((step, json.loads(json.dumps(state)), arrays))
+        self.saved.append((step, json.loads(json.dumps(state)), arrays))
 
 
-def test_checkpoints_come_after_so_many_steps_and_each_epoch(halves, tmp_path):
-    kept = Kept()
+def test_checkpoints_are_written_after_so_many_steps_and_each_epoch(halves, tmp_path):
+    kept = MemoryCheckpoints()
     fit(trainer(), halves, tmp_path, epochs=3, checkpoints=kept, checkpoint_steps=4)  # 6 steps an epoch
-    assert [step for step, _, _ in kept.made] == [4, 6, 8, 12, 16]  # the last epoch's end is the model itself
+    assert [step for step, _, _ in kept.saved] == [4, 6, 8, 12, 16]  # the last epoch's end is the model itself
 
 
-def test_going_on_does_not_forget_which_epoch_was_best_and_how_long_ago(halves, tmp_path):
+def test_a_resumed_run_knows_the_best_epoch_and_its_patience(halves, tmp_path):
     scrambled = halves[0], Samples(halves[1].images, (halves[1].labels + 1) % 10)  # the better it learns, the worse
-    kept, settings = Kept(), dict(epochs=12, patience=3)
+    kept, settings = MemoryCheckpoints(), dict(epochs=12, patience=3)
     record = fit(trainer(), scrambled, tmp_path, checkpoints=kept, **settings)
     epochs = len(record["history"]["loss"])
-    assert record["best_epoch"] == epochs - 3 < 9 and len(kept.made) == epochs - 1
-    for made in kept.made[-2:]:
-        before, resumed = Kept(), trainer()
-        before.made = [made]
+    assert record["best_epoch"] == epochs - 3 < 9 and len(kept.saved) == epochs - 1
+    for checkpoint in kept.saved[-2:]:
+        before, resumed = MemoryCheckpoints(), trainer()
+        before.saved = [checkpoint]
         assert fit(resumed, scrambled, tmp_path, checkpoints=before, **settings) == record
 
 
 @pytest.mark.parametrize("which", [0, 1, 4])
-def test_going_on_from_any_checkpoint_gives_the_unbroken_run(halves, tmp_path, which):
-    kept, unbroken = Kept(), trainer()
+def test_a_run_resumed_from_any_checkpoint_equals_an_uninterrupted_one(halves, tmp_path, which):
+    kept, uninterrupted = MemoryCheckpoints(), trainer()
     settings = dict(epochs=3, augmentations=("shift", "noise"), checkpoint_steps=4)
-    record = fit(unbroken, halves, tmp_path, checkpoints=kept, **settings)
+    record = fit(uninterrupted, halves, tmp_path, checkpoints=kept, **settings)
     resumed = trainer()
-    before = Kept()
-    before.made = kept.made[which : which + 1]
+    before = MemoryCheckpoints()
+    before.saved = kept.saved[which : which + 1]
     assert fit(resumed, halves, tmp_path, checkpoints=before, **settings) == record
-    for a, b in zip(unbroken.model.get_weights(), resumed.model.get_weights(), strict=True):
+    for a, b in zip(uninterrupted.model.get_weights(), resumed.model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_ruined_weights_are_never_saved_and_the_last_good_ones_come_back(halves, tmp_path):
-    kept, t = Kept(), trainer()
+def test_weights_that_are_not_finite_are_not_saved_and_the_last_good_ones_restored(halves, tmp_path):
+    kept, t = MemoryCheckpoints(), trainer()
     step, count = t.train_step, []
 
-    def ruin_the_ninth(*batch):
+    def with_nan_in_the_ninth(*batch):
         count.append(1)
         if len(count) == 9:
             t.model.weights[0].assign(t.model.weights[0] * np.nan)
         return step(*batch)
 
-    t.train_step = ruin_the_ninth
+    t.train_step = with_nan_in_the_ninth
     with pytest.raises(Diverged, match="from 7 to 10"):
         fit(t, halves, tmp_path, epochs=4, checkpoints=kept, checkpoint_steps=5)
-    assert [step for step, _, _ in kept.made] == [5, 6]
-    good = kept.made[-1][2]
-    for i, value in enumerate(t._twin.get_weights()):
+    assert [step for step, _, _ in kept.saved] == [5, 6]
+    good = kept.saved[-1][2]
+    for i, value in enumerate(t._network.get_weights()):
         np.testing.assert_array_equal(value, good[f"weight{i}"])
 
 
-def test_a_stop_saves_the_very_step(halves, tmp_path, monkeypatch):
-    kept, t = Kept(), trainer()
+@pytest.fixture
+def signal_handlers():
+    signals.install()
+    yield
+    signals.uninstall()
+
+
+def test_a_signal_saves_the_present_step(halves, tmp_path, signal_handlers):
+    kept, t = MemoryCheckpoints(), trainer()
     step, count = t.train_step, []
 
-    def asked_in_the_eighth(*batch):
+    def with_a_signal_in_the_eighth(*batch):
         count.append(1)
         if len(count) == 8:
-            monkeypatch.setattr(stopping, "_asked", signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
         return step(*batch)
 
-    t.train_step = asked_in_the_eighth
+    t.train_step = with_a_signal_in_the_eighth
     with pytest.raises(signals.Stopped):
         fit(t, halves, tmp_path, epochs=4, checkpoints=kept)
-    assert [step for step, _, _ in kept.made] == [6, 8] and len(count) == 8
+    assert [step for step, _, _ in kept.saved] == [6, 8] and len(count) == 8
+
+
+def test_the_objective_decides_the_loss(halves):
+    def doubled(model, x, y):
+        losses, logits = cross_entropy(model, x, y)
+        return 2 * losses, logits
+
+    plain, twice = (fit(trainer(objective=o), halves, epochs=1, learning_rate=1e-9) for o in (cross_entropy, doubled))
+    assert twice["history"]["loss"][0] == pytest.approx(2 * plain["history"]["loss"][0], rel=1e-3)
+    assert twice["history"]["val_loss"] == pytest.approx(plain["history"]["val_loss"], rel=1e-3)  # of the cross-entropy
+
+
+def test_an_objective_may_attack_the_model_in_training():
+    """FGSM on the very model that is trained: what adversarial training of a plugin needs."""
+
+    def adversarial(model, x, y):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, model(x, training=False))
+        x = tf.clip_by_value(x + 0.1 * tf.sign(tape.gradient(losses, x)), 0, 1)
+        return cross_entropy(model, x, y)
+
+    t = trainer(objective=adversarial)
+    x, y = tf.random.stateless_uniform((8, 16, 16, 1), (0, 0)), tf.constant(np.arange(8) % 10, tf.int64)
+    plain = cross_entropy(t.model, x, y)[0].numpy().sum()
+    assert t.train_step(x, y)[0].numpy() > plain * 1.001
+
+
+def test_without_optimized_clones_training_is_the_same(halves):
+    records = []
+    for accelerate in ("auto", "off"):
+        compilation.configure(accelerate=accelerate)
+        try:
+            records.append(fit(trainer(), halves, epochs=1)["history"])
+        finally:
+            compilation.configure()
+    for key, value in records[0].items():
+        assert records[1][key] == pytest.approx(value, rel=0.02), key
+
+
+def test_mixed_precision_needs_optimized_clones():
+    compilation.configure(accelerate="off")
+    try:
+        with pytest.raises(UserError, match="--precision=mixed_bfloat16 needs --accelerate=auto"):
+            trainer(precision="mixed_bfloat16")
+    finally:
+        compilation.configure()

@@ -56,8 +56,21 @@ _MODULES = {
 }
 
 __all__ = [
-    *("APGD", "ATTACKS", "Attack", "AutoAttack", "BIM", "Cost", "FAB", "FGSM", "IterativeAttack", "MIFGSM"),
-    *("OneStep", "PGD", "Square", "parse", "split_specs"),
+    "APGD",
+    "ATTACKS",
+    "BIM",
+    "FAB",
+    "FGSM",
+    "MIFGSM",
+    "PGD",
+    "Attack",
+    "AutoAttack",
+    "Cost",
+    "IterativeAttack",
+    "OneStep",
+    "Square",
+    "parse",
+    "split_specs",
 ]
 
 
@@ -76,10 +89,10 @@ def parse(text: str) -> Attack:
     Raises:
       UserError: not exactly one attack, an unknown one, or a setting that it does not accept.
     """
-    found = split_specs(text)
-    if len(found) != 1:
-        raise UserError(f"{text!r} names {len(found)} attacks, not one.")
-    return specs.build(*found[0], ATTACKS)
+    attacks = split_specs(text)
+    if len(attacks) != 1:
+        raise UserError(f"{text!r} names {len(attacks)} attacks, not one.")
+    return specs.build(*attacks[0], ATTACKS)
 
 
 def __getattr__(name: str) -> Any:

@@ -342,4 +342,6 @@ def _text(value: Any) -> str:
     """A value as `tfadv.attacks.parse` reads it."""
     if isinstance(value, list):
         return "+".join(value)
-    return {None: "none", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else str(value)
+    return (
+        {None: "none", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else str(value)
+    )

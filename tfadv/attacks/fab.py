@@ -33,9 +33,7 @@ class State(NamedTuple):
     distance: tf.Tensor
 
 
-def boundary(
-    model: Any, x: tf.Tensor, source: tf.Tensor, target: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
+def boundary(model: Any, x: tf.Tensor, source: tf.Tensor, target: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The boundary between two classes as a hyperplane f + Σ w·(z - x) = 0: f (N,) and w (N, H, W, C)."""
     logits, w = gradient.logits_and_gradient(model, x, source, target, losses.margin_to_target)
     return losses.margin_to_target(logits, source, target), finite(w)

@@ -45,7 +45,5 @@ def project_onto_hyperplane(
         more = tf.where(missing > _TOLERANCE * c, tf.math.divide_no_nan(missing, slope), 0.0)
         return i + 1, length + more, tf.reduce_any(more > 0)
 
-    _, length, _ = tf.while_loop(
-        lambda i, _, moves: moves & (i < _MAX_ITERATIONS), newton, (0, tf.zeros_like(c), True)
-    )
+    _, length, _ = tf.while_loop(lambda i, _, moves: moves & (i < _MAX_ITERATIONS), newton, (0, tf.zeros_like(c), True))
     return direction * tf.minimum(length * speed, room)

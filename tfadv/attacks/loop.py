@@ -13,6 +13,7 @@ A score tells how well an image was attacked, lower is better; -inf is adversari
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from tfadv.runtime import compilation
 
 ADVERSARIAL = -math.inf
 NOT_ADVERSARIAL = math.inf
-SECONDS_PER_CHUNK = 0.25
+SECONDS_PER_CHUNK = 0.25  # half of what is allowed: a chunk may take longer than estimated
 _MAX_GROWTH = 4  # of the number of steps from one chunk to the next
 
 
@@ -138,9 +139,7 @@ def advance(
     return tf.while_loop(lambda loop: (loop.i < end) & tf.reduce_any(loop.active), body, (loop,))[0]
 
 
-def finish(
-    model: Any, loop: LoopState, inputs: Any, *, attack: Any, compact: bool
-) -> tuple[tf.Tensor, tf.Tensor]:
+def finish(model: Any, loop: LoopState, inputs: Any, *, attack: Any, compact: bool) -> tuple[tf.Tensor, tf.Tensor]:
     """The images and scores of all N; `attack.last` decides for those that are not done."""
     images, scores = attack.last(model, inputs, loop.state)
     if compact:
@@ -186,7 +185,7 @@ def run_unit(
         i = int(loop.i)  # waits for the result
         length = _next_length(chunk, time.monotonic() - began)
         if resume:
-            resume.partial(i, lambda: [tensor.numpy() for tensor in tf.nest.flatten(loop)])
+            resume.partial(i, functools.partial(_arrays, loop))
 
     finished = len(loop.rows)
     images, scores = loop.images, loop.scores
@@ -194,8 +193,12 @@ def run_unit(
         images, scores = _finish(model, loop, inputs, **options)
     result = UnitResult(images, scores, int(loop.visits), finished)
     if resume:
-        resume.done([np.asarray(value) for value in result])
+        resume.done(_arrays(result))
     return result
+
+
+def _arrays(nest: Any) -> list[np.ndarray]:
+    return [np.asarray(tensor) for tensor in tf.nest.flatten(nest)]
 
 
 def _next_length(steps: int, seconds: float) -> int:

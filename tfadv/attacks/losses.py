@@ -6,6 +6,8 @@ target class.  Only the losses whose names end in "-t" use `target`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from tfadv.errors import check_name
@@ -49,7 +51,7 @@ def _at(logits: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     return tf.gather(logits, y, batch_dims=1)
 
 
-LOSSES = {
+LOSSES: dict[str, Callable[..., tf.Tensor]] = {
     "ce": cross_entropy,
     "cw": margin,
     "dlr": dlr,

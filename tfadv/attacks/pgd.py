@@ -1,4 +1,4 @@
-"""Projected gradient descent (Madry et al. 2017, https://arxiv.org/abs/1706.06083), and the steps of BIM and MI-FGSM."""
+"""Projected gradient descent (Madry et al. 2017, https://arxiv.org/abs/1706.06083); the steps of BIM and MI-FGSM."""
 
 from __future__ import annotations
 
@@ -70,7 +70,9 @@ class IteratedGradient(IterativeAttack):
 
     def draw(self, number: int, shape: tuple[int, ...], seed: int) -> tf.Tensor:
         """float32 (number, H, W, C): where each round starts, in units of eps."""
-        return get_norm(self.norm).sample((number, *shape), (seed, 0)) if self.random_start else tf.zeros((number, *shape))
+        return (
+            get_norm(self.norm).sample((number, *shape), (seed, 0)) if self.random_start else tf.zeros((number, *shape))
+        )
 
     def start(self, images: Images, rounds: np.ndarray, bounds: Bounds, random: tf.Tensor) -> State:
         """See `IterativeAttack.start`."""
@@ -95,7 +97,9 @@ class IteratedGradient(IterativeAttack):
         momentum = inputs.decay * state.momentum
         momentum += tf.math.divide_no_nan(grad, tf.reduce_mean(tf.abs(grad), (1, 2, 3), True))
         at = norm.project(state.at + inputs.step_size * norm.steepest_ascent(momentum), state.x, eps, low, high)
-        done = gradient.is_adversarial(logits, state.y, targeted) if self.early_stop else tf.zeros_like(state.y, tf.bool)
+        done = (
+            gradient.is_adversarial(logits, state.y, targeted) if self.early_stop else tf.zeros_like(state.y, tf.bool)
+        )
         return Step(state._replace(at=at, momentum=momentum), state.at, score(done), done)
 
     def last(self, model: Any, inputs: Inputs, state: State) -> tuple[tf.Tensor, tf.Tensor]:
@@ -146,5 +150,5 @@ class PGD(IteratedGradient):
 
     def traced(self) -> PGD:
         """See `IterativeAttack.traced`; of the restarts only matters whether there are several."""
-        attack = super().traced()
-        return dataclasses.replace(attack, random_start=True, restarts=min(self.restarts, 2))
+        plain = dataclasses.replace(self, steps=1, step_size=None, targeted=False, random_start=True)
+        return dataclasses.replace(plain, restarts=min(self.restarts, 2))

@@ -83,9 +83,10 @@ class Square(IterativeAttack):
 
     def inputs(self, bounds: Bounds, shape: tuple[int, ...], random: Any, first_round: int) -> Inputs:
         """See `IterativeAttack.inputs`."""
-        sides = squares.side_lengths(self.steps, *shape[:2], least=3 if self.norm == "l2" else 1)
+        (height, width, _), least = shape, 3 if self.norm == "l2" else 1
+        sides = squares.side_lengths(self.steps, height, width, least)
         numbers = random[1][first_round * self.steps : (first_round + 1) * self.steps]
-        return Inputs(bounds, sides, *squares.padded_bumps(sides, *shape[:2]), numbers)
+        return Inputs(bounds, sides, *squares.padded_bumps(sides, height, width), numbers)
 
     def step(self, model: Any, inputs: Inputs, i: tf.Tensor, state: State) -> Step:
         """Algorithm 1 of the paper; the first query is the start itself."""

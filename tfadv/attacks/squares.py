@@ -6,6 +6,8 @@ A query has random numbers, uniform in [0, 1): the position of the first square
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -52,20 +54,22 @@ def padded_bumps(sides: np.ndarray, height: int, width: int) -> tuple[np.ndarray
     return np.stack(padded), which.astype(np.int32)
 
 
-def stripes(number: int, shape: tuple[int, int, int], seed: tf.Tensor) -> tf.Tensor:
+def stripes(number: int, shape: tuple[int, ...], seed: tf.Tensor) -> tf.Tensor:
     """float32 (number, H, W, C) of ±1: vertical stripes, a sign for each column and channel; starts in L-infinity."""
     height, width, channels = shape
     signs = _signs(tf.random.stateless_uniform((number, 1, width, channels), seed))
     return tf.repeat(signs, height, 1)
 
 
-def propose_linf(x: tf.Tensor, best: tf.Tensor, eps: tf.Tensor, side: tf.Tensor, numbers: tf.Tensor, _) -> tf.Tensor:
+def propose_linf(
+    x: tf.Tensor, best: tf.Tensor, eps: tf.Tensor, side: tf.Tensor, numbers: tf.Tensor, _: Any
+) -> tf.Tensor:
     """Sets a square to x ± eps, with a sign for each channel (algorithm 2)."""
     inside = _window(numbers[:2], side, *x.shape[1:3])
     return tf.where(inside, x + eps * _signs(numbers[5:]), best)
 
 
-def grid(number: int, shape: tuple[int, int, int], seed: tf.Tensor) -> tf.Tensor:
+def grid(number: int, shape: tuple[int, ...], seed: tf.Tensor) -> tf.Tensor:
     """float32 (number, H, W, C) of norm 1: 5 x 5 bumps of random sign and orientation; starts in L2."""
     height, width, channels = shape
     side = max(min(height, width) // 5, 1)

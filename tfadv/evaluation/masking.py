@@ -136,7 +136,7 @@ def collect_diagnostics(
         return diagnostics | {"refused": str(error), "zero_gradient": "", "attacks": {}}
     directions = _batched(lambda *batch: direction(model, *batch).numpy(), settings.batch_size, x, y)
     diagnostics |= {"refused": None, "zero_gradient": _flags(~directions.any(axis=(1, 2, 3)))}
-    attacks = _diagnostic_attacks(surrogate, x, y, float(eps), settings, resume)
+    attacks = _diagnostic_attacks(surrogate, tuple(x.shape), float(eps), settings)
     return diagnostics | {
         "attacks": {name: _outcome(model, x, y, attack, size, settings, resume) for name, attack, size in attacks}
     }
@@ -157,7 +157,22 @@ def _diagnose_outputs(model: Any, x: tf.Tensor, labels: np.ndarray, batch_size: 
     }
 
 
-def _diagnostic_attacks(surrogate, x, y, eps, settings, resume):
+class _Transfer:
+    """An attack on the surrogate, whose images the model then classifies; its cost counts."""
+
+    name = "transfer"
+
+    def __init__(self, attack, surrogate):
+        self._attack, self._surrogate = attack, surrogate
+
+    def settings(self):
+        return self._attack.settings()
+
+    def __call__(self, model, *arguments, **options):
+        return self._attack(self._surrogate, *arguments, **options)
+
+
+def _diagnostic_attacks(surrogate, shape, eps, settings):
     """Yields (name, attack, eps)."""
 
     def pgd(size, steps, restarts=1, early_stop=True):
@@ -169,15 +184,13 @@ def _diagnostic_attacks(surrogate, x, y, eps, settings, resume):
     yield "pgd-steps", pgd(eps, long), eps
     yield "pgd-restarts", pgd(eps, settings.steps, restarts=settings.factor), eps
     yield "pgd-large", pgd(large, long), large
-    yield "grey", FixedImages(tf.fill((1, *x.shape), 0.5)), large
+    yield "grey", FixedImages(tf.fill((1, *shape), 0.5)), large
     yield "apgd-ce", APGD(loss="ce", steps=long), eps
     yield "apgd-t", APGD(loss="dlr-t", steps=long, targets=settings.targets), eps
     yield "square", Square(steps=settings.queries), eps
     if surrogate is not None:
         # Continuing after the surrogate's decision boundary is crossed transfers better.
-        source = pgd(eps, long, early_stop=False)
-        common = dict(seed=settings.seed, batch_size=settings.batch_size, resume=resume)
-        yield "transfer", FixedImages(source(surrogate, x, y, [eps], **common)), eps
+        yield "transfer", _Transfer(pgd(eps, long, early_stop=False), surrogate), eps
 
 
 def _outcome(model, x, y, attack, eps, settings, resume):

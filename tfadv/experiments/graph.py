@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from tfadv.errors import UserError
 from tfadv.runtime import signals
+from tfadv.runtime.console import progress_disabled
 from tfadv.store.code_version import code_version
 from tfadv.store.resume import ResumeLog
 from tfadv.store.workdir import Workdir
@@ -187,7 +188,9 @@ class Graph:
         LOG.info("%s, in %d parts …", artifact.name, len(pieces))
         of_parts = fingerprint | {"parts": len(pieces)}
         folders, seconds, reported = [], 0.0, time.monotonic()
-        with tqdm(total=sum(map(len, pieces)), unit="image", desc=artifact.name, leave=False, disable=None) as bar:
+        with tqdm(
+            total=sum(map(len, pieces)), unit="image", desc=artifact.name, leave=False, disable=progress_disabled()
+        ) as bar:
             for number, piece in enumerate(pieces):
                 if self._shard and number % self._shard[1] != self._shard[0]:
                     bar.update(len(piece))

@@ -46,7 +46,7 @@ def run(config: Config) -> str | None:
         if config.verify:
             _verify(workdir)
         if not follower and not config.shard:
-            (workdir.root / "flags.txt").write_text(config.flagfile())
+            (workdir.root / "flags.txt").write_text(config.flagfile(), encoding="utf-8")
         session = Session(config, workdir)
         if session.devices.replicas > 1:
             LOG.info("%s", session.devices)

@@ -99,8 +99,9 @@ class Session:
 
     @property
     def attacks(self) -> list[Attack]:
-        """The attacks of `--attacks`."""
-        return [specs.build(name, settings, attacks.ATTACKS) for name, settings in self.config.attack_specs]
+        """The attacks of `--attacks`, each once even where the settings given are the defaults."""
+        built = [specs.build(name, settings, attacks.ATTACKS) for name, settings in self.config.attack_specs]
+        return list({attack.label: attack for attack in built}.values())
 
     @property
     def eval_size(self) -> int:

@@ -22,6 +22,7 @@ from tfadv.models.accelerate import accelerated
 from tfadv.objectives.base import Objective
 from tfadv.runtime import signals
 from tfadv.runtime.compilation import use_accelerated, use_xla
+from tfadv.runtime.console import progress_disabled
 from tfadv.runtime.devices import Devices, peers_may_die
 from tfadv.training import divergence
 from tfadv.training.checkpoints import Checkpoints
@@ -310,7 +311,9 @@ class Trainer:
         """The rest of an epoch, from `progress` on; returns whether to stop after it."""
         settings, total = run.settings, run.settings.epochs * run.steps
         sums, stop, workers = tf.constant(progress.sums), False, self._devices.workers
-        with tqdm(total=run.steps, initial=progress.step, unit="step", desc=run.name, leave=False, disable=None) as bar:
+        with tqdm(
+            total=run.steps, initial=progress.step, unit="step", desc=run.name, leave=False, disable=progress_disabled()
+        ) as bar:
             while progress.step < run.steps:
                 x, y = next(run.batches)
                 rate = warmup_cosine(run.steps_done(progress), peak=settings.learning_rate, total=total)

@@ -1,0 +1,185 @@
+"""`evaluate`, against independent counts with plain Keras and numpy."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfadv import attacks, models
+from tfadv.attacks import ATTACKS, FGSM, PGD, AutoAttack
+from tfadv.errors import UserError
+from tfadv.evaluation.evaluator import Execution, FixedImages, StoredPerturbations, evaluate
+from tfadv.runtime import compilation
+
+EPSILONS = (0.02, 0.5)
+SMALL_AUTOATTACK = AutoAttack(queries=20, steps=5)
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(3)
+    return models.build("resnet_tiny", (16, 16, 1), 4)
+
+
+@pytest.fixture(scope="module")
+def labeled(model):
+    """(images uint8 (50, 16, 16, 1), labels), of which the model classifies 35 correctly."""
+    images = np.random.default_rng(0).integers(0, 256, (50, 16, 16, 1), dtype=np.uint8)
+    labels = model.predict(images.astype("float32") / 255, verbose=0).argmax(1)
+    labels[20:35] = (labels[20:35] + 1) % 4
+    return images, labels
+
+
+@pytest.fixture(autouse=True)
+def default_compilation():
+    yield
+    compilation.configure()
+
+
+def is_correct(model, x, labels):
+    return model.predict(x, verbose=0).argmax(1) == labels
+
+
+def perturbations(images):
+    return np.random.default_rng(1).choice(np.array([-127, 127], np.int8), images.shape)
+
+
+# ---- correctness ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attack", [FGSM(), PGD(), PGD(steps=3, restarts=2, early_stop=False)], ids=lambda a: a.label)
+def test_equals_an_independent_count(model, labeled, attack):
+    images, labels = labeled
+    x = images.astype("float32") / np.float32(255)
+    result = evaluate(model, images, labels, attack, EPSILONS, batch_size=50, seed=5)
+    adversarial = attack(model, x, labels, list(EPSILONS), seed=5).numpy()
+    np.testing.assert_array_equal(result.clean_correct, is_correct(model, x, labels))
+    assert result.clean_correct.sum() == 35 and result.adversarial_correct.shape == (2, 50)
+    for row, own in zip(result.adversarial_correct, adversarial):
+        np.testing.assert_array_equal(row, is_correct(model, own, labels))
+    assert result.robust[1].sum() < result.robust[0].sum() < 35  # the attack succeeds, or this test compares nothing
+    assert result.attack == attack.name and result.settings == attack.settings() and result.eps == EPSILONS
+    assert result.cost.gradients > 0 and result.cost.seconds > 0
+
+
+def test_stored_perturbations_equal_an_independent_count(model, labeled):
+    images, labels = labeled
+    x, p = images.astype("float32") / np.float32(255), perturbations(images)
+    result = evaluate(model, images, labels, StoredPerturbations(p), EPSILONS, batch_size=16)
+    clean = is_correct(model, x, labels)
+    lucky = 0
+    for eps, row, robust in zip(EPSILONS, result.adversarial_correct, result.robust):
+        own = is_correct(model, np.clip(x + np.float32(eps) * (p / np.float32(127)), 0, 1), labels)
+        np.testing.assert_array_equal(row, own)
+        np.testing.assert_array_equal(robust, own & clean)
+        lucky += (own & ~clean).sum()  # misclassified on the clean image, correct on the perturbed one
+    assert lucky > 0  # or the test would not notice if they counted as robust
+    known = StoredPerturbations(p, result.clean_correct)
+    np.testing.assert_array_equal(
+        evaluate(model, images, labels, known, EPSILONS).adversarial_correct, result.adversarial_correct
+    )
+
+
+def test_fixed_images(model, labeled):
+    images, labels = labeled
+    x = images.astype("float32") / np.float32(255)
+    gray = np.full((1, *x.shape), 0.5, "float32")
+    result = evaluate(model, images, labels, FixedImages(gray), 0.5)
+    np.testing.assert_array_equal(result.adversarial_correct[0], is_correct(model, gray[0], labels))
+    assert result.attack == "fixed" and result.eps == 0.5
+
+
+def test_clean_images_only(model, labeled):
+    images, labels = labeled
+    result = evaluate(model, images, labels, None)
+    assert result.clean_correct.sum() == 35 and result.clean_accuracy == 0.7
+    assert result.attack is None and result.adversarial_correct.shape == (0, 50) and result.robust_accuracy == ()
+
+
+@pytest.mark.parametrize("attack", [FGSM(), PGD(steps=2), None], ids=str)
+def test_images_of_any_type(model, labeled, attack):
+    images, labels = labeled
+    x = images.astype("float32") / np.float32(255)
+    first, *others = (evaluate(model, i, labels, attack, 0.1) for i in (images, x, tf.constant(images), tf.constant(x)))
+    for other in others:
+        np.testing.assert_array_equal(other.robust, first.robust)
+
+
+def test_attacks_as_text(model, labeled):
+    text = evaluate(model, *labeled, "pgd(steps=2)", 0.1)
+    assert text.settings == PGD(steps=2).settings()
+    np.testing.assert_array_equal(text.robust, evaluate(model, *labeled, PGD(steps=2), 0.1).robust)
+    with pytest.raises(UserError, match="did you mean 'pgd'"):
+        evaluate(model, *labeled, "pdg", 0.1)
+
+
+def test_a_model_with_softmax_is_refused(model, labeled):
+    softmax = keras.Sequential([model, keras.layers.Softmax()])
+    with pytest.raises(ValueError, match="softmax"):
+        evaluate(softmax, *labeled, PGD(), 0.1)
+
+
+# ---- what must not change the result --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_one_pass_in_any_batch_size(model, labeled, batch_size):
+    whole, batched = (evaluate(model, *labeled, FGSM(), EPSILONS, batch_size=b) for b in (50, batch_size))
+    np.testing.assert_array_equal(batched.robust, whole.robust)
+    assert batched.cost.gradients == whole.cost.gradients == 50
+
+
+@pytest.mark.parametrize("name", ["pgd", "apgd-ce"])
+def test_iterative_attacks_in_any_batch_size(model, labeled, name):
+    done = []
+    whole = evaluate(model, *labeled, name, EPSILONS, batch_size=50)
+    batched = evaluate(model, *labeled, name, EPSILONS, batch_size=7, execution=Execution(progress=done.append))
+    assert sum(done) == 50
+    assert (whole.robust != batched.robust).sum() <= 1  # rounding
+
+
+def test_progress_of_one_pass(model, labeled):
+    done = []
+    evaluate(model, *labeled, FGSM(), 0.1, batch_size=16, execution=Execution(progress=done.append))
+    assert done == [16, 16, 16, 2]
+
+
+def test_the_statistics_of_batchnorm_stay(model, labeled):
+    before = model.get_weights()
+    for attack in (FGSM(), PGD(steps=2)):
+        evaluate(model, *labeled, attack, EPSILONS)
+    for a, b in zip(model.get_weights(), before):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("choice", [{"jit_compile": "true"}, {"accelerate": "off"}], ids=str)
+@pytest.mark.parametrize("attack", [FGSM(), PGD(steps=5)], ids=lambda a: a.label)
+def test_compilation_changes_no_result(model, labeled, attack, choice):
+    plain = evaluate(model, *labeled, attack, EPSILONS, batch_size=16)
+    compilation.configure(**choice)
+    other = evaluate(model, *labeled, attack, EPSILONS, batch_size=16)
+    assert np.abs(plain.robust.sum(axis=1) - other.robust.sum(axis=1)).max() <= 1  # rounding
+    np.testing.assert_array_equal(plain.clean_correct, other.clean_correct)
+
+
+# ---- AutoAttack, and all attacks ------------------------------------------------------------------------
+
+
+def test_autoattack_tells_what_each_attack_left(model, labeled):
+    done = []
+    execution = Execution(progress=done.append)
+    result = evaluate(model, *labeled, SMALL_AUTOATTACK, (0.02, 0.1), batch_size=16, execution=execution)
+    assert sum(done) == 50 and len(done) == 8  # four attacks at two eps
+    assert list(result.cost.remaining) == ["apgd-ce", "apgd-t", "fab-t", "square"]
+    for k in range(2):
+        left = [numbers[k] for numbers in result.cost.remaining.values()]
+        assert left == sorted(left, reverse=True) and left[-1] == result.robust[k].sum()
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_every_registered_attack(name, model, labeled):
+    settings = {"steps": 2} if "steps" in attacks.parse(name).settings() else {}
+    attack = attacks.ATTACKS[name](**settings | ({"queries": 2} if name == "autoattack" else {}))
+    images, labels = labeled
+    result = evaluate(model, images[15:25], labels[15:25], attack, 0.1)
+    assert result.attack == name and result.n == 10 and result.robust.sum() <= result.clean_correct.sum() == 5
