@@ -186,6 +186,12 @@ def test_a_name_that_is_resolved_at_run_time_is_refused(toy):
         module.code_version("tfadv.root")
 
 
+def test_a_lazy_name_is_followed_where_the_package_imports_it_for_type_checkers(toy):
+    package = "import typing\nif typing.TYPE_CHECKING:\n    from tfadv.a.b import hidden\ndef __getattr__(name): ..."
+    module = toy(root="from tfadv.a import hidden", a__INIT=package, a__b="hidden = 1")
+    assert followed(module) == {"root", "a.b"}
+
+
 def test_a_module_that_does_not_exist_is_named(toy):
     with pytest.raises(ImportError, match="there is no module tfadv.missing"):
         toy(root="import tfadv.missing").code_version("tfadv.root")

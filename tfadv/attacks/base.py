@@ -191,7 +191,7 @@ class Passes(NamedTuple):
 class IterativeAttack(Attack):
     """An attack that repeats a step, from one start or several, until an image is adversarial.
 
-    At each eps only the images go on that no smaller eps made adversarial; one
+    At each eps only images that were not adversarial at a smaller eps are attacked; one
     that was keeps its adversarial image at all larger eps.  An image that is
     wrong before the attack, or that stays right, is returned as it is.
 
@@ -242,7 +242,7 @@ class IterativeAttack(Attack):
         raise NotImplementedError
 
     def last(self, model: Any, inputs: Any, state: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        """The (images, scores) of those that no step said is done."""
+        """The (images, scores) of images for which no step reported `done`."""
         raise NotImplementedError
 
     def attack_batch(self, call: Call, x: tf.Tensor, y: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:

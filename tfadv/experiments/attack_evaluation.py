@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tfadv.evaluation.evaluator import Execution, evaluate
 from tfadv.evaluation.result import Result, concatenate
 from tfadv.experiments.graph import Artifact, PartedArtifact
-from tfadv.experiments.result_files import load_result, save_result
+from tfadv.experiments.result_files import content_hash, load_result, save_result
 
 if TYPE_CHECKING:
     from tfadv.attacks.base import Attack
@@ -79,6 +79,7 @@ class AttackEvaluation(PartedArtifact):
         """Puts the results of all images together."""
         result = concatenate([load_result(part) for part in parts])
         save_result(folder, result)
+        manifest["content"] = content_hash(result)
         accuracies = ", ".join(
             f"{eps:g}: {100 * row.mean():.1f}%" for eps, row in zip(self._context.config.epsilons, result.robust)
         )

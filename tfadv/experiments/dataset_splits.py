@@ -57,6 +57,11 @@ class DatasetSplits(WholeArtifact):
             "train_size": config.train_size,
         }
 
+    def code(self) -> tuple:
+        """This module and that of the data set's own builder, where it has one."""
+        builder = DATASETS[self._config.dataset].builder
+        return (type(self).__module__, *([builder.split(":")[0]] if builder else []))
+
     def build(self, folder: pathlib.Path, manifest: dict, resume: Any) -> None:
         """Writes splits.json: the rows of each split, and the hash of the images that they refer to."""
         config, dataset = self._config, self._dataset

@@ -13,7 +13,7 @@ from tfadv.evaluation.evaluator import Execution, StoredPerturbations, evaluate
 from tfadv.evaluation.records import Record, fgsm_records
 from tfadv.evaluation.result import Result, concatenate
 from tfadv.experiments.graph import Artifact, PartedArtifact
-from tfadv.experiments.result_files import load_result, save_result
+from tfadv.experiments.result_files import content_hash, load_result, save_result
 
 if TYPE_CHECKING:
     from tfadv.experiments.context import Context
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tfadv.experiments.trained_model import TrainedModel
 
 LOG = logging.getLogger(__name__)
+PREFIXES = ("whitebox_", "transfer_")
 IMAGES_PER_PART = 256  # the most that a killed run has to evaluate again
 
 
@@ -60,13 +61,15 @@ class FgsmEvaluation(PartedArtifact):
             stored = StoredPerturbations(samples.perturbations, whitebox.clean_correct)
             execution = Execution(devices=self._context.devices)
             transfer = evaluate(model, samples.images, samples.labels, stored, execution=execution, **common)
-        save_result(folder, whitebox, "whitebox_")
-        save_result(folder, transfer, "transfer_")
+        for prefix, result in zip(PREFIXES, (whitebox, transfer)):
+            save_result(folder, result, prefix)
 
     def join(self, folder: pathlib.Path, manifest: dict, parts: Sequence[pathlib.Path]) -> None:
         """Puts the results of all images together."""
-        for prefix in ("whitebox_", "transfer_"):
-            save_result(folder, concatenate([load_result(part, prefix) for part in parts]), prefix)
+        results = {prefix: concatenate([load_result(part, prefix) for part in parts]) for prefix in PREFIXES}
+        for prefix, result in results.items():
+            save_result(folder, result, prefix)
+        manifest["content"] = content_hash(*results.values())
         records = self._records(folder)
         LOG.info("%s: %s", self.name.removeprefix("evaluations/"), ", ".join(map(str, records)))
 
@@ -76,10 +79,10 @@ class FgsmEvaluation(PartedArtifact):
 
     def whitebox(self) -> Result:
         """The result under white-box FGSM."""
-        return load_result(self._context.graph.open(self), "whitebox_")
+        return load_result(self._context.graph.open(self), PREFIXES[0])
 
     def _records(self, folder: pathlib.Path) -> list[Record]:
-        whitebox, transfer = load_result(folder, "whitebox_"), load_result(folder, "transfer_")
+        whitebox, transfer = (load_result(folder, prefix) for prefix in PREFIXES)
         surrogate = self._samples.surrogate
         return fgsm_records(
             self._trained.subject,

@@ -11,7 +11,7 @@ from tfadv.datasets.batches import to_float
 from tfadv.evaluation.checks import Check, run_checks
 from tfadv.evaluation.masking import DiagnosticSettings, collect_diagnostics
 from tfadv.experiments.graph import Artifact, WholeArtifact
-from tfadv.store.files import write_json
+from tfadv.store.files import digest, write_json
 
 if TYPE_CHECKING:
     from tfadv.experiments.context import Context
@@ -66,6 +66,11 @@ class MaskingDiagnostics(WholeArtifact):
             else:
                 diagnostics = collect_diagnostics(model, x, y, eps, **options)
         write_json(folder / "diagnostics.json", diagnostics)
+        outcomes = {
+            name: {key: value for key, value in outcome.items() if key != "seconds"}
+            for name, outcome in diagnostics["attacks"].items()
+        }
+        manifest["content"] = digest(diagnostics | {"attacks": outcomes})
         for check in run_checks(diagnostics):
             if check.passed is False:
                 name = self.name.removeprefix("diagnostics/")

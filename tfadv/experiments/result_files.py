@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 
 import numpy as np
 
 from tfadv.evaluation.result import CostSummary, Result
-from tfadv.store.files import write_json
+from tfadv.store.files import digest, write_json
 
 AFFECTS_RESULTS = False
 
@@ -25,6 +26,16 @@ def save_result(folder: pathlib.Path, result: Result, prefix: str = "") -> None:
         "cost": dataclasses.asdict(result.cost),
     }
     write_json(folder / f"{prefix}result.json", record)
+
+
+def content_hash(*results: Result) -> str:
+    """The SHA-256 of what results say, whatever their computation cost."""
+    sha = hashlib.sha256()
+    for result in results:
+        sha.update(digest([result.attack, result.settings, result.eps]).encode())
+        sha.update(np.packbits(result.clean_correct).data)
+        sha.update(np.packbits(result.adversarial_correct).data)
+    return sha.hexdigest()
 
 
 def load_result(folder: pathlib.Path, prefix: str = "") -> Result:

@@ -14,8 +14,9 @@ An import must be visible to be followed:
 - `import tfadv.a.b` and `from tfadv.a import b` follow the module b, not the
   package a; `from tfadv.a import name` follows `tfadv/a/__init__.py` where it
   defines the name.
-- A name that a package only provides through `__getattr__` is refused: import
-  it from the module that defines it.
+- A name that a package provides through `__getattr__` is followed where the
+  package imports it for type checkers, and otherwise refused: import it from
+  the module that defines it.
 - What a registry resolves at run time is followed only where it is a root.
 """
 
@@ -29,7 +30,7 @@ import pathlib
 import sys
 import types
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 from tfadv.errors import UserError
 from tfadv.store.files import digest
@@ -79,12 +80,13 @@ def module_hashes(*roots: Any) -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class _Module:
-    """A source file: hash of its code, imports (as in the file), names defined at its top level."""
+    """A source file: hash of its code, imports, names defined at its top level, modules of those it provides lazily."""
 
     hash: str
     affects_results: bool
     imports: tuple[ast.Import | ast.ImportFrom, ...]
     defined: frozenset[str]
+    lazy: dict[str, str]
     is_package: bool
 
 
@@ -121,6 +123,14 @@ def _read(path: pathlib.Path) -> _Module:
         if isinstance(node, (*_SCOPE, ast.Module)) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:] or [ast.Pass()]
     defined, affects = set(), True
+    lazy = {
+        alias.asname or alias.name: node.module or ""
+        for block in tree.body
+        if _only_for_type_checkers(block)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom) and not node.level
+        for alias in node.names
+    }
     for node in _top_level(tree):
         if isinstance(node, _SCOPE):
             defined.add(node.name)
@@ -134,12 +144,18 @@ def _read(path: pathlib.Path) -> _Module:
                 affects = not (isinstance(node.value, ast.Constant) and node.value.value is False)
     imports = tuple(_imports(tree))
     # Unparsed code, unlike a dump of the tree, is the same in nearly all versions of Python.
-    return _Module(digest(ast.unparse(tree)), affects, imports, frozenset(defined), path.name == "__init__.py")
+    is_package = path.name == "__init__.py"
+    return _Module(digest(ast.unparse(tree)), affects, imports, frozenset(defined), lazy, is_package)
+
+
+def _only_for_type_checkers(node: ast.AST) -> TypeGuard[ast.If]:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
 
 
 def _top_level(node: ast.AST) -> Iterator[ast.AST]:
-    """The statements of a module outside of functions and classes."""
-    for child in ast.iter_child_nodes(node):
+    """The statements of a module outside of functions and classes, those for type checkers left out."""
+    children: Iterable[ast.AST] = node.orelse if _only_for_type_checkers(node) else ast.iter_child_nodes(node)
+    for child in children:
         yield child
         if not isinstance(child, _SCOPE):
             yield from _top_level(child)
@@ -151,7 +167,7 @@ def _imports(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
         yield node
         return
     children: Iterable[ast.AST] = ast.iter_child_nodes(node)
-    if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+    if _only_for_type_checkers(node):
         children = node.orelse
     for child in children:
         yield from _imports(child)
@@ -181,6 +197,8 @@ def _source_of(importer: str, source: str, attribute: str) -> str:
         if below.with_suffix(".py").is_file() or (below / "__init__.py").is_file():
             return f"{source}.{attribute}"
         package = _read(path)
+        if attribute not in package.defined and attribute in package.lazy:
+            return package.lazy[attribute]
         if attribute != "*" and attribute not in package.defined:
             raise ImportError(
                 f"{importer} imports {attribute} from {source}: import it from the module that defines it."

@@ -344,7 +344,10 @@ class Trainer:
         """Validates, appends to the history and moves `progress` to the next epoch; returns the epoch's metrics."""
         loss, correct, images = progress.sums
         logs = {"loss": loss / images, "accuracy": correct / images}
-        sums = sum(self._validate(*map(self._devices.distribute, batch)).numpy() for batch in run.validation)
+        sums = np.zeros(3)
+        for batch in run.validation:
+            sums += self._validate(*map(self._devices.distribute, batch)).numpy()
+            signals.asked()  # shows that this process reacts to signals, however long validation takes
         logs |= {"val_loss": sums[0] / sums[2], "val_accuracy": sums[1] / sums[2]}
         if self._objective.is_adversarial:
             logs["val_robust_accuracy"] = self._robust_accuracy(run)
