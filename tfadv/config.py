@@ -14,6 +14,7 @@ from tfadv.datasets import AUGMENTATIONS, DATASETS
 from tfadv.errors import UserError
 from tfadv.models import MODELS
 from tfadv.settings import Names, Range, check, flag_lines, setting, settings_of
+from tfadv.specs import split_specs
 
 if TYPE_CHECKING:
     from tfadv.experiments.recipe import Experiment
@@ -33,10 +34,11 @@ def _experiment(config: Any) -> Experiment:
     from tfadv.experiments import EXPERIMENTS, RECIPES
 
     experiment: Experiment = EXPERIMENTS[config.experiment]
+    recipes = [RECIPES[name].with_settings(settings) for name, settings in split_specs(config.defenses, RECIPES)]
     try:
-        return experiment.with_recipes(tuple(RECIPES[name] for name in config.defenses))
+        return experiment.with_recipes(tuple(recipes))
     except ValueError as error:
-        raise UserError(f"--defenses={','.join(config.defenses)} with --experiment={config.experiment}: {error}")
+        raise UserError(f"--defenses={config.defenses} with --experiment={config.experiment}: {error}")
 
 
 def _recipes(config: Any) -> Iterable[str]:
@@ -90,12 +92,13 @@ class Config:
         accepts=Names("model", lambda _: MODELS),
         required=True,
     )
-    defenses: tuple[str, ...] = setting(
-        (),
-        "Recipes to train and compare besides those of the experiment.",
+    defenses: str = setting(
+        "",
+        "Recipes to train and compare besides those of the experiment, with settings of their objective where these "
+        "are not the defaults, such as 'nfgsm,nfgsm(share=0.5),trades(beta=3)'.",
         group="Experiment",
         role="selection",
-        accepts=Names("recipe", _recipes),
+        accepts=Names("recipe", _recipes, checked=False),
     )
     plugins: tuple[str, ...] = setting(
         (),
@@ -168,6 +171,28 @@ class Config:
         group="Training",
         role="result",
         accepts=Range(1, 10**6),
+    )
+    defense_epochs: int = setting(
+        4,
+        "Epochs of the recipes of --defenses, each over the training images once.",
+        group="Training",
+        role="result",
+        accepts=Range(1, 10**6),
+    )
+    defense_eps: float = setting(
+        0.0,
+        "Perturbation size that the recipes of --defenses train against; it grows from 0 during the first half.",
+        group="Training",
+        role="result",
+        accepts=Range(0, 1, above=True, zero="the largest of --epsilons"),
+    )
+    defense_weight_decay: float = setting(
+        5e-3,
+        "Decoupled weight decay of the recipes of --defenses. Published recipes state coupled weight decay: theirs of "
+        "5e-4 at momentum 0.9 corresponds to about 5e-3 here.",
+        group="Training",
+        role="result",
+        accepts=Range(0),
     )
     batch_size: int = setting(
         128, "Images per optimizer step.", group="Training", role="result", accepts=Range(1, 2**16)
@@ -358,9 +383,9 @@ class Config:
         """
         if not self.attacks:
             return []
-        from tfadv.attacks import split_specs  # imports no TensorFlow
+        from tfadv.attacks import ATTACKS  # imports no TensorFlow
 
-        specs = split_specs(self.attacks)
+        specs = split_specs(self.attacks, ATTACKS)
         for number, spec in enumerate(specs):
             if spec in specs[:number]:
                 raise UserError(f"--attacks names {spec[0]} twice with the same settings.")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from tfadv.attacks import specs
+from tfadv import specs
 from tfadv.errors import UserError
 from tfadv.registry import Registry
 

@@ -7,4 +7,8 @@ from tfadv.registry import Registry
 AFFECTS_RESULTS = False  # artifacts record the recipe that they are built by
 
 EXPERIMENTS = Registry("experiment", {"paper": "tfadv.experiments.paper:PAPER"})
-RECIPES = Registry("recipe", {})  # recipes that --defenses adds to an experiment
+# Recipes that --defenses adds to an experiment.
+RECIPES = Registry(
+    "recipe",
+    {name: f"tfadv.experiments.defenses:{name.upper()}" for name in ("nfgsm", "rsfgsm", "pgd", "trades", "mart")},
+)

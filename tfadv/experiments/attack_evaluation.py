@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import pathlib
-import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +11,7 @@ from tfadv.evaluation.evaluator import Execution, evaluate
 from tfadv.evaluation.result import Result, concatenate
 from tfadv.experiments.graph import Artifact, PartedArtifact
 from tfadv.experiments.result_files import content_hash, load_result, save_result
+from tfadv.specs import folder_name
 
 if TYPE_CHECKING:
     from tfadv.attacks.base import Attack
@@ -32,7 +31,7 @@ class AttackEvaluation(PartedArtifact):
     def __init__(self, context: Context, splits: DatasetSplits, trained: TrainedModel, attack: Attack, n: int) -> None:
         """`trained`: the model under test; `n`: number of images."""
         self._context, self._splits, self._trained, self.attack, self.n = context, splits, trained, attack, n
-        self.name = f"attacks/{trained.model}/{trained.recipe.name}/{_folder_name(attack.label)}"
+        self.name = f"attacks/{trained.folder}/{folder_name(attack.label)}"
 
     def inputs(self) -> dict[str, Artifact]:
         """The splits and the model."""
@@ -88,9 +87,3 @@ class AttackEvaluation(PartedArtifact):
     def result(self) -> Result:
         """The result of all images."""
         return load_result(self._context.graph.open(self))
-
-
-def _folder_name(label: str) -> str:
-    """A name for the disk: "pgd" as it is; other characters replaced, and a hash that keeps names distinct."""
-    name = re.sub(r"[^A-Za-z0-9.=-]+", "_", label).strip("_")
-    return name if name == label else f"{name}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"

@@ -33,7 +33,7 @@ class FgsmEvaluation(PartedArtifact):
     def __init__(self, context: Context, trained: TrainedModel, samples: StoredSamples) -> None:
         """`trained`: the model under test; `samples`: the surrogate's."""
         self._context, self._trained, self._samples = context, trained, samples
-        self.name = f"evaluations/{trained.model}/{trained.recipe.name}"
+        self.name = f"evaluations/{trained.folder}"
 
     def inputs(self) -> dict[str, Artifact]:
         """The model and the surrogate's samples."""

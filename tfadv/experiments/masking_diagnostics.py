@@ -33,7 +33,7 @@ class MaskingDiagnostics(WholeArtifact):
         """`trained`: the model under test; `surrogate`: another one; `n`: number of images at most."""
         self._context, self._splits, self._trained = context, splits, trained
         self._n = min(IMAGES, n)
-        self.name = f"diagnostics/{trained.model}/{trained.recipe.name}"
+        self.name = f"diagnostics/{trained.folder}"
         self._surrogate = None if surrogate.name == trained.name else surrogate
 
     def inputs(self) -> dict[str, Artifact]:

@@ -21,13 +21,13 @@ class PooledModel:
       model: the model.
       initial_weights: the weights it was built with.
       content: the content hash of the artifact whose weights it has, or None.
-      trainers: compiled trainers of this model, by objective.
+      trainers: compiled trainers of this model, by objective and weight decay.
     """
 
     model: keras.Model
     initial_weights: list[np.ndarray]
     content: str | None = None
-    trainers: dict[str, Any] = dataclasses.field(default_factory=dict)
+    trainers: dict[Any, Any] = dataclasses.field(default_factory=dict)
     in_use: bool = False
 
 

@@ -10,9 +10,12 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from tfadv import specs
+
 SAMPLES = ("clean", "repeated", "surrogate")
-EPOCHS = ("epochs", "retrain_epochs")
-SCRATCH = "scratch"
+EPOCHS = ("epochs", "retrain_epochs", "defense_epochs")
+WEIGHT_DECAYS = ("weight_decay", "defense_weight_decay")
+SCRATCH, REFERENCE = "scratch", "reference"
 
 # Stages that every experiment has.  The stages of its recipes and its extra stages come between them.
 FIRST_STAGES = {"prepare": "splits"}
@@ -28,15 +31,18 @@ class Recipe:
       name: the variant's name in files, flags and tables.
       title: the variant's name in plots and sentences.
       stage: the `--stage` that trains it; "" means a stage with the recipe's name.
-      start: where its weights start: "scratch", or the name of a recipe listed before it.
+      start: where its weights start: "scratch", the name of a recipe listed before it, or, for a recipe that is added
+        to an experiment, "reference".
       samples: the images it is trained on.
         "clean": each clean image once per epoch.
         "repeated": clean images only, each as often as with "surrogate", so that both take equally many steps.
         "surrogate": each clean image and the surrogate's stored adversarial images of it, one per eps.
       objective: the training objective, a name in `tfadv.objectives.OBJECTIVES`.
+      objective_settings: (name, value) of the objective's settings that are not its defaults.
       augment: whether images are augmented (`--augmentations`).
       balance: whether larger classes are undersampled to the size of the smallest one.
-      epochs: the setting that holds the number of epochs, "epochs" or "retrain_epochs".
+      epochs: the setting that holds the number of epochs, one of `EPOCHS`.
+      weight_decay: the setting that holds the weight decay, one of `WEIGHT_DECAYS`.
       color: a Matplotlib color for plots; "" takes the next color of the palette.
       marker: a Matplotlib marker for plots; "" takes the next marker.
 
@@ -50,11 +56,22 @@ class Recipe:
     start: str = SCRATCH
     samples: str = "clean"
     objective: str = "cross_entropy"
+    objective_settings: tuple[tuple[str, Any], ...] = ()
     augment: bool = False
     balance: bool = False
     epochs: str = "epochs"
+    weight_decay: str = "weight_decay"
     color: str = ""
     marker: str = ""
+
+    def with_settings(self, settings: Mapping[str, Any]) -> Recipe:
+        """The same recipe with settings of its objective, which become part of its name."""
+        if not settings:
+            return self
+        name = specs.label(self.name, settings)
+        return dataclasses.replace(
+            self, name=name, title=specs.label(self.title, settings), objective_settings=tuple(sorted(settings.items()))
+        )
 
     def __post_init__(self) -> None:
         if not self.name or self.name == SCRATCH or "/" in self.name:
@@ -63,6 +80,9 @@ class Recipe:
             raise ValueError(f"recipe {self.name!r}: samples is {self.samples!r}, must be one of {', '.join(SAMPLES)}.")
         if self.epochs not in EPOCHS:
             raise ValueError(f"recipe {self.name!r}: epochs is {self.epochs!r}, must be one of {', '.join(EPOCHS)}.")
+        if self.weight_decay not in WEIGHT_DECAYS:
+            accepted = ", ".join(WEIGHT_DECAYS)
+            raise ValueError(f"recipe {self.name!r}: weight_decay is {self.weight_decay!r}, must be one of {accepted}.")
         if not self.stage:
             object.__setattr__(self, "stage", self.name)
 
@@ -77,7 +97,7 @@ class Recipe:
         }[self.samples]
         parts = [start, samples]
         if self.objective != "cross_entropy":
-            parts.append(f"objective {self.objective}")
+            parts.append(f"objective {specs.label(self.objective, dict(self.objective_settings))}")
         if self.augment:
             parts.append("augmentation")
         if self.balance:
@@ -178,5 +198,6 @@ class Experiment:
         return {**FIRST_STAGES, **self.extra_stages, **LAST_STAGES}.get(stage)
 
     def with_recipes(self, recipes: tuple[Recipe, ...]) -> Experiment:
-        """The same experiment with further recipes at the end."""
-        return dataclasses.replace(self, recipes=(*self.recipes, *recipes))
+        """The same experiment with further recipes at the end; a start "reference" becomes the name of that recipe."""
+        named = [dataclasses.replace(r, start=self.reference) if r.start == REFERENCE else r for r in recipes]
+        return dataclasses.replace(self, recipes=(*self.recipes, *named))

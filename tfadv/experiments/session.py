@@ -6,8 +6,7 @@ import functools
 import json
 from collections.abc import Iterator
 
-from tfadv import attacks
-from tfadv.attacks import specs
+from tfadv import attacks, specs
 from tfadv.attacks.base import Attack
 from tfadv.config import Config
 from tfadv.errors import UserError
@@ -170,7 +169,7 @@ class Session:
 
     def _attack_evaluations(self, trained: TrainedModel) -> Iterator[AttackEvaluation]:
         """Those on the disk that are up to date, in the order of the table of attacks."""
-        folder = self.workdir.root / "attacks" / trained.model / trained.recipe.name
+        folder = self.workdir.root / "attacks" / trained.folder
         order = list(attacks.ATTACKS)
         candidates = []
         for path in folder.glob("*/manifest.json"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import pathlib
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
+from tfadv import specs
 from tfadv.datasets.batches import Samples
 from tfadv.datasets.splits import undersample
 from tfadv.errors import UserError
@@ -19,6 +21,8 @@ from tfadv.experiments.graph import Artifact, WholeArtifact
 from tfadv.models import MODELS, files
 from tfadv.models.builder import build as build_model
 from tfadv.objectives import OBJECTIVES
+from tfadv.objectives.base import Objective
+from tfadv.specs import folder_name
 from tfadv.store.files import write_json
 from tfadv.training import Checkpoints, Diverged, Trainer, TrainingSettings
 
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 # The settings that the training of every recipe depends on.
 TRAINING_SETTINGS = (
-    "seed", "batch_size", "learning_rate", "weight_decay", "precision", "sync_batchnorm", "patience",
+    "seed", "batch_size", "learning_rate", "precision", "sync_batchnorm", "patience",
 )  # fmt: skip
 
 
@@ -62,7 +66,8 @@ class TrainedModel(WholeArtifact):
         self._context, self._config, self._splits = context, context.config, splits
         self._start, self._samples = start, samples
         self.model, self.recipe = model, recipe
-        self.name = f"models/{model}/{recipe.name}"
+        self.folder = f"{model}/{folder_name(recipe.name)}"
+        self.name = f"models/{self.folder}"
         self.rebuild = f"the same command with --stage={recipe.stage}"
 
     @property
@@ -89,16 +94,31 @@ class TrainedModel(WholeArtifact):
             "recipe": recipe.name,
             "images": recipe.samples,
             "levels": levels,
-            "objective": recipe.objective,
+            "objective": [recipe.objective, *map(list, recipe.objective_settings)],
             "balance": recipe.balance,
             "augmentations": list(self._augmentations),
             "epochs": getattr(config, recipe.epochs),
             **{name: getattr(config, name) for name in TRAINING_SETTINGS},
-        }
+            "weight_decay": getattr(config, recipe.weight_decay),
+        } | ({"eps": self._eps} if self._objective.is_adversarial else {})
 
     def code(self) -> tuple:
         """This module and that of the objective."""
         return (type(self).__module__, OBJECTIVES[self.recipe.objective])
+
+    @functools.cached_property
+    def _objective(self) -> Objective:
+        """The objective with its settings.
+
+        Raises:
+          UserError: it does not accept them.
+        """
+        return specs.build_with(self.recipe.objective, dict(self.recipe.objective_settings), OBJECTIVES)
+
+    @property
+    def _eps(self) -> float:
+        """The perturbation size that an adversarial objective trains against."""
+        return self._config.defense_eps or max(self._config.epsilons)
 
     @property
     def _levels(self) -> tuple[float, ...]:
@@ -124,9 +144,10 @@ class TrainedModel(WholeArtifact):
                 seed=config.seed,
                 augmentations=self._augmentations,
                 checkpoint_steps=config.checkpoint_steps,
+                eps=self._eps,
             )
             follower = context.workdir.follower
-            log_dir = None if follower else context.workdir.root / "logs" / self.model / self.recipe.name
+            log_dir = None if follower else context.workdir.root / "logs" / self.folder
             name = f"{self.model} {self.recipe.name}"
             try:
                 record = trainer.fit(
@@ -143,7 +164,7 @@ class TrainedModel(WholeArtifact):
         self._checkpoints({}).remove()
 
     def _checkpoints(self, inputs: dict) -> Checkpoints:
-        return Checkpoints(self._context.workdir, f"checkpoints/{self.model}/{self.recipe.name}", inputs)
+        return Checkpoints(self._context.workdir, f"checkpoints/{self.folder}", inputs)
 
     @contextlib.contextmanager
     def loaded(self) -> Iterator[keras.Model]:
@@ -180,16 +201,17 @@ class TrainedModel(WholeArtifact):
             )
 
     def _trainer(self, entry: PooledModel) -> Trainer:
-        objective = self.recipe.objective
-        if objective not in entry.trainers:
-            entry.trainers[objective] = Trainer(
+        weight_decay = getattr(self._config, self.recipe.weight_decay)
+        key = self._objective, weight_decay
+        if key not in entry.trainers:
+            entry.trainers[key] = Trainer(
                 entry.model,
-                weight_decay=self._config.weight_decay,
-                objective=OBJECTIVES[objective],
+                weight_decay=weight_decay,
+                objective=self._objective,
                 precision=self._config.precision,
                 devices=self._context.devices,
             )
-        return entry.trainers[objective]
+        return entry.trainers[key]
 
     def _training_samples(self) -> Samples:
         if self._samples:

@@ -28,7 +28,7 @@ class TransferRow(WholeArtifact):
     ) -> None:
         """`source`: the attacked model; `targets`: the models that classify its images; `n`: number of images."""
         self._context, self._splits, self._source, self._targets, self._n = context, splits, source, targets, n
-        self.name = f"transfers/{source.model}/{source.recipe.name}"
+        self.name = f"transfers/{source.folder}"
         # All its steps, because continuing after the decision boundary is crossed transfers better.
         self._attack = PGD(early_stop=False)
 

@@ -44,9 +44,7 @@ class TRADES(RobustObjective):
         clean = tf.stop_gradient(logits_of(model, x))
         noise = _START_NOISE * tf.random.stateless_normal(tf.shape(x), seed)
         start = tf.clip_by_value(x + tf.clip_by_value(noise, -eps, eps), 0.0, 1.0)
-        return ascend(
-            model, x, y, start, eps, steps=self.steps, loss=lambda logits, *_: kl_divergence(clean, logits)
-        )
+        return ascend(model, x, y, start, eps, steps=self.steps, loss=lambda logits, *_: kl_divergence(clean, logits))
 
     def loss(
         self, model: Any, x: tf.Tensor, y: tf.Tensor, adversarial: tf.Tensor | None

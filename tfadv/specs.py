@@ -1,9 +1,11 @@
-"""Attacks written as text: "fgsm,pgd(steps=50,restarts=5),autoattack(norm=l2)".  Needs no TensorFlow."""
+"""Attacks and defenses written as text: "fgsm,pgd(steps=50,restarts=5),autoattack(norm=l2)".  Needs no TensorFlow."""
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tfadv.errors import UserError
@@ -12,33 +14,35 @@ from tfadv.registry import Registry
 if TYPE_CHECKING:
     from tfadv.attacks.base import Attack
 
+AFFECTS_RESULTS = False  # artifacts record the settings that were read
+
 _SPEC = re.compile(r"\s*([\w.+-]+)\s*(?:\(([^()]*)\))?\s*(,|$)")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _WORDS = {"true": True, "false": False, "none": None}
-_FORM = "write attacks as name or name(setting=value,...), separated by commas"
+_FORM = "write name or name(setting=value,...), separated by commas"
 
 
-def split_specs(text: str, attacks: Registry) -> list[tuple[str, dict[str, Any]]]:
-    """Splits a list of attacks into names and settings; checks the names but not the settings.
+def split_specs(text: str, known: Registry) -> list[tuple[str, dict[str, Any]]]:
+    """Splits a list into names and settings; checks the names but not the settings.
 
     Args:
-      text: attacks separated by commas, each a name or name(setting=value,...).  A value is a number, a fraction such
+      text: entries separated by commas, each a name or name(setting=value,...).  A value is a number, a fraction such
         as 2/255, true, false, none, or a word; words joined by + are several.
-      attacks: the known attacks.
+      known: the table of names.
 
     Returns:
-      A pair (name, settings) for each attack; none for an empty text.
+      A pair (name, settings) for each entry; none for an empty text.
 
     Raises:
-      UserError: the text does not follow the form, or an attack is unknown.
+      UserError: the text does not follow the form, or a name is unknown.
     """
     specs, position = [], 0
     while text.strip():
         match = _SPEC.match(text, position)
         if not match:
-            raise UserError(f"cannot read the attacks {text!r} from {text[position:]!r} on: {_FORM}.")
+            raise UserError(f"cannot read {text!r} from {text[position:]!r} on: {_FORM}.")
         name, settings, separator = match.groups()
-        attacks.check(name)
+        known.check(name)
         specs.append((name, _split_settings(name, settings) if settings else {}))
         position = match.end()
         if not separator:
@@ -74,13 +78,33 @@ def _value(key: str, text: str) -> Any:
     raise UserError(f"cannot read the value of {key}={text}: it is a number, 2/255, true, false, none or a word.")
 
 
-def build(name: str, settings: dict[str, Any], attacks: Registry) -> Attack:
-    """An attack by name and settings.
+def label(name: str, settings: Mapping[str, Any]) -> str:
+    """The text that `split_specs` reads as this name with these settings: "pgd(restarts=5, steps=50)"."""
+    texts = [f"{key}={_text(settings[key])}" for key in sorted(settings)]
+    return f"{name}({', '.join(texts)})" if texts else name
+
+
+def folder_name(text: str) -> str:
+    """A name for the disk: other characters replaced, and where there are any, a hash that keeps names distinct."""
+    name = re.sub(r"[^A-Za-z0-9.=-]+", "_", text).strip("_")
+    return name if name == text else f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "+".join(value)
+    return (
+        {None: "none", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else str(value)
+    )
+
+
+def build_with(name: str, settings: Mapping[str, Any], table: Registry) -> Any:
+    """The entry of a table, called with settings.
 
     Raises:
-      UserError: the attack is unknown, or a setting is unknown, has the wrong type or is out of range.
+      UserError: the name is unknown, or a setting is unknown, has the wrong type or is out of range.
     """
-    factory = attacks[name]
+    factory = table[name]
     accepted = [key for key in inspect.signature(factory).parameters if key != "targeted"]
     listing = f"{name} accepts {', '.join(accepted)}" if accepted else f"{name} has no settings"
     if "targeted" in settings:
@@ -89,9 +113,18 @@ def build(name: str, settings: dict[str, Any], attacks: Registry) -> Attack:
         if key not in accepted:
             raise UserError(f"{name} has no setting {key!r}: {listing}.")
     try:
-        attack = factory(**settings)
+        return factory(**settings)
     except (UserError, TypeError, ValueError) as error:
         raise UserError(f"{name}: {error} {listing}.") from None
-    if attack.name != name == factory().name:
+
+
+def build(name: str, settings: dict[str, Any], attacks: Registry) -> Attack:
+    """An attack by name and settings.
+
+    Raises:
+      UserError: as `build_with`, or the settings make it an attack of another name.
+    """
+    attack = build_with(name, settings, attacks)
+    if attack.name != name == attacks[name]().name:
         raise UserError(f"{name}: with these settings it is another attack, {attack.label}.")
     return attack
