@@ -1,0 +1,232 @@
+"""The paper's experiment on the embedded digits with the tiny model, as a user runs it."""
+
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+RECIPES = ("baseline", "augmented", "retrained")
+EPSILONS = (0.01, 0.02, 0.03)
+STORED = "surrogate/digits_surrogate/1.0.0"
+
+
+def test_prints_the_four_tables_and_the_mean_change(smoke):
+    for words in (
+        "Table 1",
+        "Table 2",
+        "Table 3",
+        "Table 4",
+        "Mean change in accuracy",
+        "points",
+        "Built 10 artifacts",
+    ):
+        assert words in smoke.stdout
+
+
+def test_results_contain_every_record_once(smoke):
+    records = smoke.records()
+    keys = {
+        "dataset", "model", "variant", "protocol", "source", "attack", "eps", "accuracy", "interval", "correct", "n",
+        "settings", "cost", "seed",
+    }  # fmt: skip
+    assert all(set(r) == keys for r in records)
+    expected = {
+        (recipe, protocol, eps)
+        for recipe in RECIPES
+        for protocol, sizes in (("clean", [None]), ("whitebox", EPSILONS), ("transfer", EPSILONS))
+        for eps in sizes
+    }
+    assert sorted(map(str, expected)) == sorted(str((r["variant"], r["protocol"], r["eps"])) for r in records)
+    assert all(r["n"] == 360 and r["accuracy"] == r["correct"] / r["n"] for r in records)
+    # On the surrogate itself, the stored images are those of the white-box attack.
+    own = {(r["protocol"], r["eps"]): r["correct"] for r in records if r["variant"] == "baseline"}
+    assert all(own["transfer", e] == own["whitebox", e] for e in EPSILONS)
+    assert {r["source"] for r in records if r["protocol"] == "transfer"} == {"resnet_tiny/baseline"}
+
+
+def test_accuracies_equal_an_independent_count(smoke, digits):
+    """From the files alone, with Keras, numpy and TFDS."""
+    rows = json.loads((smoke.workdir / "split/splits.json").read_text())["test"]
+    x, labels = digits.images[rows].astype("float32") / np.float32(255), digits.labels[rows]
+    builder = tfds.builder_from_directory(smoke.workdir / STORED)
+    stored = np.stack([e["perturbation"] for e in builder.as_dataset(split="test").as_numpy_iterator()])
+    for recipe in ("baseline", "retrained"):
+        model = keras.models.load_model(smoke.workdir / f"models/resnet_tiny/{recipe}/model.keras")
+        with tf.GradientTape() as tape:
+            images = tf.Variable(x)
+            loss = keras.losses.sparse_categorical_crossentropy(labels, model(images, training=False), from_logits=True)
+        signs = np.sign(tape.gradient(loss, images))
+        clean = model.predict(x, verbose=0).argmax(1) == labels
+        for record in (r for r in smoke.records() if r["variant"] == recipe):
+            p = {"clean": 0 * x, "whitebox": signs, "transfer": stored / np.float32(127)}[record["protocol"]]
+            adversarial = np.clip(x + np.float32(record["eps"] or 0) * p, 0, 1)
+            correct = clean & (model.predict(adversarial, verbose=0).argmax(1) == labels)
+            assert abs(int(correct.sum()) - record["correct"]) <= 1  # rounding may decide one image
+
+
+def test_splits_are_complete_and_the_samples_follow_them(smoke):
+    record = json.loads((smoke.workdir / "split/splits.json").read_text())
+    assert [len(record[split]) for split in ("train", "validation", "test")] == [320, 180, 360]
+    assert len({row for split in ("train", "validation", "test") for row in record[split]}) == 860
+    builder = tfds.builder_from_directory(smoke.workdir / STORED)
+    for split in ("train", "validation", "test"):
+        assert [int(e["id"]) for e in builder.as_dataset(split=split).as_numpy_iterator()] == record[split]
+
+
+def test_augmented_and_retrained_make_equally_many_steps(smoke):
+    steps = {}
+    for recipe in RECIPES:
+        history = json.loads((smoke.workdir / f"models/resnet_tiny/{recipe}/history.json").read_text())
+        steps[recipe] = history["steps"]
+    balanced = 10 * min(smoke.manifest("split")["counts"]["train"].values())
+    assert steps == {"baseline": 2 * (320 // 32), "augmented": 4 * balanced // 32, "retrained": 4 * balanced // 32}
+
+
+def test_manifest_of_the_samples(smoke):
+    manifest = smoke.manifest(STORED)
+    assert manifest["inputs"]["weights"] == smoke.manifest("models/resnet_tiny/baseline")["content"]
+    assert manifest["counts"] == {"train": 320, "validation": 180, "test": 360}
+    assert manifest["dataset"] == "digits/1.0.0" and manifest["epsilons"] == list(EPSILONS)
+    assert manifest["versions"]["tensorflow"]
+
+
+def test_report_has_tables_and_plots(smoke):
+    report = smoke.workdir / "report"
+    text = (report / "report.md").read_text()
+    for name in ("accuracy_resnet_tiny.png", "examples.png"):
+        assert name in text and (report / name).read_bytes().startswith(b"\x89PNG")
+    assert {p.name for p in report.glob("*.csv")} == {f"table{i}.csv" for i in range(1, 5)} | {"transfer.csv"}
+
+
+def test_a_second_call_does_nothing(smoke):
+    before = smoke.dates()
+    assert "nothing to do" in smoke.succeed()
+    assert not smoke.rebuilt(before)
+
+
+def test_unfinished_work_leaves_nothing_behind(smoke):
+    assert not [path for path in smoke.workdir.rglob("*") if path.name.startswith((".tmp-", ".scratch-"))]
+    assert not [
+        path for name in ("parts", "checkpoints") for path in (smoke.workdir / name).rglob("*") if path.is_file()
+    ]
+
+
+def test_attacks_with_their_worst_case_transfer_matrix_and_checks(smoke, tmp_path):
+    run = smoke.copy(tmp_path / "run")
+    before = run.dates()
+    flags = ["--attacks=fgsm,pgd(steps=5)", "--eval_size=48"]
+    stdout = run.succeed(*flags)
+    for words in ("pgd(steps=5)", "worst", "ransfer matrix", "checks for gradient masking passed"):
+        assert words in stdout, words
+    assert not {
+        name for name in run.rebuilt(before) if name.startswith(("models", "surrogate", "evaluations", "split"))
+    }
+    attacked = {(r["variant"], r["attack"], r["eps"]): r for r in run.records() if r["settings"]}
+    assert len(attacked) == 3 * 3 * 3
+    for (recipe, attack, eps), record in attacked.items():
+        assert record["n"] == 48 and record["interval"][0] <= record["accuracy"] <= record["interval"][1]
+        if attack == "worst":
+            assert record["correct"] <= min(attacked[recipe, a, eps]["correct"] for a in ("fgsm", "pgd"))
+        else:
+            assert record["cost"]["gradients_per_image"] > 0
+    for recipe in RECIPES:  # FGSM as an attack equals the FGSM of the tables
+        with np.load(run.workdir / f"evaluations/resnet_tiny/{recipe}/whitebox_correct.npz") as arrays:
+            robust = (arrays["clean"] & arrays["adversarial"])[:, :48].sum(axis=1)
+        assert [attacked[recipe, "fgsm", e]["correct"] for e in EPSILONS] == robust.tolist()
+    assert {r["label"] for r in run.records() if r["attack"] == "pgd"} == {"pgd(steps=5)"}
+    assert "nothing to do" in run.succeed(*flags, "--stage=evaluate")
+    # Another attack of the same name is an artifact of its own; the report shows both.
+    before = run.dates()
+    run.succeed("--attacks=pgd(steps=5,restarts=2)", "--eval_size=48", "--stage=evaluate")
+    assert {name.split("/")[0] for name in run.rebuilt(before)} == {"attacks"}
+    labels = {r.get("label") for r in run.records() if r["attack"] == "pgd"}
+    assert labels == {"pgd(steps=5)", "pgd(restarts=2, steps=5)"}
+
+
+def test_another_setting_is_refused_and_named(smoke):
+    refused = smoke("--batch_size=31")
+    assert refused.returncode == 1 and "batch_size: 32 → 31" in refused.stderr and "--overwrite" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_overwrite_keeps_what_does_not_depend_on_the_setting(smoke, tmp_path):
+    run = smoke.copy(tmp_path / "run")
+    before = run.dates()
+    run.succeed("--epsilons=0.05", "--overwrite", "--stage=attack")
+    assert run.rebuilt(before) == {"evaluations/resnet_tiny/baseline"}
+    assert {r["eps"] for r in run.records()} == {None, 0.05} and {r["variant"] for r in run.records()} == {"baseline"}
+
+
+def test_the_same_seed_gives_the_same_weights(smoke, tmp_path):
+    again = type(smoke)(tmp_path / "run", smoke.data_dir)
+    again.succeed("--stage=retrain")
+    for recipe in ("baseline", "retrained"):
+        name = f"models/resnet_tiny/{recipe}"
+        assert again.manifest(name)["content"] == smoke.manifest(name)["content"]
+    assert not (again.workdir / "models/resnet_tiny/augmented").exists() and not (again.workdir / "report").exists()
+
+
+def test_a_damaged_tfrecord_file_is_one_clear_line(smoke, tmp_path):
+    run = smoke.copy(tmp_path / "run")
+    shutil.rmtree(run.workdir / "models/resnet_tiny/retrained")
+    file = next(run.workdir.rglob("*train.tfrecord-*"))
+    file.write_bytes(file.read_bytes()[:-5])
+    failed = run()
+    assert failed.returncode == 1 and "Traceback" not in failed.stderr
+    assert file.name in failed.stderr and "--stage=generate" in failed.stderr
+    shutil.rmtree(file.parent)  # as the message says
+    run.succeed()
+    assert run.records() == smoke.records()
+
+
+def test_a_diverged_run_ends_with_one_line_and_keeps_the_last_good_weights(smoke, tmp_path):
+    run = type(smoke)(tmp_path / "run", smoke.data_dir)
+    failed = run("--stage=train", "--learning_rate=1e20")
+    assert failed.returncode == 1 and "Traceback" not in failed.stderr
+    assert "no longer finite" in failed.stderr and "There is no earlier checkpoint." in failed.stderr
+    # The first steps are small: the weights after one of them are saved.
+    flags = ("--checkpoint_steps=1", "--batch_size=2", "--learning_rate=1e3", "--overwrite")
+    failed = run("--stage=train", *flags)
+    assert failed.returncode == 1 and "Traceback" not in failed.stderr, failed.stderr
+    path = run.workdir / "checkpoints/resnet_tiny/baseline/last_good.keras"
+    assert f"The last good weights are in {path}." in failed.stderr
+    assert all(np.isfinite(w).all() for w in keras.models.load_model(path).get_weights())
+
+
+def test_evaluation_without_optimized_clones_gives_the_same_figures(smoke, tmp_path):
+    run = smoke.copy(tmp_path / "run")
+    for name in ("surrogate", "evaluations"):
+        shutil.rmtree(run.workdir / name)
+    run.succeed("--accelerate=off", "--stage=evaluate")
+    assert run.manifest("models/resnet_tiny/baseline") == smoke.manifest("models/resnet_tiny/baseline")
+    key = ("variant", "protocol", "eps")
+    counts = [{tuple(r[k] for k in key): r["correct"] for r in s.records()} for s in (smoke, run)]
+    assert counts[0].keys() >= counts[1].keys() and len(counts[1]) >= 7
+    for name, count in counts[1].items():
+        if name[0] == "baseline":  # the others are trained on the stored samples, which may differ in a sign
+            assert abs(count - counts[0][name]) <= 1, name
+
+
+@pytest.mark.parametrize(
+    "name, start",
+    [
+        pytest.param("mnist", "baseline", marks=pytest.mark.long),
+        ("cifar10", "scratch"),
+        pytest.param("cats_vs_dogs", "baseline", marks=pytest.mark.long),
+        ("oxford_iiit_pet", "baseline"),
+    ],
+)
+def test_real_images_from_prepare_to_retrain(real_data, smoke, tmp_path, name, start):
+    run = type(smoke)(tmp_path / "run", real_data)
+    flags = (f"--dataset={name}", "--train_size=200", "--epochs=1", f"--retrain_from={start}")
+    run.succeed("--stage=retrain", *flags)
+    baseline, retrained = (run.manifest(f"models/resnet_tiny/{recipe}") for recipe in ("baseline", "retrained"))
+    assert (run.workdir / "models/resnet_tiny/retrained/model.keras").exists()
+    if start == "baseline":
+        assert retrained["inputs"]["start"] == baseline["content"]
+    else:
+        assert "start" not in retrained["inputs"]
