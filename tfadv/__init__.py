@@ -4,6 +4,7 @@
 
     x_adv = tfadv.attacks.PGD(steps=50)(model, x, y, eps=8 / 255)
     result = tfadv.evaluate(model, x, y, "autoattack", eps=8 / 255)
+    tfadv.AdversarialTrainer(model, defense="nfgsm", eps=8 / 255).fit(x_train, y_train)
 
 Importing it enables oneDNN for TensorFlow on CPUs (about ten times faster on
 the machines tried; TensorFlow leaves it off on CPUs without AVX-512), unless
@@ -23,6 +24,7 @@ __version__ = "0.2.0"
 _MODULE_NAMES = ("attacks", "datasets", "evaluation", "models", "objectives", "training")
 _EVALUATION_NAMES = ("Result", "check_gradient_masking", "evaluate")
 __all__ = [  # noqa: F822  loaded on first use
+    "AdversarialTrainer",
     "Result",
     "attacks",
     "check_gradient_masking",
@@ -49,6 +51,8 @@ def __getattr__(name: str) -> Any:
     """Loads submodules and functions on first use, so that `import tfadv` does not load TensorFlow."""
     if name in _MODULE_NAMES:
         return importlib.import_module(f"{__name__}.{name}")
+    if name == "AdversarialTrainer":
+        return importlib.import_module("tfadv.training.adversarial_trainer").AdversarialTrainer
     if name in _EVALUATION_NAMES:
         return getattr(importlib.import_module("tfadv.evaluation"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

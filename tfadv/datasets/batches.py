@@ -22,7 +22,7 @@ class Samples:
     """Images, each of which is seen once at every level of eps.
 
     Attributes:
-      images: uint8 (N, H, W, C).
+      images: uint8, or float32 in [0, 1], (N, H, W, C).
       labels: int64 (N,).
       perturbations: int8 (N, H, W, C) in units of eps / 127, or None.
       epsilons: floats; sample k is image k mod N at level k // N.  0 is the image
@@ -68,8 +68,8 @@ class Samples:
 
 
 def to_float(images: np.ndarray | tf.Tensor) -> tf.Tensor:
-    """Converts uint8 (…) to float32 (…) in [0, 1]."""
-    return tf.cast(images, tf.float32) / 255.0
+    """Converts uint8 (…) to float32 (…) in [0, 1]; float32 images stay as they are."""
+    return tf.cast(images, tf.float32) / 255.0 if images.dtype in (np.uint8, tf.uint8) else images
 
 
 def perturbed(

@@ -113,14 +113,14 @@ def evaluate(
     started = time.monotonic()
     cost = Cost()
     if attack is None:
-        clean, adversarial = predict(model, _as_float(images), batch_size) == labels, np.zeros((0, len(labels)), bool)
+        clean, adversarial = predict(model, to_float(images), batch_size) == labels, np.zeros((0, len(labels)), bool)
     elif isinstance(attack, StoredPerturbations):
         clean, adversarial = _evaluate_stored(model, images, labels, attack, epsilons, batch_size, execution)
     elif hasattr(attack, "one_pass"):
         clean, adversarial = _evaluate_one_pass(model, images, labels, attack, epsilons, batch_size, execution)
         cost.add(gradients=len(labels))
     else:
-        x = _as_float(images)
+        x = to_float(images)
         common = dict(seed=seed, batch_size=batch_size, cost=cost)
         attacked = attack(model, x, labels, epsilons, progress=execution.progress, resume=execution.resume, **common)
         clean = predict(model, x, batch_size) == labels
@@ -146,10 +146,6 @@ def predict(model: Any, images: np.ndarray | tf.Tensor, batch_size: int) -> np.n
     return np.concatenate(classes)
 
 
-def _as_float(images: np.ndarray | tf.Tensor) -> np.ndarray | tf.Tensor:
-    return to_float(images) if images.dtype in (np.uint8, tf.uint8) else images
-
-
 def _correct(model: Any, adversarial: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     """bool (E, N): which adversarial images (E, N, H, W, C) are classified as y (N,)."""
     levels = tf.shape(adversarial)[0]
@@ -159,13 +155,13 @@ def _correct(model: Any, adversarial: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
 
 def _one_pass_correct(model: Any, images: tf.Tensor, y: tf.Tensor, eps: tf.Tensor, *, attack: Any) -> tf.Tensor:
     """bool (1 + E, N): correct on the clean image, and on the adversarial images."""
-    logits, adversarial = attack.one_pass(model, _as_float(images), y, eps)
+    logits, adversarial = attack.one_pass(model, to_float(images), y, eps)
     return tf.concat([(tf.argmax(logits, axis=1) == y)[None], _correct(model, adversarial, y)], axis=0)
 
 
 def _stored_correct(model: Any, images: tf.Tensor, y: tf.Tensor, perturbations: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
     """bool (E, N): correct on the stored adversarial images."""
-    return _correct(model, perturbed(_as_float(images), perturbations, eps[:, None, None, None, None]), y)
+    return _correct(model, perturbed(to_float(images), perturbations, eps[:, None, None, None, None]), y)
 
 
 _compiled_one_pass = PerModel(_one_pass_correct)
@@ -197,7 +193,7 @@ def _evaluate_stored(model, images, labels, attack, epsilons, batch_size, execut
     adversarial = _in_batches(of_batch, (images, labels, attack.perturbations), batch_size, execution.progress)
     clean = attack.clean_correct
     if clean is None:
-        clean = predict(model, _as_float(images), batch_size) == labels
+        clean = predict(model, to_float(images), batch_size) == labels
     return clean, adversarial
 
 

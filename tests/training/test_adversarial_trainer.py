@@ -1,0 +1,94 @@
+import keras
+import numpy as np
+import pytest
+
+import tfadv
+from tfadv.errors import UserError
+from tfadv.objectives import OBJECTIVES
+from tfadv.training import trainer
+from tfadv.training.adversarial_trainer import AdversarialTrainer
+
+
+def cnn(classes=10, shape=(32, 32, 1)):
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.Input(shape),
+            keras.layers.Conv2D(8, 5, strides=2, activation="relu"),
+            keras.layers.Conv2D(16, 3, strides=2, activation="relu"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(classes),
+        ]
+    )
+
+
+def test_three_lines_harden_a_model_that_tfadv_did_not_make(digits):
+    x, y = digits.images[:1200], digits.labels[:1200]
+    test_x, test_y = digits.images[1200:1500], digits.labels[1200:1500]
+    model = cnn()
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(x.astype("float32") / 255, y, epochs=6, verbose=0)
+    before = tfadv.evaluate(model, test_x, test_y, attack="pgd", eps=0.1)
+    record = tfadv.AdversarialTrainer(model, defense="nfgsm", eps=0.1).fit(x, y, epochs=6, batch_size=32)
+    after = tfadv.evaluate(model, test_x, test_y, attack="pgd", eps=0.1)
+    assert before.clean_accuracy > 0.85 and after.clean_accuracy > 0.8
+    assert after.robust_accuracy > before.robust_accuracy + 0.2
+    assert len(record["history"]["val_robust_accuracy"]) == 6
+
+
+def test_an_application_of_keras_is_hardened(digits):
+    model = keras.applications.MobileNetV2((32, 32, 3), weights=None, classes=10, classifier_activation=None, alpha=0.35)
+    x = np.repeat(digits.images[:96], 3, axis=-1).astype("float32") / 255
+    before = model.get_weights()
+    record = AdversarialTrainer(model, defense="nfgsm(share=0.5)").fit(x, digits.labels[:96], epochs=1, batch_size=16)
+    assert record["steps"] == 86 // 16 and all(np.isfinite(w).all() for w in model.get_weights())
+    assert any((a != b).any() for a, b in zip(before, model.get_weights()))
+
+
+def test_same_seed_same_weights_and_eps_decides(digits):
+    weights = []
+    for seed, eps in ((0, 0.1), (0, 0.1), (1, 0.1), (0, 0.2)):
+        model = cnn()
+        AdversarialTrainer(model, eps=eps).fit(digits.images[:200], digits.labels[:200], epochs=2, seed=seed)
+        weights.append(np.concatenate([w.ravel() for w in model.get_weights()]))
+    np.testing.assert_array_equal(weights[0], weights[1])
+    assert (weights[0] != weights[2]).any() and (weights[0] != weights[3]).any()
+
+
+def test_the_collapsed_epoch_is_never_kept_and_a_stronger_attack_takes_over(digits, monkeypatch, caplog):
+    """Robust accuracy is made to fall in the fourth epoch, as it does in catastrophic overfitting."""
+    accuracies = iter([0.1, 0.3, 0.5, 0.05, 0.4, 0.45])
+    monkeypatch.setattr(trainer.Trainer, "_robust_accuracy", lambda self, run: next(accuracies))
+    model = cnn()
+    with caplog.at_level("WARNING", logger="tfadv"):
+        record = AdversarialTrainer(model, eps=0.1).fit(digits.images[:200], digits.labels[:200], epochs=6)
+    assert record["best_epoch"] == 3 and record["collapsed_epoch"] == 4
+    (message,) = [r.getMessage() for r in caplog.records]
+    assert "fell from 50.0% to 5.0%" in message and "epoch 3 are restored" in message and "steps=2" in message
+
+
+@pytest.mark.parametrize(
+    "arguments, error, words",
+    [
+        ({"defense": "nfgms"}, UserError, "did you mean 'nfgsm'"),
+        ({"defense": "nfgsm(shar=1)"}, UserError, "has no setting 'shar'"),
+        ({"defense": "nfgsm(share=2)"}, UserError, "share must be above 0"),
+        ({"defense": "nfgsm,pgd"}, ValueError, "one objective"),
+        ({"eps": 0}, ValueError, "eps must be above 0"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, error, words):
+    with pytest.raises(error, match=words):
+        AdversarialTrainer(cnn(), **arguments)
+
+
+def test_wrong_images_are_named(digits):
+    hardener = AdversarialTrainer(cnn())
+    with pytest.raises(ValueError, match="float64"):
+        hardener.fit(digits.images / 255, digits.labels)
+    with pytest.raises(ValueError, match="from 0 to 255"):
+        hardener.fit(digits.images.astype("float32"), digits.labels)
+
+
+def test_the_table_of_objectives_has_settings_in_its_entries():
+    assert OBJECTIVES["trades"](beta=3).beta == 3

@@ -1,0 +1,98 @@
+"""Adversarial training of any Keras classifier: `AdversarialTrainer`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from tfadv import specs
+from tfadv.datasets.batches import Samples
+from tfadv.objectives import OBJECTIVES
+from tfadv.training.trainer import Trainer, TrainingSettings
+
+
+class AdversarialTrainer:
+    """Makes a Keras classifier harder to fool.
+
+        tfadv.AdversarialTrainer(model, defense="nfgsm", eps=8 / 255).fit(x, y)
+
+    The model keeps its layers; its weights become those of the epoch with the highest validation accuracy under PGD.
+    """
+
+    def __init__(
+        self, model: keras.Model, defense: str = "nfgsm", eps: float = 8 / 255, *, weight_decay: float = 5e-3
+    ) -> None:
+        """Compiles nothing yet; the first epoch does.
+
+        Args:
+          model: float32 images (N, H, W, C) in [0, 1] → logits (N, K).
+          defense: an objective of `tfadv.objectives.OBJECTIVES` and its settings, such as "nfgsm(share=0.5)".
+          eps: size of the perturbation in units of a [0, 1] pixel, > 0.
+          weight_decay: decoupled, of kernels; see `tfadv.training.sgd.SGD`.
+
+        Raises:
+          UserError: an unknown defense or setting.
+          ValueError: eps is not above 0 and at most 1.
+        """
+        if not 0 < eps <= 1:
+            raise ValueError(f"eps must be above 0 and at most 1, got {eps}.")
+        specification = specs.split_specs(defense, OBJECTIVES)
+        if len(specification) != 1:
+            raise ValueError(f"defense must name one objective, got {defense!r}.")
+        self._eps = eps
+        self._trainer = Trainer(
+            model, weight_decay=weight_decay, objective=specs.build_with(*specification[0], OBJECTIVES)
+        )
+
+    def fit(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        *,
+        epochs: int = 10,
+        batch_size: int = 128,
+        learning_rate: float = 0.05,
+        augmentations: Sequence[str] = (),
+        seed: int = 0,
+    ) -> dict[str, Any]:
+        """Trains from the model's present weights with SGD; eps grows during the first half.
+
+        A tenth of the images, stratified by class, is held out: it decides which epoch is kept.
+
+        Args:
+          x: uint8, or float32 in [0, 1], (N, H, W, C).
+          y: int (N,), the classes.
+          epochs: passes over the images.
+          batch_size: images per step.
+          learning_rate: the peak; it rises during the first tenth and falls to 0.
+          augmentations: names in `tfadv.datasets.AUGMENTATIONS`; they need square images.
+          seed: of the held-out images, order, augmentation and attacks.
+
+        Returns:
+          dict: "history" (one list per metric, "val_robust_accuracy" among them), "best_epoch" (from 1), "steps", and
+          "collapsed_epoch" where training had collapsed and was continued with a stronger attack.
+
+        Raises:
+          ValueError: images of another dtype or range.
+          Diverged: the loss is not finite or has exploded.
+        """
+        x, y = np.asarray(x), np.asarray(y, np.int64)
+        if x.dtype not in (np.uint8, np.float32) or x.ndim != 4 or len(x) != len(y):
+            raise ValueError(f"x must be N images, uint8 or float32 (N, H, W, C), got {x.dtype} {x.shape}.")
+        if x.dtype == np.float32 and not (0 <= x.min() and x.max() <= 1):
+            raise ValueError(f"float32 images must be in [0, 1], got values from {x.min():g} to {x.max():g}.")
+        rows, held_out = train_test_split(np.arange(len(y)), test_size=0.1, stratify=y, random_state=seed)
+        settings = TrainingSettings(
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            patience=epochs,
+            seed=seed,
+            augmentations=tuple(augmentations),
+            eps=self._eps,
+        )
+        return self._trainer.fit(Samples(x[rows], y[rows]), Samples(x[held_out], y[held_out]), settings)
