@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import math
 import shutil
@@ -123,7 +124,8 @@ class Trainer:
             self._network.compile(self._optimizer)  # where callbacks look for the optimizer
         self.train_step = self._devices.reduce(self._train_slice, jit_compile=use_xla())
         self._validate = self._devices.reduce(self._validate_slice, jit_compile=use_xla())
-        self._weights_finite = tf.function(lambda: _all_finite(self._network.weights))
+        # A partial, because TensorFlow warns of retracing where functions of the same code are traced for many models.
+        self._weights_finite = tf.function(functools.partial(_all_finite, self._network.weights))
 
     def _train_slice(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         """Updates the weights; float64 (3,): sum of the losses, correct images, images."""
