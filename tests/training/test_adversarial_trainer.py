@@ -49,7 +49,7 @@ def test_same_seed_same_weights_and_eps_decides(digits):
     weights = []
     for seed, eps in ((0, 0.1), (0, 0.1), (1, 0.1), (0, 0.2)):
         model = cnn()
-        AdversarialTrainer(model, eps=eps).fit(digits.images[:200], digits.labels[:200], epochs=2, seed=seed)
+        AdversarialTrainer(model, eps=eps).fit(digits.images[:200], digits.labels[:200], epochs=4, batch_size=16, seed=seed)
         weights.append(np.concatenate([w.ravel() for w in model.get_weights()]))
     np.testing.assert_array_equal(weights[0], weights[1])
     assert (weights[0] != weights[2]).any() and (weights[0] != weights[3]).any()

@@ -132,7 +132,8 @@ class Trainer:
         self._validate = self._devices.reduce(self._validate_slice, jit_compile=use_xla())
         self._train_steps: dict[Objective, Callable[..., tf.Tensor]] = {}
         self._robust_steps: dict[Objective, Callable[..., tf.Tensor]] = {}
-        self._weights_finite = tf.function(lambda: _all_finite(self._network.weights))
+        # A partial, because TensorFlow warns of retracing where functions of the same code are traced for many models.
+        self._weights_finite = tf.function(functools.partial(_all_finite, self._network.weights))
 
     def train_step(self, x: Any, y: Any, eps: float = 0.0, seed: tuple[int, int] = (0, 0)) -> tf.Tensor:
         """Updates the weights by one batch.
