@@ -5,6 +5,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 
 import pytest
@@ -159,6 +160,7 @@ def test_two_processes_in_one_folder(copy, tally):
         shutil.rmtree(copy.workdir / name)
     first = copy.start("--stage=train")
     wait_for(first, "models/resnet_tiny/baseline")
+    first.send_signal(signal.SIGSTOP)  # it holds the folder, however long the others take to start
     assert "another tfadv process" in one_line(copy("--stage=train"))
     assert "another tfadv process" in one_line(copy("--stage=generate", "--shard=0/2"))
     kill(first)
