@@ -89,8 +89,12 @@ class VersionProcess:
         with open(self._log, "w") as log:
             self._process = subprocess.Popen(
                 [sys.executable, str(PROGRAM)],
-                **dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log),
-                **dict(text=True, cwd=folder, env=environment),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                cwd=folder,
+                env=environment,
             )
         try:
             answer = self.ask("start", checkout=str(checkout), folder=str(folder), **settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -173,7 +174,7 @@ class Torchattacks(Library):
                 x = torch.cat([(changed + noise).clamp(0, 1), x[half:]])
                 self._step(x.contiguous(memory_format=torch.channels_last), self.labels[rows])
 
-    def _step(self, x, y) -> float:
+    def _step(self, x: Any, y: Any) -> float:
         import torch
 
         self.optimizer.zero_grad(set_to_none=True)

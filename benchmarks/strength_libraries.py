@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -80,10 +81,11 @@ class Tfadv(StrengthLibrary):
         elif name == "mifgsm":
             attack = MIFGSM(steps=effort.steps)
         else:
-            parts = {} if name == "autoattack" else {"attacks": (name,)}
-            attack = AutoAttack(steps=effort.steps, queries=effort.queries, targets=TARGETS, **parts)
-        x, y, settings = self.task.x[:n], self.task.y[:n], {"seed": self.task.seed, "batch_size": self.task.batch_size}
-        return attack(self.task.model, x, y, eps, **settings).numpy()
+            attack = AutoAttack(steps=effort.steps, queries=effort.queries, targets=TARGETS)
+            if name != "autoattack":
+                attack = dataclasses.replace(attack, attacks=(name,))
+        task = self.task
+        return attack(task.model, task.x[:n], task.y[:n], eps, seed=task.seed, batch_size=task.batch_size).numpy()
 
     def correct(self, images: np.ndarray) -> np.ndarray:
         """See `StrengthLibrary.correct`."""

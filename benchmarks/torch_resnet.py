@@ -89,8 +89,12 @@ def build(name: str, channels: int, num_classes: int, weights: Mapping[str, np.n
       ValueError: there are weights that no layer takes.
     """
     model = ResNet(name, channels, num_classes)
-    keras_names = {"weight": ("kernel", "gamma"), "bias": ("bias", "beta")}
-    keras_names |= {"running_mean": ("moving_mean",), "running_var": ("moving_variance",)}
+    keras_names: dict[str, tuple[str, ...]] = {
+        "weight": ("kernel", "gamma"),
+        "bias": ("bias", "beta"),
+        "running_mean": ("moving_mean",),
+        "running_var": ("moving_variance",),
+    }
     unused, state = dict(weights), {}
     for key in model.state_dict():
         path, kind = key.rsplit(".", 1)

@@ -258,7 +258,8 @@ def main() -> None:
     tasks: Tasks
     for line in sys.stdin:
         request = json.loads(line)
-        kind, answer = request.pop("kind"), {}
+        kind = request.pop("kind")
+        answer: dict[str, Any] = {}
         try:
             if kind == "start":
                 tasks, answer = start(**request)

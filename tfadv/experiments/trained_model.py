@@ -136,6 +136,7 @@ class TrainedModel(WholeArtifact):
                 raise UserError(f"{error} {self._save_last_good(trainer, checkpoints)}")
             write_json(folder / "history.json", record)
             files.save(trainer.model, folder / "model.keras")
+            manifest["devices"] = context.devices.replicas  # without --sync_batchnorm, each has its own statistics
             manifest["content"] = entry.content = files.weights_hash(trainer.model)
 
     def cleanup(self) -> None:
@@ -169,7 +170,7 @@ class TrainedModel(WholeArtifact):
             yield entry
 
     def _initial_model(self) -> keras.Model:
-        """Builds the model with its initial weights, which follow from `--seed`."""
+        """Builds the model with its initial weights, which depend on `--seed`."""
         keras.utils.set_random_seed(self._config.seed)
         with self._context.devices.strategy.scope():
             return build_model(
@@ -202,7 +203,7 @@ class TrainedModel(WholeArtifact):
         if not self.recipe.balance:
             return samples
         balanced = undersample(samples.labels, self._config.seed)
-        LOG.info("balance: %d of %d training images stay", len(balanced), len(samples.labels))
+        LOG.info("class balance: %d of %d training images are kept", len(balanced), len(samples.labels))
         return samples.select(balanced)
 
     def _validation_samples(self) -> Samples:

@@ -1,4 +1,4 @@
-"""The training loop: one for a single device and for many, which can stop and resume at any step."""
+"""The training loop, for one device or many.  It can stop and resume at any step."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class TrainingSettings:
     """How one run trains.
 
     Attributes:
-      epochs: the most epochs.
+      epochs: maximum number of epochs.
       batch_size: images per step, on all devices together.
       learning_rate: the peak; see `warmup_cosine`.
       patience: epochs without higher validation accuracy before training stops.
-      seed: of order and augmentation.
+      seed: int, for the order and augmentation of the images.
       augmentations: names in `tfadv.datasets.AUGMENTATIONS`.
-      checkpoint_steps: write a checkpoint after so many steps as well; 0: only after each epoch.
+      checkpoint_steps: number of steps between two checkpoints; 0 means one per epoch.
     """
 
     epochs: int
