@@ -23,7 +23,7 @@ tfadv {version}: measures and improves the robustness of Keras image classifiers
 Usage: tfadv [--setting=value ...] [--flagfile=FILE ...]
 
 Each setting is shown with its default. A later flag overrides an earlier one, so put a flagfile first.
-tfadv comes with these flagfiles, which you refer to by name: {flagfiles}.
+These flagfiles come with tfadv, by name: {flagfiles}.
 
 {settings}
 

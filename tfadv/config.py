@@ -332,7 +332,7 @@ class Config:
         if self.stage not in sharded:
             raise UserError(f"--shard is for --stage={' and --stage='.join(sharded)}, not for {self.stage}.")
         if self.overwrite:
-            raise UserError("--shard can't be combined with --overwrite: use --overwrite without --shard first.")
+            raise UserError("--shard and --overwrite can't be combined: use --overwrite without --shard first.")
         self.shard_of()
 
     def resolved(self) -> Config:
