@@ -92,8 +92,8 @@ def build(name: str, settings: dict[str, Any], attacks: Registry) -> Attack:
         attack = factory(**settings)
     except (UserError, TypeError, ValueError) as error:
         raise UserError(f"{name}: {error} {listing}.") from None
-    if attack.name not in attacks:
-        raise UserError(f"{name}: its property `name` is {attack.name!r}, but must be the name that is registered.")
     if attack.name != name == factory().name:
         raise UserError(f"{name}: with these settings it is another attack, {attack.label}.")
+    if attack.name not in attacks:
+        raise UserError(f"{name}: its property `name` is {attack.name!r}, but must be the name that is registered.")
     return attack
