@@ -1,1 +1,1 @@
-"""tfadv's speed beside its peers; see README.md."""
+"""Speed and strength of tfadv beside other libraries, and beside older versions of itself; see README.md."""

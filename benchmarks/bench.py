@@ -1,4 +1,6 @@
-"""One run of the benchmark: its contenders, its rows, and the goals they are held against."""
+"""One run of the benchmark: its libraries, its rows, and the goals that they are compared with."""
+
+from __future__ import annotations
 
 import contextlib
 import datetime
@@ -6,100 +8,171 @@ import json
 import os
 import pathlib
 import platform
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from benchmarks import table
-from benchmarks.processes import Contender, by_turns, installed
+from benchmarks.libraries import installed
+from benchmarks.processes import Timing, Worker, alternate
 
-# Of the table that decides: (work, against) → the least ratio of rates, from tfadv's own goals.
-GOALS = {
+# tfadv's goals: (work, compared with) → the least ratio of rates, for all models or for each.
+GOALS: dict[tuple[str, str], float | dict[str, float]] = {
     ("FGSM, 3 eps", "torchattacks"): 3,
     ("FGSM, 3 eps", "CleverHans"): 5,
     ("FGSM, 3 eps", "ART"): 15,
     ("FGSM, 3 eps", "Foolbox"): 15,
     ("PGD-10", "torchattacks"): 1.15,
     ("training step", "torchattacks"): {"resnet18": 1.3, "resnet50": 1.15, "resnet101": 1.15},
-    ("epoch", "own bare step"): 0.95,
-    ("generate", "own bare attack"): 0.9,
+    ("epoch", "steps alone"): 0.95,
+    ("generate", "attack alone"): 0.9,
 }
 
 
+class Case(NamedTuple):
+    """What is attacked or trained: a model, the pixels per side of its images, and images per batch."""
+
+    model: str
+    size: int
+    batch: int
+
+
+class Options(NamedTuple):
+    """What a run measures.
+
+    Attributes:
+      models: names in `tfadv.models.MODELS`; all but the attacks run on the first only.
+      sizes: pixels per side, for the attacks; all else runs at the first only.
+      rounds: of alternation.
+      quick: tiny sizes and one round, to see whether it runs.
+      data_dir: folder of the TFDS data sets.
+    """
+
+    models: tuple[str, ...]
+    sizes: tuple[int, ...]
+    rounds: int
+    quick: bool
+    data_dir: str
+
+
 class Bench:
-    """One run: where its rows go, the machine's limit, the weights that all contenders share."""
+    """One run.
 
-    def __init__(self, out, folder, *, models, sizes, repeats, quick, data_dir):
-        self.out, self.folder, self.data_dir, self.quick = pathlib.Path(out), folder, data_dir, quick
-        self.models = ["resnet_tiny"] if quick else models
-        self.sizes = (
-            {16: 8} if quick else {size: 4096 // size for size in sizes}
-        )  # pixels of a side → images of a batch
-        self.repeats = 1 if quick else repeats
-        self.installed, self.limit, self.flops, self.versions, self.rows = installed(), None, {}, {}, []
+    Attributes:
+      quick, rounds, models, data_dir: see `Options`; with `quick`, tiny values.
+      cases: every model at every size.
+      libraries: names of the libraries that can run here, tfadv first.
+      rows: the results so far.
+    """
 
-    def measure_limit(self):
-        """FLOP/s of this machine in float32 matrix products: no row can do more."""
-        n = 256 if self.quick else 2048
-        with self.contenders("tfadv") as (tfadv,):
-            seconds = by_turns({"matmul": lambda: tfadv.call("matmul", n=n)[0]}, 9)["matmul"]["median"]
-        self.limit = 2 * n**3 / seconds
-
-    @contextlib.contextmanager
-    def contenders(self, *names):
-        made = [Contender(name) for name in names]
-        for contender in made:
-            self.versions[contender.name] = contender.call("version")[1]
-        try:
-            yield made
-        finally:
-            for contender in made:
-                contender.close()
-
-    def prepare(self, contenders, model, size, n):
-        """The same weights and images for all; the first contender must be tfadv's where the weights are new."""
-        path = os.path.join(self.folder, f"{model}-{size}.npz")
-        if (model, size) not in self.flops:
-            self.flops[model, size] = contenders[0].call("write_weights", model=model, size=size, path=path)[1]
-        for contender in contenders:
-            contender.call("prepare", model=model, size=size, n=n, weights=path)
-
-    def add(self, work, model, size, n, contender, images, timing, *, passes=0, against=None, **more):
-        """One row.
+    def __init__(self, out: str | os.PathLike, folder: str | os.PathLike, options: Options) -> None:
+        """Starts without rows.
 
         Args:
-          images: int, how many one call worked on.
-          timing: what `by_turns` gave for it.
-          passes: floating-point operations for an image, in forward passes; 0 gives no share of the limit.
-          against: (name, its timing, its images) to give the ratio of rates with.
-          more: further fields.
+          out: folder for results.json and table.md.
+          folder: for temporary files.
+          options: what to measure.
         """
-        row = {"work": work, "model": model, "size": size, "batch": n, "contender": contender, **more}
-        row["images_per_second"] = images / timing["median"]
-        row["from"], row["to"] = images / timing["most"], images / timing["least"]
-        if passes:
-            row["flops_share"] = passes * self.flops[model, size] * row["images_per_second"] / self.limit
-        if against:
-            name, other, other_images = against
-            row["against"], row["ratio"] = name, row["images_per_second"] * other["median"] / other_images
-            goal = None if self.quick else GOALS.get((work, name))
-            row["goal"] = goal.get(model) if isinstance(goal, dict) else goal
-        self.keep(row)
+        self.out, self.folder = pathlib.Path(out), str(folder)
+        self.quick, self.data_dir = options.quick, options.data_dir
+        self.models = ("resnet_tiny",) if self.quick else options.models
+        batches = {16: 8} if self.quick else {size: 4096 // size for size in options.sizes}
+        self.cases = [Case(model, size, batch) for size, batch in batches.items() for model in self.models]
+        self.rounds = 1 if self.quick else options.rounds
+        self.libraries, self.rows = installed(), list[dict[str, Any]]()
+        self.matmul_rate = 0.0  # float32 FLOP/s in products of matrices: no row can exceed it
+        self._flops: dict[tuple[str, int], int] = {}  # (model, size) → of a forward pass
+        self._versions: dict[str, str] = {}
 
-    def keep(self, row):
+    def measure_matmul_rate(self) -> None:
+        """Sets `matmul_rate`."""
+        n = 256 if self.quick else 2048
+        with self.workers("tfadv") as (tfadv,):
+            seconds = alternate({"matmul": tfadv.timed("matmul", n=n)}, 9)["matmul"].median
+        self.matmul_rate = 2 * n**3 / seconds
+
+    @contextlib.contextmanager
+    def workers(self, *names: str) -> Iterator[list[Worker]]:
+        """Starts the processes of these libraries and ends them afterwards."""
+        workers = [Worker(name) for name in names]
+        for worker in workers:
+            self._versions[worker.name] = worker.call("version")[1]
+        try:
+            yield workers
+        finally:
+            for worker in workers:
+                worker.close()
+
+    def prepare(self, workers: Sequence[Worker], case: Case) -> None:
+        """Gives all libraries the same weights and images; the first worker must be tfadv's, which creates them."""
+        path = self.weights_path(case)
+        if case[:2] not in self._flops:
+            _, flops = workers[0].call("write_weights", model=case.model, size=case.size, path=path)
+            self._flops[case.model, case.size] = flops
+        for worker in workers:
+            worker.call("prepare", model=case.model, size=case.size, n=case.batch, weights=path)
+
+    def weights_path(self, case: Case) -> str:
+        """The file of a model's weights."""
+        return os.path.join(self.folder, f"{case.model}-{case.size}.npz")
+
+    def add(
+        self,
+        work: str,
+        case: Case,
+        library: str,
+        images: int,
+        timing: Timing,
+        *,
+        passes: float = 0,
+        **more: Any,
+    ) -> None:
+        """Adds the row of a rate.
+
+        Args:
+          work: what was timed.
+          case: on what.
+          library: by which library.
+          images: images per call.
+          timing: of the calls.
+          passes: floating-point operations per image, in forward passes; 0 adds no share of `matmul_rate`.
+          **more: further fields.
+        """
+        rate = images / timing.median
+        row = _row(work, case, library) | more
+        row |= {"images_per_second": rate, "from": images / timing.most, "to": images / timing.least}
+        if passes:
+            row["flops_share"] = passes * self._flops[case.model, case.size] * rate / self.matmul_rate
+        self.add_row(row)
+
+    def add_ratio(self, work: str, case: Case, own: Timing, other_name: str, other: Timing) -> None:
+        """Adds the row that compares tfadv's rate with another one on the same number of images."""
+        goal = None if self.quick else GOALS.get((work, other_name))
+        goal = goal.get(case.model) if isinstance(goal, dict) else goal
+        ratio = {"against": other_name, "ratio": other.median / own.median, "goal": goal}
+        self.add_row(_row(work, case, "tfadv") | ratio)
+
+    def add_value(self, work: str, case: Case, library: str, **fields: Any) -> None:
+        """Adds a row with other fields: "seconds", "bytes" or "remark"."""
+        self.add_row(_row(work, case, library) | fields)
+
+    def add_row(self, row: dict[str, Any]) -> None:
+        """Adds a row, prints it and writes all results."""
         self.rows.append(row)
         print(table.line(row), flush=True)
         self.write()
 
-    def write(self):
-        """Results are written as they come."""
+    def write(self) -> None:
+        """Writes results.json and table.md."""
         result = {
             "date": datetime.date.today().isoformat(),
             "machine": {
                 "processor": processor(),
                 "cores": os.cpu_count(),
                 "system": platform.system(),
-                "matmul_gflops": self.limit / 1e9,
+                "matmul_gflops": self.matmul_rate / 1e9,
             },
-            "versions": self.versions | {"Python": platform.python_version()},
-            "repeats": self.repeats,
+            "versions": self._versions | {"Python": platform.python_version()},
+            "rounds": self.rounds,
             "rows": self.rows,
         }
         self.out.mkdir(parents=True, exist_ok=True)
@@ -107,8 +180,12 @@ class Bench:
         (self.out / "table.md").write_text(table.markdown(result))
 
 
-def processor():
-    """str, the model name of this machine's processor."""
+def _row(work: str, case: Case, library: str) -> dict[str, Any]:
+    return {"work": work, **case._asdict(), "library": library}
+
+
+def processor() -> str:
+    """The model name of this machine's processor."""
     with contextlib.suppress(OSError):
         for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -1,106 +1,134 @@
-"""A process for each contender, and measuring them by turns."""
+"""A process for each library, and `alternate`, which times several functions in turn."""
 
-import importlib.util
+from __future__ import annotations
+
+import dataclasses
 import multiprocessing
+import multiprocessing.connection
 import os
 import statistics
 import sys
 import time
 import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
 
-# The module that a contender can't do without.
-NEEDS = {
-    "tfadv": "tensorflow",
-    "torchattacks": "torchattacks",
-    "CleverHans": "cleverhans",
-    "Foolbox": "foolbox",
-    "ART": "art",
-}
+from benchmarks.libraries import LIBRARIES
+
+PAUSE = 0.2  # seconds, in which the threads of the library before fall asleep
 
 
-PAUSE = 0.2  # seconds, for the threads of the one before to fall asleep
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """The seconds of a call in each round."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The median."""
+        return statistics.median(self.seconds)
+
+    @property
+    def least(self) -> float:
+        """The shortest."""
+        return min(self.seconds)
+
+    @property
+    def most(self) -> float:
+        """The longest."""
+        return max(self.seconds)
 
 
-def installed():
-    """list of str, the contenders that can run here."""
-    return [name for name, module in NEEDS.items() if importlib.util.find_spec(module)]
+def alternate(calls: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, Timing]:
+    """Times A B C A B C, after one call of each to warm up, so that other work on the machine affects all alike.
+
+    Args:
+      calls: name → function that returns the seconds that it measured.
+      rounds: at least 1.
+
+    Returns:
+      name → timing.
+    """
+    for call in calls.values():
+        call()
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            time.sleep(PAUSE)
+            seconds[name].append(call())
+    return {name: Timing(tuple(values)) for name, values in seconds.items()}
 
 
-def _serve(pipe, name):
-    """The child: makes the contender and calls its methods as it is told."""
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    from benchmarks import contenders, peers
-
-    sys.stdout = open(os.devnull, "w")  # progress of training runs
-    contender = contenders.Tfadv() if name == "tfadv" else peers.ALL[name]()
-    while True:
-        message = pipe.recv()
-        if message is None:
-            return
-        method, arguments, wanted, least = message
-        try:
-            start, calls, seconds = time.perf_counter(), 0, 0.0
-            while calls == 0 or seconds < least:
-                result = getattr(contender, method)(**arguments)
-                calls, seconds = calls + 1, time.perf_counter() - start
-            pipe.send((seconds / calls, result if wanted else None, None))
-        except Exception as error:  # whatever a peer stumbles over is a remark in its row
-            traceback.print_exc()
-            pipe.send((0.0, None, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"))
+def time_calls(function: Callable[[], Any], least_seconds: float) -> tuple[float, Any]:
+    """Calls a function once, and again until so many seconds have passed; (mean seconds per call, the last result)."""
+    started, calls, passed = time.perf_counter(), 0, 0.0
+    while calls == 0 or passed < least_seconds:
+        result = function()
+        calls, passed = calls + 1, time.perf_counter() - started
+    return passed / calls, result
 
 
 class Failed(Exception):
-    """A contender raised; the message is its own."""
+    """A library raised an exception, which the message quotes."""
 
 
-class Contender:
-    """A handle on a contender in its own process."""
+class Worker:
+    """A library in a process of its own.
 
-    def __init__(self, name):
+    Attributes:
+      name: a name in `LIBRARIES`.
+    """
+
+    def __init__(self, name: str) -> None:
+        """Starts the process."""
         context = multiprocessing.get_context("spawn")  # neither TensorFlow nor PyTorch survives a fork
         self.name = name
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, name), daemon=True)
+        self._pipe, child = context.Pipe()
+        self._process = context.Process(target=_serve, args=(child, name), daemon=True)
         self._process.start()
 
-    def call(self, method, wanted=True, least=0.0, **arguments):
-        """Calls a method over there, again and again until `least` seconds are over.
+    def call(self, method: str, *, return_result: bool = True, least_seconds: float = 0.0, **arguments: Any) -> tuple:
+        """Calls a method of the library.
+
+        Args:
+          method: its name.
+          return_result: whether to send the result to this process.
+          least_seconds: repeat the call until so many seconds have passed.
+          **arguments: of the method.
 
         Returns:
-          (seconds of a call, what it returned or None where that is not wanted).
+          (mean seconds per call, the result or None).
 
         Raises:
-          Failed: the contender raised.
+          Failed: the library raised an exception.
         """
-        self._pipe.send((method, arguments, wanted, least))
+        self._pipe.send((method, arguments, return_result, least_seconds))
         seconds, result, error = self._pipe.recv()
         if error:
             raise Failed(error)
         return seconds, result
 
-    def close(self):
+    def timed(self, method: str, least_seconds: float = 0.0, **arguments: Any) -> Callable[[], float]:
+        """A function for `alternate`: calls a method and returns its seconds."""
+        return lambda: self.call(method, return_result=False, least_seconds=least_seconds, **arguments)[0]
+
+    def close(self) -> None:
+        """Ends the process."""
         self._pipe.send(None)
         self._process.join()
 
 
-def by_turns(calls, repeats):
-    """Calls everyone once to warm up, and then A B C A B C, so that whatever else the machine does meets all alike.
-
-    Args:
-      calls: dict of name → function that returns seconds.
-      repeats: int >= 1.
-
-    Returns:
-      dict of name → {"median", "least", "most"} in seconds.
-    """
-    for call in calls.values():
-        call()
-    seconds = {name: [] for name in calls}
-    for _ in range(repeats):
-        for name, call in calls.items():
-            time.sleep(PAUSE)
-            seconds[name].append(call())
-    return {
-        name: {"median": statistics.median(values), "least": min(values), "most": max(values)}
-        for name, values in seconds.items()
-    }
+def _serve(pipe: multiprocessing.connection.Connection, name: str) -> None:
+    """Runs in the process of a library: calls its methods as the parent asks."""
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    sys.stdout = open(os.devnull, "w")  # progress of training runs
+    library = LIBRARIES[name].load()()
+    while (message := pipe.recv()) is not None:
+        method, arguments, return_result, least_seconds = message
+        try:
+            seconds, result = time_calls(lambda: getattr(library, method)(**arguments), least_seconds)  # noqa: B023
+            pipe.send((seconds, result if return_result else None, None))
+        except Exception as error:  # becomes a remark in the library's row
+            traceback.print_exc()
+            pipe.send((0.0, None, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"))

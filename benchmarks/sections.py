@@ -1,213 +1,222 @@
-"""What is measured: a function a section, each of which adds its rows to a `Bench`."""
+"""What is measured: one function per section, which adds its rows to a `Bench`."""
+
+from __future__ import annotations
 
 import math
-import os
 import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.processes import Failed, by_turns
+from benchmarks.bench import Bench, Case
+from benchmarks.processes import Failed, Timing, Worker, alternate
 
 EPSILONS = (0.01, 0.02, 0.03)
 PGD_EPS, PGD_STEPS = 0.03, 10
-LEAST = 0.4  # seconds that a measurement of a short work takes
-MOST_DIFFERENT = 1e-3  # share of pixels; beyond it two contenders have not done the same work
+LEAST_SECONDS = 0.4  # of a measurement of something short
+MAX_DIFFERENT = 1e-3  # share of pixels; beyond it two libraries have not computed the same
 
 
-def fgsm(bench):
-    """FGSM at three eps, everyone on the same network and images."""
-    _attack_section(bench, "FGSM, 3 eps", "fgsm", {"epsilons": EPSILONS}, min(EPSILONS), 2)
+class AttackWork(NamedTuple):
+    """An attack to time.
+
+    Attributes:
+      name: of its rows.
+      method: of `Library`.
+      arguments: of the method.
+      least_step: the smallest distance that a pixel moves, to tell different images from rounding.
+      passes: floating-point operations per image, in forward passes.
+    """
+
+    name: str
+    method: str
+    arguments: dict[str, Any]
+    least_step: float
+    passes: float
 
 
-def pgd(bench):
+FGSM = AttackWork("FGSM, 3 eps", "fgsm", {"epsilons": EPSILONS}, min(EPSILONS), 2)
+PGD = AttackWork("PGD-10", "pgd", {"eps": PGD_EPS, "steps": PGD_STEPS}, PGD_EPS / 4, 2 * PGD_STEPS)
+
+
+def fgsm(bench: Bench) -> None:
+    """FGSM at three eps, all libraries on the same network and images."""
+    _attack_section(bench, FGSM)
+
+
+def pgd(bench: Bench) -> None:
     """PGD of ten steps without a random start, likewise."""
-    _attack_section(bench, "PGD-10", "pgd", {"eps": PGD_EPS, "steps": PGD_STEPS}, PGD_EPS / 4, 2 * PGD_STEPS)
+    _attack_section(bench, PGD)
 
 
-def _attack_section(bench, *work):
-    with bench.contenders(*bench.installed) as contenders:  # tfadv is the first of them
-        for size, n in bench.sizes.items():
-            for model in bench.models:
-                bench.prepare(contenders, model, size, n)
-                _attack_rows(bench, contenders, model, size, n, *work)
+def _attack_section(bench: Bench, work: AttackWork) -> None:
+    with bench.workers(*bench.libraries) as workers:
+        for case in bench.cases:
+            bench.prepare(workers, case)
+            attack_rows(bench, workers, case, work)
 
 
-def _attack_rows(bench, contenders, model, size, n, work, method, arguments, least_step, passes):
-    made, remarks = {}, {}
-    for contender in contenders:
+def attack_rows(bench: Bench, workers: Sequence[Worker], case: Case, work: AttackWork) -> None:
+    """Times an attack by all libraries and checks that they compute the same images; the first worker is tfadv's."""
+    adversarial, remarks = {}, {}
+    for worker in workers:
         try:
-            made[contender.name] = contender.call(method, **arguments)[1]
+            adversarial[worker.name] = worker.call(work.method, **work.arguments)[1]
         except Failed as error:
-            remarks[contender.name] = str(error)
-    for name, adversarial in made.items():
-        different = float((np.abs(adversarial - made["tfadv"]) > least_step / 2).mean())
-        if different > MOST_DIFFERENT:
+            remarks[worker.name] = str(error)
+    for name, x in adversarial.items():
+        different = float((np.abs(x - adversarial["tfadv"]) > work.least_step / 2).mean())
+        if different > MAX_DIFFERENT:
             remarks[name] = f"void: {different:.2%} of the pixels differ from tfadv's"
     calls = {
-        c.name: lambda c=c: c.call(method, wanted=False, least=LEAST, **arguments)[0]
-        for c in contenders
-        if c.name in made
+        worker.name: worker.timed(work.method, LEAST_SECONDS, **work.arguments)
+        for worker in workers
+        if worker.name in adversarial
     }
-    timings = by_turns(calls, bench.repeats)
-    for name in made:
-        own = passes if name == "tfadv" else 0  # a peer may take more gradients for the same images
-        bench.add(work, model, size, n, name, n, timings[name], passes=own, remark=remarks.get(name))
+    timings = alternate(calls, bench.rounds)
+    for name, timing in timings.items():
+        passes = work.passes if name == "tfadv" else 0  # others may need more gradients for the same images
+        bench.add(work.name, case, name, case.batch, timing, passes=passes, remark=remarks.get(name))
         if name != "tfadv" and name not in remarks:
-            bench.add(work, model, size, n, "tfadv", n, timings["tfadv"], against=(name, timings[name], n))
-    for name in remarks.keys() - made.keys():
-        bench.keep({"work": work, "model": model, "size": size, "contender": name, "remark": remarks[name]})
+            bench.add_ratio(work.name, case, timings["tfadv"], name, timing)
+    for name in remarks.keys() - adversarial.keys():
+        bench.add_value(work.name, case, name, remark=remarks[name])
 
 
-def training(bench):
-    """A step on a batch that stays in memory, and whole epochs through the real data path."""
+def training(bench: Bench) -> None:
+    """A step on a batch in memory, whole epochs, peak memory, and mixed precision."""
     steps = 1 if bench.quick else 4
-    size, n = next(iter(bench.sizes.items()))
-    names = [name for name in ("tfadv", "torchattacks") if name in bench.installed]
-    for model in bench.models:
-        with bench.contenders(*names) as contenders:
-            bench.prepare(contenders, model, size, n)
-            for contender in contenders:
-                contender.call("prepare_training")
-            timings = by_turns(
-                {c.name: lambda c=c: c.call("train", steps=steps)[0] for c in contenders}, 2 * bench.repeats
-            )
-            for name in names:
-                bench.add("training step", model, size, n, name, steps * n, timings[name], passes=3)
-            if len(names) == 2:
-                against = (names[1], timings[names[1]], steps * n)
-                bench.add("training step", model, size, n, names[0], steps * n, timings[names[0]], against=against)
-            if model == bench.models[0]:
-                batches = 2 if bench.quick else math.ceil(10 * steps / timings["tfadv"]["median"])  # ten seconds
-                _epoch_rows(bench, contenders, model, size, n, batches)
-            for contender in contenders:
-                peak = contender.call("peak_memory")[1]
-                bench.keep({"work": "peak memory, training", "model": model, "size": size, "batch": n,
-                            "contender": contender.name, "bytes": peak})  # fmt: skip
-    with bench.contenders("tfadv", "tfadv") as contenders:
-        model, calls = bench.models[0], {}
-        bench.prepare(contenders, model, size, n)
-        for contender, precision in zip(contenders, ("float32", "mixed_bfloat16")):
-            contender.call("prepare_training", precision=precision)
-            calls[precision] = lambda c=contender: c.call("train", steps=steps)[0]
-        timings = by_turns(calls, 2 * bench.repeats)
-        exact, mixed = timings.values()
-        against = ("float32", exact, steps * n)
-        bench.add("step, mixed_bfloat16", model, size, n, "tfadv", steps * n, mixed, against=against)
+    libraries = [name for name in ("tfadv", "torchattacks") if name in bench.libraries]
+    for case in bench.cases[: len(bench.models)]:
+        images = steps * case.batch
+        with bench.workers(*libraries) as workers:
+            bench.prepare(workers, case)
+            for worker in workers:
+                worker.call("prepare_training")
+            timings = alternate({w.name: w.timed("train", steps=steps) for w in workers}, 2 * bench.rounds)
+            for name, timing in timings.items():
+                bench.add("training step", case, name, images, timing, passes=3)
+                if name != "tfadv":
+                    bench.add_ratio("training step", case, timings["tfadv"], name, timing)
+            if case == bench.cases[0]:
+                ten_seconds = math.ceil(10 * steps / timings["tfadv"].median)
+                _epoch_rows(bench, workers, case, 2 if bench.quick else ten_seconds)
+            for worker in workers:
+                bench.add_value("peak memory, training", case, worker.name, bytes=worker.call("peak_memory")[1])
+    _mixed_precision(bench, bench.cases[0], steps)
 
 
-def _epoch_rows(bench, contenders, model, size, n, batches):
-    tfadv = contenders[0]
-    for contender in contenders:
-        contender.call("prepare_training", images=batches * n)
-    calls = {c.name: lambda c=c: c.call("epochs", number=1, folder=bench.folder)[0] for c in contenders[1:]}
-    calls |= {
-        "tfadv": lambda: _epoch(tfadv, bench.folder),
-        "own bare step": lambda: tfadv.call("train", steps=batches)[0],
-    }
-    timings = by_turns(calls, max(1, bench.repeats // 2 + 1))
-    for name in calls:
-        bench.add("epoch", model, size, n, name, batches * n, timings[name])
+def _mixed_precision(bench: Bench, case: Case, steps: int) -> None:
+    """A training step in mixed_bfloat16 beside float32."""
+    with bench.workers("tfadv", "tfadv") as workers:
+        bench.prepare(workers, case)
+        calls = {}
+        for worker, precision in zip(workers, ("float32", "mixed_bfloat16")):
+            worker.call("prepare_training", precision=precision)
+            calls[precision] = worker.timed("train", steps=steps)
+        timings = alternate(calls, 2 * bench.rounds)
+        bench.add_ratio("step, mixed_bfloat16", case, timings["mixed_bfloat16"], "float32", timings["float32"])
+
+
+def _epoch_rows(bench: Bench, workers: Sequence[Worker], case: Case, batches: int) -> None:
+    """Epochs by each library, beside tfadv's steps alone."""
+    tfadv, *others = workers
+    for worker in workers:
+        worker.call("prepare_training", images=batches * case.batch)
+    calls = {worker.name: worker.timed("epochs", number=1, folder=bench.folder) for worker in others}
+    calls["tfadv"] = lambda: epoch_seconds(tfadv, bench.folder)
+    calls["steps alone"] = tfadv.timed("train", steps=batches)
+    timings = alternate(calls, bench.rounds // 2 + 1)
+    for name, timing in timings.items():
+        bench.add("epoch", case, name, batches * case.batch, timing)
         if name != "tfadv":
-            against = (name, timings[name], batches * n)
-            bench.add("epoch", model, size, n, "tfadv", batches * n, timings["tfadv"], against=against)
+            bench.add_ratio("epoch", case, timings["tfadv"], name, timing)
 
 
-def _epoch(tfadv, folder):
-    """float > 0, seconds of an epoch of `Trainer.fit`: half of what three epochs take longer than one.
+def epoch_seconds(tfadv: Worker, folder: str) -> float:
+    """The seconds of an epoch of `Trainer.fit`, > 0: half of the difference between three epochs and one.
 
-    So what a call costs once, whatever the number of epochs, is no part of it. Tiny epochs can be lost in noise: where
-    three take no longer than one, it is a third of the three, with that cost in it; rather too slow than too fast.
+    That leaves out what a call costs once, whatever the number of epochs.  Tiny epochs can be lost in noise: where
+    three take no longer than one, it is a third of the three, rather too slow than too fast.
     """
     once, thrice = (tfadv.call("epochs", number=k, folder=folder)[0] for k in (1, 3))
     return (thrice - once) / 2 if thrice > once else thrice / 3
 
 
-def samples(bench):
-    """Making the surrogate's samples, their size, and retraining on them."""
-    model = bench.models[0]
-    size, n = next(iter(bench.sizes.items()))
-    count = 2 * n if bench.quick else 48 * n
-    with bench.contenders("tfadv") as (tfadv,):
-        bench.prepare([tfadv], model, size, n)
-        source = tfadv.call("prepare_samples", n=count, data_dir=bench.data_dir)[1]
-        timings = by_turns(
-            {
-                "own bare attack": lambda: tfadv.call("attack_samples")[0],
-                "generate": lambda: tfadv.call("generate", folder=bench.folder)[0],
-                "read": lambda: tfadv.call("read", wanted=False, folder=bench.folder, epsilons=EPSILONS)[0],
-            },
-            bench.repeats,
-        )
-        bare = timings["own bare attack"]
-        bench.add("bare attack", model, size, n, "tfadv", count, bare)
-        bench.add("generate", model, size, n, "tfadv", count, timings["generate"],
-                  against=("own bare attack", bare, count))  # fmt: skip
-        bench.add("read samples", model, size, n, "tfadv", count, timings["read"])
+def samples(bench: Bench) -> None:
+    """Computing and writing stored samples, their size, and training on them."""
+    case = bench.cases[0]
+    count = 2 * case.batch if bench.quick else 48 * case.batch
+    with bench.workers("tfadv") as (tfadv,):
+        bench.prepare([tfadv], case)
+        dataset = tfadv.call("prepare_samples", n=count, data_dir=bench.data_dir)[1]
+        calls = {
+            "attack alone": tfadv.timed("attack_samples"),
+            "generate": tfadv.timed("generate", folder=bench.folder),
+            "read samples": tfadv.timed("read", folder=bench.folder, epsilons=EPSILONS),
+        }
+        timings = alternate(calls, bench.rounds)
+        for work, timing in timings.items():
+            bench.add(work, case, "tfadv", count, timing)
+        bench.add_ratio("generate", case, timings["generate"], "attack alone", timings["attack alone"])
         stored = tfadv.call("generate", folder=bench.folder)[1] / count
-        share = f"{source}: 1/{3 * 4 * 3 * size**2 / stored:.1f} of float32 copies at three eps"
-        bench.keep({"work": "bytes of a sample", "size": size, "contender": "tfadv", "bytes": stored, "remark": share})
-        tfadv.call("prepare_training", images=n)
-        read = tfadv.call("read", wanted=False, folder=bench.folder, epsilons=EPSILONS)[0]
+        share = f"{dataset}: 1/{3 * 4 * 3 * case.size**2 / stored:.1f} of float32 copies at three eps"
+        bench.add_value("bytes per sample", case, "tfadv", bytes=stored, remark=share)
+        tfadv.call("prepare_training", images=case.batch)
+        read = tfadv.call("read", return_result=False, folder=bench.folder, epsilons=EPSILONS)[0]
         tfadv.call("epochs", number=1, folder=bench.folder)
-        seconds = read + _epoch(tfadv, bench.folder)
-        timing = {"median": seconds, "least": seconds, "most": seconds}
-        bench.add("retraining epoch, read from the TFRecords", model, size, n, "tfadv", 4 * count, timing)
+        timing = Timing((read + epoch_seconds(tfadv, bench.folder),))
+        bench.add("epoch on stored samples, reading included", case, "tfadv", 4 * count, timing)
 
 
-def growth(bench):
+def growth(bench: Bench) -> None:
     """How the cost grows with the number of eps, the size of image and batch, and the number of images."""
-    model = bench.models[0]
-    size, n = next(iter(bench.sizes.items()))
-    sizes = [16, 32] if bench.quick else [32, 64, 128, 224]
-    counts = [1, 3, 10]
-    with bench.contenders("tfadv") as (tfadv,):
-        bench.prepare([tfadv], model, size, n)
+    case = bench.cases[0]
+    with bench.workers("tfadv") as (tfadv,):
+        bench.prepare([tfadv], case)
+        counts = (1, 3, 10)
         epsilons = {e: tuple(np.linspace(0.01, 0.03, e).tolist()) for e in counts}
-        calls = {e: lambda e=e: tfadv.call("fgsm", wanted=False, least=LEAST, epsilons=epsilons[e])[0] for e in counts}
-        timings = by_turns(calls, 2 * bench.repeats)
-        for e in counts:
-            cost = timings[e]["median"] / timings[1]["median"]
-            bench.add(f"FGSM, {e} eps", model, size, n, "tfadv", n, timings[e], cost=cost)
-        for side in sizes:
-            few = max(4, n * size**2 // side**2)
-            bench.prepare([tfadv], model, side, few)
-            timings = by_turns(
-                {0: lambda: tfadv.call("fgsm", wanted=False, least=LEAST, epsilons=EPSILONS)[0]}, bench.repeats
-            )
-            bench.add("FGSM, size of image", model, side, few, "tfadv", few, timings[0], passes=2)
+        calls = {str(e): tfadv.timed("fgsm", LEAST_SECONDS, epsilons=epsilons[e]) for e in counts}
+        timings = alternate(calls, 2 * bench.rounds)
+        for e, timing in timings.items():
+            bench.add(f"FGSM, {e} eps", case, "tfadv", case.batch, timing, cost=timing.median / timings["1"].median)
+        for size in (16, 32) if bench.quick else (32, 64, 128, 224):
+            batch = max(4, case.batch * case.size**2 // size**2)
+            _fgsm_row(bench, tfadv, "FGSM, image size", case._replace(size=size, batch=batch))
         for batch in (8, 16) if bench.quick else (1, 8, 32, 128, 512):
-            bench.prepare([tfadv], model, size, batch)
-            timings = by_turns(
-                {0: lambda: tfadv.call("fgsm", wanted=False, least=LEAST, epsilons=EPSILONS)[0]}, bench.repeats
-            )
-            bench.add("FGSM, images of a batch", model, size, batch, "tfadv", batch, timings[0], passes=2)
-        bench.prepare([tfadv], model, size, n)
+            _fgsm_row(bench, tfadv, "FGSM, batch size", case._replace(batch=batch))
+        bench.prepare([tfadv], case)
         for batches in (1, 2) if bench.quick else (10, 20, 40):
-            tfadv.call("prepare_training", images=batches * n)
-            timing = by_turns({0: lambda: _epoch(tfadv, bench.folder)}, 1 if bench.quick else 3)[0]
-            bench.add(
-                "epoch, number of images", model, size, n, "tfadv", batches * n, timing, remark=f"{batches * n} images"
-            )
+            images = batches * case.batch
+            tfadv.call("prepare_training", images=images)
+            timing = alternate({"": lambda: epoch_seconds(tfadv, bench.folder)}, 1 if bench.quick else 3)[""]
+            bench.add("epoch, number of images", case, "tfadv", images, timing, remark=f"{images} images")
 
 
-def start(bench):
-    """From nothing to the first attack and the first training step, tracing included."""
-    model = bench.models[0]
-    size, n = next(iter(bench.sizes.items()))
-    with bench.contenders("tfadv") as (tfadv,):
-        bench.prepare([tfadv], model, size, n)
-    path = os.path.join(bench.folder, f"{model}-{size}.npz")
-    for name in [name for name in ("tfadv", "torchattacks") if name in bench.installed]:
-        begin = time.perf_counter()
-        with bench.contenders(name) as (contender,):
-            contender.call("prepare", model=model, size=size, n=n, weights=path)
-            contender.call("fgsm", wanted=False, epsilons=EPSILONS)
-            attacked = time.perf_counter() - begin
-            contender.call("prepare_training", images=n)
-            contender.call("train", steps=1)
-            trained = time.perf_counter() - begin
-        for work, seconds in (("start to first attack", attacked), ("start to first training step too", trained)):
-            bench.keep({"work": work, "model": model, "size": size, "batch": n, "contender": name, "seconds": seconds})
+def _fgsm_row(bench: Bench, tfadv: Worker, name: str, case: Case) -> None:
+    """FGSM by tfadv alone."""
+    bench.prepare([tfadv], case)
+    timings = alternate({"": tfadv.timed("fgsm", LEAST_SECONDS, epsilons=EPSILONS)}, bench.rounds)
+    bench.add(name, case, "tfadv", case.batch, timings[""], passes=2)
+
+
+def start(bench: Bench) -> None:
+    """From a new process to the first attack and the first training step, tracing included."""
+    case = bench.cases[0]
+    with bench.workers("tfadv") as (tfadv,):
+        bench.prepare([tfadv], case)  # writes the weights
+    for name in [name for name in ("tfadv", "torchattacks") if name in bench.libraries]:
+        started = time.perf_counter()
+        with bench.workers(name) as (worker,):
+            worker.call("prepare", model=case.model, size=case.size, n=case.batch, weights=bench.weights_path(case))
+            worker.call("fgsm", return_result=False, epsilons=EPSILONS)
+            attacked = time.perf_counter() - started
+            worker.call("prepare_training", images=case.batch)
+            worker.call("train", steps=1)
+            trained = time.perf_counter() - started
+        bench.add_value("start to first attack", case, name, seconds=attacked)
+        bench.add_value("start to first training step as well", case, name, seconds=trained)
 
 
 SECTIONS = {"fgsm": fgsm, "pgd": pgd, "training": training, "samples": samples, "growth": growth, "start": start}

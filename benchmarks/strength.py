@@ -1,113 +1,166 @@
-"""How strong and how fast tfadv's attacks are beside the references, on the trained models of a work folder.
+"""Compares the strength and speed of attacks with other libraries, on the trained models of a work folder.
 
 python -m benchmarks.strength --workdir=runs/cifar10 --data_dir=data --images=1000
 
-Each model is carried over into PyTorch, where auto-attack (the reference of
-APGD, FAB, Square and AutoAttack), torchattacks, Foolbox and ART run at the same
-settings: PGD of 20 steps of eps / 4 from a random start; MI-FGSM of 10 steps of
-eps / 10; APGD, targeted APGD and FAB of 100 steps; Square of 5,000 queries; 9
-targets.  A robust accuracy counts the images that are right unattacked and under
-attack.  The seconds are of a whole attack on all images, after a first call on
-few images and few steps that builds what is built once.
+Each model is rebuilt in PyTorch with the same weights, where auto-attack (the
+reference of APGD, FAB, Square and AutoAttack), torchattacks, Foolbox and ART
+run with the same settings: PGD of 20 steps of eps / 4 from a random start;
+MI-FGSM of 10 steps of eps / 10; APGD and FAB of 100 steps; Square of 5,000
+queries; 9 targets of the targeted ones.
 
-The peers come with `pip install -e '.[bench]'` and
-`pip install git+https://github.com/fra31/auto-attack`; one that is absent is left out.
-Rows land in <out>/strength.jsonl and <out>/strength.md as they come; the same
-command goes on after the last one.
+All images are evaluated by `tfadv.evaluation.evaluate`.  An image counts as
+robust where it is classified correctly, clean and under attack, by the Keras
+model and by the network that the library attacked, so that rounding between
+the two never counts against a library.  The seconds are those of the attack on
+all images, after a first call on few images and few steps, which compiles.
+
+The libraries come with `pip install -e '.[bench]'` and `pip install git+https://github.com/fra31/auto-attack`;
+one that is absent is left out.  Rows are written to <out>/strength.jsonl and
+<out>/strength.md one by one; the same command continues after the last one.
 """
+
+from __future__ import annotations
 
 import importlib.util
 import json
 import pathlib
 import time
+from collections.abc import Sequence
+from typing import Any
 
-import tfadv  # noqa: F401  before TensorFlow: switches oneDNN on
-
-import keras
 import numpy as np
 from absl import app, flags
 
-from benchmarks.attackers import ATTACKERS, AUTO, SHORT
+from benchmarks.strength_libraries import ATTACKS, LIBRARIES, Effort, StrengthLibrary, Task
+from benchmarks.table import cells
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/cifar10", "Work folder with models/ and split/division.json.")
-_DATA_DIR = flags.DEFINE_string("data_dir", "data", "Home of the TFDS data sets.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/cifar10", "Work folder with models/ and split/splits.json.")
+_DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of the TFDS data sets.")
 _OUT = flags.DEFINE_string("out", "runs/strength", "Folder for strength.jsonl and strength.md.")
 _IMAGES = flags.DEFINE_integer("images", 1000, "How many test images, the first ones.", lower_bound=1)
 _MODEL = flags.DEFINE_string("model", "resnet18", "Network.")
-_VARIANTS = flags.DEFINE_list("variants", ["baseline", "retrained"], "Variants of the network.")
-_EPS = flags.DEFINE_list("eps", ["0.01", "0.03"], "Radii in L-infinity.")
-_ATTACKS = flags.DEFINE_list("attacks", [*SHORT, *AUTO], "Attacks.")
-_CONTENDERS = flags.DEFINE_list("contenders", list(ATTACKERS), "Who attacks.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of everything random.", lower_bound=0)
-_BATCH = flags.DEFINE_integer("batch_size", 256, "Images at once.", lower_bound=1)
+_RECIPES = flags.DEFINE_list("recipes", ["baseline", "retrained"], "Recipes by which the network was trained.")
+_EPS = flags.DEFINE_list("eps", ["0.01", "0.03"], "Sizes of eps in L-infinity.")
+_ATTACKS = flags.DEFINE_list("attacks", list(ATTACKS), "Attacks.")
+_LIBRARIES = flags.DEFINE_list("libraries", list(LIBRARIES), "Libraries.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of all random numbers.", lower_bound=0)
+_BATCH = flags.DEFINE_integer("batch_size", 256, "Images at a time.", lower_bound=1)
 
-STEPS, QUERIES = {"pgd": 20, "mifgsm": 10} | dict.fromkeys(AUTO, 100), 5000
-
-
-def test_images(workdir, data_dir, number):
-    """(float32 (N, H, W, C), int64 (N,)): the first test images of a work folder."""
-    from tfadv.datasets import sources
-
-    division = json.loads((pathlib.Path(workdir) / "split" / "division.json").read_text())
-    pool = sources.load(division["dataset"].split("/")[0], data_dir, 32)
-    rows = np.asarray(division["test"])[:number]
-    return (pool.images[rows] / np.float32(255)).astype(np.float32), pool.labels[rows]
+EFFORT = {"pgd": Effort(20, 0), "mifgsm": Effort(10, 0)}
+DEFAULT_EFFORT = Effort(steps=100, queries=5000)
+WARM_UP = Effort(steps=2, queries=2)
 
 
-def measure(attacker, attack, eps, x):
-    """dict of what the attack left, how far it went (in the unit of x) and the seconds it took."""
-    attacker.attack(attack, eps, 2, 2, min(len(x), 8))
-    start = time.perf_counter()
-    made = np.asarray(attacker.attack(attack, eps, STEPS[attack], QUERIES, len(x)))
-    seconds = time.perf_counter() - start
-    clean = attacker.right(x)
+class LibraryAttack:
+    """An attack of a library in the form that `evaluate` takes; keeps its images and its seconds.
+
+    Attributes:
+      images: float32 (N, H, W, C), after a call.
+      seconds: of the call.
+    """
+
+    images: np.ndarray
+    seconds: float
+
+    def __init__(self, library: StrengthLibrary, name: str) -> None:
+        """Takes a library and the name of one of its attacks."""
+        self.name, self._library, self._effort = name, library, EFFORT.get(name, DEFAULT_EFFORT)
+
+    def settings(self) -> dict[str, Any]:
+        """Steps and queries."""
+        return self._effort._asdict()
+
+    def __call__(self, model: Any, x: np.ndarray, y: np.ndarray, eps: Sequence[float], **_: Any) -> np.ndarray:
+        """The adversarial images (1, N, H, W, C) at one eps of the images of the library's task."""
+        self._library.attack(self.name, eps[0], WARM_UP, min(len(x), 8))
+        started = time.perf_counter()
+        self.images = np.asarray(self._library.attack(self.name, eps[0], self._effort, len(x)))
+        self.seconds = time.perf_counter() - started
+        return self.images[None]
+
+
+def measure(library: StrengthLibrary, name: str, eps: float) -> dict[str, float]:
+    """Clean and robust accuracy in percent, the greatest distance of a pixel and the seconds of one attack."""
+    from tfadv.evaluation import evaluate
+
+    task, attack = library.task, LibraryAttack(library, name)
+    result = evaluate(task.model, task.x, task.y, attack, eps, batch_size=task.batch_size, seed=task.seed)
+    clean = result.clean_correct & library.correct(task.x)
+    robust = clean & result.robust[0] & library.correct(attack.images)
     return {
-        "clean": round(100 * clean.mean(), 2),
-        "robust": round(100 * (clean & attacker.right(made)).mean(), 2),
-        "farthest": round(float(np.abs(made - x).max()), 6),
-        "seconds": round(seconds, 2),
+        "clean": round(100 * float(clean.mean()), 2),
+        "robust": round(100 * float(robust.mean()), 2),
+        "farthest": round(float(np.abs(attack.images - task.x).max()), 6),
+        "seconds": round(attack.seconds, 2),
     }
 
 
-def main(argv):
+def load_test_images(workdir: str, data_dir: str, image_size: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first test images of a work folder: float32 (N, H, W, C) in [0, 1] and int64 (N,)."""
+    from tfadv.datasets import sources
+
+    splits = json.loads((pathlib.Path(workdir) / "split" / "splits.json").read_text())
+    name = splits["dataset"].split("/")[0]
+    dataset = sources.load(name, data_dir, image_size)
+    if dataset.digest() != splits["images_sha256"]:
+        raise app.UsageError(f"the images of {name} in {data_dir} are not those that {workdir} was built from.")
+    rows = np.asarray(splits["test"])[:number]
+    return (dataset.images[rows] / np.float32(255)).astype(np.float32), dataset.labels[rows]
+
+
+def installed_libraries(names: Sequence[str]) -> dict[str, type[StrengthLibrary]]:
+    """The libraries of these names that can run here; says which can't."""
+    for name in names:
+        if name not in LIBRARIES:
+            raise app.UsageError(f"--libraries has {name!r}: some of {', '.join(LIBRARIES)}.")
+        if importlib.util.find_spec(LIBRARIES[name].module) is None:
+            print(f"{name} is not installed and left out.")
+    return {name: LIBRARIES[name] for name in names if importlib.util.find_spec(LIBRARIES[name].module)}
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measures what is not in the file yet."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}: every setting is a --flag=value.")
+    for name in _ATTACKS.value:
+        if name not in ATTACKS:
+            raise app.UsageError(f"--attacks has {name!r}: some of {', '.join(ATTACKS)}.")
+    classes = installed_libraries(_LIBRARIES.value)
     out = pathlib.Path(_OUT.value)
     out.mkdir(parents=True, exist_ok=True)
-    x, y = test_images(_WORKDIR.value, _DATA_DIR.value, _IMAGES.value)
     rows = _read(out)
-    for variant in _VARIANTS.value:
-        folder = pathlib.Path(_WORKDIR.value) / "models" / _MODEL.value / variant
-        model = keras.models.load_model(folder / "model.keras", compile=False)
-        attackers = {}
-        for name in _CONTENDERS.value:
-            if importlib.util.find_spec(ATTACKERS[name].package) is None:
-                print(f"{name} is not installed, and left out.")
-            else:
-                attackers[name] = ATTACKERS[name](_MODEL.value, model, x, y, _BATCH.value, _SEED.value)
+    from tfadv.models import files
+
+    for recipe in _RECIPES.value:
+        model = files.load(pathlib.Path(_WORKDIR.value) / "models" / _MODEL.value / recipe / "model.keras")
+        x, y = load_test_images(_WORKDIR.value, _DATA_DIR.value, model.input_shape[1], _IMAGES.value)
+        task = Task(_MODEL.value, model, x, y, _BATCH.value, _SEED.value)
+        libraries = {name: library(task) for name, library in classes.items()}
         for eps in map(float, _EPS.value):
-            case = dict(variant=variant, eps=eps, images=len(y), seed=_SEED.value)
+            case = dict(recipe=recipe, eps=eps, images=len(y), seed=_SEED.value)
             for attack in _ATTACKS.value:
-                for name, attacker in attackers.items():
-                    cell = case | dict(attack=attack, contender=name)
-                    if attack in attacker.attacks and not any(cell.items() <= row.items() for row in rows):
-                        rows.append(cell | measure(attacker, attack, eps, x))
+                for name, library in libraries.items():
+                    key = case | dict(attack=attack, library=name)
+                    if attack in library.attacks and not any(key.items() <= row.items() for row in rows):
+                        rows.append(key | measure(library, attack, eps))
                         _write(out, rows)
 
 
-def _read(out):
-    """The rows that an earlier call has measured."""
+def _read(out: pathlib.Path) -> list[dict[str, Any]]:
+    """The rows that earlier calls have measured."""
     file = out / "strength.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    if any("library" not in row for row in rows):
+        raise app.UsageError(f"{file} was written by tfadv 0.1, whose rows differ: give another --out.")
+    return rows
 
 
-def _write(out, rows):
+def _write(out: pathlib.Path, rows: list[dict[str, Any]]) -> None:
     lines = [json.dumps(row) for row in rows]
-    aside = out / "strength.jsonl.new"  # whoever is killed here still has the rows before
-    aside.write_text("\n".join(lines) + "\n")
-    aside.replace(out / "strength.jsonl")
-    cells = [list(rows[0]), ["---"] * len(rows[0]), *(map(str, row.values()) for row in rows)]
-    (out / "strength.md").write_text("".join(f"| {' | '.join(row)} |\n" for row in cells))
+    temporary = out / "strength.jsonl.new"  # a kill leaves the earlier rows
+    temporary.write_text("\n".join(lines) + "\n")
+    temporary.replace(out / "strength.jsonl")
+    (out / "strength.md").write_text(cells(list(rows[0]), [list(row.values()) for row in rows]) + "\n")
     print(lines[-1], flush=True)
 
 

@@ -1,13 +1,18 @@
 """Rows of a benchmark as text."""
 
+from __future__ import annotations
 
-def line(row):
-    """str, a row for the console."""
-    what = " ".join(str(row[k]) for k in ("work", "model", "size", "contender") if k in row)
-    return f"{what}: {_figure(row)}" + (f" ({row['remark']})" if row.get("remark") else "")
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 
-def _figure(row):
+def line(row: dict[str, Any]) -> str:
+    """A row for the console."""
+    what = " ".join(str(row[k]) for k in ("work", "model", "size", "library"))
+    return f"{what}: {_value(row)}" + (f" ({row['remark']})" if row.get("remark") else "")
+
+
+def _value(row: dict[str, Any]) -> str:
     if "ratio" in row:
         goal = f", goal {row['goal']}" if row.get("goal") else ""
         return f"{row['ratio']:.2f} × {row['against']}{goal}"
@@ -20,52 +25,49 @@ def _figure(row):
     return "—"
 
 
-def markdown(result):
-    """str, the whole of a `results.json` as Markdown: the ratios first, then every measurement."""
-    machine = result["machine"]
+def markdown(result: dict[str, Any]) -> str:
+    """A `results.json` as Markdown: the ratios first, then every measurement."""
+    machine, rows = result["machine"], result["rows"]
     versions = ", ".join(f"{name} {version}" for name, version in sorted(result["versions"].items()))
+    ratios = [
+        (r["work"], r["model"], r["size"], r["against"], f"{r['ratio']:.2f}", _goal(r)) for r in rows if "ratio" in r
+    ]
+    measurements = [
+        (r["work"], r["model"], r["size"], r["batch"], r["library"], _value(r), _share(r), _remark(r))
+        for r in rows
+        if "ratio" not in r
+    ]
     parts = [
         f"{result['date']}, {machine['cores']} cores of {machine['processor']}, "
         f"{machine['matmul_gflops']:.0f} GFLOP/s in float32 matrix products; {versions}. "
-        f"Medians of {result['repeats'] // 2 + 1} rounds or more, contenders by turns; "
-        "a range from a figure to itself is a single call.",
+        f"Medians of {result['rounds'] // 2 + 1} rounds or more, libraries in turn; "
+        "a range from a number to itself is a single call.",
         "## Ratios",
-        _table(
-            ("work", "network", "pixels", "against", "times as fast", "goal"),
-            [
-                (r["work"], r["model"], r["size"], r["against"], f"{r['ratio']:.2f}", _goal(r))
-                for r in result["rows"]
-                if "ratio" in r
-            ],
-        ),
+        cells(("work", "network", "pixels", "compared with", "times as fast", "goal"), ratios),
         "## Measurements",
-        _table(
-            ("work", "network", "pixels", "batch", "contender", "median (least–most)", "of the limit", "remark"),
-            [
-                (
-                    r["work"],
-                    r.get("model", ""),
-                    r["size"],
-                    r.get("batch", ""),
-                    r["contender"],
-                    _figure(r),
-                    f"{r['flops_share']:.0%}" if "flops_share" in r else "",
-                    r.get("remark") or (f"{r['cost']:.2f} times one eps" if "cost" in r else ""),
-                )
-                for r in result["rows"]
-                if "ratio" not in r
-            ],
+        cells(
+            ("work", "network", "pixels", "batch", "library", "median (least–most)", "of matmul rate", "remark"),
+            measurements,
         ),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _goal(row):
+def _goal(row: dict[str, Any]) -> str:
     if not row.get("goal"):
         return ""
     return f"{row['goal']} {'✓' if row['ratio'] >= row['goal'] else '✗'}"
 
 
-def _table(head, rows):
+def _share(row: dict[str, Any]) -> str:
+    return f"{row['flops_share']:.0%}" if "flops_share" in row else ""
+
+
+def _remark(row: dict[str, Any]) -> str:
+    return row.get("remark") or (f"{row['cost']:.2f} times one eps" if "cost" in row else "")
+
+
+def cells(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(str(cell) for cell in cells)} |" for cells in lines)
+    return "\n".join(f"| {' | '.join(str(cell) for cell in row)} |" for row in lines)

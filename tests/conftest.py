@@ -2,7 +2,7 @@
 
 import pathlib
 
-import tfadv  # noqa: F401  before TensorFlow: switches oneDNN on
+import tfadv  # noqa: F401  before TensorFlow, because it switches oneDNN on
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""tfadv: attacks Keras image classifiers, makes them robust and shows the difference.
+"""tfadv measures and improves the robustness of Keras image classifiers to adversarial examples.
 
     import tfadv                                     # before TensorFlow
 
@@ -6,9 +6,10 @@
     result = tfadv.evaluate(model, x, y, "autoattack", eps=8 / 255)
     tfadv.AdversarialTrainer(model, defense="nfgsm", eps=8 / 255).fit(x_train, y_train)
 
-Importing it enables oneDNN for TensorFlow on CPUs (about ten times faster on
-the machines tried; TensorFlow leaves it off on CPUs without AVX-512), unless
-`TF_ENABLE_ONEDNN_OPTS` is set.  TensorFlow reads that when it is imported.
+Importing tfadv enables oneDNN for TensorFlow on CPUs, unless
+`TF_ENABLE_ONEDNN_OPTS` is set.  oneDNN was about ten times faster on the
+machines tried; TensorFlow itself leaves it off on CPUs without AVX-512.
+TensorFlow reads the variable when it is imported, so import tfadv first.
 """
 
 from __future__ import annotations

@@ -18,20 +18,20 @@ _PACKAGE = pathlib.Path(__file__).parent
 _FLAGFILE = ("--flagfile", "-flagfile")
 
 _USAGE = """\
-tfadv {version}: attacks Keras image classifiers, makes them robust and shows the difference.
+tfadv {version}: measures and improves the robustness of Keras image classifiers to adversarial examples.
 
 Usage: tfadv [--setting=value ...] [--flagfile=FILE ...]
 
-Each setting is shown with its default. A later flag overrides an earlier one, so a flagfile comes first.
-Flagfiles that come with tfadv are given by name: {flagfiles}.
+Each setting is shown with its default. A later flag overrides an earlier one, so put a flagfile first.
+These flagfiles come with tfadv, by name: {flagfiles}.
 
 {settings}
 
 Examples
   tfadv --flagfile=smoke
-      Check the installation: all stages with a tiny model, in under a minute.
+      Check the installation: run all stages with a tiny model in under a minute.
   tfadv --flagfile=quickstart
-      The paper's experiment on the digits that come with scikit-learn: no download.
+      Run the paper's experiment on the digits that come with scikit-learn (no download).
   tfadv --dataset=cifar10 --stage=retrain --models=resnet18 --train_size=10000
       Train and retrain ResNet18 on 10,000 images of CIFAR-10.
   tfadv --flagfile=quickstart --attacks='fgsm,pgd(steps=50,restarts=5),autoattack' --eval_size=256
@@ -113,7 +113,7 @@ def _flagfile_path(name: str) -> str:
     Raises:
       UserError: it is neither.
     """
-    if not name or "/" in name or "\\" in name or "\0" in name or pathlib.Path(name).expanduser().exists():
+    if not name or "/" in name or "\\" in name or "\0" in name or pathlib.Path(name).expanduser().is_file():
         return name
     shipped = name.removesuffix(".flags")
     check_name("flagfile", shipped, shipped_flagfiles())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tfadv.datasets import AUGMENTATIONS, DATASETS
 from tfadv.errors import UserError
 from tfadv.models import MODELS
+from tfadv.objectives import OBJECTIVES
 from tfadv.settings import Names, Range, check, flag_lines, setting, settings_of
 from tfadv.specs import split_specs
 
@@ -36,9 +37,12 @@ def _experiment(config: Any) -> Experiment:
     experiment: Experiment = EXPERIMENTS[config.experiment]
     recipes = [RECIPES[name].with_settings(settings) for name, settings in split_specs(config.defenses, RECIPES)]
     try:
-        return experiment.with_recipes(tuple(recipes))
+        experiment = experiment.with_recipes(tuple(recipes))
     except ValueError as error:
         raise UserError(f"--defenses={config.defenses} with --experiment={config.experiment}: {error}")
+    for recipe in experiment.recipes:
+        OBJECTIVES.check(recipe.objective)
+    return experiment
 
 
 def _recipes(config: Any) -> Iterable[str]:
@@ -65,12 +69,12 @@ class Config:
     The field's role says what it decides, see `tfadv.settings.Role`.
 
     Raises:
-      UserError: a setting is not accepted; one line that names the flag and what it accepts.
+      UserError: a setting has a wrong value. The message names the flag and what it accepts.
     """
 
     experiment: str = setting(
         "paper",
-        "The experiment: which variants of a model are trained and compared.",
+        "The experiment: which recipes are trained and compared.",
         group="Experiment",
         role="result",
         accepts=Names("experiment", _experiments),
@@ -78,7 +82,7 @@ class Config:
     )
     stage: str = setting(
         "all",
-        "How far to go. Each stage first runs what it needs and skips what is up to date.",
+        "The stage to run. Each stage first runs the stages that it needs, and skips what is up to date.",
         group="Experiment",
         role="selection",
         accepts=Names("stage", lambda config: _experiment(config).stages),
@@ -94,15 +98,15 @@ class Config:
     )
     defenses: str = setting(
         "",
-        "Recipes to train and compare besides those of the experiment, with settings of their objective where these "
-        "are not the defaults, such as 'nfgsm,nfgsm(share=0.5),trades(beta=3)'.",
+        "Recipes to train and compare in addition to those of the experiment, with settings of their objective where "
+        "these are not the defaults, such as 'nfgsm,nfgsm(share=0.5),trades(beta=3)'.",
         group="Experiment",
         role="selection",
         accepts=Names("recipe", _recipes, checked=False),
     )
     plugins: tuple[str, ...] = setting(
         (),
-        "Python modules to import first, found from the current folder or installed. They register attacks, data "
+        "Python modules to import first, from the current folder or installed. They register attacks, data "
         "sets, models, objectives, recipes, experiments or report formats.",
         group="Experiment",
         role="execution",
@@ -121,15 +125,15 @@ class Config:
     )
     data_dir: str = setting(
         "data",
-        "Folder of the TFDS data sets; a missing data set is downloaded into it.",
+        "Folder of the TFDS data sets. A missing data set is downloaded into it.",
         group="Data",
         role="execution",
         required=True,
     )
     split: str = setting(
         "stratified",
-        "stratified: 70% training, 10% validation and 20% test images of all images together. official: the "
-        "test split that the data set comes with; validation images are taken out of its training split.",
+        "stratified: split all images of the data set into 70% training, 10% validation and 20% test images. "
+        "official: keep the data set's own test split, and use 10% of its training split for validation.",
         group="Data",
         role="result",
         accepts=Names("split", ("stratified", "official")),
@@ -144,14 +148,14 @@ class Config:
     )
     train_size: int = setting(
         0,
-        "Number of training images to keep, a stratified choice.",
+        "Number of training images to keep, stratified by class.",
         group="Data",
         role="result",
         accepts=Range(1, zero="all"),
     )
     augmentations: tuple[str, ...] = setting(
         AUGMENTATIONS,
-        "Augmentations of the recipes that augment; flips are left out where a mirrored image is another class.",
+        "Augmentations of the recipes that augment. Flips are left out if a mirrored image shows another class.",
         group="Data",
         role="result",
         accepts=Names("augmentation", AUGMENTATIONS),
@@ -159,15 +163,15 @@ class Config:
 
     epochs: int = setting(
         10,
-        "Most epochs of training on clean images.",
+        "Maximum number of epochs of training on clean images.",
         group="Training",
         role="result",
         accepts=Range(1, 10**6),
     )
     retrain_epochs: int = setting(
         3,
-        "Most epochs of retraining, each over the clean images and the adversarial images of every eps. Recipes "
-        "that are compared with it make as many optimizer steps.",
+        "Maximum number of epochs of retraining. An epoch has the clean images and their adversarial images at every "
+        "eps. The recipes that retraining is compared with take the same number of optimizer steps.",
         group="Training",
         role="result",
         accepts=Range(1, 10**6),
@@ -199,7 +203,7 @@ class Config:
     )
     learning_rate: float = setting(
         0.1,
-        "Peak of the learning rate, after warm-up.",
+        "Peak of the learning rate, reached after warm-up.",
         group="Training",
         role="result",
         accepts=Range(0, above=True),
@@ -213,7 +217,7 @@ class Config:
     )
     patience: int = setting(
         3,
-        "Epochs without a higher validation accuracy before training stops early.",
+        "Number of epochs without a higher validation accuracy after which training stops early.",
         group="Training",
         role="result",
         accepts=Range(1, 10**6),
@@ -228,14 +232,14 @@ class Config:
     )
     sync_batchnorm: bool = setting(
         False,
-        "Compute BatchNorm over the whole batch where several devices share it.",
+        "Compute BatchNorm over the whole batch if several devices share it.",
         group="Training",
         role="result",
     )
     retrain_from: str = setting(
         "",
-        "Where retraining starts: from random weights (scratch) or from the weights of another recipe; empty: "
-        "as each recipe says.",
+        "Where recipes that continue from another recipe start: from random weights (scratch) or from the weights of "
+        "this recipe. Empty: as each recipe declares.",
         group="Training",
         role="result",
         accepts=Names("retrain_from", _starts),
@@ -258,7 +262,7 @@ class Config:
     )
     epsilons: tuple[float, ...] = setting(
         (0.01, 0.02, 0.03),
-        "Perturbation sizes; pixels are in [0, 1].",
+        "Sizes of the perturbation, eps; pixels are in [0, 1].",
         group="Attacks",
         role="result",
         accepts=Range(0, 1, above=True),
@@ -266,39 +270,40 @@ class Config:
     )
     attacks: str = setting(
         "",
-        "Attacks to evaluate besides FGSM, with their settings where these are not the defaults, such as "
-        "'pgd(steps=50,restarts=5),autoattack(norm=l2)'. With any, the transfer matrix and the checks for gradient "
-        "masking are run as well.",
+        "Attacks to evaluate in addition to FGSM. Settings follow in parentheses, such as "
+        "'pgd(steps=50,restarts=5),autoattack(norm=l2)'. If any attack is given, the transfer matrix and the checks "
+        "for gradient masking are computed as well.",
         group="Attacks",
         role="selection",
         accepts=Names("attack", _attacks, checked=False),
     )
     eval_size: int = setting(
         0,
-        "Number of test images that --attacks are run on.",
+        "Number of test images on which --attacks are evaluated, the first ones.",
         group="Attacks",
         role="selection",
         accepts=Range(1, zero="all"),
     )
 
-    workdir: str = setting("", "Folder of all results; empty: runs/<dataset>.", group="Execution", role="execution")
+    workdir: str = setting("", "Folder of all results. Empty: runs/<dataset>.", group="Execution", role="execution")
     overwrite: bool = setting(
         False,
-        "Take over a work folder of other settings; artifacts that do not depend on what changed are kept.",
+        "Use a work folder that was made with other settings. Artifacts that do not depend on what changed are kept.",
         group="Execution",
         role="execution",
     )
-    verify: bool = setting(False, "First check every file of the work folder.", group="Execution", role="execution")
+    verify: bool = setting(False, "First check all files of the work folder.", group="Execution", role="execution")
     shard: str = setting(
         "",
-        "i/n: process only every n-th part of the stage, starting with part i, beside other processes; a call "
-        "without it puts the parts together.",
+        "i/n: compute only every n-th part of the stage, starting with part i, while other processes compute the "
+        "others. A run without --shard then joins the parts.",
         group="Execution",
         role="execution",
     )
     distribute: str = setting(
         "auto",
-        "The devices to use. auto: the first of multiworker and mirrored that has more than one device.",
+        "The devices to use. auto: multiworker if TF_CONFIG names several hosts, else mirrored if there are several "
+        "GPUs, else none.",
         group="Execution",
         role="execution",
         accepts=Names("distribute", ("auto", "none", "mirrored", "multiworker", "tpu")),
@@ -306,14 +311,14 @@ class Config:
     )
     virtual_devices: int = setting(
         0,
-        "Number of devices to divide the CPU into, to try out --distribute=mirrored.",
+        "Number of devices to split the CPU into, to try --distribute=mirrored without GPUs.",
         group="Execution",
         role="execution",
         accepts=Range(1, 64, zero="one"),
     )
     jit_compile: str = setting(
         "auto",
-        "Compile with XLA. auto: on a GPU only.",
+        "Compile with XLA. auto: only on a GPU.",
         group="Execution",
         role="execution",
         accepts=Names("jit_compile", ("auto", "true", "false")),
@@ -321,7 +326,7 @@ class Config:
     )
     accelerate: str = setting(
         "auto",
-        "auto: compute models by clones with optimized layers; off: by Keras' own layers.",
+        "auto: run models as clones with optimized layers. off: use Keras' own layers.",
         group="Execution",
         role="execution",
         accepts=Names("accelerate", ("auto", "off")),
@@ -329,7 +334,7 @@ class Config:
     )
     verbosity: str = setting(
         "info",
-        "quiet: warnings only; debug: also TensorFlow's own messages.",
+        "quiet: warnings only. debug: TensorFlow's own messages as well.",
         group="Execution",
         role="execution",
         accepts=Names("verbosity", ("quiet", "info", "debug")),
@@ -352,7 +357,7 @@ class Config:
         if self.stage not in sharded:
             raise UserError(f"--shard is for --stage={' and --stage='.join(sharded)}, not for {self.stage}.")
         if self.overwrite:
-            raise UserError("--shard and --overwrite: take the folder over first, in a call without --shard.")
+            raise UserError("--shard and --overwrite can't be combined: use --overwrite without --shard first.")
         self.shard_of()
 
     def resolved(self) -> Config:
@@ -410,5 +415,5 @@ class Config:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def flagfile(self) -> str:
-        """Returns the settings as the text of a flagfile that gives the same `Config` again."""
-        return flag_lines(self)
+        """Returns the settings as the text of a flagfile that gives the same results, without one-time permissions."""
+        return flag_lines(dataclasses.replace(self, overwrite=False, verify=False))

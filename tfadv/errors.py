@@ -1,4 +1,4 @@
-"""Errors for people: one line that names the cause and the way out."""
+"""Errors for users: one line that states the cause and what to do."""
 
 from __future__ import annotations
 

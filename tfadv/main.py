@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""
         cause = error.strerror or str(error) or type(error).__name__
-        return _fail(f"{cause}{place}: what was finished before is kept.")
+        return _fail(f"{cause}{place}: finished work is kept.")
     return 0
 
 
@@ -76,7 +76,7 @@ def _execute(arguments: Sequence[str]) -> None:
 
 
 def _import_plugins(names: Sequence[str]) -> None:
-    """Imports modules, from the current folder as well.
+    """Imports modules, which may be files in the current folder.
 
     Raises:
       UserError: a module is missing or fails.

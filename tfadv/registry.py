@@ -8,6 +8,8 @@ from typing import Any
 
 from tfadv.errors import check_name
 
+AFFECTS_RESULTS = False
+
 
 class Registry(Mapping[str, Any]):
     """A mapping from names to objects, which may be loaded on first use.

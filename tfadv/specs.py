@@ -127,4 +127,6 @@ def build(name: str, settings: dict[str, Any], attacks: Registry) -> Attack:
     attack = build_with(name, settings, attacks)
     if attack.name != name == attacks[name]().name:
         raise UserError(f"{name}: with these settings it is another attack, {attack.label}.")
+    if attack.name not in attacks:
+        raise UserError(f"{name}: its property `name` is {attack.name!r}, but must be the name that is registered.")
     return attack

@@ -68,3 +68,16 @@ def test_real_data_holds_the_images_of_all_official_splits(real_data, name):
     else:  # the species, not the breed
         assert [n.lower() for n in dataset.class_names] == ["cat", "dog"]
         assert np.bincount(dataset.labels).tolist() == [550, 489]
+
+
+def test_a_data_set_that_another_process_prepares_meanwhile_is_read(tmp_path, monkeypatch):
+    from tfadv.datasets.digits import Digits
+
+    prepare = Digits.download_and_prepare
+
+    def too_late(self, *args, **kwargs):
+        prepare(Digits(data_dir=str(tmp_path)))  # the other process
+        raise FileExistsError("the folder exists already")
+
+    monkeypatch.setattr(Digits, "download_and_prepare", too_late)
+    assert len(sources.load("digits", str(tmp_path), 32).labels) == 1797

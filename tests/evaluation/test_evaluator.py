@@ -183,3 +183,42 @@ def test_every_registered_attack(name, model, labeled):
     images, labels = labeled
     result = evaluate(model, images[15:25], labels[15:25], attack, 0.1)
     assert result.attack == name and result.n == 10 and result.robust.sum() <= result.clean_correct.sum() == 5
+
+
+# ---- arguments ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attack", ["fgsm", "pgd"])
+def test_a_model_that_ends_in_a_softmax_is_refused_by_every_attack(model, labeled, attack):
+    softmax = keras.Sequential([model, keras.layers.Softmax()])
+    with pytest.raises(ValueError, match="ends in a softmax"):
+        evaluate(softmax, *labeled, attack, 0.1)
+
+
+@pytest.mark.parametrize("attack", [None, "fgsm", "pgd"])
+def test_images_of_another_range_labels_and_sizes_are_refused(model, labeled, attack):
+    images, labels = labeled
+    with pytest.raises(ValueError, match="x must be in"):
+        evaluate(model, images.astype("float32"), labels, attack, 0.1)
+    with pytest.raises(ValueError, match="float32"):
+        evaluate(model, images / 255.0, labels, attack, 0.1)
+    with pytest.raises(ValueError, match="one class number per image"):
+        evaluate(model, images, labels[:10], attack, 0.1)
+    with pytest.raises(ValueError, match="at least one image"):
+        evaluate(model, images[:0], labels[:0], attack, 0.1)
+    if attack:
+        with pytest.raises(ValueError, match="eps"):
+            evaluate(model, images, labels, attack, -0.1)
+        with pytest.raises(ValueError, match="class numbers from 0 to 3"):
+            evaluate(model, images, labels + 4, attack, 0.1)
+
+
+@pytest.mark.parametrize("attack", [FGSM(targeted=True), PGD(targeted=True)], ids=lambda a: a.label)
+def test_targeted_attacks_are_refused_because_they_measure_no_robustness(model, labeled, attack):
+    with pytest.raises(ValueError, match="targeted"):
+        evaluate(model, *labeled, attack, 0.1)
+
+
+def test_autoattack_without_attacks_is_refused():
+    with pytest.raises(ValueError, match="attacks must not be empty"):
+        AutoAttack(attacks=())

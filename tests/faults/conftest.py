@@ -1,4 +1,4 @@
-"""The fault suite: short as a part of all tests, and long: `python -m pytest tests/faults --long -n 0`."""
+"""The fault suite: a short one among all tests, the full one by `python -m pytest tests/faults --long -n 0`."""
 
 import collections
 import shutil
@@ -22,16 +22,16 @@ def tally():
 
 
 @pytest.fixture(scope="session")
-def whole(tmp_path_factory, data_dir):
-    """A `Run` that has done everything, unbroken."""
-    run = Run(tmp_path_factory.mktemp("whole") / "run", data_dir)
+def complete(tmp_path_factory, data_dir):
+    """A `Run` that has built everything without interruption."""
+    run = Run(tmp_path_factory.mktemp("complete") / "run", data_dir)
     done = run()
     assert done.returncode == 0, done.stderr
     return run
 
 
 @pytest.fixture
-def copy(whole, tmp_path):
-    """A `Run` on a copy of the unbroken one's folder."""
-    shutil.copytree(whole.workdir, tmp_path / "run")
-    return Run(tmp_path / "run", whole.data_dir)
+def copy(complete, tmp_path):
+    """A `Run` on a copy of the complete one's folder."""
+    shutil.copytree(complete.workdir, tmp_path / "run")
+    return Run(tmp_path / "run", complete.data_dir)

@@ -19,7 +19,7 @@ class Run:
 
     def command(self, *more):
         return [
-            sys.executable, "-m", "tfadv.main", "--flagfile=flags/smoke.flags", f"--workdir={self.workdir}",
+            sys.executable, "-m", "tfadv.main", "--flagfile=smoke", f"--workdir={self.workdir}",
             f"--data_dir={self.data_dir}", "--epochs=4", "--checkpoint_steps=3", *more,
         ]  # fmt: skip
 
@@ -30,16 +30,17 @@ class Run:
         return subprocess.Popen(
             self.command(*more), cwd=ROOT, env=os.environ | environment,
             text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell's "&" ignores it
+            # Background processes of a shell ignore SIGINT.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )  # fmt: skip
 
     def manifests(self):
-        """Those of artifacts that are in place."""
+        """Those of complete artifacts."""
         found = self.workdir.rglob("manifest.json")
-        return [path for path in found if not any(part.startswith(".tmp-") for part in path.parts)]
+        return [path for path in found if not any(part.startswith((".tmp-", ".scratch-")) for part in path.parts)]
 
     def contents(self):
-        """dict of artifact → content hash, but for the report's: its pictures need not be the same."""
+        """dict of artifact → content hash, without the report, whose plots need not be the same."""
         return {
             str(path.parent.relative_to(self.workdir)): json.loads(path.read_text())["content"]
             for path in self.manifests()
@@ -47,15 +48,15 @@ class Run:
         }
 
     def dates(self):
-        """dict of manifest → when it was written, to see what is made again."""
+        """dict of manifest → when it was written, to see what is built again."""
         return {path: path.stat().st_mtime_ns for path in self.manifests()}
 
 
-def one_line(answer):
-    """The line with which a failed run ended, after a check that it is one and no traceback."""
-    assert answer.returncode not in (0, None) and "Traceback" not in answer.stderr, answer.stderr[-2000:]
-    lines = [line for line in answer.stderr.splitlines() if line.startswith("tfadv: ")]
-    assert len(lines) == 1, answer.stderr[-2000:]
+def one_line(finished):
+    """The line with which a failed run ended; fails where there is a traceback, or another number of lines."""
+    assert finished.returncode not in (0, None) and "Traceback" not in finished.stderr, finished.stderr[-2000:]
+    lines = [line for line in finished.stderr.splitlines() if line.startswith("tfadv: ")]
+    assert len(lines) == 1, finished.stderr[-2000:]
     return lines[0]
 
 

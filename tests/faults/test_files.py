@@ -5,12 +5,12 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 
 import pytest
 
 from tests.faults.harness import kill, one_line, wait_for
-from tfadv.config import Config
 from tfadv.errors import UserError
 from tfadv.store.workdir import Workdir
 
@@ -19,6 +19,7 @@ KINDS = {
     "model": "models/resnet_tiny/retrained",
     "samples": "surrogate/digits_surrogate/1.0.0",
     "evaluation": "evaluations/resnet_tiny/baseline",
+    "examples": "examples/resnet_tiny",
     "report": "report",
     "checkpoint": "checkpoints/resnet_tiny/baseline",
     "part": "parts/evaluations/resnet_tiny/baseline",
@@ -26,35 +27,34 @@ KINDS = {
 
 
 @pytest.fixture(scope="module")
-def broken_off(whole, tmp_path_factory):
-    """The unbroken run's folder with a checkpoint and a part in it, as a killed run leaves them."""
-    root = tmp_path_factory.mktemp("broken") / "run"
-    shutil.copytree(whole.workdir, root)
-    run = type(whole)(root, whole.data_dir)
+def interrupted(complete, tmp_path_factory):
+    """A complete run's folder with a checkpoint and a part in it, as a killed run leaves them."""
+    root = tmp_path_factory.mktemp("interrupted") / "run"
+    shutil.copytree(complete.workdir, root)
+    run = type(complete)(root, complete.data_dir)
     shutil.rmtree(root / "evaluations")
     assert run("--stage=evaluate", "--shard=0/2").returncode == 0
-    shutil.copytree(whole.workdir / "evaluations", root / "evaluations")
+    shutil.copytree(complete.workdir / "evaluations", root / "evaluations")
     shutil.rmtree(root / "models")
     process = run.start("--stage=train")
     wait_for(process, "epoch 1/")
     kill(process)
     shutil.rmtree(root / "models")
-    shutil.copytree(whole.workdir / "models", root / "models")
+    shutil.copytree(complete.workdir / "models", root / "models")
     return root
 
 
 @contextlib.contextmanager
 def opened(root):
-    with Workdir(root, _config(root)) as workdir:
+    with Workdir(root, fingerprint(root)) as workdir:
         yield workdir
 
 
-def _config(root):
-    fields = json.loads((root / "config.json").read_text())
-    return Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+def fingerprint(root):
+    return json.loads((root / "config.json").read_text())
 
 
-def names(root, kind):
+def artifact_names(root, kind):
     with opened(root) as workdir:
         return [n for n in workdir.names() if n == KINDS[kind] or n.startswith(KINDS[kind] + "/")]
 
@@ -62,7 +62,7 @@ def names(root, kind):
 def is_noticed(root, name):
     try:
         with opened(root) as workdir:
-            workdir.open(name, "all")
+            workdir.open(name)
     except UserError as error:
         assert str(root) in str(error)
         return True
@@ -70,49 +70,49 @@ def is_noticed(root, name):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_random_bytes_flipped(kind, broken_off, long, tally):
+def test_random_bytes_are_flipped(kind, interrupted, long, tally):
     rng = random.Random(kind)
-    artifacts = names(broken_off, kind)
+    artifacts = artifact_names(interrupted, kind)
     assert artifacts
     for _ in range(200 if long else 20):
         name = rng.choice(artifacts)
-        path = rng.choice([p for p in (broken_off / name).rglob("*") if p.is_file() and p.stat().st_size])
+        path = rng.choice([p for p in (interrupted / name).rglob("*") if p.is_file() and p.stat().st_size])
         content = path.read_bytes()
         place = rng.randrange(len(content))
         path.write_bytes(content[:place] + bytes([content[place] ^ rng.randrange(1, 256)]) + content[place + 1 :])
         try:
-            assert is_noticed(broken_off, name), (path, place)
+            assert is_noticed(interrupted, name), (path, place)
         finally:
             path.write_bytes(content)
         tally[f"{kind}: bytes flipped, all noticed"] += 1
-    assert not any(is_noticed(broken_off, name) for name in artifacts)
+    assert not any(is_noticed(interrupted, name) for name in artifacts)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("harm", ["truncate", "remove"])
-def test_truncated_and_removed(kind, harm, broken_off, tally):
-    assert names(broken_off, kind)
-    for name in names(broken_off, kind):
-        for path in [p for p in (broken_off / name).rglob("*") if p.is_file()]:
+@pytest.mark.parametrize("damage", ["truncate", "remove"])
+def test_truncated_and_removed_files(kind, damage, interrupted, tally):
+    assert artifact_names(interrupted, kind)
+    for name in artifact_names(interrupted, kind):
+        for path in [p for p in (interrupted / name).rglob("*") if p.is_file()]:
             content = path.read_bytes()
-            if harm == "truncate":
+            if damage == "truncate":
                 path.write_bytes(content[: len(content) // 2])
             else:
                 path.unlink()
-            assert is_noticed(broken_off, name), path
+            assert is_noticed(interrupted, name), path
             path.write_bytes(content)
-            tally[f"{kind}: files {harm}d, all noticed"] += 1
+            tally[f"{kind}: files {damage}d, all noticed"] += 1
 
 
-def test_a_damaged_configuration_is_refused(broken_off, long, tally):
-    rng, path, config = random.Random(0), broken_off / "config.json", _config(broken_off)
+def test_a_damaged_configuration_is_refused(interrupted, long, tally):
+    rng, path, settings = random.Random(0), interrupted / "config.json", fingerprint(interrupted)
     content = path.read_bytes()
     for _ in range(200 if long else 20):
         place = rng.randrange(len(content))
         flipped = content[:place] + bytes([content[place] ^ 1 << rng.randrange(8)]) + content[place + 1 :]
         path.write_bytes(flipped)
         try:
-            with pytest.raises(UserError), Workdir(broken_off, config):
+            with pytest.raises(UserError), Workdir(interrupted, settings):
                 pass
         finally:
             path.write_bytes(content)
@@ -128,7 +128,7 @@ def test_a_damaged_configuration_is_refused(broken_off, long, tally):
         ("evaluation", "report"),
     ],
 )
-def test_a_damaged_artifact_gives_a_line_and_its_way_out_works(kind, stage, copy, whole, tally):
+def test_a_damaged_artifact_gives_a_line_that_says_how_to_rebuild_it(kind, stage, copy, complete, tally):
     rng = random.Random(kind)
     for name in ("report",) if kind == "evaluation" else ("evaluations", "report"):
         shutil.rmtree(copy.workdir / name)
@@ -142,24 +142,25 @@ def test_a_damaged_artifact_gives_a_line_and_its_way_out_works(kind, stage, copy
     assert "damaged" in one_line(copy("--verify", f"--stage={stage}"))
     shutil.rmtree(folder)
     assert copy("--stage=report").returncode == 0
-    assert (copy.workdir / "results.json").read_bytes() == (whole.workdir / "results.json").read_bytes()
-    tally["damaged artifacts mended by the way out they name"] += 1
+    assert (copy.workdir / "results.json").read_bytes() == (complete.workdir / "results.json").read_bytes()
+    tally["damaged artifacts rebuilt as the message says"] += 1
 
 
-def test_a_flipped_result_never_reaches_the_report(copy, whole):
+def test_a_flipped_result_never_reaches_the_report(copy, complete):
     results = copy.workdir / "results.json"
     results.write_text(results.read_text().replace('"accuracy": 0', '"accuracy": 1', 1))
     shutil.rmtree(copy.workdir / "report")
     assert copy("--stage=report").returncode == 0
     for name in ("results.json", "report/report.md", "report/table1.csv"):
-        assert (copy.workdir / name).read_bytes() == (whole.workdir / name).read_bytes()
+        assert (copy.workdir / name).read_bytes() == (complete.workdir / name).read_bytes()
 
 
-def test_two_at_once(copy, tally):
+def test_two_processes_in_one_folder(copy, tally):
     for name in ("models", "surrogate", "evaluations", "report"):
         shutil.rmtree(copy.workdir / name)
     first = copy.start("--stage=train")
     wait_for(first, "models/resnet_tiny/baseline")
+    first.send_signal(signal.SIGSTOP)  # it holds the folder, however long the others take to start
     assert "another tfadv process" in one_line(copy("--stage=train"))
     assert "another tfadv process" in one_line(copy("--stage=generate", "--shard=0/2"))
     kill(first)
@@ -171,8 +172,8 @@ def small_disk(tmp_path):
     """A file system of a few megabytes; a function that changes its options."""
     place = tmp_path / "disk"
     place.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tfadv-test", place], capture_output=True)
-    if made.returncode:
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tfadv-test", place], capture_output=True)
+    if mounted.returncode:
         pytest.skip("needs the right to mount a tmpfs")
 
     def remount(options):
@@ -182,36 +183,37 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", place], check=True)
 
 
-def test_a_disk_that_fills_up(small_disk, whole, tally, long):
+def test_a_disk_that_fills_up(small_disk, complete, tally, long):
     place, remount = small_disk
-    run = type(whole)(place / "run", whole.data_dir)
+    run = type(complete)(place / "run", complete.data_dir)
     lines = []
-    # In steps, so that it fills up in another place each time; all that was made before must still be whole.
+    # In steps, so that it fills up at another file each time; all earlier artifacts must still be intact.
     for size in range(200, 6000, 200) if long else (2000,):
         remount(f"size={size}k")
-        answer = run("--verify", "--stage=report")
-        if answer.returncode == 0:
+        finished = run("--verify", "--stage=report")
+        if finished.returncode == 0:
             break
-        lines.append(one_line(answer))
+        lines.append(one_line(finished))
         assert "disk is full" in lines[-1] and " MB" in lines[-1], lines[-1]
         tally["full disks"] += 1
     else:
         remount("size=20m")
         assert run("--verify", "--stage=report").returncode == 0
     assert lines
-    assert (run.workdir / "results.json").read_bytes() == (whole.workdir / "results.json").read_bytes()
+    assert (run.workdir / "results.json").read_bytes() == (complete.workdir / "results.json").read_bytes()
 
 
-def test_a_read_only_disk(small_disk, whole, tally):
+def test_a_read_only_disk(small_disk, complete, tally):
     place, remount = small_disk
     remount("size=20m")
-    shutil.copytree(whole.workdir, place / "run")
+    shutil.copytree(complete.workdir, place / "run")
     remount("ro")
-    assert "can't write to the work folder" in one_line(type(whole)(place / "run", whole.data_dir)("--stage=train"))
+    run = type(complete)(place / "run", complete.data_dir)
+    assert "can't write to the work folder" in one_line(run("--stage=train"))
     tally["read-only disks"] += 1
 
 
-def test_a_folder_without_the_right_to_write(copy):
+def test_a_folder_without_write_permission(copy):
     if os.geteuid() == 0:
         pytest.skip("root may write everywhere")
     copy.workdir.chmod(0o555)

@@ -1,4 +1,4 @@
-"""Killed at any moment and started again, a run ends as the unbroken one did, and makes nothing twice."""
+"""Killed at any moment and started again, a run ends as an uninterrupted one and builds nothing twice."""
 
 import random
 import shutil
@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.harness import kill, wait_for
 
-# stage → (artifact that it makes, what else goes with it)
+# stage → (an artifact that it builds, the folders to remove before)
 STAGES = {
     "train": ("models/resnet_tiny/baseline", ("models", "surrogate", "evaluations", "report", "checkpoints")),
     "generate": ("surrogate/digits_surrogate/1.0.0", ("surrogate", "evaluations", "report")),
@@ -31,9 +31,9 @@ def seconds_of(run, stage, artifact):
     "stage",
     [pytest.param("train", marks=pytest.mark.long), "generate", pytest.param("evaluate", marks=pytest.mark.long)],
 )
-def test_killed_at_random_moments(stage, copy, whole, tmp_path, long, tally):
-    artifact, gone = STAGES[stage]
-    for name in gone:
+def test_killed_at_random_moments(stage, copy, complete, tmp_path, long, tally):
+    artifact, removed = STAGES[stage]
+    for name in removed:
         shutil.rmtree(copy.workdir / name, ignore_errors=True)
     start = tmp_path / "start"
     shutil.copytree(copy.workdir, start)
@@ -51,32 +51,33 @@ def test_killed_at_random_moments(stage, copy, whole, tmp_path, long, tally):
         resumed = copy(f"--stage={stage}")
         assert resumed.returncode == 0, resumed.stderr[-2000:]
         if saved:
-            assert "going on after epoch" in resumed.stderr
-        made = copy.contents()
-        assert artifact in made and made.items() <= whole.contents().items()
+            assert "resuming after epoch" in resumed.stderr
+        contents = copy.contents()
+        assert artifact in contents and contents.items() <= complete.contents().items()
         if stage == "evaluate":
-            assert (copy.workdir / "results.json").read_bytes() == (whole.workdir / "results.json").read_bytes()
-        assert finished.items() <= copy.dates().items()  # nothing that was finished is made again
+            assert (copy.workdir / "results.json").read_bytes() == (complete.workdir / "results.json").read_bytes()
+        assert finished.items() <= copy.dates().items()  # nothing that was finished is built again
         assert not list(copy.workdir.rglob(".tmp-*"))
-        tally[f"{stage}: moments killed, all resumed to the same bits"] += 1
+        tally[f"{stage}: moments killed, all resumed to the same files"] += 1
 
 
-def test_parts_that_were_finished_are_kept(copy, whole):
+def test_a_shard_built_again_gives_the_same_files(copy, complete):
     shutil.rmtree(copy.workdir / "evaluations")
     assert copy("--stage=evaluate", "--shard=0/2").returncode == 0
     first = copy.workdir / "parts/evaluations/resnet_tiny/baseline/00000"
     shutil.move(first, copy.workdir / "kept")
-    assert copy("--stage=evaluate", "--shard=0/2").returncode == 0  # makes it again
-    assert (first / "hits.npy").read_bytes() == (copy.workdir / "kept/hits.npy").read_bytes()
+    assert copy("--stage=evaluate", "--shard=0/2").returncode == 0  # builds it again
+    for name in ("whitebox_correct.npz", "transfer_correct.npz"):
+        assert (first / name).read_bytes() == (copy.workdir / "kept" / name).read_bytes()
     joined = copy("--stage=evaluate")
     assert joined.returncode == 0
-    assert copy.contents().items() >= {k: v for k, v in whole.contents().items() if k != "report"}.items()
+    assert copy.contents().items() >= {k: v for k, v in complete.contents().items() if k != "report"}.items()
 
 
 @pytest.mark.parametrize(
     "number, code", [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.long)]
 )
-def test_a_signal_ends_after_the_step_with_a_checkpoint_of_it(number, code, copy, whole):
+def test_a_signal_in_training_saves_a_checkpoint_of_the_present_step(number, code, copy, complete):
     for name in STAGES["train"][1]:
         shutil.rmtree(copy.workdir / name, ignore_errors=True)
     process = copy.start("--stage=train", "--checkpoint_steps=0")
@@ -85,9 +86,9 @@ def test_a_signal_ends_after_the_step_with_a_checkpoint_of_it(number, code, copy
     process.send_signal(number)
     errors = process.communicate()[1]
     assert process.returncode == code and "Traceback" not in errors, errors
-    if "stopping after this step" in errors:  # else the signal came between two runs
+    if "stopping after this step" in errors:  # otherwise the signal came between two runs
         assert list((copy.workdir / "checkpoints/resnet_tiny/baseline").glob("step-*/manifest.json"))
-    assert errors.rstrip().endswith("the same command goes on from there.")
+    assert errors.rstrip().endswith("the same command continues from there.")
     resumed = copy("--stage=train")
-    assert resumed.returncode == 0 and "going on after epoch" in resumed.stderr
-    assert copy.contents().items() <= whole.contents().items()
+    assert resumed.returncode == 0 and "resuming after epoch" in resumed.stderr
+    assert copy.contents().items() <= complete.contents().items()

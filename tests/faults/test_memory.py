@@ -1,4 +1,4 @@
-"""Memory is given back: no growth over repeated evaluations and epochs."""
+"""Memory does not grow over repeated evaluations and epochs."""
 
 import subprocess
 import sys
@@ -9,8 +9,10 @@ HEAD = """
 import tfadv, keras, numpy as np, os, tempfile
 from tfadv import models
 from tfadv.datasets.batches import Samples
-from tfadv.evaluation.accuracy import hits
-from tfadv.training import Trainer
+from tfadv.attacks import FGSM, PGD
+from tfadv.evaluation.evaluator import StoredPerturbations, evaluate
+from tfadv.objectives.cross_entropy import cross_entropy
+from tfadv.training import Trainer, TrainingSettings
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 keras.utils.set_random_seed(0)
@@ -23,17 +25,18 @@ model = models.build("resnet_tiny", (32, 32, 1), 10)
 
 EVALUATIONS = """
 for i in range(23):
-    hits(model, samples, batch_size=64)
+    for attack in FGSM(), PGD(steps=2), StoredPerturbations(samples.perturbations):
+        evaluate(model, images, labels, attack, samples.epsilons, batch_size=64)
     if i == 2:
         before = resident()
 print(resident() / before)
 """
 
 EPOCHS = """
-trainer = Trainer(model, weight_decay=5e-4)
+trainer = Trainer(model, weight_decay=5e-4, objective=cross_entropy)
 def fit(epochs):
-    trainer.fit(samples, samples.select(range(64)), epochs=epochs, batch_size=64, learning_rate=0.01, patience=99,
-                seed=0, log_dir=tempfile.mkdtemp(), augmentations=("shift", "noise"))
+    settings = TrainingSettings(epochs, 64, learning_rate=0.01, patience=99, augmentations=("shift", "noise"))
+    trainer.fit(samples, samples.select(range(64)), settings, log_dir=tempfile.mkdtemp())
 fit(5)
 before = resident()
 fit(50)

@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from tfadv import models
 from tfadv.objectives import OBJECTIVES
-from tfadv.objectives.cross_entropy import CrossEntropy
+from tfadv.objectives.base import as_objective
+from tfadv.objectives.cross_entropy import cross_entropy
 from tfadv.objectives.mart import MART, mart_loss
 from tfadv.objectives.nfgsm import NFGSM
 from tfadv.objectives.pgd import PGDTraining
@@ -49,7 +50,7 @@ def softmax(z):
 
 def test_every_objective_of_the_table_trains(network, batch):
     for key in OBJECTIVES:
-        objective = OBJECTIVES[key]()
+        objective = as_objective(OBJECTIVES[key]() if isinstance(OBJECTIVES[key], type) else OBJECTIVES[key])
         adversarial = objective.perturb(network, *batch, tf.constant(0.03), SEED)
         losses, logits = objective.loss(network, *batch, adversarial)
         assert losses.shape == (12,) and logits.shape == (12, 4) and np.isfinite(losses).all()
@@ -101,7 +102,7 @@ def test_gradients_equal_finite_differences(loss):
 def test_trades_without_beta_is_standard_training(network, batch):
     objective = TRADES(beta=0.0)
     assert objective.perturb(network, *batch, tf.constant(0.1), SEED) is None
-    for ours, plain in zip(objective.loss(network, *batch, None), CrossEntropy().loss(network, *batch, None)):
+    for ours, plain in zip(objective.loss(network, *batch, None), cross_entropy(network, *batch)):
         np.testing.assert_array_equal(ours, plain)
 
 

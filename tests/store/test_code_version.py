@@ -1,7 +1,9 @@
 """The version of an artifact's code: every change that can change a result changes it, and no other change does."""
 
+import functools
 import importlib.util
 import itertools
+import json
 import pathlib
 import shutil
 import subprocess
@@ -271,3 +273,22 @@ def test_an_object_without_a_source_file_is_refused():
     assert "UserError" in done.stderr and "no source file" in done.stderr
     with pytest.raises(UserError, match="sys has no source file"):
         original.code_version("sys")
+
+
+def test_a_partial_counts_with_its_arguments():
+    first, same, other = (functools.partial(json.dumps, indent=indent) for indent in (1, 1, 2))
+    assert original.code_version(first) == original.code_version(same) != original.code_version(other)
+    assert "json" in next(iter(original.module_hashes(json.dumps)))
+
+
+def test_a_plugin_that_imports_a_package_as_a_whole_depends_on_all_of_it(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, code in (
+        ("plugin_whole", "from tfadv import attacks\nattacks.FGSM()"),
+        ("plugin_tfadv", "import tfadv\ntfadv.attacks.FGSM()"),
+        ("plugin_name", "from tfadv.attacks import ATTACKS\nATTACKS"),
+    ):
+        (tmp_path / f"{name}.py").write_text(code)
+    assert "tfadv.attacks.fgsm" in original.module_hashes("plugin_whole")
+    assert "tfadv.attacks.fgsm" in original.module_hashes("plugin_tfadv")
+    assert "tfadv.attacks.fgsm" not in original.module_hashes("plugin_name")

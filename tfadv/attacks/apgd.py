@@ -72,9 +72,9 @@ class APGD(IterativeAttack):
       loss: "ce", "cw" or "dlr"; "cw-t" or "dlr-t" attack the most likely other classes one after the other.
         See `losses.resolve_loss` for DLR with too few classes.
       norm: "linf" or "l2".
-      steps: at most so many gradients per image, for each eps, restart and target.
-      restarts: random starts (for each target).
-      targets: how many other classes a loss whose name ends in "-t" attacks; K - 1 at most.
+      steps: maximum number of gradients per image, for each eps, restart and target.
+      restarts: number of random starts (for each target).
+      targets: how many other classes a loss whose name ends in "-t" attacks; at most K - 1 are used.
       targeted: True moves the images to class y instead of away from it; not with a loss whose name ends in "-t".
     """
 

@@ -27,18 +27,18 @@ PARTS = (*STANDARD, "apgd-dlr", "fab")
 class AutoAttack(Attack):
     """APGD-CE, APGD-T, FAB-T and Square Attack, in this order, with their standard settings.
 
-    Each attack gets only the images that are not yet adversarial, collected
-    into full batches anew: pass many images at once.  What was adversarial at one
-    eps is so at all larger ones, and FAB runs once for all eps.
-    `Cost.remaining` tells how many images each attack left.
+    Each attack runs only on the images that are not yet adversarial, regrouped into
+    full batches, so pass many images at once.  An image that is adversarial at one
+    eps counts as adversarial at all larger ones, and FAB runs once for all eps.
+    `Cost.remaining` holds the number of images that each attack left.
 
     Attributes:
       norm: "linf" or "l2".
       attacks: some of `PARTS`, in the order in which they run; or their names joined by "+".
-      steps: of APGD and FAB.
-      restarts: of each attack (and target).
-      targets: of APGD-T and FAB-T; K - 1 at most.
-      queries: of Square Attack.
+      steps: number of steps of APGD and FAB.
+      restarts: number of restarts of each attack (and target).
+      targets: number of target classes of APGD-T and FAB-T; at most K - 1 are used.
+      queries: number of queries of Square Attack.
     """
 
     norm: str = setting("linf", choices=tuple(NORMS))

@@ -1,8 +1,8 @@
-"""What all attacks share: checked settings, batches, the sweep over eps with early stopping, and the count of cost.
+"""What all attacks share: checks of settings, batches, several eps with early stopping, and the count of the cost.
 
 An attack is a frozen dataclass whose fields are its settings.  A new one is a
-subclass of `Attack`, which attacks one batch as it likes, or of
-`IterativeAttack`, which is given by a start and a step.
+subclass of `Attack`, which defines how one batch is attacked, or of
+`IterativeAttack`, which defines a start and a step.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Images(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """What a round has to keep to: eps and the least and greatest pixel, float32 (); `targeted`, bool (); and the score
-    that is good enough, float32 ()."""
+    """The limits of a round: eps and the least and greatest pixel value, float32 (); `targeted`, bool (); and the score
+    at which an image needs no further round, float32 ()."""
 
     eps: tf.Tensor
     low: tf.Tensor
@@ -65,7 +65,7 @@ class Bounds(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """One call of an attack: the model and what else all of its batches share."""
+    """One call of an attack: the model and the arguments that all batches share."""
 
     model: Any
     seed: int
@@ -86,7 +86,7 @@ class Attack:
 
     Raises:
       ValueError: a setting has the wrong type or is out of range.
-      UserError: an unknown name of a norm, loss or the like; names the nearest.
+      UserError: the name of a norm, loss or target rule is unknown; the message suggests the nearest one.
     """
 
     def __post_init__(self) -> None:
@@ -131,14 +131,14 @@ class Attack:
             run with `training=False`, its variables stay as they are.
           x: float32 (N, H, W, C) in `clip`.
           y: int (N,), the true classes, or the target classes where the attack is `targeted`.
-          eps: a number >= 0 in the unit of x, or a sequence of E of them.
-          seed: of random starts and the like, which all images of a batch share.
+          eps: the size of the perturbation in units of x, a number >= 0 or a sequence of E numbers.
+          seed: int, for random starts and other random choices, which are the same for all images of a batch.
           clip: (least, greatest) value of a pixel.
-          batch_size: images that are attacked at once; whether one becomes adversarial does not depend on it.
-          cost: `Cost` to add to, or None.
-          progress: called with numbers of images done, which add up to N, or None.
-          resume: keeps finished and partial rounds, so that the same call continues an interrupted one
-            (`tfadv.store.resume.ResumeLog`), or None.
+          batch_size: number of images that are attacked at once; it does not change which images become adversarial.
+          cost: a `Cost` to which the cost is added, or None.
+          progress: function that is called with the number of images completed since its last call, or None.
+          resume: saves finished and partial rounds (`tfadv.store.resume.ResumeLog`), so that the same call
+            continues after an interruption; or None.
 
         Returns:
           float32 (N, H, W, C); (E, N, H, W, C) where `eps` is a sequence.  No image is further from
@@ -148,7 +148,9 @@ class Attack:
           ValueError: an argument has the wrong type, shape or range, or the model's last layer is a softmax.
         """
         if not tf.executing_eagerly():
-            raise ValueError("an attack runs in Python: inside of a tf.function, use FGSM.one_pass or write the step.")
+            raise ValueError(
+                "an attack can't be called inside a tf.function: use FGSM.one_pass there, or write your own step."
+            )
         if not isinstance(batch_size, numbers.Integral) or batch_size < 1:
             raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size}.")
         x, y, sizes = check_inputs(model, x, y, eps, clip)
@@ -191,9 +193,9 @@ class Passes(NamedTuple):
 class IterativeAttack(Attack):
     """An attack that repeats a step, from one start or several, until an image is adversarial.
 
-    At each eps only images that were not adversarial at a smaller eps are attacked; one
-    that was keeps its adversarial image at all larger eps.  An image that is
-    wrong before the attack, or that stays right, is returned as it is.
+    At each eps, only images that were not adversarial at a smaller eps are attacked.
+    The others keep their adversarial image at all larger eps.  An image that is
+    misclassified before the attack, or on which the attack fails, is returned unchanged.
 
     A subclass has a setting `steps` and the methods below.  `start` runs in
     Python, `step` and `last` inside of a graph.  The graph is compiled for the
@@ -309,6 +311,8 @@ def _checked(field: dataclasses.Field, value: Any) -> Any:
         return None
     if kind.startswith("tuple"):
         value = tuple(value.split("+")) if isinstance(value, str) else tuple(value)
+        if not value:
+            raise ValueError(f"{name} must not be empty.")
         for item in value:
             check_name(name.removesuffix("s"), item, limits["choices"])
         return value

@@ -13,5 +13,5 @@ class BIM(IteratedGradient):
 
     Attributes:
       steps, early_stop, targeted: see `IteratedGradient`.
-      step_size: in the unit of x; eps / 4 where it is None.
+      step_size: in units of x; None means eps / 4.
     """

@@ -1,4 +1,4 @@
-"""What an attack cost, and where it did something else than asked."""
+"""The cost of an attack, and the losses that it had to replace."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 
 @dataclasses.dataclass
 class Cost:
-    """Adds up over the calls of attacks that get it as their argument `cost`.
+    """The sum over all calls of attacks that get this object as their argument `cost`.
 
     The passes are counted and not estimated, because an image that is
     adversarial early costs less than another.  Images that XLA computes only

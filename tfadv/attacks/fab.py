@@ -73,16 +73,17 @@ def nearest_boundary(model: Any, x: tf.Tensor, source: tf.Tensor, norm: str) -> 
 class FAB(IterativeAttack):
     """Walks along the decision boundary to the adversarial image nearest to x, and returns it where it is within eps.
 
-    How it walks does not depend on eps: one run serves all.  An image that is
-    adversarial within the smallest eps is left alone.
+    The walk does not depend on eps, so one run is enough for all eps.  It ends for an
+    image that is adversarial within the smallest eps.
 
     Attributes:
       norm: "linf" or "l2".
-      steps: steps per image at most, for each restart and target; each is a gradient (untargeted: K - 1) and a forward.
-      restarts: the first starts at x, further ones at random within eps / 2, for the largest of several eps.
+      steps: maximum number of steps per image, for each restart and target; a step takes one gradient (untargeted:
+        K - 1) and one forward pass.
+      restarts: number of starts: the first at x, the others at random within eps / 2 (of the largest eps).
       targets: 0 for untargeted FAB, which goes to the nearest of all boundaries at each step; otherwise FAB-T, which
         goes to this many of the most likely other classes, one after the other; K - 1 at most.
-      targeted: True is for y to be predicted instead of anything but y; `targets` then has no effect.
+      targeted: True moves the images to class y instead of away from it; `targets` then has no effect.
     """
 
     norm: str = setting("linf", choices=tuple(NORMS))

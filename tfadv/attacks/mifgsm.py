@@ -21,7 +21,7 @@ class MIFGSM(IteratedGradient):
     Attributes:
       decay: how much of the sum is kept at each step.
       steps, early_stop, targeted: see `IteratedGradient`.
-      step_size: in the unit of x; eps / steps where it is None, as in the paper.
+      step_size: in units of x; None means eps / steps, as in the paper.
     """
 
     decay: float = setting(1.0, least=0)

@@ -36,11 +36,12 @@ class IteratedGradient(IterativeAttack):
     """Several steps along the gradient, or a running sum of gradients, each projected back to within eps.
 
     Attributes:
-      steps: gradients per image, for each eps and restart.
-      step_size: in the unit of x; None chooses it from eps.
-      early_stop: True leaves an image alone from its first adversarial iterate on, which is all that robust accuracy
-        needs and saves most gradients: where it is wrong unattacked, and at eps larger than one that was enough.
-        One that stays right is returned as it is.  False takes all steps and returns the last image of each.
+      steps: number of gradients per image, for each eps and restart.
+      step_size: in units of x; None chooses it from eps.
+      early_stop: True stops attacking an image at its first adversarial iterate, which is enough for robust accuracy
+        and saves most gradients.  It also skips images that are misclassified without an attack, or were adversarial
+        at a smaller eps.  An image on which the attack fails is returned unchanged.  False takes all steps and
+        returns the last iterate of each image.
       targeted: True moves the images to class y instead of away from it.
     """
 
@@ -137,10 +138,10 @@ class PGD(IteratedGradient):
     Attributes:
       loss: "ce", "cw" or "dlr" (`losses.LOSSES`); see `losses.resolve_loss` for DLR with too few classes.
       norm: "linf" or "l2".
-      step_size: in the unit of x; eps / 4 where it is None.
+      step_size: in units of x; None means eps / 4.
       random_start: True starts at a uniformly random point within eps, False at x.
-      restarts: an image that is adversarial has no further ones; of several the worst counts: an adversarial
-        one, or else the one of the greatest loss.
+      restarts: number of random starts; an image that is adversarial is not restarted.  With several restarts, the
+        result is an adversarial image, or else (with `early_stop=False`) the one with the greatest loss.
     """
 
     loss: str = setting("ce", choices=("ce", "cw", "dlr"))

@@ -42,8 +42,8 @@ class Square(IterativeAttack):
 
     Attributes:
       norm: "linf" or "l2".
-      steps: queries, forward passes per image at most, for each eps and restart.
-      restarts: searches from a new start.
+      steps: maximum number of queries (forward passes) per image, for each eps and restart.
+      restarts: number of searches, each from a new start.
       targeted: True moves the images to class y instead of away from it.
     """
 

@@ -1,6 +1,6 @@
 """The table of data sets and the names of the augmentations; no TensorFlow here.
 
-A new data set is one entry in the table, and one file where TFDS has no builder for it.
+A new data set is one entry in the table.  If TFDS has no builder for it, it also needs a file with a builder.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class DatasetSpec:
       label: the TFDS feature that holds the class.
       image_size: pixels per side by default.
       channels: 1 or 3.
-      fit: how an image reaches that size: "pad" with black where it is smaller
-        (no pixel changes), or "resize" (bilinear, antialiased, aspect ratio not kept).
+      fit: how an image is brought to that size: "pad" adds black borders to a smaller image
+        (no pixel changes); "resize" scales it (bilinear, antialiased, the aspect ratio is not kept).
       flip: whether a mirrored image still shows its class.
       builder: "module:class" of a TFDS builder that needs no download, or None for TFDS' own builder of that name.
     """

@@ -122,6 +122,9 @@ def _prepared_builder(name: str, spec: DatasetSpec, data_dir: str) -> tfds.core.
     except PermissionError as error:
         raise UserError(f"can't write data set {name} to {folder} ({error.strerror}): give a writable --data_dir.")
     except OSError as error:
+        builder = builder_class(data_dir=os.path.expanduser(data_dir))
+        if builder.info.splits.total_num_examples:  # another process has prepared it in the meantime
+            return builder
         reason = str(error).splitlines()[0][:200]
         raise UserError(f"data set {name} is not in {folder}, and preparing it there failed ({reason}). {ways}")
     return builder

@@ -73,9 +73,13 @@ def _check_classes(labels: np.ndarray, train_size: int) -> None:
 def _with_validation(
     labels: np.ndarray, rest: np.ndarray, test: np.ndarray, validation_share: float, seed: int, train_size: int
 ) -> dict[str, np.ndarray]:
-    train, validation = train_test_split(rest, test_size=validation_share, stratify=labels[rest], random_state=seed)
-    if 0 < train_size < len(train):
-        train, _ = train_test_split(train, train_size=train_size, stratify=labels[train], random_state=seed)
+    try:
+        train, validation = train_test_split(rest, test_size=validation_share, stratify=labels[rest], random_state=seed)
+        if 0 < train_size < len(train):
+            train, _ = train_test_split(train, train_size=train_size, stratify=labels[train], random_state=seed)
+    except ValueError as error:  # a part would have fewer images than there are classes
+        reason = str(error).split(".")[0]
+        raise UserError(f"these images can't be split by class ({reason}): change --train_size={train_size}.")
     return {"train": np.sort(train), "validation": np.sort(validation), "test": np.sort(test)}
 
 

@@ -1,4 +1,4 @@
-"""Accuracy, clean and under attack, and whether to believe it: `evaluate` and `check_gradient_masking`."""
+"""Accuracy on clean images and under attack, and whether to trust it: `evaluate` and `check_gradient_masking`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ _HOMES = {
     "evaluate": "evaluator",
     "Execution": "evaluator",
     "Result": "result",
+    "DiagnosticSettings": "masking",
     "check_gradient_masking": "masking",
     "run_checks": "checks",
 }

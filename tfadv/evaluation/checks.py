@@ -1,7 +1,7 @@
-"""Whether a robust accuracy can be believed: `run_checks` on what `masking.collect_diagnostics` returns.
+"""Whether a robust accuracy can be trusted: `run_checks` on what `masking.collect_diagnostics` returns.
 
-Most rules have the same form: an event that never or hardly ever happens where gradients are useful happened on a
-share of the images that the model classifies correctly. A check fails ("suspicious") where the lower end of that
+Most rules have the same form: an event that never or hardly ever happens where gradients are useful happened on some
+of the images that the model classifies correctly. A check fails ("suspicious") where the lower end of that
 share's 95% Wilson interval is above the tolerated share, so that a few images prove little and noise does not fail a
 check. Every attack gets the same images, so events are counted image by image; the difference of two accuracies would
 contain the noise of both.

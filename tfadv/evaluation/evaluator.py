@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfadv.attacks.cost import Cost
-from tfadv.attacks.gradient import compiled_logits
+from tfadv.attacks.gradient import check_inputs, compiled_logits
 from tfadv.datasets.batches import full_batches, perturbed, to_float
 from tfadv.evaluation.result import CostSummary, Result
 from tfadv.models.compiled import PerModel
@@ -24,7 +24,7 @@ class Execution:
 
     Attributes:
       devices: where one-step attacks run; None is the default device.
-      progress: called with numbers of images done, which add up to N.
+      progress: function that is called with the number of images completed since its last call.
       resume: an object that saves and restores the state of a long attack, see `tfadv.attacks.base`.
     """
 
@@ -34,7 +34,7 @@ class Execution:
 
 
 class StoredPerturbations:
-    """Perturbations that were computed before, such as those of a surrogate, as an attack: measures transfer."""
+    """An attack that applies perturbations computed before, such as those of a surrogate; measures transfer."""
 
     name = "stored"
 
@@ -43,7 +43,7 @@ class StoredPerturbations:
 
         Args:
           perturbations: int8 (N, H, W, C) in units of eps / 127.
-          clean_correct: bool (N,), where it is known already: saves a forward pass per image.
+          clean_correct: bool (N,), if it is known already, which saves a forward pass per image; or None.
         """
         self.perturbations, self.clean_correct = perturbations, clean_correct
 
@@ -53,7 +53,7 @@ class StoredPerturbations:
 
 
 class FixedImages:
-    """Adversarial images that were computed before, on whatever model, as an attack: measures transfer."""
+    """An attack that returns adversarial images computed before, on any model; measures transfer."""
 
     name = "fixed"
 
@@ -83,8 +83,8 @@ def evaluate(
 ) -> Result:
     """Attacks images and counts which of them the model still classifies correctly.
 
-    A one-step attack such as FGSM runs in one pass: one gradient per image serves
-    the clean prediction and all sizes of eps.
+    FGSM runs in one pass: one forward and backward pass per image gives the clean
+    prediction and the perturbation for all eps.
 
     Args:
       model: a Keras model from float32 images (N, H, W, C) in [0, 1] to logits (N, K); run with `training=False`.
@@ -92,23 +92,25 @@ def evaluate(
       labels: int (N,), the true classes.
       attack: an attack such as `tfadv.attacks.PGD(steps=50)`, or its text such as "pgd(steps=50)"; None
         evaluates clean images only.
-      eps: a number >= 0 in units of a [0, 1] pixel, or several.
-      batch_size: images at a time.
-      seed: of the attack's random numbers.
+      eps: the size of the perturbation for pixels in [0, 1], a number >= 0 or a sequence of numbers.
+      batch_size: number of images per batch.
+      seed: int, for the attack's random numbers.
       execution: devices, progress and resumption.
 
     Returns:
       A `Result`.
 
     Raises:
-      ValueError: an argument of the wrong type, shape or range, or a model whose last layer is a softmax.
-      UserError: an unknown attack or setting.
+      ValueError: an argument has the wrong type, shape or range, or the model's last layer is a softmax.
+      UserError: the attack or a setting is unknown.
     """
     if isinstance(attack, str):
         from tfadv.attacks import parse
 
         attack = parse(attack)
-    labels = np.asarray(labels, np.int64)
+    if getattr(attack, "targeted", False):
+        raise ValueError("a targeted attack moves images to given classes: it says nothing about robust accuracy.")
+    images, labels = _check(model, images, labels, attack, eps)
     epsilons = [] if attack is None else [float(e) for e in np.atleast_1d(eps)]
     started = time.monotonic()
     cost = Cost()
@@ -135,6 +137,20 @@ def evaluate(
             cost.gradients, cost.forwards, round(time.monotonic() - started, 2), cost.fallbacks, cost.remaining
         ),
     )
+
+
+def _check(
+    model: Any, images: np.ndarray | tf.Tensor, labels: np.ndarray, attack: Any, eps: float | Sequence[float]
+) -> tuple[np.ndarray | tf.Tensor, np.ndarray]:
+    """Checks the arguments of `evaluate`; returns images, and labels as int64."""
+    images = images if hasattr(images, "dtype") else np.asarray(images)
+    # A softmax hides the gradient, which clean images and images that exist already do not need.
+    needs_gradient = attack is not None and not isinstance(attack, (StoredPerturbations, FixedImages))
+    sizes = 0.0 if attack is None else eps
+    _, y, _ = check_inputs(model if needs_gradient else None, _as_float(images), labels, sizes, (0.0, 1.0))
+    if not len(y):
+        raise ValueError("there must be at least one image.")
+    return images, y.numpy()
 
 
 def predict(model: Any, images: np.ndarray | tf.Tensor, batch_size: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Diagnostics of masked gradients: what has to be known of a model before its robust accuracy is believed.
+"""Diagnostics of masked gradients: what to find out about a model before you trust its robust accuracy.
 
 A defense may hide the gradient instead of becoming robust. Attacks that need the gradient then fail, and the accuracy
 under them says nothing (Athalye et al. 2018, https://arxiv.org/abs/1802.00420). `collect_diagnostics` runs the attacks
@@ -30,12 +30,12 @@ class DiagnosticSettings:
     """How thoroughly a model is examined.
 
     Attributes:
-      steps: of PGD, >= 1.
-      factor: how many times the steps, or the restarts, of the longer attacks; >= 2.
-      targets: classes that APGD-T targets; at most K - 1 are used.
-      queries: of Square Attack.
-      batch_size: images at a time.
-      seed: of the attacks.
+      steps: number of steps of PGD, >= 1.
+      factor: the longer attacks take this many times the steps, or restarts, of PGD; >= 2.
+      targets: number of classes that APGD-T targets; at most K - 1 are used.
+      queries: number of queries of Square Attack.
+      batch_size: number of images per batch.
+      seed: int, for the random numbers of the attacks.
     """
 
     steps: int = 20
@@ -57,10 +57,19 @@ def check_gradient_masking(
 ) -> list[Check]:
     """Looks for signs that a model hides its gradient instead of being robust.
 
-    Arguments and errors are those of `collect_diagnostics`.
+    Args:
+      model: a Keras model from float32 images (N, H, W, C) in [0, 1] to logits (N, K).
+      x: float32 (N, H, W, C) in [0, 1]; 128 to 256 images are enough.
+      y: int (N,), the true classes.
+      eps: a number > 0, the size of the perturbation for pixels in [0, 1].
+      surrogate: another such model, trained without the defense, or None.
+      settings: None means the defaults.
 
     Returns:
-      One `Check` for each rule of `checks.RULES`; `passed` is False where the robust accuracy is suspicious.
+      One `Check` for each rule of `checks.RULES`; `passed` is False if the robust accuracy may be too high.
+
+    Raises:
+      ValueError: as in `collect_diagnostics`.
     """
     return run_checks(collect_diagnostics(model, x, y, eps, surrogate=surrogate, settings=settings))
 
@@ -77,11 +86,11 @@ def collect_diagnostics(
 ) -> dict:
     """Attacks a few images in all the ways that tell robustness from masked gradients.
 
-    An image that survives everything takes steps · (factor · (targets + 4) + 1) + 2 gradients and about as many
+    An image that resists all attacks takes steps · (factor · (targets + 4) + 1) + 2 gradients and about as many
     forward passes as `queries`; one that becomes adversarial early takes far fewer.
 
-    The attacks use the max-norm. PGD uses the cross-entropy with steps of 2.5 · eps / steps, with which the boundary
-    of the ball is within reach (Madry et al. 2017, https://arxiv.org/abs/1706.06083, their L2 attack):
+    The attacks use the L-infinity norm. PGD uses the cross-entropy with steps of 2.5 · eps / steps, with which the
+    boundary of the ball is within reach (Madry et al. 2017, https://arxiv.org/abs/1706.06083, their L2 attack):
 
         fgsm           one step
         pgd            `steps` steps

@@ -14,12 +14,12 @@ from tfadv.evaluation.records import wilson_interval
 
 @dataclasses.dataclass(frozen=True)
 class CostSummary:
-    """The cost of an evaluation, predictions of the adversarial images not counted.
+    """The cost of an evaluation, without the forward passes that classify the adversarial images.
 
     Attributes:
       gradients: images that went forward and backward through the model.
       forwards: images that went forward only.
-      seconds: wall time, compilation included.
+      seconds: wall time, compilation included; of the last process, where an evaluation was interrupted and resumed.
       fallbacks: loss → the loss that replaced it (`tfadv.attacks.losses.resolve_loss`).
       remaining: AutoAttack only: attack → the images that were not adversarial after it, one number per eps.
     """
@@ -52,7 +52,7 @@ class Result:
     Attributes:
       attack: the attack's name, or None where only clean images were classified.
       settings: the attack's settings, JSON values.
-      eps: one number, or a tuple of E numbers, as it was asked for.
+      eps: one number, or a tuple of E numbers, as passed to `evaluate`.
       clean_correct: bool (N,), whether the clean image is classified correctly.
       adversarial_correct: bool (E, N), whether the adversarial image is classified correctly.
       cost: what the attack cost.
@@ -90,6 +90,12 @@ class Result:
         """The 95% Wilson interval (low, high) of the robust accuracy, or a tuple with one interval per eps."""
         return self._per_eps([wilson_interval(int(row.sum()), len(row)) for row in self.robust])
 
+    def first(self, n: int) -> Result:
+        """The result of the first n images; the cost stays that of all."""
+        return dataclasses.replace(
+            self, clean_correct=self.clean_correct[:n], adversarial_correct=self.adversarial_correct[:, :n]
+        )
+
     def summary(self) -> str:
         """A line for the clean accuracy and one per eps."""
         lines = [f"clean: {self.clean_accuracy:.1%} of {self.n} images"]
@@ -126,6 +132,6 @@ def worst_case(results: Sequence[Result]) -> Result:
         results[0],
         attack="worst",
         settings={"attacks": [r.attack for r in results]},
-        adversarial_correct=np.logical_and.reduce([r.adversarial_correct for r in results]),
+        adversarial_correct=np.logical_and.reduce([r.robust for r in results]),
         cost=CostSummary(),
     )

@@ -31,7 +31,12 @@ class AttackEvaluation(PartedArtifact):
     def __init__(self, context: Context, splits: DatasetSplits, trained: TrainedModel, attack: Attack, n: int) -> None:
         """`trained`: the model under test; `n`: number of images."""
         self._context, self._splits, self._trained, self.attack, self.n = context, splits, trained, attack, n
-        self.name = f"attacks/{trained.folder}/{folder_name(attack.label)}"
+        self.name = f"{self.folder(trained)}/{folder_name(attack.label)}"
+
+    @staticmethod
+    def folder(trained: TrainedModel) -> str:
+        """Where the evaluations of a model are, a path in the work folder."""
+        return f"attacks/{trained.folder}"
 
     def inputs(self) -> dict[str, Artifact]:
         """The splits and the model."""

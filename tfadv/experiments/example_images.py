@@ -43,7 +43,11 @@ class ExampleImages(WholeArtifact):
 
     def settings(self) -> dict:
         """The attack's eps."""
-        return {"eps": max(self._context.config.epsilons), "attack": "fgsm"}
+        return {
+            "eps": max(self._context.config.epsilons),
+            "attack": "fgsm",
+            "reference": self._reference.recipe.name,
+        }
 
     def build(self, folder: pathlib.Path, manifest: dict, resume: Any) -> None:
         """Attacks the candidates, chooses among them, and records all predictions."""

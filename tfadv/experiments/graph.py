@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from tfadv.errors import UserError
 from tfadv.runtime import signals
+from tfadv.runtime.compilation import use_xla
 from tfadv.runtime.console import progress_disabled
 from tfadv.store.code_version import code_version
 from tfadv.store.resume import ResumeLog
@@ -165,7 +166,10 @@ class Graph:
         return {**artifact.settings(), **inputs, "code": self._codes[roots]}
 
     def _resume_log(self, name: str, fingerprint: dict) -> ResumeLog | None:
-        return None if self.workdir.follower else ResumeLog(self.workdir.scratch(name, fingerprint))
+        if self.workdir.follower:
+            return None
+        # The state of an attack differs with XLA, though its result does not.
+        return ResumeLog(self.workdir.scratch(name, fingerprint | {"xla": use_xla()}))
 
     def _create_whole(self, artifact: Artifact, fingerprint: dict) -> None:
         assert isinstance(artifact, WholeArtifact)

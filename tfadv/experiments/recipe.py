@@ -1,4 +1,4 @@
-"""What an experiment is: recipes, each of which trains one variant of every model.
+"""`Recipe`, one way to train a model, and `Experiment`, a set of recipes.
 
 This module loads neither TensorFlow nor anything else of tfadv, so that flags can be checked quickly and a change
 in the report does not make trained models out of date.
@@ -35,7 +35,8 @@ class Recipe:
         to an experiment, "reference".
       samples: the images it is trained on.
         "clean": each clean image once per epoch.
-        "repeated": clean images only, each as often as with "surrogate", so that both take equally many steps.
+        "repeated": clean images only, each as often per epoch as with "surrogate", so that both recipes take the
+          same number of steps.
         "surrogate": each clean image and the surrogate's stored adversarial images of it, one per eps.
       objective: the training objective, a name in `tfadv.objectives.OBJECTIVES`.
       objective_settings: (name, value) of the objective's settings that are not its defaults.

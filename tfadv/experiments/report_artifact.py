@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfadv.evaluation.checks import Check
 from tfadv.experiments.graph import Artifact, WholeArtifact
-from tfadv.report import FORMATS
+from tfadv.report import FORMATS, write_report
 from tfadv.report.data import ReportData
 from tfadv.store.files import digest
 
@@ -39,6 +39,7 @@ class Report(WholeArtifact):
         checks = {name: [repr(check) for check in own] for name, own in self._checks().items()}
         return {
             "models": list(session.config.models),
+            "reference": session.experiment.reference,
             "recipes": [repr(recipe) for recipe in session.experiment.recipes],
             "formats": list(FORMATS),
             "results": digest([records, self._transfer_matrix(), checks]),
@@ -47,8 +48,8 @@ class Report(WholeArtifact):
     def code(self) -> tuple:
         """This module, the formats, and the experiment's own tables."""
         experiment = self._session.experiment
-        functions = [f for f in (experiment.tables, experiment.headline) if f is not None]
-        return (type(self).__module__, *FORMATS.values(), *functions)
+        own = [part for part in (experiment.tables, experiment.headline, experiment.published) if part is not None]
+        return (type(self).__module__, *FORMATS.values(), *own)
 
     def bytes_needed(self) -> int:
         """About the size of a report."""
@@ -66,21 +67,27 @@ class Report(WholeArtifact):
             checks=self._checks(),
             examples=session.examples.read(),
         )
-        for write in FORMATS.values():
-            write(folder, data)
+        write_report(folder, data)
 
     def _transfer_matrix(self) -> dict:
         """The rows of the transfer matrix that are up to date."""
-        rows = {trained: self._session.transfer_row(trained) for trained in self._session.variants}
+        session = self._session
+        rows = {t: session.transfer_row(t, self._images(session.transfer_row(t))) for t in session.variants}
         return {
             f"{trained.model}/{trained.recipe.name}": row.read()
             for trained, row in rows.items()
             if self._session.graph.current(row) is not None
         }
 
+    def _images(self, artifact: Artifact) -> int | None:
+        """The number of images that an artifact on the disk was built from; None where there is none."""
+        manifest = self._session.workdir.manifest(artifact.name)
+        return manifest["inputs"]["images"] if manifest else None
+
     def _checks(self) -> dict[str, list[Check]]:
         """The checks for gradient masking that are up to date."""
-        diagnostics = {trained: self._session.diagnostics(trained) for trained in self._session.variants}
+        session = self._session
+        diagnostics = {t: session.diagnostics(t, self._images(session.diagnostics(t))) for t in session.variants}
         return {
             f"{trained.model}/{trained.recipe.name}": artifact.checks()
             for trained, artifact in diagnostics.items()

@@ -51,7 +51,9 @@ def run(config: Config) -> str | None:
         if session.devices.replicas > 1:
             LOG.info("%s", session.devices)
         signals.install()  # where there are several hosts, TensorFlow has replaced the handler of SIGTERM
+        session.publish()  # results of other settings, or of older code, must not stay
         _run_stage(session, config.stage)
+        session.publish()
         return None if follower else _closing_text(session)
 
 
@@ -91,8 +93,8 @@ def _evaluate_all(session: Session) -> list[Artifact]:
 
 
 def _evaluate(session: Session, artifact: Artifact) -> None:
-    if session.graph.ensure(artifact) is not None:
-        session.publish()
+    session.graph.ensure(artifact)
+    session.publish()
 
 
 def _verify(workdir: Workdir) -> None:
@@ -118,17 +120,17 @@ def _closing_text(session: Session) -> str:
     config, graph = session.config, session.graph
     if config.shard:
         return (
-            f"Shard {config.shard} of stage {config.stage} is done, {graph.parts_built} parts in this call. "
-            "When all shards are, the same command without --shard joins them."
+            f"Shard {config.shard} of stage {config.stage} is done: {graph.parts_built} parts were built. "
+            "When all shards are done, run the same command without --shard to join them."
         )
     lines = []
     reports = session.experiment.target(config.stage) == "report"
     if reports:
-        text = (session.workdir.open("report") / "report.md").read_text()
+        text = (session.workdir.open("report") / "report.md").read_text(encoding="utf-8")
         lines += [line for line in text.splitlines() if not line.startswith("![")]
     if not graph.built:
         lines.append(f"{config.workdir} is up to date for stage {config.stage}: nothing to do.")
     else:
         line = f"Built {len(graph.built)} artifacts in {config.workdir}."
-        lines.append(line if reports else f"{line} For the tables, give the same command with --stage=report.")
+        lines.append(line if reports else f"{line} To see the tables, run the same command with --stage=report.")
     return "\n".join(lines)

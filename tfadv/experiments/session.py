@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Iterator
 
 from tfadv import attacks, specs
@@ -11,6 +10,8 @@ from tfadv.attacks.base import Attack
 from tfadv.config import Config
 from tfadv.errors import UserError
 from tfadv.evaluation.records import Record, attack_records, worst_case_records
+from tfadv.evaluation.result import worst_case
+from tfadv.experiments import RECIPES
 from tfadv.experiments.attack_evaluation import AttackEvaluation
 from tfadv.experiments.context import Context
 from tfadv.experiments.dataset_splits import DatasetSplits
@@ -55,6 +56,9 @@ class Session:
         workdir.barrier()  # the chief has opened the folder
         self.graph = Graph(workdir, config.shard_of())
         self._context = Context(config, workdir, self.devices, self.graph, ModelPool())
+        names = {recipe.name for recipe in self.experiment.recipes}
+        # Earlier commands may have trained further recipes.
+        self._known = self.experiment.with_recipes(tuple(RECIPES[name] for name in RECIPES if name not in names))
         self._trained: dict[tuple[str, str], TrainedModel] = {}
 
     # ---- artifacts --------------------------------------------------------------------------------------
@@ -77,9 +81,9 @@ class Session:
     def trained(self, model: str, name: str) -> TrainedModel:
         """A model trained by the recipe of that name."""
         if (model, name) not in self._trained:
-            recipe = self.experiment.recipe(name)
+            recipe = self._known.recipe(name)
             start = recipe.start
-            if start != SCRATCH and self.config.retrain_from:
+            if start != SCRATCH and self.config.retrain_from and name != self.experiment.reference:
                 start = self.config.retrain_from
             self._trained[model, name] = TrainedModel(
                 self._context,
@@ -116,13 +120,13 @@ class Session:
         """Accuracy of a model under an attack on the first n test images, `eval_size` where n is None."""
         return AttackEvaluation(self._context, self.splits, trained, attack, n or self.eval_size)
 
-    def transfer_row(self, trained: TrainedModel) -> TransferRow:
-        """Accuracy of all models on images attacked on one."""
-        return TransferRow(self._context, self.splits, trained, self.variants, self.eval_size)
+    def transfer_row(self, trained: TrainedModel, n: int | None = None) -> TransferRow:
+        """Accuracy of all models on images attacked on one; n as in `attack_evaluation`."""
+        return TransferRow(self._context, self.splits, trained, self.variants, n or self.eval_size)
 
-    def diagnostics(self, trained: TrainedModel) -> MaskingDiagnostics:
-        """Whether the gradients of a model are masked."""
-        return MaskingDiagnostics(self._context, self.splits, trained, self.surrogate, self.eval_size)
+    def diagnostics(self, trained: TrainedModel, n: int | None = None) -> MaskingDiagnostics:
+        """Whether the gradients of a model are masked; n as in `attack_evaluation`."""
+        return MaskingDiagnostics(self._context, self.splits, trained, self.surrogate, n or self.eval_size)
 
     @property
     def examples(self) -> ExampleImages:
@@ -134,12 +138,14 @@ class Session:
     # ---- results ----------------------------------------------------------------------------------------
 
     def publish(self) -> None:
-        """Writes results.json with the results of all models that are up to date."""
-        if self.workdir.follower:
+        """Writes results.json with the results of all models and recipes that are up to date."""
+        if self.workdir.follower or self.config.shard:  # one process writes
             return
-        models = [self.trained(m, recipe.name) for m in MODELS for recipe in self.experiment.recipes]
+        models = [self.trained(m, recipe.name) for m in MODELS for recipe in self._known.recipes]
         records = [record for trained in models for record in self.records(trained)]
-        write_json(self.workdir.root / "results.json", [record.to_dict() for record in records])
+        path = self.workdir.root / "results.json"
+        if records or path.exists():
+            write_json(path, [record.to_dict() for record in records])
 
     def records(self, trained: TrainedModel) -> list[Record]:
         """The results of one model that are up to date; empty where it was not evaluated."""
@@ -161,22 +167,19 @@ class Session:
             )
         if len({result.n for result in results}) != 1:  # there is no worst case over different numbers of images
             return records
-        robust = fgsm.whitebox().robust[:, : results[0].n]
-        for result in results:
-            robust = robust & result.robust
+        worst = worst_case([fgsm.whitebox().first(results[0].n), *results])
         labels = dict.fromkeys(["fgsm", *(evaluation.attack.label for evaluation in evaluations)])
-        return records + worst_case_records(subject, epsilons, robust, list(labels))
+        return records + worst_case_records(subject, epsilons, worst.robust, list(labels))
 
     def _attack_evaluations(self, trained: TrainedModel) -> Iterator[AttackEvaluation]:
         """Those on the disk that are up to date, in the order of the table of attacks."""
-        folder = self.workdir.root / "attacks" / trained.folder
-        order = list(attacks.ATTACKS)
+        folder, order = AttackEvaluation.folder(trained), list(attacks.ATTACKS)
         candidates = []
-        for path in folder.glob("*/manifest.json"):
+        for path in (self.workdir.root / folder).glob("[!.]*"):
             try:
-                inputs = json.loads(path.read_text())["inputs"]
+                inputs = (self.workdir.manifest(f"{folder}/{path.name}") or {})["inputs"]
                 evaluation = self.attack_evaluation(trained, attacks.parse(inputs["attack"]), inputs["images"])
-            except (ValueError, KeyError, TypeError, UserError):  # damaged, or of a plugin that is not loaded
+            except (KeyError, UserError):  # damaged, or of a plugin that is not loaded
                 continue
             candidates.append((order.index(evaluation.attack.name), evaluation.attack.label, evaluation))
         for _, _, evaluation in sorted(candidates, key=lambda c: c[:2]):

@@ -21,7 +21,7 @@ from tfadv.experiments.graph import Artifact, WholeArtifact
 from tfadv.models import MODELS, files
 from tfadv.models.builder import build as build_model
 from tfadv.objectives import OBJECTIVES
-from tfadv.objectives.base import Objective
+from tfadv.objectives.base import Objective, as_objective
 from tfadv.specs import folder_name
 from tfadv.store.files import write_json
 from tfadv.training import Checkpoints, Diverged, Trainer, TrainingSettings
@@ -113,7 +113,12 @@ class TrainedModel(WholeArtifact):
         Raises:
           UserError: it does not accept them.
         """
-        return specs.build_with(self.recipe.objective, dict(self.recipe.objective_settings), OBJECTIVES)
+        entry, settings = OBJECTIVES[self.recipe.objective], dict(self.recipe.objective_settings)
+        if isinstance(entry, type):
+            entry = specs.build_with(self.recipe.objective, settings, OBJECTIVES)
+        elif settings:
+            raise UserError(f"{self.recipe.name}: the objective {self.recipe.objective} has no settings.")
+        return as_objective(entry)
 
     @property
     def _eps(self) -> float:
@@ -157,6 +162,7 @@ class TrainedModel(WholeArtifact):
                 raise UserError(f"{error} {self._save_last_good(trainer, checkpoints)}")
             write_json(folder / "history.json", record)
             files.save(trainer.model, folder / "model.keras")
+            manifest["devices"] = context.devices.replicas  # without --sync_batchnorm, each has its own statistics
             manifest["content"] = entry.content = files.weights_hash(trainer.model)
 
     def cleanup(self) -> None:
@@ -190,7 +196,7 @@ class TrainedModel(WholeArtifact):
             yield entry
 
     def _initial_model(self) -> keras.Model:
-        """Builds the model with its initial weights, which follow from `--seed`."""
+        """Builds the model with its initial weights, which depend on `--seed`."""
         keras.utils.set_random_seed(self._config.seed)
         with self._context.devices.strategy.scope():
             return build_model(
@@ -224,7 +230,7 @@ class TrainedModel(WholeArtifact):
         if not self.recipe.balance:
             return samples
         balanced = undersample(samples.labels, self._config.seed)
-        LOG.info("balance: %d of %d training images stay", len(balanced), len(samples.labels))
+        LOG.info("class balance: %d of %d training images are kept", len(balanced), len(samples.labels))
         return samples.select(balanced)
 
     def _validation_samples(self) -> Samples:

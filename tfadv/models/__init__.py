@@ -1,6 +1,6 @@
 """The table of models, and `build`; no Keras here.
 
-A new model is one entry in the table, and one file where it is not a ResNet.
+A new ResNet is one entry in the table.
 """
 
 from __future__ import annotations

@@ -1,7 +1,11 @@
 """The table of training objectives; no TensorFlow here.
 
-An objective says what training minimizes, see `tfadv.objectives.base.Objective`.
-A new objective is one file and one entry.
+An objective says what training minimizes.  It is a function
+`objective(model, x, y) -> (losses, logits)` of a callable model, float32 images
+(N, H, W, C) in [0, 1] and int64 labels (N,), which calls `model(x, training=True)`
+once and returns the loss of each image, float32 (N,), and the logits, float32
+(N, K).  One that attacks the images, or has settings, is a class:
+`tfadv.objectives.base.Objective`.  A new objective is one file and one entry.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ AFFECTS_RESULTS = False  # artifacts depend on the module of their objective
 OBJECTIVES = Registry(
     "objective",
     {
-        "cross_entropy": "tfadv.objectives.cross_entropy:CrossEntropy",
+        "cross_entropy": "tfadv.objectives.cross_entropy:cross_entropy",
         "nfgsm": "tfadv.objectives.nfgsm:NFGSM",
         "rsfgsm": "tfadv.objectives.rsfgsm:RSFGSM",
         "pgd": "tfadv.objectives.pgd:PGDTraining",

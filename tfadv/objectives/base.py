@@ -1,8 +1,9 @@
-"""What training minimizes: `Objective`."""
+"""What training minimizes: `Objective`, and `as_objective` for plain functions."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -61,3 +62,25 @@ class Objective:
     def stronger(self) -> Objective | None:
         """The objective to fall back to where training with this one has collapsed; None where there is none."""
         return None
+
+
+@dataclasses.dataclass(frozen=True)
+class FunctionObjective(Objective):
+    """A plain function as an objective.
+
+    Attributes:
+      function: `function(model, x, y) -> (losses, logits)`.
+    """
+
+    function: Callable[[Any, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+
+    def loss(
+        self, model: Any, x: tf.Tensor, y: tf.Tensor, adversarial: tf.Tensor | None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """See `Objective.loss`."""
+        return self.function(model, x, y)
+
+
+def as_objective(objective: Objective | Callable) -> Objective:
+    """The objective itself, or a plain function as one."""
+    return objective if isinstance(objective, Objective) else FunctionObjective(objective)

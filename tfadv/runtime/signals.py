@@ -3,11 +3,11 @@
 A signal raises `Stopped` in the main thread.  Within `in_steps`, where training
 can save a checkpoint, it waits for the end of the present step.
 
-Python runs signal handlers between two instructions of the main thread, so not
-while that is in a call of TensorFlow: compiling, or a long step.  A second
-thread therefore watches for signals as well.  Where the main thread does not
-take notice in time, it prints the closing line and ends the process; artifacts
-are written atomically, so that is safe at any moment.  It can do so in calls
+Python runs signal handlers between two instructions of the main thread, but not
+during a call of TensorFlow, such as a compilation or a long step.  A second
+thread therefore watches for signals as well.  If the main thread does not
+react in time, it prints the closing line and ends the process.  This is safe at
+any moment, because artifacts are written atomically.  It can do so in calls
 that release Python's global interpreter lock, as those of TensorFlow do.
 """
 

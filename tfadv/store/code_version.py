@@ -17,6 +17,8 @@ An import must be visible to be followed:
 - A name that a package provides through `__getattr__` is followed where the
   package imports it for type checkers, and otherwise refused: import it from
   the module that defines it.
+- A module outside of tfadv that imports tfadv or a package of it as a whole
+  depends on all of its modules.
 - What a registry resolves at run time is followed only where it is a root.
 """
 
@@ -46,9 +48,9 @@ def code_version(*roots: Any) -> str:
     """Hashes the code that the roots consist of.
 
     Args:
-      roots: names of modules, modules, or objects, which stand for the module that defines them (an
-        instance for that of its class).  A module outside of tfadv counts with the modules that it imports
-        from tfadv and from its own package.
+      roots: names of modules, modules, or objects, which stand for the module that defines them (an instance for
+        that of its class, a `functools.partial` for that of its function and for its arguments).  A module outside
+        of tfadv counts with the modules that it imports from tfadv and from its own package.
 
     Returns:
       16 hexadecimal digits.
@@ -57,7 +59,9 @@ def code_version(*roots: Any) -> str:
       UserError: a root has no source file.
       ImportError: a module imports something that can't be found in the files of its package.
     """
-    return digest(module_hashes(*roots))[:HEXADECIMALS]
+    arguments = [repr((root.args, sorted(root.keywords.items()))) for root in roots if _is_partial(root)]
+    roots = tuple(root.func if _is_partial(root) else root for root in roots)
+    return digest([module_hashes(*roots), *arguments] if arguments else module_hashes(*roots))[:HEXADECIMALS]
 
 
 def module_hashes(*roots: Any) -> dict[str, str]:
@@ -74,8 +78,20 @@ def module_hashes(*roots: Any) -> dict[str, str]:
         if not module.affects_results and name not in names:
             continue
         hashes[name] = module.hash
-        waiting += _imported(name, module, packages)
+        for imported, whole in _imported(name, module, packages):
+            waiting.append(imported)
+            if whole and name.split(".")[0] != PACKAGE:
+                waiting += _modules_below(imported)
     return hashes
+
+
+def _modules_below(package: str) -> list[str]:
+    """The modules of a package of tfadv; none of a module that is no package."""
+    if package.split(".")[0] != PACKAGE or _file(package).name != "__init__.py":
+        return []
+    folder = _file(package).parent
+    names = [path.relative_to(folder).with_suffix("").parts for path in sorted(folder.rglob("*.py"))]
+    return [".".join((package, *parts)).removesuffix(".__init__") for parts in names]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +104,10 @@ class _Module:
     defined: frozenset[str]
     lazy: dict[str, str]
     is_package: bool
+
+
+def _is_partial(root: Any) -> TypeGuard[functools.partial]:
+    return isinstance(root, functools.partial)
 
 
 def _module_name(root: Any) -> str:
@@ -173,11 +193,11 @@ def _imports(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
         yield from _imports(child)
 
 
-def _imported(name: str, module: _Module, packages: set[str]) -> Iterator[str]:
-    """The modules that a module imports from these packages."""
+def _imported(name: str, module: _Module, packages: set[str]) -> Iterator[tuple[str, bool]]:
+    """(module, whether it is imported itself and not a name in it) for what a module imports from these packages."""
     for node in module.imports:
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.split(".")[0] in packages)
+            yield from ((alias.name, True) for alias in node.names if alias.name.split(".")[0] in packages)
             continue
         source = node.module or ""
         if node.level:  # relative to the package that holds the module
@@ -186,7 +206,8 @@ def _imported(name: str, module: _Module, packages: set[str]) -> Iterator[str]:
             source = ".".join([*package, *source.split(".")] if source else package)
         if source.split(".")[0] in packages:
             for alias in node.names:
-                yield _source_of(name, source, alias.name)
+                module_name = _source_of(name, source, alias.name)
+                yield module_name, module_name == f"{source}.{alias.name}"
 
 
 def _source_of(importer: str, source: str, attribute: str) -> str:

@@ -1,8 +1,8 @@
-"""From where a long computation continues after a kill: its finished units, and how far it was in the one after them.
+"""Saves the finished units of a long computation and the state within the next one, so that it can be resumed.
 
 A deterministic computation calls `load` at the start of each unit, `partial`
-now and then within it, and `done` at its end.  Started again on the same
-folder, it is served what the log holds, unit by unit, and computes the rest.
+now and then within it, and `done` at its end.  If it is started again on the
+same folder, `load` returns what was saved, unit by unit, and it computes the rest.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The training loop: one for a single device and for many, which can stop and resume at any step."""
+"""The training loop, for one device or many.  It can stop and resume at any step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from tfadv.datasets.batches import Samples, evaluation_batches, training_batches
 from tfadv.errors import UserError
 from tfadv.models.accelerate import accelerated
-from tfadv.objectives.base import Objective
+from tfadv.objectives.base import Objective, as_objective
 from tfadv.runtime import signals
 from tfadv.runtime.compilation import use_accelerated, use_xla
 from tfadv.runtime.console import progress_disabled
@@ -42,13 +42,13 @@ class TrainingSettings:
     """How one run trains.
 
     Attributes:
-      epochs: the most epochs.
+      epochs: maximum number of epochs.
       batch_size: images per step, on all devices together.
       learning_rate: the peak; see `warmup_cosine`.
       patience: epochs without higher validation accuracy before training stops.
-      seed: of order and augmentation.
+      seed: int, for the order and augmentation of the images.
       augmentations: names in `tfadv.datasets.AUGMENTATIONS`.
-      checkpoint_steps: write a checkpoint after so many steps as well; 0: only after each epoch.
+      checkpoint_steps: number of steps between two checkpoints; 0 means one per epoch.
       eps: size of the perturbation of adversarial objectives, in units of a [0, 1] pixel; see `delayed_ramp`.
     """
 
@@ -102,7 +102,7 @@ class Trainer:
         model: keras.Model,
         *,
         weight_decay: float,
-        objective: Objective,
+        objective: Objective | Callable,
         precision: str = "float32",
         devices: Devices | None = None,
     ) -> None:
@@ -121,7 +121,7 @@ class Trainer:
         if precision != "float32" and not use_accelerated():
             raise UserError(f"--precision={precision} needs --accelerate=auto: optimized clones compute in bfloat16.")
         self.model = model
-        self._objective = self._active_objective = objective
+        self._objective = self._active_objective = as_objective(objective)
         self._devices = devices or Devices()
         with self._devices.strategy.scope():
             # The clone has the same variables.

@@ -1,0 +1,93 @@
+"""results.json and the report hold what belongs to the present settings and code, and all of it."""
+
+import json
+
+import pytest
+
+from tests.faults.harness import one_line
+
+RECIPES = """
+from tfadv.experiments import RECIPES
+from tfadv.experiments.recipe import Recipe
+
+RECIPES.register("more", Recipe("more", "More", start="baseline", objective="{objective}", epochs="retrain_epochs"))
+"""
+ATTACK = """
+import dataclasses
+from tfadv.attacks import ATTACKS
+from tfadv.attacks.fgsm import FGSM
+
+@dataclasses.dataclass(frozen=True)
+class Mine(FGSM):
+    pass
+
+ATTACKS.register("my-attack", Mine)
+"""
+
+
+def test_results_of_other_settings_do_not_stay(smoke, tmp_path):
+    run = smoke.copy(tmp_path / "run")
+    run.succeed("--overwrite", "--seed=1", "--stage=train")
+    assert run.records() == []
+    run.succeed("--seed=1", "--stage=attack")
+    assert {(r["variant"], r["seed"]) for r in run.records()} == {("baseline", 1)}
+
+
+def test_results_of_earlier_defenses_stay(smoke, tmp_path):
+    (tmp_path / "more.py").write_text(RECIPES.format(objective="cross_entropy"))
+    run = smoke.copy(tmp_path / "run")
+    run.succeed("--plugins=more", "--defenses=more", "--stage=evaluate", cwd=tmp_path)
+    with_defense = run.records()
+    assert {r["variant"] for r in with_defense} == {"baseline", "augmented", "retrained", "more"}
+    assert "nothing to do" in run.succeed("--plugins=more", "--stage=evaluate", cwd=tmp_path)
+    assert run.records() == with_defense
+
+
+def test_a_later_report_keeps_the_transfer_matrix_and_the_checks(smoke, tmp_path):
+    run = smoke.copy(tmp_path / "run")
+    first = run.succeed("--attacks=fgsm", "--eval_size=24")
+    later = run.succeed("--stage=report")
+    for words in ("Transfer matrix", "checks for gradient masking passed"):
+        assert words in first and words in later
+
+
+def test_a_mistyped_objective_is_refused_before_anything_is_trained(tmp_path, smoke):
+    (tmp_path / "more.py").write_text(RECIPES.format(objective="cross_entropi"))
+    done = smoke("--plugins=more", "--defenses=more", f"--workdir={tmp_path / 'new'}", cwd=tmp_path)
+    assert done.returncode == 1 and not (tmp_path / "new").exists()
+    assert "unknown objective 'cross_entropi': did you mean 'cross_entropy'?" in one_line(done)
+
+
+def test_an_attack_that_calls_itself_otherwise_is_refused(tmp_path, smoke):
+    (tmp_path / "mine.py").write_text(ATTACK)
+    done = smoke("--plugins=mine", "--attacks=my-attack", "--eval_size=24", cwd=tmp_path)
+    assert done.returncode == 1 and "its property `name` is 'mine'" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("train_size", [1250, 1255])
+def test_too_few_images_left_for_a_split_are_one_line(tmp_path, smoke, train_size):
+    done = smoke(f"--train_size={train_size}", "--stage=prepare", f"--workdir={tmp_path / 'new'}")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"change --train_size={train_size}" in done.stderr
+
+
+def test_flags_of_a_run_can_be_repeated_without_overwriting(smoke, tmp_path):
+    run = smoke.copy(tmp_path / "run")
+    run.succeed("--overwrite", "--verify", "--stage=prepare")
+    flags = (run.workdir / "flags.txt").read_text().splitlines()
+    assert "--nooverwrite" in flags and "--noverify" in flags and "--seed=0" in flags
+
+
+def test_the_state_of_an_unfinished_attack_is_not_continued_with_xla(smoke, tmp_path):
+    """Outside XLA, images leave the batch: the shapes differ, and the results agree."""
+    run = smoke.copy(tmp_path / "run")
+    scratch = run.workdir / "parts/attacks/resnet_tiny/baseline/pgd/.scratch-00000"
+    run.succeed("--attacks=pgd", "--eval_size=24", "--stage=evaluate")
+    assert not scratch.exists()
+    records = [r for r in run.records() if r["attack"] == "pgd"]
+    other = smoke.copy(tmp_path / "other")
+    other.succeed("--attacks=pgd", "--eval_size=24", "--stage=evaluate", "--jit_compile=true")
+    for a, b in zip(records, [r for r in other.records() if r["attack"] == "pgd"], strict=True):
+        assert abs(a["correct"] - b["correct"]) <= 1
+    inputs = json.loads((run.workdir / "attacks/resnet_tiny/baseline/pgd/manifest.json").read_text())["inputs"]
+    assert "xla" not in inputs
