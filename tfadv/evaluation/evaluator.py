@@ -147,7 +147,7 @@ def _check(
     # A softmax hides the gradient, which clean images and images that exist already do not need.
     needs_gradient = attack is not None and not isinstance(attack, (StoredPerturbations, FixedImages))
     sizes = 0.0 if attack is None else eps
-    _, y, _ = check_inputs(model if needs_gradient else None, _as_float(images), labels, sizes, (0.0, 1.0))
+    _, y, _ = check_inputs(model if needs_gradient else None, to_float(images), labels, sizes, (0.0, 1.0))
     if not len(y):
         raise ValueError("there must be at least one image.")
     return images, y.numpy()
