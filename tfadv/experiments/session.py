@@ -20,7 +20,7 @@ from tfadv.experiments.fgsm_evaluation import FgsmEvaluation
 from tfadv.experiments.graph import Graph
 from tfadv.experiments.masking_diagnostics import MaskingDiagnostics
 from tfadv.experiments.model_pool import ModelPool
-from tfadv.experiments.recipe import SCRATCH
+from tfadv.experiments.recipe import SCRATCH, Recipe
 from tfadv.experiments.stored_samples import StoredSamples
 from tfadv.experiments.trained_model import TrainedModel
 from tfadv.experiments.transfer_evaluation import TransferRow
@@ -56,10 +56,23 @@ class Session:
         workdir.barrier()  # the chief has opened the folder
         self.graph = Graph(workdir, config.shard_of())
         self._context = Context(config, workdir, self.devices, self.graph, ModelPool())
-        names = {recipe.name for recipe in self.experiment.recipes}
-        # Earlier commands may have trained further recipes.
-        self._known = self.experiment.with_recipes(tuple(RECIPES[name] for name in RECIPES if name not in names))
+        self._known = self.experiment.with_recipes(tuple(self._earlier_recipes()))
         self._trained: dict[tuple[str, str], TrainedModel] = {}
+
+    def _earlier_recipes(self) -> Iterator[Recipe]:
+        """Recipes that earlier commands trained in this work folder and this one does not name."""
+        names = {recipe.name for recipe in self.experiment.recipes}
+        for path in sorted((self.workdir.root / "models").glob("*/[!.]*")):
+            try:
+                manifest = self.workdir.manifest(path.relative_to(self.workdir.root).as_posix()) or {}
+                name = manifest["inputs"]["recipe"]
+                (spec,) = specs.split_specs(name, RECIPES)
+                recipe = RECIPES[spec[0]].with_settings(spec[1])
+            except (KeyError, ValueError, UserError):  # damaged, or of a plugin that is not loaded
+                continue
+            if name not in names:
+                names.add(name)
+                yield recipe
 
     # ---- artifacts --------------------------------------------------------------------------------------
 
