@@ -103,6 +103,12 @@ def test_the_result_does_not_depend_on_the_length_of_the_chunks(small, name, mon
         assert cost == results[0][1]
 
 
+def test_the_first_chunk_follows_the_pace_of_an_earlier_round():
+    assert loop._first_length(None, 128) == 1
+    assert loop._first_length(0.0005, 100) == 10  # 50 ms per step
+    assert loop._first_length(1.0, 100) == 1 and loop._first_length(0.0, 1) >= 1000
+
+
 def test_chunks_begin_with_one_step_and_are_adapted_to_the_time():
     assert loop._next_length(1, 0.01) == 4  # grows by a factor of four at most
     assert loop._next_length(4, 0.04) == 16

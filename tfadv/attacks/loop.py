@@ -1,6 +1,6 @@
 """Loops over the steps and restarts of an attack, in which only images that are not yet adversarial go on.
 
-The steps run in compiled chunks of about a quarter of a second.  Between two
+The steps run in compiled chunks of about half a second.  Between two
 chunks Python runs, so that Ctrl-C is noticed and the state can be saved.
 
 Outside XLA an image that is done leaves the batch, inside the graph, and costs
@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import math
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -27,7 +28,9 @@ from tfadv.runtime import compilation
 
 ADVERSARIAL = -math.inf
 NOT_ADVERSARIAL = math.inf
-SECONDS_PER_CHUNK = 0.25  # half of what is allowed: a chunk may take longer than estimated
+SECONDS_PER_CHUNK = 0.5  # half of what is allowed: a chunk may take longer than estimated
+# Seconds per image and step, for each model and attack: another chunk costs as much as some steps of few images.
+_paces: weakref.WeakKeyDictionary[Any, dict[Any, float]] = weakref.WeakKeyDictionary()
 _MAX_GROWTH = 4  # of the number of steps from one chunk to the next
 
 
@@ -178,12 +181,15 @@ def run_unit(
     if saved:
         loop = tf.nest.pack_sequence_as(loop, [tf.constant(array) for array in saved[2]])
 
-    i, length = int(loop.i), 1
+    paces = _paces.setdefault(model, {})
+    i, length = int(loop.i), _first_length(paces.get(attack), len(owners))
     while i < steps and loop.active.numpy().any():
         began, chunk = time.monotonic(), min(length, steps - i)
         loop = _advance(model, loop, owners, i + chunk, inputs, **options)
         i = int(loop.i)  # waits for the result
-        length = _next_length(chunk, time.monotonic() - began)
+        seconds = time.monotonic() - began
+        length = _next_length(chunk, seconds)
+        paces[attack] = seconds / (chunk * max(1, len(loop.rows)))
         if resume:
             resume.partial(i, functools.partial(_arrays, loop))
 
@@ -199,6 +205,11 @@ def run_unit(
 
 def _arrays(nest: Any) -> list[np.ndarray]:
     return [np.asarray(tensor) for tensor in tf.nest.flatten(nest)]
+
+
+def _first_length(pace: float | None, images: int) -> int:
+    """Number of steps in the first chunk, from the seconds per image and step of an earlier unit, if there was one."""
+    return 1 if pace is None else max(1, int(SECONDS_PER_CHUNK / max(pace * images, 1e-9)))
 
 
 def _next_length(steps: int, seconds: float) -> int:
