@@ -24,7 +24,7 @@ OTHER = {
     "experiment": ("paper", "paper"),  # the only one; tests/extensions registers another
     "stage": ("train", "train"),
     "models": ("resnet_tiny,resnet50", ("resnet_tiny", "resnet50")),
-    "defenses": ("", ()),
+    "defenses": ("nfgsm,trades(beta=3)", "nfgsm,trades(beta=3)"),
     "plugins": ("json,csv", ("json", "csv")),
     "seed": ("7", 7),
     "dataset": ("cifar10", "cifar10"),
@@ -35,6 +35,9 @@ OTHER = {
     "augmentations": ("noise,crop", ("noise", "crop")),
     "epochs": ("21", 21),
     "retrain_epochs": ("22", 22),
+    "defense_epochs": ("20", 20),
+    "defense_eps": ("0.125", 0.125),
+    "defense_weight_decay": ("0.5", 0.5),
     "batch_size": ("23", 23),
     "learning_rate": ("0.025", 0.025),
     "weight_decay": ("0", 0.0),
@@ -81,7 +84,8 @@ OTHER = {
         ({"split": "random"}, "unknown split 'random'"),
         ({"retrain_from": "scrach"}, "did you mean 'scratch'"),
         ({"experiment": "papers"}, "did you mean 'paper'"),
-        ({"defenses": ("trade",)}, "unknown recipe 'trade'"),
+        ({"defenses": "trade"}, "unknown recipe 'trade': did you mean 'trades'"),
+        ({"defenses": "nfgsm,nfgsm"}, "two recipes have the same name"),
         ({"stage": "retrian"}, "did you mean 'retrain'"),
         ({"models": ("resnet",)}, "unknown model 'resnet'"),
         ({"models": ()}, "--models is empty"),
@@ -162,7 +166,7 @@ def test_every_setting_has_a_flag_that_reaches_its_field(name):
     if name == "dataset":  # the work folder and the flips follow from it
         expected |= {"workdir", "augmentations"}
     assert changed == expected
-    if name not in ("experiment", "defenses"):  # for which there is only one choice
+    if name != "experiment":  # for which there is only one choice
         assert value != getattr(Config(), name)
 
 
@@ -222,7 +226,7 @@ def test_help_shows_every_setting_with_group_default_and_range():
 
 def test_a_registered_recipe_is_a_defense_with_a_stage(monkeypatch):
     monkeypatch.setitem(RECIPES._entries, "toy", Recipe("toy", "Toy", start="scratch"))
-    config = Config(defenses=("toy",), stage="toy", retrain_from="toy")
+    config = Config(defenses="toy", stage="toy", retrain_from="toy")
     assert config.selected_experiment.recipes[-1].name == "toy"
     assert "toy" in CommandLine(["--defenses=toy"]).help_text()
     with pytest.raises(UserError, match="unknown stage 'toy'"):
@@ -230,7 +234,7 @@ def test_a_registered_recipe_is_a_defense_with_a_stage(monkeypatch):
     reference = Config().selected_experiment.reference
     monkeypatch.setitem(RECIPES._entries, "taken", Recipe(reference, "Taken"))
     with pytest.raises(UserError, match="--defenses=taken with --experiment=paper: .*same name"):
-        Config(defenses=("taken",))
+        Config(defenses="taken")
 
 
 def test_the_configuration_knows_no_recipe_by_name():

@@ -103,7 +103,7 @@ def test_attack_recipe_objective_and_report_format(smoke, tmp_path):
     history = json.loads((run.workdir / "models/resnet_tiny/longer/history.json").read_text())["history"]
     assert all(100 < loss < 110 for loss in history["loss"]) and all(loss < 10 for loss in history["val_loss"])
     assert "longer" in stdout and "objective shifted" in stdout
-    assert run.manifest("models/resnet_tiny/longer")["inputs"]["objective"] == "shifted"
+    assert run.manifest("models/resnet_tiny/longer")["inputs"]["objective"] == ["shifted"]
 
     # The attack, with its settings, equals an independent count.
     attacked = {(r["variant"], r.get("label", ""), r["eps"]): r for r in records if r["attack"] == "gray"}

@@ -91,3 +91,20 @@ def test_the_state_of_an_unfinished_attack_is_not_continued_with_xla(smoke, tmp_
         assert abs(a["correct"] - b["correct"]) <= 1
     inputs = json.loads((run.workdir / "attacks/resnet_tiny/baseline/pgd/manifest.json").read_text())["inputs"]
     assert "xla" not in inputs
+
+
+def test_defenses_with_settings_are_trained_compared_and_kept(smoke, tmp_path):
+    run = smoke.copy(tmp_path / "run")
+    stdout = run.succeed("--defenses=nfgsm,nfgsm(share=0.5)", "--defense_epochs=2", "--overwrite")
+    assert "nfgsm(share=0.5)" in stdout
+    names = {"baseline", "augmented", "retrained", "nfgsm", "nfgsm(share=0.5)"}
+    assert {r["variant"] for r in run.records()} == names
+    (folder,) = (run.workdir / "models/resnet_tiny").glob("nfgsm_share=0.5-*")
+    history = json.loads((folder / "history.json").read_text())["history"]
+    assert len(history["val_robust_accuracy"]) == 2
+    inputs = run.manifest(f"models/resnet_tiny/{folder.name}")["inputs"]
+    assert inputs["eps"] == 0.03 and inputs["weight_decay"] == 5e-3
+    run.succeed("--stage=evaluate", "--defense_epochs=2")
+    assert {r["variant"] for r in run.records()} == names
+    done = run("--defenses=nfgsm(shar=1)", "--defense_epochs=2")
+    assert done.returncode == 1 and "nfgsm has no setting 'shar': nfgsm accepts share" in one_line(done)
