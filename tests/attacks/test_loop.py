@@ -112,7 +112,7 @@ def test_the_first_chunk_follows_the_pace_of_an_earlier_round():
 def test_chunks_begin_with_one_step_and_are_adapted_to_the_time():
     assert loop._next_length(1, 0.01) == 4  # grows by a factor of four at most
     assert loop._next_length(4, 0.04) == 16
-    assert loop._next_length(64, 0.64) == 25  # 10 ms per step
+    assert loop._next_length(64, 0.64) == 50  # 10 ms per step
     assert loop._next_length(1, 3.0) == 1 and loop._next_length(3, 0.0) == 12
 
 
