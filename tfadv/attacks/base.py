@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tfadv import specs
 from tfadv.attacks import loop, losses
 from tfadv.attacks.cost import Cost
 from tfadv.attacks.gradient import check_inputs, compiled_logits, is_adversarial
@@ -102,8 +103,7 @@ class Attack:
     def label(self) -> str:
         """The name and the settings that differ from its defaults: "pgd(restarts=5, steps=50)"."""
         defaults, own = self._defaults().settings(), self.settings()
-        changed = [f"{key}={_text(own[key])}" for key in sorted(own) if own[key] != defaults[key]]
-        return f"{self.name}({', '.join(changed)})" if changed else self.name
+        return specs.label(self.name, {key: value for key, value in own.items() if value != defaults[key]})
 
     def settings(self) -> dict[str, Any]:
         """All settings as JSON values."""
@@ -340,12 +340,3 @@ def _checked_number(name: str, value: Any, whole: bool, least: float | None, abo
     if not valid or (least is not None and value < least) or (above is not None and value <= above):
         raise ValueError(f"{name} must be {expected}, got {value}.")
     return int(value) if whole else float(value)
-
-
-def _text(value: Any) -> str:
-    """A value as `tfadv.attacks.parse` reads it."""
-    if isinstance(value, list):
-        return "+".join(value)
-    return (
-        {None: "none", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else str(value)
-    )
