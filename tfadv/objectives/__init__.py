@@ -20,8 +20,10 @@ OBJECTIVES = Registry(
         "cross_entropy": "tfadv.objectives.cross_entropy:cross_entropy",
         "nfgsm": "tfadv.objectives.nfgsm:NFGSM",
         "rsfgsm": "tfadv.objectives.rsfgsm:RSFGSM",
+        "free": "tfadv.objectives.free:FreeTraining",
         "pgd": "tfadv.objectives.pgd:PGDTraining",
         "trades": "tfadv.objectives.trades:TRADES",
         "mart": "tfadv.objectives.mart:MART",
+        "hat": "tfadv.objectives.hat:HAT",
     },
 )

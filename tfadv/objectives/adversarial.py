@@ -12,6 +12,7 @@ from tfadv.attacks import losses
 from tfadv.attacks.gradient import logits_and_gradient, logits_of, sign
 from tfadv.attacks.norms import Linf
 from tfadv.objectives.base import Objective
+from tfadv.objectives.cross_entropy import smoothed_cross_entropy
 
 VALIDATION_STEPS = 10  # of PGD, to choose the epoch to keep
 
@@ -35,7 +36,7 @@ def ascend(
       x: float32 (N, H, W, C) in [0, 1], the centre.
       y: int64 (N,).
       start: float32 (N, H, W, C), within eps of x.
-      eps: float32 ().
+      eps: float32 () or (N, 1, 1, 1).
       steps: number of steps, >= 1.
       loss: function of (logits, y, target) that is maximized.
 
@@ -53,7 +54,7 @@ def ascend(
 
 
 def random_start(x: tf.Tensor, eps: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Uniform within eps of x (N, H, W, C), clipped to [0, 1]; eps float32 (), seed int64 (2,)."""
+    """Uniform within eps of x (N, H, W, C), clipped to [0, 1]; eps float32 () or (N, 1, 1, 1), seed int64 (2,)."""
     return tf.clip_by_value(x + eps * tf.random.stateless_uniform(tf.shape(x), seed, -1.0, 1.0), 0.0, 1.0)
 
 
@@ -62,7 +63,16 @@ class RobustObjective(Objective):
     """An objective that aims at robustness: the epoch to keep is the one of the highest accuracy under PGD.
 
     Clean accuracy would keep the very epoch in which one-step training collapsed.
+
+    Attributes:
+      eps: the perturbation size to train against, in units of a [0, 1] pixel; None means that of the training run.
     """
+
+    eps: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.eps is not None and not 0 <= self.eps <= 1:
+            raise ValueError(f"eps must be from 0 to 1, got {self.eps}.")
 
     @property
     def is_adversarial(self) -> bool:
@@ -83,13 +93,28 @@ class AdversarialObjective(RobustObjective):
     Attributes:
       share: the share of each batch that is attacked; the rest stays clean.  Both go through the network in one call,
         so that BatchNorm's statistics are those of the mixture.
+      smoothing: of the labels, see `smoothed_cross_entropy`.
     """
 
     share: float = 1.0
+    smoothing: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.share <= 1:
             raise ValueError(f"share must be above 0 and at most 1, got {self.share}.")
+        if not 0 <= self.smoothing < 1:
+            raise ValueError(f"smoothing must be at least 0 and below 1, got {self.smoothing}.")
+
+    @property
+    def attack_steps(self) -> int:
+        """Gradients per attacked image."""
+        return 1
+
+    @property
+    def cost(self) -> float:
+        """See `Objective.cost`."""
+        return 1 + self.share * self.attack_steps
 
     def attack(self, model: Any, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Adversarial images of x, float32 (N, H, W, C); arguments as in `perturb`."""
@@ -98,7 +123,7 @@ class AdversarialObjective(RobustObjective):
     def perturb(self, model: Any, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Attacks the first images of the batch, whose order is random."""
         n = max(1, round(self.share * x.shape[0]))
-        return self.attack(model, x[:n], y[:n], eps, seed)
+        return self.attack(model, x[:n], y[:n], eps[:n] if eps.shape.rank else eps, seed)
 
     def loss(
         self, model: Any, x: tf.Tensor, y: tf.Tensor, adversarial: tf.Tensor | None
@@ -106,4 +131,4 @@ class AdversarialObjective(RobustObjective):
         """The cross-entropy of the adversarial images and of the clean rest."""
         assert adversarial is not None
         logits = model(tf.concat([adversarial, x[adversarial.shape[0] :]], axis=0), training=True)
-        return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits), logits
+        return smoothed_cross_entropy(logits, y, self.smoothing), logits

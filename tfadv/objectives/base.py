@@ -23,8 +23,8 @@ class Objective:
           model: callable from float32 (N, H, W, C) to logits (N, K); called with `training=False`.
           x: float32 (N, H, W, C) in [0, 1].
           y: int64 (N,).
-          eps: float32 (), in units of a [0, 1] pixel.
-          seed: int64 (2,), different for each update.
+          eps: float32 () or, one per image, (N, 1, 1, 1); in units of a [0, 1] pixel.
+          seed: int64 (2,), different for each batch.
 
         Returns:
           float32 (M, H, W, C) in [0, 1], for the first M images; or None.
@@ -58,6 +58,41 @@ class Objective:
         Arguments as in `perturb`.
         """
         raise NotImplementedError
+
+    @property
+    def cost(self) -> float:
+        """Forward and backward passes per image of a batch: one for the update, and those of the attack."""
+        return 1.0
+
+    @property
+    def replays(self) -> int:
+        """The number of updates per batch; each uses `next_adversarial` of the one before."""
+        return 1
+
+    def next_adversarial(self, x: tf.Tensor, adversarial: tf.Tensor, gradient: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
+        """The adversarial images of the next update of the same batch, where `replays` is above 1.
+
+        Args:
+          x: float32 (N, H, W, C) in [0, 1].
+          adversarial: those of the last update, as `perturb` returns them.
+          gradient: of the loss at `adversarial`, of the same shape.
+          eps: as in `perturb`.
+        """
+        raise NotImplementedError
+
+    @property
+    def weight_perturbation(self) -> float:
+        """How far the update's gradient is computed from the weights, relative to their norm; see `training.awp`."""
+        return 0.0
+
+    @property
+    def needs_helper(self) -> bool:
+        """Whether the objective uses the model as it was when training started; see `with_helper`."""
+        return False
+
+    def with_helper(self, helper: Any) -> Objective:
+        """The same objective with a helper, a callable like the model whose weights never change."""
+        return self
 
     def stronger(self) -> Objective | None:
         """The objective to fall back to where training with this one has collapsed; None where there is none."""

@@ -28,8 +28,14 @@ class MART(RobustObjective):
     steps: int = 10
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.beta < 0 or self.steps < 1:
             raise ValueError(f"beta must be at least 0 and steps at least 1, got {self.beta} and {self.steps}.")
+
+    @property
+    def cost(self) -> float:
+        """See `Objective.cost`: clean and adversarial images both count in the update."""
+        return self.steps + 2
 
     def perturb(self, model: Any, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """PGD on the cross-entropy from a uniformly random start."""

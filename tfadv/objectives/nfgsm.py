@@ -37,4 +37,4 @@ class NFGSM(AdversarialObjective):
 
     def stronger(self) -> Objective:
         """Two steps of PGD."""
-        return PGDTraining(share=self.share, steps=2)
+        return PGDTraining(eps=self.eps, share=self.share, smoothing=self.smoothing, steps=2)

@@ -34,4 +34,4 @@ class RSFGSM(AdversarialObjective):
 
     def stronger(self) -> Objective:
         """Two steps of PGD."""
-        return PGDTraining(share=self.share, steps=2)
+        return PGDTraining(eps=self.eps, share=self.share, smoothing=self.smoothing, steps=2)

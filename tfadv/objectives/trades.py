@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tfadv.attacks.gradient import logits_of
 from tfadv.objectives.adversarial import RobustObjective, ascend
+from tfadv.objectives.cross_entropy import smoothed_cross_entropy
 
 _START_NOISE = 0.001  # at x itself the divergence has no gradient
 
@@ -28,14 +29,29 @@ class TRADES(RobustObjective):
     Attributes:
       beta: weight of the divergence; the paper's 1/λ.  0 is standard training.
       steps: of the search for x'.
+      awp: size of the adversarial weight perturbation, see `tfadv.training.awp`; the paper's γ, 0.005 there.
     """
 
     beta: float = 6.0
     steps: int = 10
+    awp: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.beta < 0 or self.steps < 1:
             raise ValueError(f"beta must be at least 0 and steps at least 1, got {self.beta} and {self.steps}.")
+        if self.awp < 0:
+            raise ValueError(f"awp must be at least 0, got {self.awp}.")
+
+    @property
+    def cost(self) -> float:
+        """See `Objective.cost`: clean and adversarial images both count in the update."""
+        return self.steps + 2 * (1 + (self.awp > 0)) if self.beta else 1
+
+    @property
+    def weight_perturbation(self) -> float:
+        """See `Objective.weight_perturbation`."""
+        return self.awp
 
     def perturb(self, model: Any, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor, seed: tf.Tensor) -> tf.Tensor | None:
         """The images within eps whose outputs differ most from those of x."""
@@ -52,7 +68,6 @@ class TRADES(RobustObjective):
         """See `Objective.loss`; the logits are those of the clean images."""
         if adversarial is None:
             logits = model(x, training=True)
-            return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits), logits
+            return smoothed_cross_entropy(logits, y), logits
         clean, attacked = tf.split(model(tf.concat([x, adversarial], axis=0), training=True), 2)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=clean)
-        return losses + self.beta * kl_divergence(clean, attacked), clean
+        return smoothed_cross_entropy(clean, y) + self.beta * kl_divergence(clean, attacked), clean

@@ -126,6 +126,25 @@ class Devices:
         for value, mean in zip(values, means, strict=True):
             value.assign(mean)
 
+    def mean(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """The mean of each tensor over the devices; call it within a step."""
+        if self.replicas == 1:
+            return list(tensors)
+        return tf.distribute.get_replica_context().all_reduce("MEAN", list(tensors))
+
+    def assign(self, variables: Sequence[Any], values: Sequence[tf.Tensor]) -> None:
+        """Assigns values that are the same on all devices to Keras variables; call it within a step."""
+        if self.replicas == 1:
+            for variable, value in zip(variables, values, strict=True):
+                variable.assign(value)
+            return
+
+        def update(strategy: tf.distribute.Strategy, values: Sequence[Any]) -> None:
+            for variable, value in zip(variables, values, strict=True):
+                strategy.extended.update(variable.value, lambda own, new: own.assign(new), args=(value,))
+
+        tf.distribute.get_replica_context().merge_call(update, args=(list(values),))
+
     def sum_over_workers(self, number: float) -> float:
         """The sum of a number of each host; waits for all of them."""
         if self.workers == 1:

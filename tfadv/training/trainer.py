@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -21,20 +22,23 @@ from tfadv.errors import UserError
 from tfadv.models.accelerate import accelerated
 from tfadv.objectives.base import Objective, as_objective
 from tfadv.runtime import signals
-from tfadv.runtime.compilation import use_accelerated, use_xla
+from tfadv.runtime.compilation import use_accelerated
 from tfadv.runtime.console import progress_disabled
 from tfadv.runtime.devices import Devices, peers_may_die
 from tfadv.training import divergence
+from tfadv.training.averaging import WeightAverage
 from tfadv.training.checkpoints import Checkpoints
 from tfadv.training.image_logs import log_augmented_images
 from tfadv.training.schedule import delayed_ramp, warmup_cosine
 from tfadv.training.sgd import SGD
+from tfadv.training.steps import Steps
 
 LOG = logging.getLogger(__name__)
 ROBUST_VALIDATION_IMAGES = 1000  # attacked after each epoch of adversarial training
 # Robust validation accuracy that is so much lower than the best one means that training has collapsed (catastrophic
 # overfitting): the stop rule of https://github.com/locuslab/fast_adversarial.
 COLLAPSE = 0.2
+_NEVER = 10**9  # epochs of patience
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,14 +46,18 @@ class TrainingSettings:
     """How one run trains.
 
     Attributes:
-      epochs: maximum number of epochs.
+      epochs: maximum number of epochs, where `steps` is 0.
       batch_size: images per step, on all devices together.
       learning_rate: the peak; see `warmup_cosine`.
       patience: epochs without higher validation accuracy before training stops.
       seed: int, for the order and augmentation of the images.
       augmentations: names in `tfadv.datasets.AUGMENTATIONS`.
       checkpoint_steps: number of steps between two checkpoints; 0 means one per epoch.
-      eps: size of the perturbation of adversarial objectives, in units of a [0, 1] pixel; see `delayed_ramp`.
+      eps: size of the perturbation of adversarial objectives, in units of a [0, 1] pixel.
+      eps_schedule: how the size changes, one of `tfadv.training.schedule.EPS_SCHEDULES`.
+      average: decay per step of the moving average of the weights that is validated and kept in place of the weights
+        themselves; 0 keeps the weights.
+      steps: number of optimizer steps, all of which are taken; the last epoch may be incomplete.  0 means `epochs`.
     """
 
     epochs: int
@@ -60,6 +68,9 @@ class TrainingSettings:
     augmentations: tuple[str, ...] = ()
     checkpoint_steps: int = 0
     eps: float = 0.0
+    eps_schedule: str = "ramp"
+    average: float = 0.0
+    steps: int = 0
 
 
 @dataclasses.dataclass
@@ -80,6 +91,7 @@ class _Run:
     name: str
     settings: TrainingSettings
     steps: int  # per epoch
+    total: int  # steps of all epochs
     batches: Iterator
     validation: tf.data.Dataset
     early_stopping: keras.callbacks.EarlyStopping
@@ -88,6 +100,13 @@ class _Run:
 
     def steps_done(self, progress: _Progress) -> int:
         return progress.epoch * self.steps + progress.step
+
+    @property
+    def epochs(self) -> int:
+        return -(-self.total // self.steps)
+
+    def steps_in(self, epoch: int) -> int:
+        return min(self.steps, self.total - epoch * self.steps)
 
 
 class Trainer:
@@ -121,7 +140,7 @@ class Trainer:
         if precision != "float32" and not use_accelerated():
             raise UserError(f"--precision={precision} needs --accelerate=auto: optimized clones compute in bfloat16.")
         self.model = model
-        self._objective = self._active_objective = as_objective(objective)
+        self._given_objective = self._objective = self._active_objective = as_objective(objective)
         self._devices = devices or Devices()
         with self._devices.strategy.scope():
             # The clone has the same variables.
@@ -129,57 +148,17 @@ class Trainer:
             self._optimizer = SGD(decay=weight_decay)
             self._optimizer.build(self._network.trainable_variables)
             self._network.compile(self._optimizer)  # where callbacks look for the optimizer
-        self._validate = self._devices.reduce(self._validate_slice, jit_compile=use_xla())
-        self._train_steps: dict[Objective, Callable[..., tf.Tensor]] = {}
-        self._robust_steps: dict[Objective, Callable[..., tf.Tensor]] = {}
+            self._average = WeightAverage(self._network.weights)
+        self._steps = Steps(self._network, self._optimizer, self._devices)
+        self._helper: keras.Model | None = None
         # A partial, because TensorFlow warns of retracing where functions of the same code are traced for many models.
         self._weights_finite = tf.function(functools.partial(_all_finite, self._network.weights))
 
-    def train_step(self, x: Any, y: Any, eps: float = 0.0, seed: tuple[int, int] = (0, 0)) -> tf.Tensor:
-        """Updates the weights by one batch.
-
-        Args:
-          x, y: float32 (N, H, W, C) and int64 (N,), from `Devices.distribute`.
-          eps: size of the perturbation of an adversarial objective.
-          seed: of its random numbers.
-
-        Returns:
-          float64 (3,): sum of the losses, correct images, images.
-        """
-        objective = self._active_objective
-        if objective not in self._train_steps:
-            step = functools.partial(self._train_slice, objective)
-            self._train_steps[objective] = self._devices.reduce(step, jit_compile=use_xla())
-        return self._train_steps[objective](x, y, tf.constant(eps, tf.float32), tf.constant(seed, tf.int64))
-
-    def _train_slice(
-        self, objective: Objective, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor, seed: tf.Tensor
+    def train_step(
+        self, x: Any, y: Any, eps: float = 0.0, seed: tuple[int, int] = (0, 0), uniform: bool = False
     ) -> tf.Tensor:
-        if objective.is_adversarial and self._devices.replicas > 1:
-            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-            seed = tf.random.experimental.stateless_fold_in(seed, replica)
-        adversarial = objective.perturb(self._network, x, y, eps, seed)
-        with tf.GradientTape() as tape:
-            losses, logits = objective.loss(self._network, x, y, adversarial)
-            # The optimizer sums over the devices.
-            loss = tf.reduce_sum(losses) / (x.shape[0] * self._devices.replicas)
-        variables = self._network.trainable_variables
-        if variables:
-            self._optimizer.apply(tape.gradient(loss, variables), variables)
-        # Each device has updated BatchNorm's statistics from its own slice.
-        self._devices.average([v for v in self._network.non_trainable_variables if v.dtype == "float32"])
-        return _sums(losses, logits, y, tf.ones_like(losses))
-
-    def _robust_slice(
-        self, objective: Objective, x: tf.Tensor, y: tf.Tensor, weights: tf.Tensor, eps: tf.Tensor
-    ) -> tf.Tensor:
-        robust = tf.cast(objective.robust(self._network, x, y, eps), tf.float64) * tf.cast(weights, tf.float64)
-        return tf.reduce_sum(tf.stack([robust, tf.cast(weights, tf.float64)]), axis=1)
-
-    def _validate_slice(self, x: tf.Tensor, y: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-        logits = self._network(x, training=False)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits)
-        return _sums(losses, logits, y, weights)
+        """Updates the weights by one batch; arguments and result are those of `Steps.train`."""
+        return self._steps.train(self._active_objective, x, y, eps, seed, uniform)
 
     def fit(
         self,
@@ -219,12 +198,13 @@ class Trainer:
         for variable in self._optimizer.variables:  # momentum and step count of an earlier run
             variable.assign(np.zeros(variable.shape))
         # Not the loss: that of an over-confident network rises while its accuracy still rises, too.
-        robust = self._objective.is_adversarial
-        self._active_objective = self._objective
+        robust = self._given_objective.is_adversarial
+        self._objective = self._active_objective = self._with_helper()
+        self._average.reset()
         early = keras.callbacks.EarlyStopping(
             "val_robust_accuracy" if robust else "val_accuracy",
             mode="max",
-            patience=settings.epochs if robust else settings.patience,
+            patience=_NEVER if robust or settings.steps else settings.patience,
             restore_best_weights=True,
         )
         saved = checkpoints.load() if checkpoints else None
@@ -280,10 +260,11 @@ class Trainer:
     ) -> _Run:
         replicas = self._devices.replicas
         batch_size = min(settings.batch_size, len(samples) // replicas * replicas)
+        total = settings.steps or settings.epochs * (len(samples) // batch_size)
         batches, steps = training_batches(
             samples,
             batch_size=batch_size,
-            epochs=settings.epochs,
+            epochs=-(-total // (len(samples) // batch_size)),
             seed=settings.seed,
             augmentations=settings.augmentations,
             first=(progress.epoch, progress.step),
@@ -293,14 +274,15 @@ class Trainer:
         check = divergence.DivergenceCheck(
             self.model.output_shape[-1], progress.epoch * steps + progress.step, loss, images
         )
-        return _Run(name, settings, steps, iter(batches), held_out, early, check, checkpoints)
+        return _Run(name, settings, steps, total, iter(batches), held_out, early, check, checkpoints)
 
     def _run_epochs(self, run: _Run, progress: _Progress, callbacks: keras.callbacks.CallbackList) -> None:
-        epochs = run.settings.epochs
+        epochs, settings = run.epochs, run.settings
         while progress.epoch < epochs and not self._network.stop_training:
             stop = self._run_epoch(run, progress)
-            logs = self._finish_epoch(run, progress)
-            callbacks.on_epoch_end(progress.epoch - 1, logs)
+            with self._averaged(settings):
+                logs = self._finish_epoch(run, progress)
+                callbacks.on_epoch_end(progress.epoch - 1, logs)
             self._check_collapse(run, progress, logs)
             LOG.info("%s epoch %d/%d: %s", run.name, progress.epoch, epochs, _format(logs))
             if progress.epoch < epochs and not self._network.stop_training:  # else the model itself is written next
@@ -310,22 +292,23 @@ class Trainer:
 
     def _run_epoch(self, run: _Run, progress: _Progress) -> bool:
         """The rest of an epoch, from `progress` on; returns whether to stop after it."""
-        settings, total = run.settings, run.settings.epochs * run.steps
+        settings, total, steps = run.settings, run.total, run.steps_in(progress.epoch)
         sums, stop, workers = tf.constant(progress.sums), False, self._devices.workers
         with tqdm(
-            total=run.steps, initial=progress.step, unit="step", desc=run.name, leave=False, disable=progress_disabled()
+            total=steps, initial=progress.step, unit="step", desc=run.name, leave=False, disable=progress_disabled()
         ) as bar:
-            while progress.step < run.steps:
+            while progress.step < steps:
                 x, y = next(run.batches)
-                rate = warmup_cosine(run.steps_done(progress), peak=settings.learning_rate, total=total)
-                self._optimizer.learning_rate = rate
                 step = run.steps_done(progress)
-                # Augmentation draws from the non-negative steps.
-                perturbation = delayed_ramp(step, peak=settings.eps, total=total), (settings.seed, -1 - step)
-                sums += self.train_step(self._devices.distribute(x), self._devices.distribute(y), *perturbation)
+                self._optimizer.learning_rate = warmup_cosine(step, peak=settings.learning_rate, total=total)
+                sums += self.train_step(
+                    self._devices.distribute(x), self._devices.distribute(y), *_perturbation(settings, step, total)
+                )
                 progress.step += 1
+                if settings.average:
+                    self._average.update(step + 1, settings.average)
                 bar.update()
-                done, at_end = run.steps_done(progress), progress.step == run.steps
+                done, at_end = run.steps_done(progress), progress.step == steps
                 check = done % divergence.CHECK_EVERY == 0 or at_end
                 # Several hosts have to stop at the same step, so they exchange requests when they check.
                 asked = signals.asked()
@@ -347,7 +330,7 @@ class Trainer:
         logs = {"loss": loss / images, "accuracy": correct / images}
         sums = np.zeros(3)
         for batch in run.validation:
-            sums += self._validate(*map(self._devices.distribute, batch)).numpy()
+            sums += self._steps.validate(*map(self._devices.distribute, batch)).numpy()
             signals.asked()  # shows that this process reacts to signals, however long validation takes
         logs |= {"val_loss": sums[0] / sums[2], "val_accuracy": sums[1] / sums[2]}
         if self._objective.is_adversarial:
@@ -360,16 +343,34 @@ class Trainer:
 
     def _robust_accuracy(self, run: _Run) -> float:
         """Accuracy under PGD on the first validation images."""
-        objective, eps = self._objective, tf.constant(run.settings.eps, tf.float32)
-        if objective not in self._robust_steps:
-            step = functools.partial(self._robust_slice, objective)
-            self._robust_steps[objective] = self._devices.reduce(step, jit_compile=use_xla())
         sums = np.zeros(2)
         for batch in run.validation:
-            sums += self._robust_steps[objective](*map(self._devices.distribute, batch), eps).numpy()
+            x, y, weights = map(self._devices.distribute, batch)
+            sums += self._steps.robust(self._objective, x, y, weights, run.settings.eps).numpy()
+            signals.asked()
             if sums[1] >= ROBUST_VALIDATION_IMAGES:
                 break
         return sums[0] / sums[1]
+
+    def _with_helper(self) -> Objective:
+        """The objective, with a copy of the model as it is now where it needs one."""
+        if not self._given_objective.needs_helper:
+            return self._given_objective
+        with self._devices.strategy.scope():
+            if self._helper is None:
+                self._helper = keras.models.clone_model(self.model)
+                self._helper.trainable = False
+            self._helper.set_weights(self.model.get_weights())
+            return self._given_objective.with_helper(accelerated(self._helper) if use_accelerated() else self._helper)
+
+    @contextlib.contextmanager
+    def _averaged(self, settings: TrainingSettings) -> Iterator[None]:
+        """The network has the averaged weights for the time of a block, where these are kept."""
+        if settings.average:
+            self._average.swap()
+        yield
+        if settings.average:
+            self._average.swap()
 
     def _check_collapse(self, run: _Run, progress: _Progress, logs: dict[str, float]) -> None:
         """Restores the best weights where robust accuracy has collapsed, and continues with a stronger objective."""
@@ -385,6 +386,7 @@ class Trainer:
         )
         for variable, weights in zip(self._network.weights, run.early_stopping.best_weights, strict=True):
             variable.assign(weights)
+        self._average.reset()
         for variable in self._optimizer.variables[2:]:  # momentum; not the step count and the learning rate
             variable.assign(np.zeros(variable.shape))
         if stronger is not None:
@@ -393,10 +395,11 @@ class Trainer:
 
     def _save_checkpoint(self, run: _Run, progress: _Progress) -> None:
         if run.checkpoints:
-            run.checkpoints.save(run.steps_done(progress), *self._state_dict(progress, run.early_stopping))
+            average = run.settings.average > 0
+            run.checkpoints.save(run.steps_done(progress), *self._state_dict(progress, run.early_stopping, average))
 
     def _state_dict(
-        self, progress: _Progress, early: keras.callbacks.EarlyStopping
+        self, progress: _Progress, early: keras.callbacks.EarlyStopping, average: bool
     ) -> tuple[dict, dict[str, np.ndarray]]:
         """(state, arrays): everything that the coming steps depend on.
 
@@ -405,6 +408,7 @@ class Trainer:
         arrays = {f"weight{i}": v.numpy() for i, v in enumerate(self._network.weights)}
         arrays |= {f"optimizer{i}": v.numpy() for i, v in enumerate(self._optimizer.variables)}
         arrays |= {f"best{i}": a for i, a in enumerate(early.best_weights or [])}
+        arrays |= {f"average{i}": a for i, a in enumerate(self._average.numpy() if average else [])}
         state = {
             "epoch": progress.epoch,
             "step": progress.step,
@@ -421,6 +425,8 @@ class Trainer:
         early.wait, early.best, early.best_epoch = state["wait"], state["best"], state["best_epoch"]
         if "best0" in arrays:
             early.best_weights = [arrays[f"best{i}"] for i in range(len(self._network.weights))]
+        if "average0" in arrays:
+            self._average.assign([arrays[f"average{i}"] for i in range(len(self._average.numpy()))])
         if state["collapsed"]:
             self._active_objective = self._objective.stronger() or self._objective
         sums = np.asarray(state["sums"])
@@ -437,10 +443,11 @@ def _raise_stopped() -> None:
     raise signals.Stopped(signal.SIGTERM)  # another host was asked to stop
 
 
-def _sums(losses: tf.Tensor, logits: tf.Tensor, y: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-    correct = tf.cast(tf.argmax(logits, axis=1) == y, tf.float32)
-    rows = tf.cast(tf.stack([losses * weights, correct * weights, weights]), tf.float64)
-    return tf.reduce_sum(rows, axis=1)
+def _perturbation(settings: TrainingSettings, step: int, total: int) -> tuple[float, tuple[int, int], bool]:
+    """(size, seed, whether sizes are drawn for each image) of a step's perturbations."""
+    ramp = settings.eps_schedule == "ramp"
+    size = delayed_ramp(step, peak=settings.eps, total=total) if ramp else settings.eps
+    return size, (settings.seed, -1 - step), settings.eps_schedule == "uniform"  # augmentation draws from steps >= 0
 
 
 def _all_finite(variables: list[keras.Variable]) -> tf.Tensor:
