@@ -51,6 +51,7 @@ def softmax(z):
 def test_every_objective_of_the_table_trains(network, batch):
     for key in OBJECTIVES:
         objective = as_objective(OBJECTIVES[key]() if isinstance(OBJECTIVES[key], type) else OBJECTIVES[key])
+        objective = objective.with_helper(network)
         adversarial = objective.perturb(network, *batch, tf.constant(0.03), SEED)
         losses, logits = objective.loss(network, *batch, adversarial)
         assert losses.shape == (12,) and logits.shape == (12, 4) and np.isfinite(losses).all()

@@ -65,7 +65,8 @@ class RobustObjective(Objective):
     Clean accuracy would keep the very epoch in which one-step training collapsed.
 
     Attributes:
-      eps: the perturbation size to train against, in units of a [0, 1] pixel; None means that of the training run.
+      eps: the perturbation size to train against, in units of a [0, 1] pixel; None means that of the training run,
+        under which validation images are attacked in any case.
     """
 
     eps: float | None = None
@@ -78,6 +79,11 @@ class RobustObjective(Objective):
     def is_adversarial(self) -> bool:
         """True."""
         return True
+
+    @property
+    def train_eps(self) -> float | None:
+        """See `Objective.train_eps`."""
+        return self.eps
 
     def robust(self, model: Any, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
         """See `Objective.robust`: PGD of 10 steps from x."""

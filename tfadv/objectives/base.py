@@ -90,6 +90,11 @@ class Objective:
         """Whether the objective uses the model as it was when training started; see `with_helper`."""
         return False
 
+    @property
+    def train_eps(self) -> float | None:
+        """The perturbation size to train against; None means that of the training run, which validation uses."""
+        return None
+
     def with_helper(self, helper: Any) -> Objective:
         """The same objective with a helper, a callable like the model whose weights never change."""
         return self

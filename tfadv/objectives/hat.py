@@ -55,7 +55,7 @@ class HAT(TRADES):
         """See `Objective.loss`; the logits are those of the clean images."""
         if adversarial is None:
             adversarial = x
-        predicted = tf.argmax(logits_of(self._helper, adversarial), axis=1)  # type: ignore[attr-defined]
+        predicted = tf.argmax(logits_of(self._helper, adversarial), axis=1)
         beyond = x + self.reach * (adversarial - x)
         logits = model(tf.concat([x, adversarial, beyond], axis=0), training=True)
         clean, attacked, helped = tf.split(logits, 3)

@@ -302,7 +302,7 @@ class Trainer:
                 step = run.steps_done(progress)
                 self._optimizer.learning_rate = warmup_cosine(step, peak=settings.learning_rate, total=total)
                 sums += self.train_step(
-                    self._devices.distribute(x), self._devices.distribute(y), *_perturbation(settings, step, total)
+                    self._devices.distribute(x), self._devices.distribute(y), *self._perturbation(settings, step, total)
                 )
                 progress.step += 1
                 if settings.average:
@@ -362,6 +362,16 @@ class Trainer:
                 self._helper.trainable = False
             self._helper.set_weights(self.model.get_weights())
             return self._given_objective.with_helper(accelerated(self._helper) if use_accelerated() else self._helper)
+
+    def _perturbation(self, settings: TrainingSettings, step: int, total: int) -> tuple[float, tuple[int, int], bool]:
+        """(size, seed, whether sizes are drawn for each image) of a step's perturbations."""
+        peak = settings.eps if self._objective.train_eps is None else self._objective.train_eps
+        size = delayed_ramp(step, peak=peak, total=total) if settings.eps_schedule == "ramp" else peak
+        return (
+            size,
+            (settings.seed, -1 - step),
+            settings.eps_schedule == "uniform",
+        )  # augmentation draws from steps >= 0
 
     @contextlib.contextmanager
     def _averaged(self, settings: TrainingSettings) -> Iterator[None]:
@@ -441,13 +451,6 @@ def _same_variables(model: keras.Model) -> keras.Model:
 def _raise_stopped() -> None:
     signals.stop()
     raise signals.Stopped(signal.SIGTERM)  # another host was asked to stop
-
-
-def _perturbation(settings: TrainingSettings, step: int, total: int) -> tuple[float, tuple[int, int], bool]:
-    """(size, seed, whether sizes are drawn for each image) of a step's perturbations."""
-    ramp = settings.eps_schedule == "ramp"
-    size = delayed_ramp(step, peak=settings.eps, total=total) if ramp else settings.eps
-    return size, (settings.seed, -1 - step), settings.eps_schedule == "uniform"  # augmentation draws from steps >= 0
 
 
 def _all_finite(variables: list[keras.Variable]) -> tf.Tensor:
