@@ -18,9 +18,11 @@ from tfadv.settings import Names, Range, check, flag_lines, setting, settings_of
 from tfadv.specs import split_specs
 
 if TYPE_CHECKING:
-    from tfadv.experiments.recipe import Experiment
+    from tfadv.experiments.recipe import Experiment, Recipe
 
 AFFECTS_RESULTS = False  # artifacts record the values of the settings that they depend on
+COMPARE = "compare"  # the stage that compares defenses
+COMPARED_ATTACKS = "pgd(steps=20),autoattack"  # where it is not told other ones
 _SHARDED = ("reference_evaluation", "samples", "evaluations")  # what a stage creates in parts, see `Experiment.target`
 
 
@@ -32,10 +34,10 @@ def _experiments(config: Any) -> Iterable[str]:
 
 def _experiment(config: Any) -> Experiment:
     """The experiment of `--experiment` with the recipes of `--defenses` added."""
-    from tfadv.experiments import EXPERIMENTS, RECIPES
+    from tfadv.experiments import EXPERIMENTS
 
     experiment: Experiment = EXPERIMENTS[config.experiment]
-    recipes = [RECIPES[name].with_settings(settings) for name, settings in split_specs(config.defenses, RECIPES)]
+    recipes = _defenses(config)
     try:
         experiment = experiment.with_recipes(tuple(recipes))
     except ValueError as error:
@@ -43,6 +45,17 @@ def _experiment(config: Any) -> Experiment:
     for recipe in experiment.recipes:
         OBJECTIVES.check(recipe.objective)
     return experiment
+
+
+def _defenses(config: Any) -> list[Recipe]:
+    """The recipes of `--defenses`; with `--stage=compare` also that of the control."""
+    from tfadv.experiments import RECIPES
+
+    specs = split_specs(config.defenses, RECIPES)
+    if config.stage == COMPARE and ("control", {}) not in specs:
+        specs.insert(0, ("control", {}))
+    recipes = [RECIPES[name].with_settings(settings) for name, settings in specs]
+    return [expanded for recipe in recipes for expanded in recipe.expanded(config.rounds)]
 
 
 def _recipes(config: Any) -> Iterable[str]:
@@ -103,6 +116,13 @@ class Config:
         group="Experiment",
         role="selection",
         accepts=Names("recipe", _recipes, checked=False),
+    )
+    defense_models: tuple[str, ...] = setting(
+        (),
+        "The models that the recipes of --defenses are trained for. Empty: all of --models.",
+        group="Experiment",
+        role="selection",
+        accepts=Names("model", lambda config: config.models),
     )
     plugins: tuple[str, ...] = setting(
         (),
@@ -176,6 +196,22 @@ class Config:
         role="result",
         accepts=Range(1, 10**6),
     )
+    rounds: int = setting(
+        3,
+        "Number of rounds of the recipe rounds. Each makes adversarial images of the model as the round before has "
+        "left it.",
+        group="Training",
+        role="result",
+        accepts=Range(1, 100),
+    )
+    budget: int = setting(
+        0,
+        "Training of each recipe of --defenses, in gradient images: one forward and backward pass of one image, for "
+        "an update or for an attack. All rounds together take one budget.",
+        group="Training",
+        role="result",
+        accepts=Range(1, zero="--defense_epochs, or --retrain_epochs where images are stored"),
+    )
     defense_epochs: int = setting(
         4,
         "Epochs of the recipes of --defenses, each over the training images once.",
@@ -185,10 +221,28 @@ class Config:
     )
     defense_eps: float = setting(
         0.0,
-        "Perturbation size that the recipes of --defenses train against; it grows from 0 during the first half.",
+        "Perturbation size that the recipes of --defenses train against, unless their setting eps says otherwise, and "
+        "under which validation images are attacked.",
         group="Training",
         role="result",
         accepts=Range(0, 1, above=True, zero="the largest of --epsilons"),
+    )
+    defense_eps_schedule: str = setting(
+        "ramp",
+        "ramp: 0 for a tenth of the steps, then growing over the next four tenths. fixed: the same in all steps. "
+        "uniform: drawn for each image, from 0 to the largest.",
+        group="Training",
+        role="result",
+        accepts=Names("defense_eps_schedule", ("ramp", "fixed", "uniform")),
+        required=True,
+    )
+    defense_average: float = setting(
+        0.0,
+        "Decay per step of the moving average of the weights that the recipes of --defenses keep, such as 0.997. "
+        "0: the weights themselves.",
+        group="Training",
+        role="result",
+        accepts=Range(0, 0.9999),
     )
     defense_weight_decay: float = setting(
         5e-3,
@@ -380,17 +434,25 @@ class Config:
         return _experiment(self)
 
     @property
+    def compared_experiment(self) -> Experiment:
+        """The reference, the control and the recipes of `defenses`."""
+        from tfadv.experiments import EXPERIMENTS
+
+        return EXPERIMENTS[self.experiment].compared(tuple(_defenses(self)))
+
+    @property
     def attack_specs(self) -> list[tuple[str, dict[str, Any]]]:
         """The attacks as (name, settings given).
 
         Raises:
           UserError: the text of `attacks` is wrong, or names an attack with the same settings twice.
         """
-        if not self.attacks:
+        text = self.attacks or (COMPARED_ATTACKS if self.stage == COMPARE else "")
+        if not text:
             return []
         from tfadv.attacks import ATTACKS  # imports no TensorFlow
 
-        specs = split_specs(self.attacks, ATTACKS)
+        specs = split_specs(text, ATTACKS)
         for number, spec in enumerate(specs):
             if spec in specs[:number]:
                 raise UserError(f"--attacks names {spec[0]} twice with the same settings.")

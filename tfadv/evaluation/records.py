@@ -21,12 +21,14 @@ class Subject:
       model: name of the architecture.
       variant: name of the recipe that trained it.
       seed: the experiment's seed.
+      defense: the defense that it was trained with, such as "nfgsm(share=0.5)", or None.
     """
 
     dataset: str
     model: str
     variant: str
     seed: int
+    defense: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Record:
       cost: for all eps together: "gradients", "forwards" (numbers of images passed through the model), "seconds",
         "fallbacks", "remaining" (see `tfadv.attacks.cost.Cost`), "gradients_per_image", "forwards_per_image".
       seed: the experiment's seed.
+      defense: the defense that the model was trained with, such as "nfgsm(share=0.5)", or None.
       label: the attack with those settings that are not its defaults, such as "pgd(steps=50)"; "" where all are
         defaults.  results.json leaves it out then.
     """
@@ -67,6 +70,7 @@ class Record:
     settings: dict[str, Any] | None
     cost: dict[str, Any] | None
     seed: int
+    defense: str | None = None
     label: str = ""
 
     @property

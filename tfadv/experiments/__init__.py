@@ -8,7 +8,5 @@ AFFECTS_RESULTS = False  # artifacts record the recipe that they are built by
 
 EXPERIMENTS = Registry("experiment", {"paper": "tfadv.experiments.paper:PAPER"})
 # Recipes that --defenses adds to an experiment.
-RECIPES = Registry(
-    "recipe",
-    {name: f"tfadv.experiments.defenses:{name.upper()}" for name in ("nfgsm", "rsfgsm", "pgd", "trades", "mart")},
-)
+_DEFENSES = ("control", "surrogate", "rounds", "nfgsm", "rsfgsm", "free", "pgd", "trades", "mart", "hat")
+RECIPES = Registry("recipe", {name: f"tfadv.experiments.defenses:{name.upper()}" for name in _DEFENSES})

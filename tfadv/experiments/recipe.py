@@ -12,14 +12,14 @@ from typing import Any, Protocol
 
 from tfadv import specs
 
-SAMPLES = ("clean", "repeated", "surrogate")
+SAMPLES = ("clean", "repeated", "surrogate", "own")
 EPOCHS = ("epochs", "retrain_epochs", "defense_epochs")
 WEIGHT_DECAYS = ("weight_decay", "defense_weight_decay")
 SCRATCH, REFERENCE = "scratch", "reference"
 
 # Stages that every experiment has.  The stages of its recipes and its extra stages come between them.
 FIRST_STAGES = {"prepare": "splits"}
-LAST_STAGES = {"evaluate": "evaluations", "report": "report", "all": "report"}
+LAST_STAGES = {"evaluate": "evaluations", "report": "report", "compare": "report", "all": "report"}
 TARGETS = ("splits", "reference_evaluation", "samples", "evaluations", "report")
 
 
@@ -38,12 +38,16 @@ class Recipe:
         "repeated": clean images only, each as often per epoch as with "surrogate", so that both recipes take the
           same number of steps.
         "surrogate": each clean image and the surrogate's stored adversarial images of it, one per eps.
+        "own": the same with stored adversarial images of the model that training starts from.
       objective: the training objective, a name in `tfadv.objectives.OBJECTIVES`.
       objective_settings: (name, value) of the objective's settings that are not its defaults.
       augment: whether images are augmented (`--augmentations`).
       balance: whether larger classes are undersampled to the size of the smallest one.
       epochs: the setting that holds the number of epochs, one of `EPOCHS`.
       weight_decay: the setting that holds the weight decay, one of `WEIGHT_DECAYS`.
+      budgeted: whether `--budget`, where it is given, decides how long training takes.
+      rounds: whether the recipe is repeated `--rounds` times, each time starting from the round before.
+      round: the number of the round, from 1; 0 where the recipe is not one of several rounds.
       color: a Matplotlib color for plots; "" takes the next color of the palette.
       marker: a Matplotlib marker for plots; "" takes the next marker.
 
@@ -62,17 +66,38 @@ class Recipe:
     balance: bool = False
     epochs: str = "epochs"
     weight_decay: str = "weight_decay"
+    budgeted: bool = False
+    rounds: bool = False
+    round: int = 0
     color: str = ""
     marker: str = ""
 
     def with_settings(self, settings: Mapping[str, Any]) -> Recipe:
-        """The same recipe with settings of its objective, which become part of its name."""
+        """The same recipe with settings of its objective, or a round, which become part of its name."""
         if not settings:
             return self
+        if self.rounds and set(settings) == {"round"} and isinstance(settings["round"], int) and settings["round"] > 0:
+            number, name = settings["round"], specs.label(self.name, settings)
+            start = REFERENCE if number == 1 else specs.label(self.name, {"round": number - 1})
+            title = f"{self.title}, round {number}"
+            return dataclasses.replace(self, name=name, title=title, start=start, round=number)
         name = specs.label(self.name, settings)
         return dataclasses.replace(
             self, name=name, title=specs.label(self.title, settings), objective_settings=tuple(sorted(settings.items()))
         )
+
+    def expanded(self, rounds: int) -> tuple[Recipe, ...]:
+        """The recipe itself, or its rounds 1 to `rounds` where it is repeated."""
+        if not self.rounds or self.round:
+            return (self,)
+        return tuple(self.with_settings({"round": number + 1}) for number in range(rounds))
+
+    @property
+    def defense(self) -> str | None:
+        """The defense that results.json names: the objective with its settings, or the kind of stored samples."""
+        if self.objective != "cross_entropy":
+            return specs.label(self.objective, dict(self.objective_settings))
+        return {"surrogate": "surrogate", "own": "rounds"}.get(self.samples)
 
     def __post_init__(self) -> None:
         if not self.name or self.name == SCRATCH or "/" in self.name:
@@ -95,6 +120,7 @@ class Recipe:
             "clean": "clean images",
             "repeated": "clean images, as many steps as with the surrogate's adversarial images",
             "surrogate": "clean images and the surrogate's adversarial images",
+            "own": "clean images and adversarial images of the model that training starts from",
         }[self.samples]
         parts = [start, samples]
         if self.objective != "cross_entropy":
@@ -197,6 +223,14 @@ class Experiment:
     def target(self, stage: str) -> str | None:
         """What a stage makes, one of `TARGETS`; None where it trains recipes (see `trained_by`)."""
         return {**FIRST_STAGES, **self.extra_stages, **LAST_STAGES}.get(stage)
+
+    def compared(self, recipes: tuple[Recipe, ...]) -> Experiment:
+        """An experiment of the reference, what it starts from, and other recipes; for `--stage=compare`."""
+        needed, start = [], self.reference
+        while start != SCRATCH:
+            needed.insert(0, self.recipe(start))
+            start = needed[0].start
+        return Experiment(self.name, tuple(needed), self.reference, self.extra_stages).with_recipes(recipes)
 
     def with_recipes(self, recipes: tuple[Recipe, ...]) -> Experiment:
         """The same experiment with further recipes at the end; a start "reference" becomes the name of that recipe."""

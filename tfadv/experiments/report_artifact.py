@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 from typing import TYPE_CHECKING, Any
 
+from tfadv.config import COMPARE
 from tfadv.evaluation.checks import Check
 from tfadv.experiments.graph import Artifact, WholeArtifact
 from tfadv.report import FORMATS, write_report
@@ -20,12 +21,17 @@ BYTES = 2_000_000
 class Report(WholeArtifact):
     """The report on the models of `--models`, in all registered formats."""
 
-    name = "report"
     rebuild = "the same command with --stage=report"
+
+    @staticmethod
+    def name_for(stage: str) -> str:
+        """Where the report of a stage is, a path in the work folder."""
+        return "comparison" if stage == COMPARE else "report"
 
     def __init__(self, session: Session, evaluations: list[Artifact]) -> None:
         """`evaluations`: the artifacts that it reports on."""
         self._session, self._evaluations = session, evaluations
+        self.name = self.name_for(session.config.stage)
 
     def inputs(self) -> dict[str, Artifact]:
         """The evaluations and the examples."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 
-from tfadv.config import Config
+from tfadv.config import COMPARE, Config
 from tfadv.errors import UserError
 from tfadv.experiments.graph import Artifact
 from tfadv.experiments.report_artifact import Report
@@ -60,9 +60,9 @@ def run(config: Config) -> str | None:
 def _run_stage(session: Session, stage: str) -> None:
     target = session.experiment.target(stage)
     if target is None:
-        for recipe in session.experiment.trained_by(stage):
-            for model in session.config.models:
-                session.graph.ensure(session.trained(model, recipe.name))
+        for trained in session.variants:
+            if trained.recipe.stage == stage:
+                session.graph.ensure(trained)
     elif target == "splits":
         session.graph.ensure(session.splits)
     elif target == "samples":
@@ -85,8 +85,9 @@ def _evaluate_all(session: Session) -> list[Artifact]:
             _evaluate(session, evaluation)
             evaluations.append(evaluation)
     if session.attacks and not session.config.shard:
+        compares = session.config.stage == COMPARE  # a transfer matrix of many defenses says nothing about them
         for trained in session.variants:
-            for artifact in (session.transfer_row(trained), session.diagnostics(trained)):
+            for artifact in ([] if compares else [session.transfer_row(trained)]) + [session.diagnostics(trained)]:
                 session.graph.ensure(artifact)
                 evaluations.append(artifact)
     return evaluations
@@ -126,7 +127,7 @@ def _closing_text(session: Session) -> str:
     lines = []
     reports = session.experiment.target(config.stage) == "report"
     if reports:
-        text = (session.workdir.open("report") / "report.md").read_text(encoding="utf-8")
+        text = (session.workdir.open(Report.name_for(config.stage)) / "report.md").read_text(encoding="utf-8")
         lines += [line for line in text.splitlines() if not line.startswith("![")]
     if not graph.built:
         lines.append(f"{config.workdir} is up to date for stage {config.stage}: nothing to do.")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterator
 
 from tfadv import attacks, specs
 from tfadv.attacks.base import Attack
-from tfadv.config import Config
+from tfadv.config import COMPARE, Config
 from tfadv.errors import UserError
 from tfadv.evaluation.records import Record, attack_records, worst_case_records
 from tfadv.evaluation.result import worst_case
-from tfadv.experiments import RECIPES
+from tfadv.experiments import EXPERIMENTS, RECIPES
 from tfadv.experiments.attack_evaluation import AttackEvaluation
 from tfadv.experiments.context import Context
 from tfadv.experiments.dataset_splits import DatasetSplits
@@ -49,19 +50,24 @@ class Session:
         Raises:
           UserError: there are no such devices, or they can't share a batch equally.
         """
-        self.config, self.experiment, self.workdir = config, config.selected_experiment, workdir
+        self.config, self.workdir = config, workdir
+        compares = config.stage == COMPARE
+        self.experiment = config.compared_experiment if compares else config.selected_experiment
         self.devices = Devices(config.distribute, config.virtual_devices)
         self.devices.check_batch(config.batch_size)
         workdir.barrier = functools.partial(self.devices.sum_over_workers, 1)
         workdir.barrier()  # the chief has opened the folder
         self.graph = Graph(workdir, config.shard_of())
         self._context = Context(config, workdir, self.devices, self.graph, ModelPool())
-        self._known = self.experiment.with_recipes(tuple(self._earlier_recipes()))
+        self._known = config.selected_experiment
+        for recipe in self._earlier_recipes():
+            with contextlib.suppress(ValueError):  # starts from a recipe that is not there any more
+                self._known = self._known.with_recipes((recipe,))
         self._trained: dict[tuple[str, str], TrainedModel] = {}
 
     def _earlier_recipes(self) -> Iterator[Recipe]:
         """Recipes that earlier commands trained in this work folder and this one does not name."""
-        names = {recipe.name for recipe in self.experiment.recipes}
+        names = {recipe.name for recipe in self._known.recipes}
         for path in sorted((self.workdir.root / "models").glob("*/[!.]*")):
             try:
                 manifest = self.workdir.manifest(path.relative_to(self.workdir.root).as_posix()) or {}
@@ -95,23 +101,41 @@ class Session:
         """A model trained by the recipe of that name."""
         if (model, name) not in self._trained:
             recipe = self._known.recipe(name)
-            start = recipe.start
-            if start != SCRATCH and self.config.retrain_from and name != self.experiment.reference:
-                start = self.config.retrain_from
+            start_name = recipe.start
+            replaceable = start_name != SCRATCH and name != self.experiment.reference and recipe.round < 2
+            if self.config.retrain_from and replaceable:
+                start_name = self.config.retrain_from
+            start = None if start_name == SCRATCH else self.trained(model, start_name)
             self._trained[model, name] = TrainedModel(
-                self._context,
-                self.splits,
-                model,
-                recipe,
-                start=None if start == SCRATCH else self.trained(model, start),
-                samples=self.samples if recipe.samples == "surrogate" else None,
+                self._context, self.splits, model, recipe, start=start, samples=self._samples_for(recipe, start)
             )
         return self._trained[model, name]
 
+    def _samples_for(self, recipe: Recipe, start: TrainedModel | None) -> StoredSamples | None:
+        """The stored samples that a recipe trains on; None where it trains on clean images.
+
+        Raises:
+          UserError: they are those of a model that is not trained yet.
+        """
+        if recipe.samples == "surrogate" or (recipe.samples == "own" and start is self.surrogate):
+            return self.samples
+        if recipe.samples != "own":
+            return None
+        if start is None:
+            raise UserError(f"{recipe.name} needs the weights of another recipe: leave out --retrain_from=scratch.")
+        return StoredSamples(self._context, self.splits, start, folder=f"rounds/{start.folder}")
+
     @property
     def variants(self) -> list[TrainedModel]:
-        """The models of `--models` trained by all recipes."""
-        return [self.trained(m, recipe.name) for m in self.config.models for recipe in self.experiment.recipes]
+        """The models of `--models` trained by all recipes; those of `--defenses` for `--defense_models` only."""
+        own = {recipe.name for recipe in EXPERIMENTS[self.config.experiment].recipes}
+        defended = self.config.defense_models or self.config.models
+        return [
+            self.trained(model, recipe.name)
+            for model in self.config.models
+            for recipe in self.experiment.recipes
+            if recipe.name in own or model in defended
+        ]
 
     @property
     def attacks(self) -> list[Attack]:
@@ -145,7 +169,7 @@ class Session:
     def examples(self) -> ExampleImages:
         """Attacked images of the first model."""
         model = self.config.models[0]
-        variants = [self.trained(model, recipe.name) for recipe in self.experiment.recipes]
+        variants = [trained for trained in self.variants if trained.model == model]
         return ExampleImages(self._context, self.splits, variants, self.experiment.reference)
 
     # ---- results ----------------------------------------------------------------------------------------

@@ -63,12 +63,14 @@ class StoredSamples(PartedArtifact):
 
     rebuild = "the same command with --stage=generate"
 
-    def __init__(self, context: Context, splits: DatasetSplits, surrogate: TrainedModel) -> None:
-        """`surrogate`: the model whose perturbations are stored."""
+    def __init__(
+        self, context: Context, splits: DatasetSplits, surrogate: TrainedModel, folder: str = "surrogate"
+    ) -> None:
+        """`surrogate`: the model whose perturbations are stored; `folder`: where, a path in the work folder."""
         self._context, self._config, self._splits = context, context.config, splits
         self.surrogate = surrogate
         self._tfds_name = f"{self._config.dataset}_surrogate"
-        self.name = f"surrogate/{self._tfds_name}/{stored.VERSION}"
+        self.name = f"{folder}/{self._tfds_name}/{stored.VERSION}"
 
     def inputs(self) -> dict[str, Artifact]:
         """The splits and the surrogate."""
@@ -76,7 +78,7 @@ class StoredSamples(PartedArtifact):
 
     def settings(self) -> dict:
         """The surrogate's name and the attack."""
-        return {"surrogate": self._config.surrogate, "attack": "fgsm"}
+        return {"surrogate": self.surrogate.model, "attack": "fgsm"}
 
     def bytes_needed(self) -> int:
         """The bytes of the largest file."""
@@ -109,7 +111,7 @@ class StoredSamples(PartedArtifact):
         for part in parts:
             for path in part.glob("*.tfrecord-*"):
                 link(path, folder / path.name)
-        splits, surrogate = self._splits, self._config.surrogate
+        splits, surrogate = self._splits, self.surrogate.model
         dataset = splits.record["dataset"]
         manifest["dataset"] = dataset
         manifest["epsilons"] = list(self._config.epsilons)  # the samples serve any other eps as well

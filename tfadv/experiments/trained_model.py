@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import json
 import logging
 import pathlib
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from tfadv.models import MODELS, files
 from tfadv.models.builder import build as build_model
 from tfadv.objectives import OBJECTIVES
 from tfadv.objectives.base import Objective, as_objective
+from tfadv.report.data import TrainingCost
 from tfadv.specs import folder_name
 from tfadv.store.files import write_json
 from tfadv.training import Checkpoints, Diverged, Trainer, TrainingSettings
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from tfadv.experiments.stored_samples import StoredSamples
 
 LOG = logging.getLogger(__name__)
+STORED = ("surrogate", "own")  # kinds of a recipe's samples
 # The settings that the training of every recipe depends on.
 TRAINING_SETTINGS = (
     "seed", "batch_size", "learning_rate", "precision", "sync_batchnorm", "patience",
@@ -73,7 +76,9 @@ class TrainedModel(WholeArtifact):
     @property
     def subject(self) -> Subject:
         """The model as records name it."""
-        return Subject(self._config.dataset, self.model, self.recipe.name, self._config.seed)
+        return Subject(
+            self._config.dataset, self.model, self.recipe.name, self._config.seed, defense=self.recipe.defense
+        )
 
     def inputs(self) -> dict[str, Artifact]:
         """The splits, the model that training starts from, and the surrogate's samples."""
@@ -87,7 +92,8 @@ class TrainedModel(WholeArtifact):
     def settings(self) -> dict:
         """The model, the recipe and how it is trained."""
         config, recipe = self._config, self.recipe
-        levels: Any = {"clean": 1, "repeated": len(self._levels), "surrogate": list(config.epsilons)}[recipe.samples]
+        stored = recipe.samples in STORED
+        levels: Any = list(config.epsilons) if stored else len(self._levels)
         return {
             "model": self.model,
             "model_entry": dataclasses.asdict(MODELS[self.model]),
@@ -97,10 +103,11 @@ class TrainedModel(WholeArtifact):
             "objective": [recipe.objective, *map(list, recipe.objective_settings)],
             "balance": recipe.balance,
             "augmentations": list(self._augmentations),
-            "epochs": getattr(config, recipe.epochs),
+            "epochs": 0 if self._budget else getattr(config, recipe.epochs),
+            "budget": self._budget,
             **{name: getattr(config, name) for name in TRAINING_SETTINGS},
             "weight_decay": getattr(config, recipe.weight_decay),
-        } | ({"eps": self._eps} if self._objective.is_adversarial else {})
+        } | (self._adversarial_settings if self._objective.is_adversarial else {})
 
     def code(self) -> tuple:
         """This module and that of the objective."""
@@ -121,9 +128,39 @@ class TrainedModel(WholeArtifact):
         return as_objective(entry)
 
     @property
-    def _eps(self) -> float:
-        """The perturbation size that an adversarial objective trains against."""
-        return self._config.defense_eps or max(self._config.epsilons)
+    def _adversarial_settings(self) -> dict[str, Any]:
+        """The settings of `TrainingSettings` that matter to adversarial objectives only."""
+        config = self._config
+        return {
+            "eps": config.defense_eps or max(config.epsilons),
+            "eps_schedule": config.defense_eps_schedule,
+            "average": config.defense_average,
+        }
+
+    @property
+    def _budget(self) -> int:
+        """Gradient images to spend; 0 where the number of epochs is given."""
+        config = self._config
+        return config.budget // (config.rounds if self.recipe.rounds else 1) if self.recipe.budgeted else 0
+
+    def _steps(self, training: Samples, validation: Samples) -> int:
+        """The optimizer steps that the budget pays for, or 0 where the number of epochs is given.
+
+        Raises:
+          UserError: it pays for none.
+        """
+        if not self._budget:
+            return 0
+        per_step = min(self._config.batch_size, len(training)) * self._objective.cost
+        steps = int((self._budget - self._sample_gradients(training, validation)) // per_step)
+        if steps < 1:
+            raise UserError(f"--budget={self._config.budget} is too small for {self.recipe.name}: give more.")
+        return steps
+
+    def _sample_gradients(self, training: Samples, validation: Samples) -> int:
+        """Gradient images that the stored samples took, one per image."""
+        stored = self.recipe.samples in STORED
+        return len(training.labels) + len(validation.labels) if stored else 0
 
     @property
     def _levels(self) -> tuple[float, ...]:
@@ -149,7 +186,8 @@ class TrainedModel(WholeArtifact):
                 seed=config.seed,
                 augmentations=self._augmentations,
                 checkpoint_steps=config.checkpoint_steps,
-                eps=self._eps,
+                steps=self._steps(training, validation),
+                **self._adversarial_settings if self._objective.is_adversarial else {},
             )
             follower = context.workdir.follower
             log_dir = None if follower else context.workdir.root / "logs" / self.folder
@@ -160,10 +198,19 @@ class TrainedModel(WholeArtifact):
                 )
             except Diverged as error:
                 raise UserError(f"{error} {self._save_last_good(trainer, checkpoints)}")
+            record["gradients"] += self._sample_gradients(training, validation)
             write_json(folder / "history.json", record)
             files.save(trainer.model, folder / "model.keras")
             manifest["devices"] = context.devices.replicas  # without --sync_batchnorm, each has its own statistics
             manifest["content"] = entry.content = files.weights_hash(trainer.model)
+
+    def cost(self) -> TrainingCost:
+        """What training took; for an artifact that is up to date."""
+        folder = self._context.graph.open(self)
+        record = json.loads((folder / "history.json").read_text(encoding="utf-8"))
+        manifest = self._context.workdir.manifest(self.name)
+        assert manifest is not None
+        return TrainingCost(record["gradients"], manifest["seconds"], record.get("collapsed_epoch"))
 
     def cleanup(self) -> None:
         """Removes the checkpoints of a model that is complete."""

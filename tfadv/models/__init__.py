@@ -15,11 +15,20 @@ AFFECTS_RESULTS = False  # artifacts record the entry of their model
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
-    """A ResNet: kind of block ("basic" or "bottleneck"), blocks per stage, channels of the first stage."""
+    """A ResNet.
+
+    Attributes:
+      block: kind of block, "basic" or "bottleneck".
+      stage_blocks: number of blocks in each stage.
+      width: channels of the first stage.
+      stem: "imagenet", a 7x7 convolution with stride 2 and max-pooling; or "cifar", a 3x3 convolution with stride 1,
+        which keeps all pixels of small images.
+    """
 
     block: str
     stage_blocks: tuple[int, ...]
     width: int = 64
+    stem: str = "imagenet"
 
 
 MODELS = Registry(
@@ -28,6 +37,7 @@ MODELS = Registry(
         "resnet18": ModelSpec("basic", (2, 2, 2, 2)),
         "resnet50": ModelSpec("bottleneck", (3, 4, 6, 3)),
         "resnet101": ModelSpec("bottleneck", (3, 4, 23, 3)),
+        "resnet18_cifar": ModelSpec("basic", (2, 2, 2, 2), stem="cifar"),  # that of most published CIFAR-10 results
         "resnet_tiny": ModelSpec("basic", (1, 1), width=8),  # for tests and smoke runs: seconds, not minutes
     },
 )

@@ -24,7 +24,9 @@ def build(name: str, input_shape: tuple[int, int, int], num_classes: int, *, syn
     """
     spec = MODELS[name]
     block = {"basic": resnet.basic_block, "bottleneck": resnet.bottleneck_block}[spec.block]
-    model = resnet.resnet(block, spec.stage_blocks, input_shape, num_classes, width=spec.width, name=name)
+    model = resnet.resnet(
+        block, spec.stage_blocks, input_shape, num_classes, width=spec.width, stem=spec.stem, name=name
+    )
     for layer in model.layers:
         if hasattr(layer, "synchronized"):
             layer.synchronized = synchronized

@@ -74,6 +74,7 @@ def resnet(
     num_classes: int,
     *,
     width: int = 64,
+    stem: str = "imagenet",
     name: str = "resnet",
 ) -> keras.Model:
     """Builds a ResNet.
@@ -85,6 +86,7 @@ def resnet(
       input_shape: (height, width, channels) of the images.
       num_classes: int, the number of logits.
       width: int, the channels of the stem and of the first stage.
+      stem: "imagenet" or "cifar", see `tfadv.models.ModelSpec`.
       name: str, the model's name.
 
     Returns:
@@ -94,10 +96,12 @@ def resnet(
     # === Functional model ===
     inputs = keras.Input(input_shape, name="image")
     x = layers.Rescaling(1 / _STD, offset=-_MEAN / _STD, name="normalise")(inputs)
-    x = _relu(_norm(_conv(x, width, 7, 2, "stem_conv"), "stem_bn"), "stem_relu")
-    # After a ReLU, zeros pad a maximum as -inf would.
-    x = layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
-    x = layers.MaxPooling2D(3, 2, name="stem_pool")(x)
+    size, stride = {"imagenet": (7, 2), "cifar": (3, 1)}[stem]
+    x = _relu(_norm(_conv(x, width, size, stride, "stem_conv"), "stem_bn"), "stem_relu")
+    if stem == "imagenet":
+        # After a ReLU, zeros pad a maximum as -inf would.
+        x = layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
+        x = layers.MaxPooling2D(3, 2, name="stem_pool")(x)
     for i, blocks in enumerate(stage_blocks):
         for j in range(blocks):
             stride = 2 if i > 0 and j == 0 else 1

@@ -66,6 +66,21 @@ class TransferRow(TypedDict):
 
 
 @dataclasses.dataclass(frozen=True)
+class TrainingCost:
+    """What the training of one model took, without that of the model it started from.
+
+    Attributes:
+      gradients: forward and backward passes of single images, for updates and attacks.
+      seconds: duration of the last process that trained it.
+      collapsed_epoch: the epoch in which training collapsed (catastrophic overfitting), or None.
+    """
+
+    gradients: int
+    seconds: float
+    collapsed_epoch: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Predictions:
     """What one model predicts for the K images of `Examples`.
 
@@ -165,6 +180,7 @@ class ReportData:
       transfer_matrix: "model/recipe" that was attacked → `TransferRow`; None where it was not evaluated.
       checks: "model/recipe" → results of the checks for gradient masking.
       examples: images of the example sheet, or None.
+      training: "model/recipe" → what its training took.
     """
 
     dataset: str
@@ -174,6 +190,7 @@ class ReportData:
     transfer_matrix: Mapping[str, TransferRow] | None = None
     checks: Mapping[str, Sequence[Check]] = dataclasses.field(default_factory=dict)
     examples: Examples | None = None
+    training: Mapping[str, TrainingCost] = dataclasses.field(default_factory=dict)
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -81,6 +81,7 @@ class _Progress:
     step: int = 0
     sums: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(3))  # loss, correct, images of this epoch
     history: dict = dataclasses.field(default_factory=dict)
+    gradients: float = 0.0  # gradient images so far
     collapsed: int = 0  # the epoch after which the stronger objective took over, 0: none
 
 
@@ -187,7 +188,9 @@ class Trainer:
           name: shown in the progress bar.
 
         Returns:
-          dict: "history" (one list per metric), "best_epoch" (from 1), "steps" (optimizer steps completed).
+          dict: "history" (one list per metric), "best_epoch" (from 1), "steps" (batches), "gradients" (forward and
+          backward passes of single images, for updates and attacks) and, where training has collapsed,
+          "collapsed_epoch".
 
         Raises:
           Diverged: the loss is not finite or has exploded; the model has the weights of the last checkpoint.
@@ -226,7 +229,8 @@ class Trainer:
         record = {
             "history": progress.history,
             "best_epoch": early.best_epoch + 1,
-            "steps": int(self._optimizer.iterations.numpy()),
+            "steps": run.steps_done(progress),
+            "gradients": round(progress.gradients),
         }
         return record | ({"collapsed_epoch": progress.collapsed} if progress.collapsed else {})
 
@@ -305,6 +309,7 @@ class Trainer:
                     self._devices.distribute(x), self._devices.distribute(y), *self._perturbation(settings, step, total)
                 )
                 progress.step += 1
+                progress.gradients += len(y) * self._active_objective.cost
                 if settings.average:
                     self._average.update(step + 1, settings.average)
                 bar.update()
@@ -424,6 +429,7 @@ class Trainer:
             "step": progress.step,
             "sums": progress.sums.tolist(),
             "history": progress.history,
+            "gradients": progress.gradients,
             "collapsed": progress.collapsed,
         }
         return state | {"wait": early.wait, "best": early.best, "best_epoch": early.best_epoch}, arrays
@@ -440,7 +446,8 @@ class Trainer:
         if state["collapsed"]:
             self._active_objective = self._objective.stronger() or self._objective
         sums = np.asarray(state["sums"])
-        return _Progress(state["epoch"], state["step"], sums, state["history"], state["collapsed"])
+        names = ("epoch", "step", "history", "gradients", "collapsed")
+        return _Progress(sums=sums, **{name: state[name] for name in names})
 
 
 def _same_variables(model: keras.Model) -> keras.Model:
