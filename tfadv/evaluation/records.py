@@ -84,6 +84,12 @@ class Record:
         eps = "" if self.eps is None else f" {self.eps:g}"
         return f"{name}{eps}: {100 * self.accuracy:.1f}%"
 
+    @property
+    def interval_text(self) -> str:
+        """The accuracy and its interval in percent, such as "12.3 [10.0, 15.0]"."""
+        low, high = self.interval
+        return f"{100 * self.accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON values, in the order of results.json."""
         entry = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

@@ -226,7 +226,8 @@ class Experiment:
 
     def compared(self, recipes: tuple[Recipe, ...]) -> Experiment:
         """An experiment of the reference, what it starts from, and other recipes; for `--stage=compare`."""
-        needed, start = [], self.reference
+        needed: list[Recipe] = []
+        start = self.reference
         while start != SCRATCH:
             needed.insert(0, self.recipe(start))
             start = needed[0].start

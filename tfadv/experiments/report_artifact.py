@@ -9,7 +9,7 @@ from tfadv.config import COMPARE
 from tfadv.evaluation.checks import Check
 from tfadv.experiments.graph import Artifact, WholeArtifact
 from tfadv.report import FORMATS, write_report
-from tfadv.report.data import ReportData
+from tfadv.report.data import ReportData, TrainingCost
 from tfadv.store.files import digest
 
 if TYPE_CHECKING:
@@ -72,8 +72,13 @@ class Report(WholeArtifact):
             transfer_matrix=self._transfer_matrix() or None,
             checks=self._checks(),
             examples=session.examples.read(),
+            training=self._training(),
         )
         write_report(folder, data)
+
+    def _training(self) -> dict[str, TrainingCost]:
+        """What the training of each model took."""
+        return {f"{trained.model}/{trained.recipe.name}": trained.cost() for trained in self._session.variants}
 
     def _transfer_matrix(self) -> dict:
         """The rows of the transfer matrix that are up to date."""

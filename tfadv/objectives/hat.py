@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import tensorflow as tf
 
@@ -23,6 +23,8 @@ class HAT(TRADES):
       gamma: weight of the third term.
       reach: how far the images of the third term are from x, as a multiple of the perturbation; the paper's h.
     """
+
+    _helper: ClassVar[Any] = None
 
     beta: float = 2.5
     gamma: float = 0.5
@@ -46,7 +48,7 @@ class HAT(TRADES):
     def with_helper(self, helper: Any) -> HAT:
         """See `Objective.with_helper`."""
         bound = dataclasses.replace(self)
-        object.__setattr__(bound, "_helper", helper)  # no field: it is not a setting
+        object.__setattr__(bound, "_helper", helper)  # not a field, because it is not a setting
         return bound
 
     def loss(

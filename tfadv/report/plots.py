@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from tfadv.evaluation.records import WORST_CASE
+from tfadv.report.comparison import comparison_plot, comparison_table, strongest
 from tfadv.report.data import ReportData
 from tfadv.report.example_sheet import example_sheet
 from tfadv.report.tables import matrix_table
@@ -52,6 +53,16 @@ def pictures(data: ReportData) -> list[Picture]:
         for model in data.models:
             title, caption = f"Accuracy of {model} over eps", _accuracy_caption(data, model)
             listed.append(Picture(f"accuracy_{model}.png", title, caption, _drawing(accuracy_plot, data, model)))
+    for model in data.models if comparison_table(data) else ():
+        if any(record.model == model and record.settings for record in data.records):
+            attack, _ = strongest(data, model)
+            title = f"Defenses of {model}"
+            caption = (
+                f"Accuracy of {model} under {attack}, with 95% intervals, over accuracy on clean images. A line joins "
+                "recipes that differ in their settings only."
+            )
+            drawing = _drawing(comparison_plot, data, model, styles(data))
+            listed.append(Picture(f"defenses_{model}.png", title, caption, drawing))
     if data.transfer_matrix:
         caption = "Transfer matrix: dark where images attacked on the model of the row also fool the one of the column."
         listed.append(Picture("matrix.png", "Transfer matrix", caption, _drawing(matrix_plot, data)))

@@ -64,8 +64,13 @@ def _aligned(cells: list[str]) -> list[str]:
 
 def report_tables(data: ReportData) -> dict[str, Table]:
     """All tables of a report by file name, without empty ones: the experiment's own, then those of every experiment."""
+    from tfadv.report.comparison import comparison_table  # builds on this module
+
     own = data.experiment.tables or default_tables
     tables = {name: table for name, table in own(data).items() if table.rows}
+    comparison = comparison_table(data)
+    if comparison:
+        tables = {"comparison": comparison, **tables}
     for name, table in (
         ("transfer", transfer_table(data)),
         ("attacks", attacks_table(data)),
@@ -142,19 +147,22 @@ def _cells(data: ReportData, model: str, recipe: str, eps: float | None, with_pu
     return ours, theirs, None if ours is None or theirs is None else ours - theirs
 
 
-def mean_gain(data: ReportData, recipe: str, protocol: str = "whitebox") -> float | None:
+def mean_gain(
+    data: ReportData, recipe: str, protocol: str = "whitebox", models: Iterable[str] | None = None
+) -> float | None:
     """How much more accurate a recipe is than the reference under FGSM, on average over models and eps.
 
     Args:
       data: the results.
       recipe: name of the recipe.
       protocol: "whitebox" or "transfer".
+      models: names of the models; None means all.
 
     Returns:
       Percentage points, or None where no model and eps has both accuracies.
     """
     gains = []
-    for model in data.models:
+    for model in data.models if models is None else models:
         for eps in data.epsilons:
             ours = data.accuracy(model, recipe, protocol, eps)
             reference = data.accuracy(model, data.experiment.reference, protocol, eps)
@@ -249,18 +257,13 @@ def attacks_table(data: ReportData) -> Table | None:
     rows: list[tuple[Cell, ...]] = []
     for names, per_eps in groups.items():
         first = next(iter(per_eps.values()))
-        accuracies = [_with_interval(per_eps[eps]) if eps in per_eps else None for eps in epsilons]
+        accuracies = [per_eps[eps].interval_text if eps in per_eps else None for eps in epsilons]
         keys = ("gradients_per_image", "forwards_per_image", "seconds")
         costs = [f"{first.cost[key]:,.0f}" if first.cost else None for key in keys]
         rows.append((*names, *accuracies, f"{first.n:,}", *costs))
     cost_head = ("images", "gradients per image", "forwards per image", "seconds")
     head = ("model", "recipe", "attack", *(f"eps {eps:g}" for eps in epsilons), *cost_head)
     return Table("Attacks. Robust accuracy, % [95% interval], and cost for all eps together", head, rows)
-
-
-def _with_interval(record: Record) -> str:
-    low, high = record.interval
-    return f"{100 * record.accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def matrix_table(data: ReportData) -> Table | None:

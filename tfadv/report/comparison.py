@@ -1,0 +1,131 @@
+"""Defenses beside each other: a table, and a plot of robust over clean accuracy."""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+
+from tfadv.evaluation.records import WORST_CASE, Record
+from tfadv.report.data import ReportData
+from tfadv.report.tables import Cell, Table, mean_gain
+
+GAP = "PGD less AutoAttack"
+
+
+def comparison_table(data: ReportData) -> Table | None:
+    """One row per model and recipe at the largest eps of stronger attacks; None where no defense was evaluated."""
+    shown = [r for r in data.records if r.settings and r.attack != WORST_CASE and r.eps is not None]
+    if not shown or not any(record.defense for record in data.records):
+        return None
+    eps = max(record.eps for record in shown if record.eps is not None)
+    attacks = list(dict.fromkeys(record.attack_label for record in shown))
+    gap = _gap_of(attacks)
+    head = (
+        *("model", "recipe", "clean", "clean Δ", "transfer", "FGSM", "mean FGSM Δ", *attacks),
+        *([GAP] if gap else []),
+        *("gradients, 1000s", "minutes", "gradient masking"),
+    )
+    rows: list[tuple[Cell, ...]] = []
+    for model, recipe in dict.fromkeys((record.model, record.variant) for record in data.records):
+        clean, reference = (data.accuracy(model, r, "clean") for r in (recipe, data.experiment.reference))
+        strong = {r.attack_label: r for r in shown if (r.model, r.variant, r.eps) == (model, recipe, eps)}
+        rows.append(
+            (
+                *(model, recipe, clean, _less(clean, reference)),
+                *(data.accuracy(model, recipe, protocol, eps) for protocol in ("transfer", "whitebox")),
+                _recipe_gain(data, model, recipe),
+                *(_with_interval(strong.get(attack)) for attack in attacks),
+                *([_less(*(_percent(strong.get(attack)) for attack in gap))] if gap else []),
+                *_cost(data, f"{model}/{recipe}"),
+                _verdict(data, f"{model}/{recipe}"),
+            )
+        )
+    sizes = " / ".join(sorted({f"{record.n:,}" for record in shown}))
+    title = f"Defenses at eps {eps:g}. Accuracy, % [95% interval]; stronger attacks on {sizes} test images"
+    return Table(title, head, rows)
+
+
+def _gap_of(attacks: list[str]) -> tuple[str, str] | None:
+    """The labels of a PGD and of AutoAttack, where there are both."""
+    pgd = [label for label in attacks if label.split("(")[0] == "pgd"]
+    auto = [label for label in attacks if label.split("(")[0] == "autoattack"]
+    return (pgd[0], auto[0]) if pgd and auto else None
+
+
+def _recipe_gain(data: ReportData, model: str, recipe: str) -> float | None:
+    return None if recipe == data.experiment.reference else mean_gain(data, recipe, models=[model])
+
+
+def _less(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b
+
+
+def _percent(record: Record | None) -> float | None:
+    return None if record is None else 100 * record.accuracy
+
+
+def _with_interval(record: Record | None) -> str | None:
+    return None if record is None else record.interval_text
+
+
+def _cost(data: ReportData, name: str) -> tuple[Cell, Cell]:
+    """Gradients in thousands and minutes of training."""
+    if name not in data.training:
+        return None, None
+    training = data.training[name]
+    return f"{training.gradients / 1000:,.0f}", f"{training.seconds / 60:.1f}"
+
+
+def _verdict(data: ReportData, name: str) -> str | None:
+    """What the checks for gradient masking found, and whether training collapsed."""
+    if name not in data.checks:
+        return None
+    failed = [check.name for check in data.checks[name] if check.passed is False]
+    text = f"SUSPICIOUS: {', '.join(failed)}" if failed else "none found"
+    collapsed = name in data.training and data.training[name].collapsed_epoch
+    return f"{text}; collapsed in epoch {collapsed}" if collapsed else text
+
+
+def comparison_plot(data: ReportData, model: str, styles: dict[str, tuple[str, str, str]]) -> Figure:
+    """Robust over clean accuracy, a point per recipe; recipes that differ in settings only are joined by a line.
+
+    Args:
+      data: the results.
+      model: name of the model.
+      styles: recipe → (title, color, marker), see `tfadv.report.plots.styles`.
+    """
+    attack, robust = strongest(data, model)
+    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
+    axes = figure.subplots()
+    families: dict[str, list[tuple[float, float]]] = {}
+    for recipe, record in robust.items():
+        clean = data.accuracy(model, recipe, "clean")
+        if clean is None:
+            continue
+        title, color, marker = styles[recipe]
+        height = 100 * record.accuracy
+        low, high = (abs(height - 100 * bound) for bound in record.interval)
+        axes.errorbar(clean, height, yerr=[[low], [high]], color=color, marker=marker, capsize=3, label=title, ls="")
+        families.setdefault(recipe.split("(")[0], []).append((clean, height))
+    for points in families.values():
+        axes.plot(*zip(*sorted(points)), color="0.6", linewidth=1, zorder=0)
+    eps = next(iter(robust.values())).eps
+    axes.set(title=model, xlabel="accuracy on clean images, %", ylabel=f"accuracy under {attack} at eps {eps:g}, %")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize="small", frameon=False)
+    return figure
+
+
+def strongest(data: ReportData, model: str) -> tuple[str, dict[str, Record]]:
+    """(attack, recipe → record at the largest eps) of the attack that left the least accuracy on average."""
+    records = [r for r in data.records if r.model == model and r.settings and r.attack != WORST_CASE]
+    eps = max(record.eps for record in records if record.eps is not None)
+    groups: dict[str, dict[str, Record]] = {}
+    for record in records:
+        if record.eps == eps:
+            groups.setdefault(record.attack_label, {})[record.variant] = record
+    most = max(map(len, groups.values()))
+    complete = {label: group for label, group in groups.items() if len(group) == most}
+    sums = {label: sum(record.accuracy for record in group.values()) for label, group in complete.items()}
+    label = min(sums, key=sums.__getitem__)
+    return label, complete[label]
