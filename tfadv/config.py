@@ -437,8 +437,9 @@ class Config:
     def compared_experiment(self) -> Experiment:
         """The reference, the control and the recipes of `defenses`."""
         from tfadv.experiments import EXPERIMENTS
+        from tfadv.experiments.comparison import compared
 
-        return EXPERIMENTS[self.experiment].compared(tuple(_defenses(self)))
+        return compared(EXPERIMENTS[self.experiment], tuple(_defenses(self)))
 
     @property
     def attack_specs(self) -> list[tuple[str, dict[str, Any]]]:

@@ -224,15 +224,6 @@ class Experiment:
         """What a stage makes, one of `TARGETS`; None where it trains recipes (see `trained_by`)."""
         return {**FIRST_STAGES, **self.extra_stages, **LAST_STAGES}.get(stage)
 
-    def compared(self, recipes: tuple[Recipe, ...]) -> Experiment:
-        """An experiment of the reference, what it starts from, and other recipes; for `--stage=compare`."""
-        needed: list[Recipe] = []
-        start = self.reference
-        while start != SCRATCH:
-            needed.insert(0, self.recipe(start))
-            start = needed[0].start
-        return Experiment(self.name, tuple(needed), self.reference, self.extra_stages).with_recipes(recipes)
-
     def with_recipes(self, recipes: tuple[Recipe, ...]) -> Experiment:
         """The same experiment with further recipes at the end; a start "reference" becomes the name of that recipe."""
         named = [dataclasses.replace(r, start=self.reference) if r.start == REFERENCE else r for r in recipes]

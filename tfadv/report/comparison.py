@@ -44,6 +44,19 @@ def comparison_table(data: ReportData) -> Table | None:
     return Table(title, head, rows)
 
 
+def fgsm_tables(data: ReportData) -> dict[str, Table]:
+    """Accuracy on clean images and under white-box FGSM, one row per model and recipe."""
+    rows: list[tuple[Cell, ...]] = [
+        (
+            *(model, recipe, data.accuracy(model, recipe, "clean")),
+            *(data.accuracy(model, recipe, "whitebox", eps) for eps in data.epsilons),
+        )
+        for model, recipe in dict.fromkeys((record.model, record.variant) for record in data.records)
+    ]
+    head = ("model", "recipe", "clean", *(f"eps {eps:g}" for eps in data.epsilons))
+    return {"fgsm": Table("Accuracy on clean images and under white-box FGSM, all test images, %", head, rows)}
+
+
 def _gap_of(attacks: list[str]) -> tuple[str, str] | None:
     """The labels of a PGD and of AutoAttack, where there are both."""
     pgd = [label for label in attacks if label.split("(")[0] == "pgd"]
