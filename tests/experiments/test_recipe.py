@@ -4,16 +4,18 @@ import dataclasses
 
 import pytest
 
+from tfadv.experiments import RECIPES
+from tfadv.experiments.comparison import compared
 from tfadv.experiments.paper import PAPER
 from tfadv.experiments.recipe import Experiment, Recipe
 
 
 def test_stages_of_the_paper():
     assert PAPER.stages == (
-        "prepare", "train", "attack", "generate", "augment", "retrain", "evaluate", "report", "all",
+        "prepare", "train", "attack", "generate", "augment", "retrain", "evaluate", "report", "compare", "all",
     )  # fmt: skip
     assert [PAPER.target(stage) for stage in PAPER.stages] == [
-        "splits", None, "reference_evaluation", "samples", None, None, "evaluations", "report", "report",
+        "splits", None, "reference_evaluation", "samples", None, None, "evaluations", "report", "report", "report",
     ]  # fmt: skip
     assert [recipe.name for recipe in PAPER.trained_by("retrain")] == ["retrained"]
 
@@ -22,6 +24,26 @@ def test_a_further_recipe_has_a_stage_of_its_name():
     experiment = PAPER.with_recipes((Recipe("trades", "TRADES", start="baseline", objective="trades"),))
     assert experiment.stages[5:7] == ("retrain", "trades")
     assert experiment.recipe("trades").summary == "starts from baseline; clean images; objective trades"
+
+
+def test_rounds_start_from_each_other():
+    first, second = RECIPES["rounds"].expanded(2)
+    assert (first.name, first.start, second.name, second.start) == (
+        *("rounds(round=1)", "reference"),
+        *("rounds(round=2)", "rounds(round=1)"),
+    )
+    assert RECIPES["rounds"].with_settings({"round": 2}) == second == second.expanded(9)[0]
+    assert RECIPES["nfgsm"].expanded(3) == (RECIPES["nfgsm"],)
+    experiment = compared(PAPER, (first, second))
+    assert [(r.name, r.start) for r in experiment.recipes] == [
+        ("baseline", "scratch"), ("rounds(round=1)", "baseline"), ("rounds(round=2)", "rounds(round=1)"),
+    ]  # fmt: skip
+
+
+def test_the_defense_that_results_name():
+    assert [PAPER.recipe(name).defense for name in ("baseline", "augmented", "retrained")] == [None, None, "surrogate"]
+    assert RECIPES["nfgsm"].with_settings({"share": 0.5}).defense == "nfgsm(share=0.5)"
+    assert RECIPES["rounds"].expanded(1)[0].defense == "rounds" and RECIPES["control"].defense is None
 
 
 def test_published_figures():

@@ -8,7 +8,9 @@ import tensorflow as tf
 from tfadv import models
 from tfadv.objectives import OBJECTIVES
 from tfadv.objectives.base import as_objective
-from tfadv.objectives.cross_entropy import cross_entropy
+from tfadv.objectives.cross_entropy import cross_entropy, smoothed_cross_entropy
+from tfadv.objectives.free import FreeTraining
+from tfadv.objectives.hat import HAT
 from tfadv.objectives.mart import MART, mart_loss
 from tfadv.objectives.nfgsm import NFGSM
 from tfadv.objectives.pgd import PGDTraining
@@ -16,7 +18,7 @@ from tfadv.objectives.rsfgsm import RSFGSM
 from tfadv.objectives.trades import TRADES, kl_divergence
 
 SEED = tf.constant((0, 1), tf.int64)
-ATTACKING = [NFGSM(), RSFGSM(), PGDTraining(), TRADES(), MART()]
+ATTACKING = [NFGSM(), RSFGSM(), PGDTraining(), TRADES(), MART(), HAT(), FreeTraining()]
 
 
 def name(objective):
@@ -98,6 +100,63 @@ def test_gradients_equal_finite_differences(loss):
             step[i, j] = 1e-6
             moved = [(value(*(v + s * step if v is variable else v for v in (c, a)))) for s in (1, -1)]
             np.testing.assert_allclose(analytic[i, j], (moved[0] - moved[1]) / 2e-6, rtol=1e-4, atol=1e-6)
+
+
+def test_label_smoothing_by_hand():
+    z, y = np.array([[2.0, 0.5, -1.0], [0, 1, 0]]), np.array([0, 2])
+    targets = 0.8 * np.eye(3)[y] + 0.2 / 3
+    expected = -(targets * np.log(softmax(z))).sum(1)
+    np.testing.assert_allclose(smoothed_cross_entropy(tf.constant(z), tf.constant(y), 0.2), expected, rtol=1e-6)
+
+
+def test_hat_loss_by_hand(network, batch):
+    x, y = batch
+
+    def helper(images, training):
+        return tf.one_hot(tf.cast(tf.reduce_mean(images, (1, 2, 3)) > 0.5, tf.int32), 4)
+
+    adversarial = tf.clip_by_value(x + 0.1, 0, 1)
+    objective = HAT(beta=3.0, gamma=0.7, reach=2.0).with_helper(helper)
+    losses, logits = objective.loss(lambda images, training: network(images, training=False), x, y, adversarial)
+    clean, attacked, beyond = (network(i).numpy() for i in (x, adversarial, x + 2 * (adversarial - x)))
+    p, q, r = softmax(clean), softmax(attacked), softmax(beyond)
+    predicted = (adversarial.numpy().mean((1, 2, 3)) > 0.5).astype(int)
+    rows = np.arange(12)
+    expected = -np.log(p[rows, y]) + 3 * (p * np.log(p / q)).sum(1) - 0.7 * np.log(r[rows, predicted])
+    np.testing.assert_allclose(losses, expected, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(logits, clean, atol=1e-5)
+
+
+def test_free_training_moves_by_eps_and_stays_within_it():
+    x = tf.constant(np.random.default_rng(0).uniform(0.3, 0.7, (4, 2, 2, 1)).astype("float32"))
+    gradient = tf.constant(np.random.default_rng(1).normal(size=(2, 2, 2, 1)).astype("float32"))
+    objective = FreeTraining(share=0.5)
+    moved = objective.next_adversarial(x, x[:2], gradient, tf.constant(0.1))
+    np.testing.assert_allclose(moved, x[:2] + 0.1 * np.sign(gradient), atol=1e-6)
+    again = objective.next_adversarial(x, moved, gradient, tf.constant(0.1))
+    np.testing.assert_allclose(again, moved, atol=1e-6)
+    each = objective.next_adversarial(x, x[:2], gradient, tf.reshape(tf.constant([0.1, 0.0, 0.1, 0.1]), (4, 1, 1, 1)))
+    np.testing.assert_allclose(each[1], x[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("objective", ATTACKING, ids=name)
+def test_each_image_may_have_its_own_eps(network, batch, objective):
+    x, y = batch
+    eps = tf.reshape(tf.constant([0.0, 0.05] * 6), (12, 1, 1, 1))
+    moved = np.abs(objective.perturb(network, x, y, eps, SEED).numpy() - x).max(axis=(1, 2, 3))
+    assert (moved[::2] == 0).all() and (moved[1::2] > 0.02).all()
+
+
+@pytest.mark.parametrize(
+    "objective, cost",
+    [
+        (NFGSM(), 2), (NFGSM(share=0.5), 1.5), (PGDTraining(steps=7, share=0.5), 4.5), (PGDTraining(awp=0.01), 9),
+        (TRADES(), 12), (TRADES(beta=0), 1), (TRADES(awp=0.01), 14), (MART(steps=3), 5), (FreeTraining(replays=8), 8),
+        (HAT(steps=2), 5),
+    ],
+)  # fmt: skip
+def test_costs_count_forward_and_backward_passes(objective, cost, network):
+    assert objective.cost == cost
 
 
 def test_trades_without_beta_is_standard_training(network, batch):

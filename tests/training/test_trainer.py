@@ -14,6 +14,10 @@ from tfadv import models
 from tfadv.datasets.batches import Samples
 from tfadv.errors import UserError
 from tfadv.objectives.cross_entropy import cross_entropy
+from tfadv.objectives.free import FreeTraining
+from tfadv.objectives.hat import HAT
+from tfadv.objectives.nfgsm import NFGSM
+from tfadv.objectives.pgd import PGDTraining
 from tfadv.runtime import compilation, signals
 from tfadv.training import Diverged, Trainer, TrainingSettings
 from tfadv.training.divergence import DivergenceCheck
@@ -285,3 +289,64 @@ def test_mixed_precision_needs_optimized_clones():
             trainer(precision="mixed_bfloat16")
     finally:
         compilation.configure()
+
+
+ROBUST = {
+    "free": FreeTraining(replays=2),
+    "awp": PGDTraining(steps=1, awp=0.01),
+    "hat": HAT(steps=1),
+    "averaged": NFGSM(share=0.5),
+}
+
+
+@pytest.mark.parametrize("which", ROBUST)
+def test_adversarial_training_resumes_to_the_same_bits(halves, which):
+    kept, uninterrupted = MemoryCheckpoints(), trainer(objective=ROBUST[which])
+    settings = dict(
+        steps=20, eps=0.1, checkpoint_steps=5, average=0.9 if which == "averaged" else 0.0, eps_schedule="uniform"
+    )
+    record = fit(uninterrupted, halves, checkpoints=kept, **settings)
+    assert record["steps"] == 20 and len(record["history"]["loss"]) == 4
+    assert record["gradients"] == 20 * 64 * ROBUST[which].cost
+    resumed, before = trainer(objective=ROBUST[which]), MemoryCheckpoints()
+    before.saved = [entry for entry in kept.saved if entry[0] == 15]
+    assert fit(resumed, halves, checkpoints=before, **settings) == record
+    for a, b in zip(uninterrupted.model.get_weights(), resumed.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_number_of_steps_takes_all_of_them_and_no_more(halves):
+    record = fit(trainer(), halves, steps=15, patience=1, epochs=1)
+    assert record["steps"] == 15 and len(record["history"]["loss"]) == 3  # 6 steps per epoch, the last epoch has 3
+
+
+def test_eps_0_equals_plain_training_to_the_bit(halves):
+    plain, ours = trainer(), trainer(objective=NFGSM())
+    for t in (plain, ours):
+        fit(t, halves, epochs=1)
+    for a, b in zip(plain.model.get_weights(), ours.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_averaged_weights_are_validated_and_kept(halves):
+    t = trainer()
+    record = fit(t, halves, epochs=6, average=0.9)
+    logits = t.model.predict(halves[1].images.astype("float32") / 255, verbose=0)
+    accuracy = (logits.argmax(1) == halves[1].labels).mean()
+    assert accuracy == pytest.approx(max(record["history"]["val_accuracy"]), abs=1e-6)
+
+
+@pytest.mark.parametrize("schedule, sizes", [("ramp", (0.0, 0.2)), ("fixed", (0.2, 0.2)), ("uniform", (0.2, 0.2))])
+def test_the_eps_of_the_steps(halves, schedule, sizes):
+    """The first and the last one; the objective's own eps goes before that of the run."""
+    t, seen = trainer(objective=NFGSM(eps=0.2)), []
+    step = t.train_step
+
+    def recorded(x, y, eps, seed, uniform):
+        seen.append((eps, uniform))
+        return step(x, y, eps, seed, uniform)
+
+    t.train_step = recorded
+    fit(t, halves, epochs=2, eps=0.1, eps_schedule=schedule)
+    assert (seen[0][0], seen[-1][0]) == pytest.approx(sizes)
+    assert {uniform for _, uniform in seen} == {schedule == "uniform"}

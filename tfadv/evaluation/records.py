@@ -51,7 +51,8 @@ class Record:
       cost: for all eps together: "gradients", "forwards" (numbers of images passed through the model), "seconds",
         "fallbacks", "remaining" (see `tfadv.attacks.cost.Cost`), "gradients_per_image", "forwards_per_image".
       seed: the experiment's seed.
-      defense: the defense that the model was trained with, such as "nfgsm(share=0.5)", or None.
+      defense: the defense that the model was trained with, such as "nfgsm(share=0.5)"; None, and left out of
+        results.json, where it was trained on clean images.
       label: the attack with those settings that are not its defaults, such as "pgd(steps=50)"; "" where all are
         defaults.  results.json leaves it out then.
     """
@@ -96,6 +97,8 @@ class Record:
         entry["interval"] = list(self.interval)
         if not self.label:
             del entry["label"]
+        if self.defense is None:
+            del entry["defense"]
         return entry
 
     @classmethod

@@ -229,7 +229,7 @@ class Trainer:
         record = {
             "history": progress.history,
             "best_epoch": early.best_epoch + 1,
-            "steps": run.steps_done(progress),
+            "steps": min(run.steps_done(progress), run.total),
             "gradients": round(progress.gradients),
         }
         return record | ({"collapsed_epoch": progress.collapsed} if progress.collapsed else {})

@@ -1,0 +1,54 @@
+"""`--stage=compare` through the command line, at smoke size."""
+
+import csv
+import json
+
+FLAGS = (
+    "--stage=compare", "--defenses=surrogate,rounds,nfgsm(share=0.5)", "--rounds=2", "--budget=6000",
+    "--attacks=pgd(steps=5),apgd-ce", "--eval_size=32", "--defense_average=0.9",
+)  # fmt: skip
+RECIPES = ["baseline", "control", "surrogate", "rounds(round=1)", "rounds(round=2)", "nfgsm(share=0.5)"]
+
+
+def history(run, recipe):
+    (folder,) = [
+        path.parent
+        for path in (run.workdir / "models/resnet_tiny").glob("*/manifest.json")
+        if json.loads(path.read_text())["inputs"]["recipe"] == recipe
+    ]
+    return json.loads((folder / "history.json").read_text())
+
+
+def test_defenses_are_compared_at_one_budget(smoke, tmp_path):
+    run = smoke.copy(tmp_path / "run")
+    before = run.dates()
+    out = run.succeed("--overwrite", *FLAGS)
+    assert "comparison" in run.rebuilt(before) and "models/resnet_tiny/baseline" not in run.rebuilt(before)
+    with open(run.workdir / "comparison/comparison.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["recipe"] for row in rows] == RECIPES and "Defenses at eps 0.03" in out
+    for row in rows:
+        assert row["pgd(steps=5)"] and row["apgd-ce"] and row["gradient masking"]
+        assert not row["mean FGSM Δ"] if row["recipe"] == "baseline" else row["mean FGSM Δ"]
+    assert (run.workdir / "comparison/defenses_resnet_tiny.png").stat().st_size > 5000
+    # One batch more would cost more than the budget; the stored samples of training and validation count as well.
+    gradients = {recipe: history(run, recipe)["gradients"] for recipe in RECIPES[1:]}
+    assert 6000 - 48 < gradients["nfgsm(share=0.5)"] <= 6000 and 6000 - 32 < gradients["control"] <= 6000
+    assert 6000 - 32 < gradients["surrogate"] <= 6000
+    assert 6000 - 64 < gradients["rounds(round=1)"] + gradients["rounds(round=2)"] <= 6000
+    # Earlier results stay in results.json, and name the defense.
+    defenses = {record["variant"]: record.get("defense") for record in run.records()}
+    assert defenses["nfgsm(share=0.5)"] == "nfgsm(share=0.5)" and defenses["rounds(round=2)"] == "rounds"
+    assert defenses["baseline"] is None and defenses["retrained"] == "surrogate"
+
+
+def test_defenses_of_some_models_only(smoke, tmp_path):
+    run = smoke.copy(tmp_path / "run")
+    run.succeed("--overwrite", "--defenses=nfgsm", "--defense_epochs=1", "--stage=nfgsm")  # a wrong stage would fail
+    done = run("--defenses=nfgsm", "--defense_models=resnet18")
+    assert done.returncode == 1 and "unknown model 'resnet18'" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_budget_that_pays_for_no_step_is_refused(smoke, tmp_path):
+    done = smoke.copy(tmp_path / "run")("--overwrite", "--stage=compare", "--defenses=surrogate", "--budget=100")
+    assert done.returncode == 1 and "--budget=100 is too small" in done.stderr and "Traceback" not in done.stderr
