@@ -1,0 +1,88 @@
+"""The table and the plot of defenses, from records written by hand."""
+
+import dataclasses
+
+import pytest
+
+from tests.report.conftest import make_record
+from tfadv.evaluation.checks import Check
+from tfadv.experiments.comparison import compared
+from tfadv.experiments.defenses import CONTROL, NFGSM
+from tfadv.experiments.paper import PAPER
+from tfadv.report.comparison import comparison_plot, comparison_table, fgsm_tables, strongest
+from tfadv.report.data import ReportData, TrainingCost
+from tfadv.report.plots import pictures, styles
+
+HALF = NFGSM.with_settings({"share": 0.5})
+PGD, AUTO = "pgd(steps=20)", "autoattack"
+# recipe → clean, FGSM at 0.01 and 0.1, PGD and AutoAttack at 0.1, in %
+FIGURES = {
+    "baseline": (80, 20, 2, 1, 0),
+    "control": (82, 25, 3, 2, 1),
+    "nfgsm": (70, 60, 40, 36, 34),
+    "nfgsm(share=0.5)": (76, 55, 30, 25, 24),
+}
+
+
+@pytest.fixture
+def results():
+    records = []
+    for variant, (clean, low, high, pgd, auto) in FIGURES.items():
+        own = {"defense": variant} if variant.startswith("nfgsm") else {}
+        records.append(make_record("resnet18", variant, "clean", accuracy=clean / 100, **own))
+        for eps, fgsm in ((0.01, low), (0.1, high)):
+            records.append(make_record("resnet18", variant, "whitebox", eps, fgsm / 100, **own))
+        for name, label, accuracy in (("pgd", PGD, pgd), (AUTO, "", auto)):
+            common = own | {"attack": name, "label": label, "settings": {"steps": 20}}
+            records.append(make_record("resnet18", variant, "whitebox", 0.1, accuracy / 100, **common))
+    experiment = compared(PAPER, (CONTROL, NFGSM, HALF))
+    checks = {
+        "resnet18/nfgsm": [Check("steps", False, {}, "Bad."), Check("logits", True, {}, "Fine.")],
+        "resnet18/control": [Check("steps", True, {}, "Fine.")],
+    }
+    training = {"resnet18/nfgsm": TrainingCost(840_000, 660.0, collapsed_epoch=3)}
+    return ReportData("cifar10", ("a", "b"), tuple(records), experiment, checks=checks, training=training)
+
+
+def test_the_table_of_defenses(results):
+    table = comparison_table(results)
+    rows = {row[1]: dict(zip(table.head, row)) for row in table.rows}
+    assert list(rows) == list(FIGURES) and "eps 0.1" in table.title
+    row = rows["nfgsm"]
+    assert (row["clean"], row["clean Δ"], row["FGSM"]) == pytest.approx((70, -10, 40))
+    assert row["mean FGSM Δ"] == pytest.approx(((60 - 20) + (40 - 2)) / 2)
+    assert row[PGD] == "36.0 [0.0, 100.0]" and row["PGD less AutoAttack"] == pytest.approx(2)
+    assert (row["gradients, 1000s"], row["minutes"]) == ("840", "11.0")
+    assert row["gradient masking"] == "SUSPICIOUS: steps; collapsed in epoch 3"
+    assert rows["control"]["gradient masking"] == "none found" and rows["baseline"]["gradient masking"] is None
+    assert rows["baseline"]["mean FGSM Δ"] is None and rows["control"]["minutes"] is None
+
+
+def test_there_is_no_table_without_defenses_or_without_stronger_attacks(results, data):
+    assert comparison_table(data) is None
+    plain = tuple(dataclasses.replace(record, defense=None) for record in results.records)
+    assert comparison_table(dataclasses.replace(results, records=plain)) is None
+    weak = tuple(record for record in results.records if not record.settings)
+    assert comparison_table(dataclasses.replace(results, records=weak)) is None
+
+
+def test_the_plot_takes_the_attack_that_leaves_least_and_joins_the_settings_of_a_defense(results):
+    attack, records = strongest(results, "resnet18")
+    assert attack == AUTO and list(records) == list(FIGURES)
+    axes = comparison_plot(results, "resnet18", styles(results)).axes[0]
+    points = {tuple(line.get_xydata()[0]) for line in axes.lines if len(line.get_xydata()) == 1}
+    assert {(70, 34), (76, 24), (82, 1), (80, 0)} <= {tuple(map(round, point)) for point in points}
+    (joined,) = [line.get_xydata().tolist() for line in axes.lines if len(line.get_xydata()) == 2]
+    assert joined == [[70, 34], [76, 24]]
+    assert "defenses_resnet18.png" in [picture.file for picture in pictures(results)]
+
+
+def test_an_attack_that_was_not_run_on_all_recipes_is_not_plotted(results):
+    some = tuple(r for r in results.records if not (r.attack == AUTO and r.variant == "control"))
+    assert strongest(dataclasses.replace(results, records=some), "resnet18")[0] == PGD
+
+
+def test_the_tables_of_a_comparison(results):
+    (table,) = fgsm_tables(results).values()
+    assert table.head == ("model", "recipe", "clean", "eps 0.01", "eps 0.1")
+    assert table.rows[2][2:] == pytest.approx((70, 60, 40))
