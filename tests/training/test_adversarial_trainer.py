@@ -71,6 +71,27 @@ def test_the_collapsed_epoch_is_never_kept_and_a_stronger_attack_takes_over(digi
     assert "fell from 50.0% to 5.0%" in message and "epoch 3 are restored" in message and "steps=2" in message
 
 
+def test_real_catastrophic_overfitting_is_noticed_and_undone(digits):
+    """One large step without noise fools training images less and less, while robust accuracy collapses."""
+    x, y = digits.images[:, ::2, ::2], digits.labels
+    keras.utils.set_random_seed(0)
+    convolutions = [
+        keras.layers.Conv2D(channels, size, strides=2, activation="relu", padding="same")
+        for channels, size in ((16, 5), (32, 3))
+    ]
+    dense = [keras.layers.Flatten(), keras.layers.Dense(64, activation="relu"), keras.layers.Dense(10)]
+    model = keras.Sequential([keras.Input((16, 16, 1)), *convolutions, *dense])
+    record = AdversarialTrainer(model, defense="nfgsm(noise=0,step=5)", eps=0.1).fit(
+        x[:1500], y[:1500], epochs=30, batch_size=32, learning_rate=0.1
+    )
+    robust = record["history"]["val_robust_accuracy"]
+    epoch = record["collapsed_epoch"]
+    assert robust[epoch - 1] < max(robust[: epoch - 1]) - 0.2
+    assert record["best_epoch"] == 1 + robust.index(max(robust)) != epoch and max(robust) == max(robust[epoch:])
+    after = tfadv.evaluate(model, x[1500:], y[1500:], attack="pgd(steps=10)", eps=0.1)
+    assert after.robust_accuracy > robust[epoch - 1] + 0.1
+
+
 @pytest.mark.parametrize(
     "arguments, error, words",
     [
