@@ -18,7 +18,8 @@ class FreeTraining(AdversarialObjective):
 
     A step moves the images by eps along the sign of the gradient and projects them to within eps (algorithm 1).  The
     perturbations of a batch start at random instead of at those of the batch before: Wong et al. 2020
-    (https://arxiv.org/abs/2001.03994) found no difference, and a resumed run then needs no further state.
+    (https://arxiv.org/abs/2001.03994) found a random start to work at least as well, and a resumed run then needs no
+    further state.
 
     Attributes:
       replays: updates per batch; the paper's m.  An epoch takes so many times as long.
