@@ -79,6 +79,8 @@ def _run_stage(session: Session, stage: str) -> None:
 def _evaluate_all(session: Session) -> list[Artifact]:
     """Evaluates every model and recipe as the settings ask for."""
     evaluations: list[Artifact] = []
+    for trained in session.variants:  # what is wrong with a recipe shows before hours of attacks
+        session.graph.ensure(trained)
     for trained in session.variants:
         attacked = [session.attack_evaluation(trained, attack) for attack in session.attacks]
         for evaluation in (session.fgsm_evaluation(trained), *attacked):
