@@ -71,7 +71,6 @@ def test_the_collapsed_epoch_is_never_kept_and_a_stronger_attack_takes_over(digi
     assert "fell from 50.0% to 5.0%" in message and "epoch 3 are restored" in message and "steps=2" in message
 
 
-@pytest.mark.long  # training that collapses is chaotic: when it does differs between machines
 def test_real_catastrophic_overfitting_is_noticed_and_undone(digits):
     """One large step without noise fools training images less and less, while robust accuracy collapses."""
     x, y = digits.images[:, ::2, ::2], digits.labels
