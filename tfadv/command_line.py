@@ -23,7 +23,8 @@ tfadv {version}: measures and improves the robustness of Keras image classifiers
 Usage: tfadv [--setting=value ...] [--flagfile=FILE ...]
 
 Each setting is shown with its default. A later flag overrides an earlier one, so put a flagfile first.
-These flagfiles come with tfadv, by name: {flagfiles}.
+These flagfiles come with tfadv, by name:
+{flagfiles}.
 
 {settings}
 
