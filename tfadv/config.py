@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tfadv.datasets import AUGMENTATIONS, DATASETS
 from tfadv.errors import UserError
 from tfadv.models import MODELS
-from tfadv.objectives import OBJECTIVES
+from tfadv.objectives import EPS_SCHEDULES, OBJECTIVES
 from tfadv.settings import Names, Range, check, flag_lines, setting, settings_of
 from tfadv.specs import split_specs
 
@@ -233,7 +233,7 @@ class Config:
         "uniform: drawn for each image, from 0 to the largest.",
         group="Training",
         role="result",
-        accepts=Names("defense_eps_schedule", ("ramp", "fixed", "uniform")),
+        accepts=Names("defense_eps_schedule", EPS_SCHEDULES),
         required=True,
     )
     defense_average: float = setting(

@@ -3,6 +3,10 @@
 import csv
 import json
 
+from tfadv.command_line import CommandLine
+from tfadv.experiments.session import Session
+from tfadv.store.workdir import Workdir
+
 FLAGS = (
     "--stage=compare", "--defenses=surrogate,rounds,nfgsm(share=0.5)", "--rounds=2", "--budget=6000",
     "--attacks=pgd(steps=5),apgd-ce", "--eval_size=32", "--defense_average=0.9",
@@ -36,6 +40,8 @@ def test_defenses_are_compared_at_one_budget(smoke, tmp_path):
     assert 6000 - 48 < gradients["nfgsm(share=0.5)"] <= 6000 and 6000 - 32 < gradients["control"] <= 6000
     assert 6000 - 32 < gradients["surrogate"] <= 6000
     assert 6000 - 64 < gradients["rounds(round=1)"] + gradients["rounds(round=2)"] <= 6000
+    manifests = [run.manifest(f"models/resnet_tiny/{name}")["inputs"] for name in ("baseline", "control", "surrogate")]
+    assert [inputs["average"] for inputs in manifests] == [0, 0.9, 0.9]
     # Earlier results stay in results.json, and name the defense.
     defenses = {record["variant"]: record.get("defense") for record in run.records()}
     assert defenses["nfgsm(share=0.5)"] == "nfgsm(share=0.5)" and defenses["rounds(round=2)"] == "rounds"
@@ -45,6 +51,20 @@ def test_defenses_are_compared_at_one_budget(smoke, tmp_path):
 def test_models_to_defend_are_among_the_models(smoke, tmp_path):
     done = smoke.copy(tmp_path / "run")("--defenses=nfgsm", "--defense_models=resnet18")
     assert done.returncode == 1 and "unknown model 'resnet18'" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_only_the_models_to_defend_are_trained_with_defenses(tmp_path):
+    flags = ["--flagfile=smoke", "--models=resnet_tiny,resnet18", "--defenses=nfgsm", "--defense_models=resnet_tiny"]
+    config = CommandLine([*flags, f"--workdir={tmp_path}"]).config()
+    with Workdir(config.workdir, config.fingerprint()) as workdir:
+        variants = [(trained.model, trained.recipe.name) for trained in Session(config, workdir).variants]
+    paper = ["baseline", "augmented", "retrained"]
+    assert variants == [("resnet_tiny", r) for r in [*paper, "nfgsm"]] + [("resnet18", r) for r in paper]
+
+
+def test_a_budget_below_one_image_per_round_is_not_taken_for_no_budget(smoke, tmp_path):
+    done = smoke.copy(tmp_path / "run")("--overwrite", "--stage=retrain", "--defenses=rounds", "--budget=2")
+    assert done.returncode == 1 and "--budget=2 is too small" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_budget_that_pays_for_no_step_is_refused(smoke, tmp_path):

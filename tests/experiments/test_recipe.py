@@ -63,7 +63,7 @@ def test_published_figures():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"samples": "other"}, {"epochs": "seed"}, {"name": ""}, {"name": "scratch"}, {"name": "a/b"}],
+    [{"samples": "other"}, {"samples": "own"}, {"epochs": "seed"}, {"name": ""}, {"name": "scratch"}, {"name": "a/b"}],
 )
 def test_invalid_recipes(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

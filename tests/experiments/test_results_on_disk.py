@@ -107,4 +107,7 @@ def test_defenses_with_settings_are_trained_compared_and_kept(smoke, tmp_path):
     run.succeed("--stage=evaluate", "--defense_epochs=2")
     assert {r["variant"] for r in run.records()} == names
     done = run("--defenses=nfgsm(shar=1)", "--defense_epochs=2")
-    assert done.returncode == 1 and "nfgsm has no setting 'shar': nfgsm accepts eps, share, smoothing, noise, step." in one_line(done)
+    assert (
+        done.returncode == 1
+        and "nfgsm has no setting 'shar': nfgsm accepts eps, share, smoothing, noise, step." in one_line(done)
+    )

@@ -92,8 +92,35 @@ print("alike")
 """
 
 
-def test_all_devices_keep_the_same_variables_without_synchronized_norms():
-    done = subprocess.run([sys.executable, "-c", STATISTICS], capture_output=True, text=True, cwd=ROOT)
+DEFENSES = """
+import tfadv, numpy as np
+from tfadv import models
+from tfadv.datasets.batches import Samples
+from tfadv.objectives.free import FreeTraining
+from tfadv.objectives.hat import HAT
+from tfadv.objectives.pgd import PGDTraining
+from tfadv.runtime.devices import Devices
+from tfadv.training import Trainer, TrainingSettings
+devices = Devices("mirrored", 2)
+rng = np.random.default_rng(0)
+samples = Samples(rng.uniform(size=(256, 16, 16, 1)).astype("float32"), rng.integers(0, 3, 256))
+settings = TrainingSettings(epochs=2, batch_size=16, learning_rate=0.1, patience=9, eps=0.1, average=0.9)
+for objective in (PGDTraining(steps=1, awp=0.1), FreeTraining(replays=2), HAT(steps=1)):
+    with devices.strategy.scope():
+        model = models.build("resnet_tiny", (16, 16, 1), 3)
+    before = model.get_weights()
+    Trainer(model, weight_decay=0.0, objective=objective, devices=devices).fit(samples, samples, settings)
+    for variable in model.weights:
+        first, second = (v.numpy() for v in variable.value.values)
+        assert np.isfinite(first).all() and (first == second).all(), variable.path
+    assert any((a != b).any() for a, b in zip(before, model.get_weights()))
+print("alike")
+"""
+
+
+@pytest.mark.parametrize("script", [STATISTICS, DEFENSES], ids=["plain", "defenses"])
+def test_all_devices_keep_the_same_variables_without_synchronized_norms(script):
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert "alike" in done.stdout, done.stderr[-2000:]
 
 

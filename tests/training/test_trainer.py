@@ -336,6 +336,12 @@ def test_the_averaged_weights_are_validated_and_kept(halves):
     assert accuracy == pytest.approx(max(record["history"]["val_accuracy"]), abs=1e-6)
 
 
+@pytest.mark.parametrize("wrong", [{"eps_schedule": "ramps"}, {"average": 1.0}])
+def test_wrong_settings_are_named(wrong):
+    with pytest.raises((UserError, ValueError), match="did you mean 'ramp'|average must be"):
+        TrainingSettings(epochs=1, batch_size=1, learning_rate=0.1, patience=1, **wrong)
+
+
 @pytest.mark.parametrize("schedule, sizes", [("ramp", (0.0, 0.2)), ("fixed", (0.2, 0.2)), ("uniform", (0.2, 0.2))])
 def test_the_eps_of_the_steps(halves, schedule, sizes):
     """The first and the last one; the objective's own eps goes before that of the run."""

@@ -104,6 +104,8 @@ class Recipe:
             raise ValueError(f"recipe name {self.name!r}: it must not be empty, contain '/' or be {SCRATCH!r}.")
         if self.samples not in SAMPLES:
             raise ValueError(f"recipe {self.name!r}: samples is {self.samples!r}, must be one of {', '.join(SAMPLES)}.")
+        if self.samples == "own" and self.start == SCRATCH:
+            raise ValueError(f"recipe {self.name!r}: samples 'own' need weights to start from, not {SCRATCH!r}.")
         if self.epochs not in EPOCHS:
             raise ValueError(f"recipe {self.name!r}: epochs is {self.epochs!r}, must be one of {', '.join(EPOCHS)}.")
         if self.weight_decay not in WEIGHT_DECAYS:

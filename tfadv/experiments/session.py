@@ -102,7 +102,7 @@ class Session:
         if (model, name) not in self._trained:
             recipe = self._known.recipe(name)
             start_name = recipe.start
-            replaceable = start_name != SCRATCH and name != self.experiment.reference and recipe.round < 2
+            replaceable = start_name != SCRATCH and name != self.experiment.reference and recipe.samples != "own"
             if self.config.retrain_from and replaceable:
                 start_name = self.config.retrain_from
             start = None if start_name == SCRATCH else self.trained(model, start_name)
@@ -112,17 +112,12 @@ class Session:
         return self._trained[model, name]
 
     def _samples_for(self, recipe: Recipe, start: TrainedModel | None) -> StoredSamples | None:
-        """The stored samples that a recipe trains on; None where it trains on clean images.
-
-        Raises:
-          UserError: they are those of a model that is not trained yet.
-        """
+        """The stored samples that a recipe trains on; None where it trains on clean images."""
         if recipe.samples == "surrogate" or (recipe.samples == "own" and start is self.surrogate):
             return self.samples
         if recipe.samples != "own":
             return None
-        if start is None:
-            raise UserError(f"{recipe.name} needs the weights of another recipe: leave out --retrain_from=scratch.")
+        assert start is not None  # `Recipe` checks it
         return StoredSamples(self._context, self.splits, start, folder=f"rounds/{start.folder}")
 
     @property

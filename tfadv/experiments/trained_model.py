@@ -105,6 +105,7 @@ class TrainedModel(WholeArtifact):
             "augmentations": list(self._augmentations),
             "epochs": 0 if self._budget else getattr(config, recipe.epochs),
             "budget": self._budget,
+            "average": self._average,
             **{name: getattr(config, name) for name in TRAINING_SETTINGS},
             "weight_decay": getattr(config, recipe.weight_decay),
         } | (self._adversarial_settings if self._objective.is_adversarial else {})
@@ -134,14 +135,18 @@ class TrainedModel(WholeArtifact):
         return {
             "eps": config.defense_eps or max(config.epsilons),
             "eps_schedule": config.defense_eps_schedule,
-            "average": config.defense_average,
         }
 
     @property
-    def _budget(self) -> int:
+    def _average(self) -> float:
+        """Decay of the moving average of the weights: the same for all recipes that are compared."""
+        return self._config.defense_average if self.recipe.budgeted else 0.0
+
+    @property
+    def _budget(self) -> float:
         """Gradient images to spend; 0 where the number of epochs is given."""
         config = self._config
-        return config.budget // (config.rounds if self.recipe.rounds else 1) if self.recipe.budgeted else 0
+        return config.budget / (config.rounds if self.recipe.rounds else 1) if self.recipe.budgeted else 0
 
     def _steps(self, training: Samples, validation: Samples) -> int:
         """The optimizer steps that the budget pays for, or 0 where the number of epochs is given.
@@ -187,6 +192,7 @@ class TrainedModel(WholeArtifact):
                 augmentations=self._augmentations,
                 checkpoint_steps=config.checkpoint_steps,
                 steps=self._steps(training, validation),
+                average=self._average,
                 **self._adversarial_settings if self._objective.is_adversarial else {},
             )
             follower = context.workdir.follower

@@ -14,6 +14,10 @@ from tfadv.registry import Registry
 
 AFFECTS_RESULTS = False  # artifacts depend on the module of their objective
 
+# How the eps of a training run changes: "ramp" is `tfadv.training.schedule.delayed_ramp`, "fixed" is the same in all
+# steps, and "uniform" is drawn for each image, up to the largest.
+EPS_SCHEDULES = ("ramp", "fixed", "uniform")
+
 OBJECTIVES = Registry(
     "objective",
     {

@@ -57,6 +57,7 @@ class AdversarialTrainer:
         batch_size: int = 128,
         learning_rate: float = 0.05,
         augmentations: Sequence[str] = (),
+        average: float = 0.0,
         seed: int = 0,
     ) -> dict[str, Any]:
         """Trains from the model's present weights with SGD; eps grows during the first half.
@@ -70,6 +71,8 @@ class AdversarialTrainer:
           batch_size: images per step.
           learning_rate: the peak; it rises during the first tenth and falls to 0.
           augmentations: names in `tfadv.datasets.AUGMENTATIONS`; they need square images.
+          average: decay per step of a moving average of the weights, such as 0.997, which is validated and kept in
+            place of the weights themselves; 0 keeps the weights.
           seed: of the held-out images, order, augmentation and attacks.
 
         Returns:
@@ -94,5 +97,6 @@ class AdversarialTrainer:
             seed=seed,
             augmentations=tuple(augmentations),
             eps=self._eps,
+            average=average,
         )
         return self._trainer.fit(Samples(x[rows], y[rows]), Samples(x[held_out], y[held_out]), settings)

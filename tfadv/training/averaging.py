@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-UPDATE_EVERY = 10  # steps; averaging 11 million weights in each step would take a tenth of its time
+UPDATE_EVERY = 10  # steps: an update reads and writes all weights and averages once more
 
 
 class WeightAverage:

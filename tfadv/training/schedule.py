@@ -24,8 +24,6 @@ def warmup_cosine(step: int, *, peak: float, total: int) -> float:
     return peak * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup))) / 2
 
 
-# "ramp": `delayed_ramp`.  "fixed": the peak in each step.  "uniform": drawn for each image, up to the peak.
-EPS_SCHEDULES = ("ramp", "fixed", "uniform")
 CLEAN_SHARE, RAMP_SHARE = 0.1, 0.4  # of all steps
 
 

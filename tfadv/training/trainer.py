@@ -18,8 +18,9 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from tfadv.datasets.batches import Samples, evaluation_batches, training_batches
-from tfadv.errors import UserError
+from tfadv.errors import UserError, check_name
 from tfadv.models.accelerate import accelerated
+from tfadv.objectives import EPS_SCHEDULES
 from tfadv.objectives.base import Objective, as_objective
 from tfadv.runtime import signals
 from tfadv.runtime.compilation import use_accelerated
@@ -54,7 +55,7 @@ class TrainingSettings:
       augmentations: names in `tfadv.datasets.AUGMENTATIONS`.
       checkpoint_steps: number of steps between two checkpoints; 0 means one per epoch.
       eps: size of the perturbation of adversarial objectives, in units of a [0, 1] pixel.
-      eps_schedule: how the size changes, one of `tfadv.training.schedule.EPS_SCHEDULES`.
+      eps_schedule: how the size changes, one of `tfadv.objectives.EPS_SCHEDULES`.
       average: decay per step of the moving average of the weights that is validated and kept in place of the weights
         themselves; 0 keeps the weights.
       steps: number of optimizer steps, all of which are taken; the last epoch may be incomplete.  0 means `epochs`.
@@ -71,6 +72,11 @@ class TrainingSettings:
     eps_schedule: str = "ramp"
     average: float = 0.0
     steps: int = 0
+
+    def __post_init__(self) -> None:
+        check_name("eps schedule", self.eps_schedule, EPS_SCHEDULES)
+        if not 0 <= self.average < 1:
+            raise ValueError(f"average must be at least 0 and below 1, got {self.average}.")
 
 
 @dataclasses.dataclass
@@ -149,7 +155,7 @@ class Trainer:
             self._optimizer = SGD(decay=weight_decay)
             self._optimizer.build(self._network.trainable_variables)
             self._network.compile(self._optimizer)  # where callbacks look for the optimizer
-            self._average = WeightAverage(self._network.weights)
+        self._average: WeightAverage | None = None
         self._steps = Steps(self._network, self._optimizer, self._devices)
         self._helper: keras.Model | None = None
         # A partial, because TensorFlow warns of retracing where functions of the same code are traced for many models.
@@ -203,7 +209,7 @@ class Trainer:
         # Not the loss: that of an over-confident network rises while its accuracy still rises, too.
         robust = self._given_objective.is_adversarial
         self._objective = self._active_objective = self._with_helper()
-        self._average.reset()
+        self._average = self._new_average() if settings.average else None
         early = keras.callbacks.EarlyStopping(
             "val_robust_accuracy" if robust else "val_accuracy",
             mode="max",
@@ -281,10 +287,10 @@ class Trainer:
         return _Run(name, settings, steps, total, iter(batches), held_out, early, check, checkpoints)
 
     def _run_epochs(self, run: _Run, progress: _Progress, callbacks: keras.callbacks.CallbackList) -> None:
-        epochs, settings = run.epochs, run.settings
+        epochs = run.epochs
         while progress.epoch < epochs and not self._network.stop_training:
             stop = self._run_epoch(run, progress)
-            with self._averaged(settings):
+            with self._averaged():
                 logs = self._finish_epoch(run, progress)
                 callbacks.on_epoch_end(progress.epoch - 1, logs)
             self._check_collapse(run, progress, logs)
@@ -310,7 +316,7 @@ class Trainer:
                 )
                 progress.step += 1
                 progress.gradients += len(y) * self._active_objective.cost
-                if settings.average:
+                if self._average:
                     self._average.update(step + 1, settings.average)
                 bar.update()
                 done, at_end = run.steps_done(progress), progress.step == steps
@@ -378,14 +384,20 @@ class Trainer:
             settings.eps_schedule == "uniform",
         )  # augmentation draws from steps >= 0
 
+    def _new_average(self) -> WeightAverage:
+        with self._devices.strategy.scope():
+            return WeightAverage(self._network.weights)
+
     @contextlib.contextmanager
-    def _averaged(self, settings: TrainingSettings) -> Iterator[None]:
-        """The network has the averaged weights for the time of a block, where these are kept."""
-        if settings.average:
+    def _averaged(self) -> Iterator[None]:
+        """The network has the averaged weights for the time of a block, where there are any."""
+        if self._average:
             self._average.swap()
-        yield
-        if settings.average:
-            self._average.swap()
+        try:
+            yield
+        finally:
+            if self._average:
+                self._average.swap()
 
     def _check_collapse(self, run: _Run, progress: _Progress, logs: dict[str, float]) -> None:
         """Restores the best weights where robust accuracy has collapsed, and continues with a stronger objective."""
@@ -401,7 +413,8 @@ class Trainer:
         )
         for variable, weights in zip(self._network.weights, run.early_stopping.best_weights, strict=True):
             variable.assign(weights)
-        self._average.reset()
+        if self._average:
+            self._average.reset()
         for variable in self._optimizer.variables[2:]:  # momentum; not the step count and the learning rate
             variable.assign(np.zeros(variable.shape))
         if stronger is not None:
@@ -410,11 +423,10 @@ class Trainer:
 
     def _save_checkpoint(self, run: _Run, progress: _Progress) -> None:
         if run.checkpoints:
-            average = run.settings.average > 0
-            run.checkpoints.save(run.steps_done(progress), *self._state_dict(progress, run.early_stopping, average))
+            run.checkpoints.save(run.steps_done(progress), *self._state_dict(progress, run.early_stopping))
 
     def _state_dict(
-        self, progress: _Progress, early: keras.callbacks.EarlyStopping, average: bool
+        self, progress: _Progress, early: keras.callbacks.EarlyStopping
     ) -> tuple[dict, dict[str, np.ndarray]]:
         """(state, arrays): everything that the coming steps depend on.
 
@@ -423,7 +435,7 @@ class Trainer:
         arrays = {f"weight{i}": v.numpy() for i, v in enumerate(self._network.weights)}
         arrays |= {f"optimizer{i}": v.numpy() for i, v in enumerate(self._optimizer.variables)}
         arrays |= {f"best{i}": a for i, a in enumerate(early.best_weights or [])}
-        arrays |= {f"average{i}": a for i, a in enumerate(self._average.numpy() if average else [])}
+        arrays |= {f"average{i}": a for i, a in enumerate(self._average.numpy() if self._average else [])}
         state = {
             "epoch": progress.epoch,
             "step": progress.step,
@@ -441,7 +453,7 @@ class Trainer:
         early.wait, early.best, early.best_epoch = state["wait"], state["best"], state["best_epoch"]
         if "best0" in arrays:
             early.best_weights = [arrays[f"best{i}"] for i in range(len(self._network.weights))]
-        if "average0" in arrays:
+        if self._average:
             self._average.assign([arrays[f"average{i}"] for i in range(len(self._average.numpy()))])
         if state["collapsed"]:
             self._active_objective = self._objective.stronger() or self._objective
