@@ -141,3 +141,13 @@ def test_markdown_aligns_text_left_and_figures_right():
         "| x\\|y  | +1.00 |              – |",
         "| z     | -0.50 | 9.0 [1.0, 2.0] |",
     ]
+
+
+def test_a_recipe_of_some_models_only_says_so(data):
+    """Otherwise the mean gains of recipes over different models would look comparable."""
+    some = tuple(r for r in data.records if r.model == "resnet18" or r.variant != "augmented")
+    restricted = dataclasses.replace(data, records=some)
+    assert "augmented (resnet18 only) +5.00, retrained +15.00" in report_headline(restricted)
+    assert "only" not in report_headline(data)
+    assert report_tables(restricted)["table3"].head[:2] == ("eps", "resnet18")
+    assert not any("resnet50" in head for head in report_tables(restricted)["table3"].head)

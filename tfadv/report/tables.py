@@ -115,11 +115,12 @@ def clean_table(title: str, data: ReportData, recipes: Iterable[str]) -> Table:
 def fgsm_table(title: str, data: ReportData, recipe: str) -> Table:
     """Accuracy of a recipe under white-box FGSM: one row per eps, one column per model, published figures beside."""
     head, rows = ["eps"], []
+    models = _models_of(data, recipe)
     with_published = _is_published(data, recipe, data.epsilons)
-    for model in data.models:
+    for model in models:
         head += _heads(model, with_published)
     for eps in data.epsilons:
-        cells = [_cells(data, model, recipe, eps, with_published) for model in data.models]
+        cells = [_cells(data, model, recipe, eps, with_published) for model in models]
         if any(group[0] is not None for group in cells):
             rows.append((f"{eps:g}", *(cell for group in cells for cell in group)))
     return Table(title, tuple(head), rows)
@@ -188,7 +189,8 @@ def headline(data: ReportData, remarks: dict[str, str]) -> str:
     for protocol, images in (("whitebox", "under white-box FGSM"), ("transfer", "on the surrogate's stored images")):
         gains = {recipe: mean_gain(data, recipe, protocol) for recipe in others}
         texts = [
-            f"{recipe} {gain:+.2f}{remarks.get(recipe, '') if protocol == 'whitebox' else ''}"
+            f"{recipe}{_restriction(data, recipe)} {gain:+.2f}"
+            + (remarks.get(recipe, "") if protocol == "whitebox" else "")
             for recipe, gain in gains.items()
             if gain is not None
         ]
@@ -199,6 +201,18 @@ def headline(data: ReportData, remarks: dict[str, str]) -> str:
         against = f"Mean change in accuracy against {data.experiment.reference} over models and eps, percentage points"
         sentences.insert(0, f"{against}: {'; '.join(changes)}.")
     return "\n\n".join([" ".join(sentences), *worst_case_sentences(data)])
+
+
+def _models_of(data: ReportData, recipe: str) -> list[str]:
+    """The models that a recipe was evaluated with."""
+    evaluated = {record.model for record in data.records if record.variant == recipe}
+    return [model for model in data.models if model in evaluated]
+
+
+def _restriction(data: ReportData, recipe: str) -> str:
+    """A remark on a recipe that was evaluated with some of the models only."""
+    models = _models_of(data, recipe)
+    return "" if len(models) == len(data.models) else f" ({', '.join(models)} only)"
 
 
 def worst_case_sentences(data: ReportData) -> list[str]:
