@@ -51,7 +51,7 @@ OTHER = {
     "sync_batchnorm": ("true", True),
     "retrain_from": ("scratch", "scratch"),
     "checkpoint_steps": ("25", 25),
-    "surrogate": ("resnet50", "resnet50"),
+    "surrogate": ("resnet50,resnet18", ("resnet50", "resnet18")),
     "epsilons": ("0.5, 0.25", (0.5, 0.25)),
     "attacks": ("fgsm,pgd(steps=50,restarts=5)", "fgsm,pgd(steps=50,restarts=5)"),
     "eval_size": ("26", 26),
@@ -72,7 +72,7 @@ OTHER = {
     [
         ({"dataset": "cifar"}, "unknown dataset 'cifar': did you mean 'cifar10'"),
         ({"dataset": ""}, "--dataset is empty"),
-        ({"surrogate": "resnet19"}, "unknown model 'resnet19': did you mean 'resnet1"),
+        ({"surrogate": ("resnet19",)}, "unknown model 'resnet19': did you mean 'resnet1"),
         ({"augmentations": ("flips",)}, "did you mean 'flip'"),
         ({"precision": "bfloat16"}, "unknown precision 'bfloat16'"),
         ({"epsilons": (-0.1,)}, "epsilons has -0.1"),

@@ -306,9 +306,10 @@ class Config:
         accepts=Range(1, zero="one per epoch"),
     )
 
-    surrogate: str = setting(
-        "resnet18",
-        "The model whose adversarial images are used to retrain all models.",
+    surrogate: tuple[str, ...] = setting(
+        ("resnet18",),
+        "The model whose adversarial images are used to retrain all models. Of several, the recipe ensemble uses all, "
+        "and the others use the first.",
         group="Attacks",
         role="result",
         accepts=Names("model", lambda _: MODELS),

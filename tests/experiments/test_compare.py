@@ -8,10 +8,10 @@ from tfadv.experiments.session import Session
 from tfadv.store.workdir import Workdir
 
 FLAGS = (
-    "--stage=compare", "--defenses=rounds,nfgsm(share=0.5)", "--rounds=2", "--budget=6000",
+    "--stage=compare", "--defenses=rounds,ensemble,nfgsm(share=0.5)", "--rounds=2", "--budget=6000",
     "--attacks=pgd(steps=5)", "--eval_size=32", "--defense_average=0.9",
 )  # fmt: skip
-RECIPES = ["baseline", "control", "rounds(round=1)", "rounds(round=2)", "nfgsm(share=0.5)"]
+RECIPES = ["baseline", "control", "rounds(round=1)", "rounds(round=2)", "ensemble", "nfgsm(share=0.5)"]
 
 
 def history(run, recipe):
@@ -37,6 +37,7 @@ def test_defenses_are_compared_at_one_budget(smoke, tmp_path):
     assert (run.workdir / "comparison/defenses_resnet_tiny.png").stat().st_size > 5000
     # One batch more would cost more than the budget; the stored samples of training and validation count as well.
     gradients = {recipe: history(run, recipe)["gradients"] for recipe in RECIPES[1:]}
+    assert 6000 - 40 < gradients["ensemble"] <= 6000
     assert 6000 - 48 < gradients["nfgsm(share=0.5)"] <= 6000 and 6000 - 32 < gradients["control"] <= 6000
     assert 6000 - 64 < gradients["rounds(round=1)"] + gradients["rounds(round=2)"] <= 6000
     manifests = [run.manifest(f"models/resnet_tiny/{name}")["inputs"] for name in ("baseline", "control")]
@@ -59,6 +60,25 @@ def test_only_the_models_to_defend_are_trained_with_defenses(tmp_path):
         variants = [(trained.model, trained.recipe.name) for trained in Session(config, workdir).variants]
     paper = ["baseline", "augmented", "retrained"]
     assert variants == [("resnet_tiny", r) for r in [*paper, "nfgsm"]] + [("resnet18", r) for r in paper]
+
+
+def test_ensemble_trains_on_the_samples_of_all_surrogates(smoke, tmp_path):
+    run = smoke.copy(tmp_path / "run")
+    flags = ["--flagfile=smoke", "--surrogate=resnet_tiny,resnet18", "--defenses=ensemble,surrogate"]
+    config = CommandLine([*flags, f"--workdir={run.workdir}", "--overwrite"]).config()
+    with Workdir(config.workdir, config.fingerprint(), overwrite=True) as workdir:
+        session = Session(config, workdir)
+        inputs = session.trained("resnet_tiny", "ensemble").inputs()
+        names = [inputs[role].surrogate.name for role in ("samples", "samples_1")]
+        assert names == ["models/resnet_tiny/baseline", "models/resnet18/baseline"]
+        assert inputs["samples"].name != inputs["samples_1"].name
+        assert list(session.trained("resnet_tiny", "surrogate").inputs()) == ["split", "start", "samples"]
+
+
+def test_ensemble_needs_an_even_batch(smoke, tmp_path):
+    flags = ("--overwrite", "--stage=retrain", "--defenses=ensemble", "--batch_size=33")
+    done = smoke.copy(tmp_path / "run")(*flags)
+    assert done.returncode == 1 and "even number of images" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_budget_below_one_image_per_round_is_not_taken_for_no_budget(smoke, tmp_path):

@@ -8,7 +8,9 @@ import tensorflow as tf
 from tfadv import models
 from tfadv.objectives import OBJECTIVES
 from tfadv.objectives.base import as_objective
+from tfadv.errors import UserError
 from tfadv.objectives.cross_entropy import cross_entropy, smoothed_cross_entropy
+from tfadv.objectives.ensemble import Ensemble
 from tfadv.objectives.free import FreeTraining
 from tfadv.objectives.hat import HAT
 from tfadv.objectives.mart import MART, mart_loss
@@ -233,3 +235,24 @@ def test_robust_means_correct_clean_and_under_attack(network, batch):
     robust = NFGSM().robust(network, x, wrong, tf.constant(0.0)).numpy()
     assert not robust[:4].any() and robust[4:].all()
     assert NFGSM().robust(network, x, y, tf.constant(0.5)).numpy().sum() < 12
+
+
+def test_ensemble_replaces_clean_images_by_own_adversarial_ones(network, batch):
+    x, y = batch
+    objective = Ensemble(share=1 / 3)  # 4 of 12, at positions 0, 2, 4 and 6
+    adversarial = objective.perturb(network, x, y, tf.constant(0.03), SEED)
+    assert adversarial.shape[0] == 4
+    distance = np.abs(adversarial - tf.gather(x, [0, 2, 4, 6]))
+    assert distance.max() <= 0.03 + 1e-6 and (distance > 0.029).mean() > 0.3  # the two steps agree for half the pixels
+    images = x.numpy()
+    images[[0, 2, 4, 6]] = adversarial
+    losses, logits = objective.loss(lambda i, training: network(i, training=False), x, y, adversarial)
+    np.testing.assert_allclose(logits, network(images), atol=1e-5)
+    np.testing.assert_allclose(losses, cross_entropy(lambda i, training: logits, x, y)[0], atol=1e-5)
+
+
+def test_ensemble_needs_half_of_the_batch_to_be_clean(network, batch):
+    with pytest.raises(ValueError, match="share must be at most 0.5"):
+        Ensemble(share=0.6)
+    with pytest.raises(UserError, match="an even number of images per device and step, got 11"):
+        Ensemble().perturb(network, batch[0][:11], batch[1][:11], tf.constant(0.03), SEED)

@@ -117,3 +117,8 @@ def test_wrong_images_are_named(digits):
 
 def test_the_table_of_objectives_has_settings_in_its_entries():
     assert OBJECTIVES["trades"](beta=3).beta == 3
+
+
+def test_a_defense_that_trains_on_stored_images_is_refused():
+    with pytest.raises(ValueError, match="ensemble needs stored adversarial images.*--defenses=ensemble"):
+        AdversarialTrainer(cnn(), defense="ensemble")

@@ -19,14 +19,14 @@ PARALLEL = 2  # batches prepared at a time: preparing one takes a twentieth of a
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """Images, each of which is seen once at every level of eps.
+    """Images, each of which is seen once at every level of eps, with the perturbations of every source.
 
     Attributes:
       images: uint8, or float32 in [0, 1], (N, H, W, C).
       labels: int64 (N,).
-      perturbations: int8 (N, H, W, C) in units of eps / 127, or None.
-      epsilons: floats; sample k is image k mod N at level k // N.  0 is the image
-        itself, so (0.0,) is the plain data set, and (0.0, 0.0) shows each image twice.
+      perturbations: int8 (S · N, H, W, C) in units of eps / 127, those of S sources one after another; or None.
+      epsilons: E floats; sample k is image k mod N at level k // N mod E with the perturbation of source
+        k // (N · E).  0 is the image itself, so (0.0,) is the plain data set, and (0.0, 0.0) shows each image twice.
     """
 
     images: np.ndarray
@@ -38,12 +38,24 @@ class Samples:
         if self.perturbations is None and any(self.epsilons):
             raise ValueError(f"epsilons {self.epsilons} need perturbations.")
 
+    @property
+    def sources(self) -> int:
+        """The number of sources of perturbations; 1 where there are none."""
+        return 1 if self.perturbations is None else len(self.perturbations) // max(1, len(self.labels))
+
     def __len__(self) -> int:
-        return len(self.labels) * len(self.epsilons)
+        return len(self.labels) * len(self.epsilons) * self.sources
+
+    def order(self, seed: tf.Tensor) -> tf.Tensor:
+        """The sample numbers of one epoch in random order, int64 (len(self),); seed int64 (2,)."""
+        return tf.random.experimental.stateless_shuffle(tf.range(len(self), dtype=tf.int64), seed)
 
     def select(self, positions: np.ndarray | slice | range) -> Samples:
         """The samples of some of the images, by position."""
-        perturbations = None if self.perturbations is None else self.perturbations[positions]
+        perturbations = self.perturbations
+        if perturbations is not None:
+            of_sources = perturbations.reshape(self.sources, len(self.labels), *perturbations.shape[1:])
+            perturbations = of_sources[:, positions].reshape(-1, *perturbations.shape[1:])
         return dataclasses.replace(
             self, images=self.images[positions], labels=self.labels[positions], perturbations=perturbations
         )
@@ -57,14 +69,47 @@ class Samples:
             epsilons = tf.constant(self.epsilons, tf.float32)
 
         def batch(numbers):
-            n = tf.shape(labels, tf.int64)[0]
-            rows, levels = numbers % n, numbers // n
+            n, e = tf.shape(labels, tf.int64)[0], len(self.epsilons)
+            rows, levels, sources = numbers % n, numbers // n % e, numbers // n // e
             x = to_float(tf.gather(images, rows))
             if perturbations is not None:
-                x = perturbed(x, tf.gather(perturbations, rows), tf.gather(epsilons, levels)[:, None, None, None])
+                eps = tf.gather(epsilons, levels)[:, None, None, None]
+                x = perturbed(x, tf.gather(perturbations, rows + n * sources), eps)
             return x, tf.gather(labels, rows)
 
         return batch
+
+
+@dataclasses.dataclass(frozen=True)
+class MixedSamples(Samples):
+    """Clean images that alternate with adversarial images.
+
+    An epoch has each clean image once and as many adversarial ones, drawn without repetition from all levels and
+    sources.  In a batch of even size, the images at even positions are clean.
+
+    Attributes:
+      epsilons: 0, followed by the levels of the adversarial images.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.epsilons[0] != 0 or len(self.epsilons) < 2 or not all(self.epsilons[1:]):
+            raise ValueError(f"epsilons must be 0 and then the sizes of perturbations, got {self.epsilons}.")
+
+    def __len__(self) -> int:
+        return 2 * len(self.labels)
+
+    def order(self, seed: tf.Tensor) -> tf.Tensor:
+        """See `Samples.order`."""
+        n, levels = len(self.labels), len(self.epsilons)
+        numbers = np.arange(n * levels * self.sources)
+        adversarial = numbers[numbers // n % levels > 0]
+
+        def shuffled(numbers: np.ndarray, stream: int) -> tf.Tensor:
+            folded = tf.random.experimental.stateless_fold_in(seed, stream)
+            return tf.random.experimental.stateless_shuffle(tf.constant(numbers, tf.int64), folded)[:n]
+
+        return tf.reshape(tf.stack([shuffled(numbers[:n], 0), shuffled(adversarial, 1)], axis=1), [-1])
 
 
 def to_float(images: np.ndarray | tf.Tensor) -> tf.Tensor:
@@ -121,9 +166,7 @@ def training_batches(
     batch_of = samples.batch_fn()
 
     def order(epoch):
-        numbers = tf.random.experimental.stateless_shuffle(
-            tf.range(len(samples), dtype=tf.int64), tf.stack([tf.constant(seed, tf.int64), epoch])
-        )
+        numbers = samples.order(tf.stack([tf.constant(seed, tf.int64), epoch]))
         numbers = tf.reshape(numbers[: steps * batch_size], (steps, batch_size))
         first = epoch * steps
         return tf.data.Dataset.from_tensor_slices((numbers, tf.range(first, first + steps)))

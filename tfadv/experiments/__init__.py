@@ -8,5 +8,7 @@ AFFECTS_RESULTS = False  # artifacts record the recipe that they are built by
 
 EXPERIMENTS = Registry("experiment", {"paper": "tfadv.experiments.paper:PAPER"})
 # Recipes that --defenses adds to an experiment.
-_DEFENSES = ("control", "surrogate", "rounds", "nfgsm", "rsfgsm", "free", "pgd", "trades", "mart", "hat")
+_DEFENSES = (
+    "control", "surrogate", "rounds", "ensemble", "nfgsm", "rsfgsm", "free", "pgd", "trades", "mart", "hat",
+)  # fmt: skip
 RECIPES = Registry("recipe", {name: f"tfadv.experiments.defenses:{name.upper()}" for name in _DEFENSES})

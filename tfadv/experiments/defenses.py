@@ -29,6 +29,7 @@ def _defense(name: str, title: str, *, samples: str = "clean", online: bool = Tr
 CONTROL = _defense("control", "Clean control", online=False)
 SURROGATE = _defense("surrogate", "Surrogate's samples", samples="surrogate", online=False)
 ROUNDS = _defense("rounds", "Own samples", samples="own", online=False, rounds=True)
+ENSEMBLE = _defense("ensemble", "Ensemble", samples="ensemble")
 NFGSM = _defense("nfgsm", "N-FGSM")
 RSFGSM = _defense("rsfgsm", "RS-FGSM")
 FREE = _defense("free", "Free")

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 from tfadv import specs
 
-SAMPLES = ("clean", "repeated", "surrogate", "own")
+SAMPLES = ("clean", "repeated", "surrogate", "own", "ensemble")
+SURROGATE_SAMPLES = ("surrogate", "ensemble")  # those that the models of --surrogate make
 EPOCHS = ("epochs", "retrain_epochs", "defense_epochs")
 WEIGHT_DECAYS = ("weight_decay", "defense_weight_decay")
 SCRATCH, REFERENCE = "scratch", "reference"
@@ -39,6 +40,8 @@ class Recipe:
           same number of steps.
         "surrogate": each clean image and the surrogate's stored adversarial images of it, one per eps.
         "own": the same with stored adversarial images of the model that training starts from.
+        "ensemble": each clean image once per epoch and as many stored adversarial images of all models of
+          `--surrogate`.
       objective: the training objective, a name in `tfadv.objectives.OBJECTIVES`.
       objective_settings: (name, value) of the objective's settings that are not its defaults.
       augment: whether images are augmented (`--augmentations`).
@@ -123,6 +126,7 @@ class Recipe:
             "repeated": "clean images, as many steps as with the surrogate's adversarial images",
             "surrogate": "clean images and the surrogate's adversarial images",
             "own": "clean images and adversarial images of the model that training starts from",
+            "ensemble": "clean images and adversarial images of all surrogates",
         }[self.samples]
         parts = [start, samples]
         if self.objective != "cross_entropy":
@@ -192,7 +196,7 @@ class Experiment:
                 )
         ancestor = self.recipe(self.reference)
         while True:
-            if ancestor.samples == "surrogate":
+            if ancestor.samples in SURROGATE_SAMPLES:
                 raise ValueError(f"recipe {ancestor.name!r} makes the surrogate and cannot be trained on its samples.")
             if ancestor.start == SCRATCH:
                 break

@@ -87,15 +87,24 @@ class Session:
         """The splits of the data set."""
         return DatasetSplits(self._context)
 
-    @functools.cached_property
+    @property
     def samples(self) -> StoredSamples:
-        """The surrogate's stored samples."""
-        return StoredSamples(self._context, self.splits, self.surrogate)
+        """The stored samples of the first surrogate, which the evaluations use."""
+        return self.ensemble_samples[0]
+
+    @functools.cached_property
+    def ensemble_samples(self) -> tuple[StoredSamples, ...]:
+        """The stored samples of all surrogates."""
+        surrogates = [self.trained(model, self.experiment.reference) for model in self.config.surrogate]
+        folders = ["surrogate", *(f"surrogate_{trained.model}" for trained in surrogates[1:])]
+        return tuple(
+            StoredSamples(self._context, self.splits, trained, folder) for trained, folder in zip(surrogates, folders)
+        )
 
     @property
     def surrogate(self) -> TrainedModel:
-        """The model whose adversarial images are stored."""
-        return self.trained(self.config.surrogate, self.experiment.reference)
+        """The model whose adversarial images the evaluations use: the first surrogate."""
+        return self.trained(self.config.surrogate[0], self.experiment.reference)
 
     def trained(self, model: str, name: str) -> TrainedModel:
         """A model trained by the recipe of that name."""
@@ -111,14 +120,16 @@ class Session:
             )
         return self._trained[model, name]
 
-    def _samples_for(self, recipe: Recipe, start: TrainedModel | None) -> StoredSamples | None:
-        """The stored samples that a recipe trains on; None where it trains on clean images."""
+    def _samples_for(self, recipe: Recipe, start: TrainedModel | None) -> tuple[StoredSamples, ...]:
+        """The stored samples that a recipe trains on; empty where it trains on clean images."""
+        if recipe.samples == "ensemble":
+            return self.ensemble_samples
         if recipe.samples == "surrogate" or (recipe.samples == "own" and start is self.surrogate):
-            return self.samples
+            return (self.samples,)
         if recipe.samples != "own":
-            return None
+            return ()
         assert start is not None  # `Recipe` checks it
-        return StoredSamples(self._context, self.splits, start, folder=f"rounds/{start.folder}")
+        return (StoredSamples(self._context, self.splits, start, folder=f"rounds/{start.folder}"),)
 
     @property
     def variants(self) -> list[TrainedModel]:

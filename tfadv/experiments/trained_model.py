@@ -8,13 +8,14 @@ import functools
 import json
 import logging
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 
 from tfadv import specs
-from tfadv.datasets.batches import Samples
+from tfadv.datasets.batches import MixedSamples, Samples
 from tfadv.datasets.splits import undersample
 from tfadv.errors import UserError
 from tfadv.evaluation.records import Subject
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from tfadv.experiments.stored_samples import StoredSamples
 
 LOG = logging.getLogger(__name__)
-STORED = ("surrogate", "own")  # kinds of a recipe's samples
 # The settings that the training of every recipe depends on.
 TRAINING_SETTINGS = (
     "seed", "batch_size", "learning_rate", "precision", "sync_batchnorm", "patience",
@@ -54,7 +54,7 @@ class TrainedModel(WholeArtifact):
         recipe: Recipe,
         *,
         start: TrainedModel | None,
-        samples: StoredSamples | None,
+        samples: Sequence[StoredSamples],
     ) -> None:
         """Takes what the model is trained from.
 
@@ -64,7 +64,7 @@ class TrainedModel(WholeArtifact):
           model: a name in `MODELS`.
           recipe: how it is trained.
           start: the model whose weights training starts from; None means initial weights.
-          samples: the surrogate's samples, where the recipe trains on them.
+          samples: the stored samples that the recipe trains on.
         """
         self._context, self._config, self._splits = context, context.config, splits
         self._start, self._samples = start, samples
@@ -85,15 +85,14 @@ class TrainedModel(WholeArtifact):
         inputs: dict[str, Artifact] = {"split": self._splits}
         if self._start:
             inputs["start"] = self._start
-        if self._samples:
-            inputs["samples"] = self._samples
+        for number, samples in enumerate(self._samples):
+            inputs[f"samples_{number}" if number else "samples"] = samples
         return inputs
 
     def settings(self) -> dict:
         """The model, the recipe and how it is trained."""
         config, recipe = self._config, self.recipe
-        stored = recipe.samples in STORED
-        levels: Any = list(config.epsilons) if stored else len(self._levels)
+        levels: Any = list(config.epsilons) if self._samples else len(self._levels)
         return {
             "model": self.model,
             "model_entry": dataclasses.asdict(MODELS[self.model]),
@@ -163,9 +162,8 @@ class TrainedModel(WholeArtifact):
         return steps
 
     def _sample_gradients(self, training: Samples, validation: Samples) -> int:
-        """Gradient images that the stored samples took, one per image."""
-        stored = self.recipe.samples in STORED
-        return len(training.labels) + len(validation.labels) if stored else 0
+        """Gradient images that the stored samples took, one per image and surrogate."""
+        return len(self._samples) * (len(training.labels) + len(validation.labels))
 
     @property
     def _levels(self) -> tuple[float, ...]:
@@ -274,7 +272,10 @@ class TrainedModel(WholeArtifact):
 
     def _training_samples(self) -> Samples:
         if self._samples:
-            samples = self._samples.read("train", self._levels)
+            read = [stored.read("train", self._levels) for stored in self._samples]
+            kind = MixedSamples if self._objective.needs_mixed_samples else Samples
+            perturbations = np.concatenate([samples.perturbations for samples in read])
+            samples = kind(read[0].images, read[0].labels, perturbations, self._levels)
         else:
             # Where clean images are repeated, they are seen as often as retraining sees them: both take equally many
             # steps, and the difference between them is the adversarial images alone.
@@ -287,9 +288,9 @@ class TrainedModel(WholeArtifact):
         return samples.select(balanced)
 
     def _validation_samples(self) -> Samples:
-        """What the recipe trains on, in the validation split: decides when to stop."""
-        if self._samples:
-            return self._samples.read("validation", self._levels)
+        """What decides when to stop; an adversarial objective attacks these images itself."""
+        if self._samples and not self._objective.is_adversarial:
+            return self._samples[0].read("validation", self._levels)
         validation = self._splits.images["validation"]
         return Samples(validation.images, validation.labels)
 

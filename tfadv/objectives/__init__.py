@@ -25,6 +25,7 @@ OBJECTIVES = Registry(
         "nfgsm": "tfadv.objectives.nfgsm:NFGSM",
         "rsfgsm": "tfadv.objectives.rsfgsm:RSFGSM",
         "free": "tfadv.objectives.free:FreeTraining",
+        "ensemble": "tfadv.objectives.ensemble:Ensemble",
         "pgd": "tfadv.objectives.pgd:PGDTraining",
         "trades": "tfadv.objectives.trades:TRADES",
         "mart": "tfadv.objectives.mart:MART",

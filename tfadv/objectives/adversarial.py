@@ -136,5 +136,8 @@ class AdversarialObjective(RobustObjective):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """The cross-entropy of the adversarial images and of the clean rest."""
         assert adversarial is not None
-        logits = model(tf.concat([adversarial, x[adversarial.shape[0] :]], axis=0), training=True)
+        return self.losses_of(model(tf.concat([adversarial, x[adversarial.shape[0] :]], axis=0), training=True), y)
+
+    def losses_of(self, logits: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """(losses float32 (N,), logits) of logits (N, K) and labels int64 (N,)."""
         return smoothed_cross_entropy(logits, y, self.smoothing), logits

@@ -91,6 +91,11 @@ class Objective:
         return False
 
     @property
+    def needs_mixed_samples(self) -> bool:
+        """Whether batches must alternate clean images and stored adversarial images of other models."""
+        return False
+
+    @property
     def train_eps(self) -> float | None:
         """The perturbation size to train against; None means that of the training run, which validation uses."""
         return None

@@ -12,6 +12,7 @@ from sklearn.model_selection import train_test_split
 from tfadv import specs
 from tfadv.datasets.batches import Samples
 from tfadv.objectives import OBJECTIVES
+from tfadv.objectives.base import as_objective
 from tfadv.training.trainer import Trainer, TrainingSettings
 
 
@@ -36,17 +37,18 @@ class AdversarialTrainer:
 
         Raises:
           UserError: an unknown defense or setting.
-          ValueError: eps is not above 0 and at most 1.
+          ValueError: eps is not above 0 and at most 1, or the defense trains on stored images.
         """
         if not 0 < eps <= 1:
             raise ValueError(f"eps must be above 0 and at most 1, got {eps}.")
         specification = specs.split_specs(defense, OBJECTIVES)
         if len(specification) != 1:
             raise ValueError(f"defense must name one objective, got {defense!r}.")
+        objective = as_objective(specs.build_with(*specification[0], OBJECTIVES))
+        if objective.needs_mixed_samples:
+            raise ValueError(f"{defense} needs stored adversarial images of other models: use --defenses={defense}.")
         self._eps = eps
-        self._trainer = Trainer(
-            model, weight_decay=weight_decay, objective=specs.build_with(*specification[0], OBJECTIVES)
-        )
+        self._trainer = Trainer(model, weight_decay=weight_decay, objective=objective)
 
     def fit(
         self,
