@@ -6,13 +6,14 @@ No TensorFlow here: a mistyped flag is answered before anything slow is loaded.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from tfadv.datasets import AUGMENTATIONS, DATASETS
 from tfadv.errors import UserError
-from tfadv.models import MODELS
+from tfadv.models import MODELS, own
 from tfadv.objectives import EPS_SCHEDULES, OBJECTIVES
 from tfadv.settings import Names, Range, check, flag_lines, setting, settings_of
 from tfadv.specs import split_specs
@@ -26,6 +27,17 @@ COMPARED_ATTACKS = "pgd(steps=20),autoattack"  # where it is not told other ones
 _SHARDED = ("reference_evaluation", "samples", "evaluations")  # what a stage creates in parts, see `Experiment.target`
 
 
+def _models(config: Any) -> Iterable[str]:
+    """The table of models, and those that the user brings along."""
+    given = (*getattr(config, "models", ()), *getattr(config, "surrogate", ()))
+    return [*MODELS, *(name for name in given if own.is_own(name))]
+
+
+def _experiment_name(config: Any) -> str:
+    """The experiment given, or the one that fits the models."""
+    return config.experiment or ("own" if any(map(own.is_own, config.models)) else "paper")
+
+
 def _experiments(config: Any) -> Iterable[str]:
     from tfadv.experiments import EXPERIMENTS
 
@@ -36,12 +48,12 @@ def _experiment(config: Any) -> Experiment:
     """The experiment of `--experiment` with the recipes of `--defenses` added."""
     from tfadv.experiments import EXPERIMENTS
 
-    experiment: Experiment = EXPERIMENTS[config.experiment]
+    experiment: Experiment = EXPERIMENTS[_experiment_name(config)]
     recipes = _defenses(config)
     try:
         experiment = experiment.with_recipes(tuple(recipes))
     except ValueError as error:
-        raise UserError(f"--defenses={config.defenses} with --experiment={config.experiment}: {error}")
+        raise UserError(f"--defenses={config.defenses} with --experiment={experiment.name}: {error}")
     for recipe in experiment.recipes:
         OBJECTIVES.check(recipe.objective)
     return experiment
@@ -86,12 +98,12 @@ class Config:
     """
 
     experiment: str = setting(
-        "paper",
-        "The experiment: which recipes are trained and compared.",
+        "",
+        "The experiment: which recipes are trained and compared. Empty: paper, or own where --models names a model of "
+        "your own, which is then evaluated as it is.",
         group="Experiment",
         role="result",
         accepts=Names("experiment", _experiments),
-        required=True,
     )
     stage: str = setting(
         "all",
@@ -103,10 +115,11 @@ class Config:
     )
     models: tuple[str, ...] = setting(
         ("resnet18", "resnet50", "resnet101"),
-        "The models to train, attack and report.",
+        "The models to train, attack and report. Also your own: a .keras file, or module:function, a function that "
+        "returns a Keras model.",
         group="Experiment",
         role="selection",
-        accepts=Names("model", lambda _: MODELS),
+        accepts=Names("model", _models),
         required=True,
     )
     defenses: str = setting(
@@ -123,6 +136,13 @@ class Config:
         group="Experiment",
         role="selection",
         accepts=Names("model", lambda config: config.models),
+    )
+    input_range: str = setting(
+        "auto",
+        "Least and greatest pixel value that your own model expects, such as 0,255 or -1,1. auto: the range with which "
+        "it classifies most validation images correctly. Sizes of perturbations always refer to pixels in [0, 1].",
+        group="Experiment",
+        role="result",
     )
     plugins: tuple[str, ...] = setting(
         (),
@@ -307,13 +327,12 @@ class Config:
     )
 
     surrogate: tuple[str, ...] = setting(
-        ("resnet18",),
+        (),
         "The model whose adversarial images are used to retrain all models. Of several, the recipe ensemble uses all, "
-        "and the others use the first.",
+        "and the others use the first. Empty: resnet18, or your own model.",
         group="Attacks",
         role="result",
-        accepts=Names("model", lambda _: MODELS),
-        required=True,
+        accepts=Names("model", _models),
     )
     epsilons: tuple[float, ...] = setting(
         (0.01, 0.02, 0.03),
@@ -399,10 +418,21 @@ class Config:
     def __post_init__(self) -> None:
         check(self)
         self.attack_specs  # noqa: B018  raises where the text is wrong
+        self.input_range_given  # noqa: B018
+        self._check_models()
         self._check_shard()
         for name in ("data_dir", "workdir"):
             if "\0" in getattr(self, name):
                 raise UserError(f"--{name} must be the path of a folder.")
+
+    def _check_models(self) -> None:
+        names = list(dict.fromkeys((*self.models, *self.surrogate)))
+        for name in filter(own.is_own, names):
+            own.check(name)
+        labels = [own.label(name) if own.is_own(name) else name for name in names]
+        for label in labels:
+            if labels.count(label) > 1:
+                raise UserError(f"two models are called {label!r}: rename one of {', '.join(names)}.")
 
     def _check_shard(self) -> None:
         if not self.shard:
@@ -418,14 +448,19 @@ class Config:
     def resolved(self) -> Config:
         """Returns the same settings with the defaults that depend on others filled in.
 
-        These are the data set's own image size in place of 0, runs/<dataset> as the work folder, and the
-        augmentations without flips where a mirrored image is another class.
+        These are the experiment and the surrogate; the image size of the user's model or of the data set in place of
+        0; runs/<dataset> as the work folder; and the augmentations without flips where a mirrored image is another
+        class.
         """
         dataset = DATASETS[self.dataset]
+        own_models = [name for name in self.models if own.is_own(name)]
+        of_model = next((own.image_shape(name)[0] for name in own_models), None)
         return dataclasses.replace(
             self,
-            image_size=self.image_size or dataset.image_size,
+            experiment=_experiment_name(self),
+            image_size=self.image_size or of_model or dataset.image_size,
             augmentations=tuple(a for a in self.augmentations if dataset.flip or a != "flip"),
+            surrogate=self.surrogate or (own_models[0] if own_models else "resnet18",),
             workdir=self.workdir or f"runs/{self.dataset}",
         )
 
@@ -440,7 +475,24 @@ class Config:
         from tfadv.experiments import EXPERIMENTS
         from tfadv.experiments.comparison import compared
 
-        return compared(EXPERIMENTS[self.experiment], tuple(_defenses(self)))
+        return compared(EXPERIMENTS[_experiment_name(self)], tuple(_defenses(self)))
+
+    @property
+    def input_range_given(self) -> tuple[float, float] | None:
+        """The pair of `input_range`; None for "auto".
+
+        Raises:
+          UserError: it is neither "auto" nor two numbers, the smaller first.
+        """
+        if self.input_range == "auto":
+            return None
+        try:
+            low, high = map(float, self.input_range.split(","))
+        except ValueError:
+            low, high = 0.0, 0.0
+        if not -math.inf < low < high < math.inf:
+            raise UserError(f"--input_range={self.input_range}: write auto, or two numbers such as 0,255.")
+        return low, high
 
     @property
     def attack_specs(self) -> list[tuple[str, dict[str, Any]]]:

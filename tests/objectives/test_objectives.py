@@ -6,9 +6,9 @@ import pytest
 import tensorflow as tf
 
 from tfadv import models
+from tfadv.errors import UserError
 from tfadv.objectives import OBJECTIVES
 from tfadv.objectives.base import as_objective
-from tfadv.errors import UserError
 from tfadv.objectives.cross_entropy import cross_entropy, smoothed_cross_entropy
 from tfadv.objectives.ensemble import Ensemble
 from tfadv.objectives.free import FreeTraining

@@ -6,7 +6,7 @@ from tfadv.registry import Registry
 
 AFFECTS_RESULTS = False  # artifacts record the recipe that they are built by
 
-EXPERIMENTS = Registry("experiment", {"paper": "tfadv.experiments.paper:PAPER"})
+EXPERIMENTS = Registry("experiment", {"paper": "tfadv.experiments.paper:PAPER", "own": "tfadv.experiments.own:OWN"})
 # Recipes that --defenses adds to an experiment.
 _DEFENSES = (
     "control", "surrogate", "rounds", "ensemble", "nfgsm", "rsfgsm", "free", "pgd", "trades", "mart", "hat",

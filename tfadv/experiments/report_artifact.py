@@ -44,7 +44,7 @@ class Report(WholeArtifact):
         records = [r.to_dict() for trained in session.variants for r in session.records(trained)]
         checks = {name: [repr(check) for check in own] for name, own in self._checks().items()}
         return {
-            "models": list(session.config.models),
+            "models": list(dict.fromkeys(trained.model for trained in session.variants)),
             "reference": session.experiment.reference,
             "recipes": [repr(recipe) for recipe in session.experiment.recipes],
             "formats": list(FORMATS),

@@ -13,6 +13,7 @@ from tfadv.errors import UserError
 from tfadv.evaluation.records import Record, attack_records, worst_case_records
 from tfadv.evaluation.result import worst_case
 from tfadv.experiments import EXPERIMENTS, RECIPES
+from tfadv.experiments.architectures import Architecture, OwnModel, RegisteredModel
 from tfadv.experiments.attack_evaluation import AttackEvaluation
 from tfadv.experiments.context import Context
 from tfadv.experiments.dataset_splits import DatasetSplits
@@ -25,7 +26,7 @@ from tfadv.experiments.recipe import SCRATCH, Recipe
 from tfadv.experiments.stored_samples import StoredSamples
 from tfadv.experiments.trained_model import TrainedModel
 from tfadv.experiments.transfer_evaluation import TransferRow
-from tfadv.models import MODELS
+from tfadv.models import MODELS, own
 from tfadv.runtime.devices import Devices
 from tfadv.store.files import write_json
 from tfadv.store.workdir import Workdir
@@ -64,6 +65,7 @@ class Session:
             with contextlib.suppress(ValueError):  # starts from a recipe that is not there any more
                 self._known = self._known.with_recipes((recipe,))
         self._trained: dict[tuple[str, str], TrainedModel] = {}
+        self._architectures: dict[str, Architecture] = {}
 
     def _earlier_recipes(self) -> Iterator[Recipe]:
         """Recipes that earlier commands trained in this work folder and this one does not name."""
@@ -106,8 +108,14 @@ class Session:
         """The model whose adversarial images the evaluations use: the first surrogate."""
         return self.trained(self.config.surrogate[0], self.experiment.reference)
 
+    def _architecture(self, model: str) -> Architecture:
+        if model not in self._architectures:
+            kind = OwnModel if own.is_own(model) else RegisteredModel
+            self._architectures[model] = kind(model, self.config, self.splits)
+        return self._architectures[model]
+
     def trained(self, model: str, name: str) -> TrainedModel:
-        """A model trained by the recipe of that name."""
+        """A model of `--models` or of the table, trained by the recipe of that name."""
         if (model, name) not in self._trained:
             recipe = self._known.recipe(name)
             start_name = recipe.start
@@ -116,7 +124,12 @@ class Session:
                 start_name = self.config.retrain_from
             start = None if start_name == SCRATCH else self.trained(model, start_name)
             self._trained[model, name] = TrainedModel(
-                self._context, self.splits, model, recipe, start=start, samples=self._samples_for(recipe, start)
+                self._context,
+                self.splits,
+                self._architecture(model),
+                recipe,
+                start=start,
+                samples=self._samples_for(recipe, start),
             )
         return self._trained[model, name]
 
@@ -134,13 +147,13 @@ class Session:
     @property
     def variants(self) -> list[TrainedModel]:
         """The models of `--models` trained by all recipes; those of `--defenses` for `--defense_models` only."""
-        own = {recipe.name for recipe in EXPERIMENTS[self.config.experiment].recipes}
+        declared = {recipe.name for recipe in EXPERIMENTS[self.config.experiment].recipes}
         defended = self.config.defense_models or self.config.models
         return [
             self.trained(model, recipe.name)
             for model in self.config.models
             for recipe in self.experiment.recipes
-            if recipe.name in own or model in defended
+            if recipe.name in declared or model in defended
         ]
 
     @property
@@ -175,7 +188,7 @@ class Session:
     def examples(self) -> ExampleImages:
         """Attacked images of the first model."""
         model = self.config.models[0]
-        variants = [trained for trained in self.variants if trained.model == model]
+        variants = [trained for trained in self.variants if trained.model == self._architecture(model).label]
         return ExampleImages(self._context, self.splits, variants, self.experiment.reference)
 
     # ---- results ----------------------------------------------------------------------------------------
@@ -184,7 +197,8 @@ class Session:
         """Writes results.json with the results of all models and recipes that are up to date."""
         if self.workdir.follower or self.config.shard:  # one process writes
             return
-        models = [self.trained(m, recipe.name) for m in MODELS for recipe in self._known.recipes]
+        names = dict.fromkeys((*MODELS, *self.config.models, *self.config.surrogate))
+        models = [self.trained(model, recipe.name) for model in names for recipe in self._known.recipes]
         records = [record for trained in models for record in self.records(trained)]
         path = self.workdir.root / "results.json"
         if records or path.exists():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import json
 import logging
@@ -20,8 +19,9 @@ from tfadv.datasets.splits import undersample
 from tfadv.errors import UserError
 from tfadv.evaluation.records import Subject
 from tfadv.experiments.graph import Artifact, WholeArtifact
-from tfadv.models import MODELS, files
-from tfadv.models.builder import build as build_model
+from tfadv.experiments.recipe import SCRATCH
+from tfadv.models import files
+from tfadv.models.logits import original
 from tfadv.objectives import OBJECTIVES
 from tfadv.objectives.base import Objective, as_objective
 from tfadv.report.data import TrainingCost
@@ -30,6 +30,7 @@ from tfadv.store.files import write_json
 from tfadv.training import Checkpoints, Diverged, Trainer, TrainingSettings
 
 if TYPE_CHECKING:
+    from tfadv.experiments.architectures import Architecture
     from tfadv.experiments.context import Context
     from tfadv.experiments.dataset_splits import DatasetSplits
     from tfadv.experiments.model_pool import PooledModel
@@ -50,7 +51,7 @@ class TrainedModel(WholeArtifact):
         self,
         context: Context,
         splits: DatasetSplits,
-        model: str,
+        architecture: Architecture,
         recipe: Recipe,
         *,
         start: TrainedModel | None,
@@ -61,15 +62,16 @@ class TrainedModel(WholeArtifact):
         Args:
           context: settings, work folder and devices.
           splits: the images.
-          model: a name in `MODELS`.
+          architecture: the model before training.
           recipe: how it is trained.
           start: the model whose weights training starts from; None means initial weights.
           samples: the stored samples that the recipe trains on.
         """
         self._context, self._config, self._splits = context, context.config, splits
         self._start, self._samples = start, samples
-        self.model, self.recipe = model, recipe
-        self.folder = f"{model}/{folder_name(recipe.name)}"
+        self._architecture, self.recipe = architecture, recipe
+        self.model = architecture.label
+        self.folder = f"{folder_name(self.model)}/{folder_name(recipe.name)}"
         self.name = f"models/{self.folder}"
         self.rebuild = f"the same command with --stage={recipe.stage}"
 
@@ -94,8 +96,7 @@ class TrainedModel(WholeArtifact):
         config, recipe = self._config, self.recipe
         levels: Any = list(config.epsilons) if self._samples else len(self._levels)
         return {
-            "model": self.model,
-            "model_entry": dataclasses.asdict(MODELS[self.model]),
+            **self._architecture.settings(),
             "recipe": recipe.name,
             "images": recipe.samples,
             "levels": levels,
@@ -177,6 +178,9 @@ class TrainedModel(WholeArtifact):
     def build(self, folder: pathlib.Path, manifest: dict, resume: Any) -> None:
         """Trains the model, and goes on from the last checkpoint where there is one."""
         context, config = self._context, self._config
+        if not self._trains:
+            self._write_untrained(folder, manifest)
+            return
         training, validation = self._training_samples(), self._validation_samples()
         with self._borrow_start() as entry:
             trainer = self._trainer(entry)
@@ -203,10 +207,25 @@ class TrainedModel(WholeArtifact):
             except Diverged as error:
                 raise UserError(f"{error} {self._save_last_good(trainer, checkpoints)}")
             record["gradients"] += self._sample_gradients(training, validation)
-            write_json(folder / "history.json", record)
-            files.save(trainer.model, folder / "model.keras")
             manifest["devices"] = context.devices.replicas  # without --sync_batchnorm, each has its own statistics
-            manifest["content"] = entry.content = files.weights_hash(trainer.model)
+            self._write(folder, manifest, entry, record)
+
+    @property
+    def _trains(self) -> bool:
+        """Whether there is anything to do: a user's own model comes with the weights of the reference recipe."""
+        return not (self._architecture.has_weights and self.recipe.start == SCRATCH)
+
+    def _write_untrained(self, folder: pathlib.Path, manifest: dict) -> None:
+        """Writes a user's own model as it is, after a check that it fits the images."""
+        with self._borrow_start() as entry:
+            self._write(folder, manifest, entry, {"history": {}, "best_epoch": 0, "steps": 0, "gradients": 0})
+
+    def _write(self, folder: pathlib.Path, manifest: dict, entry: PooledModel, record: dict) -> None:
+        """Writes the model, with the user's own head where it is the user's, and how it was trained."""
+        model = original(entry.model)
+        write_json(folder / "history.json", record)
+        files.save(model, folder / "model.keras")
+        manifest["content"] = entry.content = files.weights_hash(model)
 
     def cost(self) -> TrainingCost:
         """What training took; for an artifact that is up to date."""
@@ -230,7 +249,7 @@ class TrainedModel(WholeArtifact):
         with self._context.pool.borrow(self.model, self._initial_model, content) as entry:
             if entry.content != content:
                 folder = self._context.graph.open(self)
-                entry.model.set_weights(files.load(folder / "model.keras").get_weights())
+                original(entry.model).set_weights(files.load(folder / "model.keras").get_weights())
                 entry.content = content
             yield entry.model
 
@@ -247,15 +266,8 @@ class TrainedModel(WholeArtifact):
             yield entry
 
     def _initial_model(self) -> keras.Model:
-        """Builds the model with its initial weights, which depend on `--seed`."""
-        keras.utils.set_random_seed(self._config.seed)
         with self._context.devices.strategy.scope():
-            return build_model(
-                self.model,
-                self._splits.shape,
-                len(self._splits.class_names),
-                synchronized=self._config.sync_batchnorm,
-            )
+            return self._architecture.build()
 
     def _trainer(self, entry: PooledModel) -> Trainer:
         weight_decay = getattr(self._config, self.recipe.weight_decay)
@@ -300,6 +312,6 @@ class TrainedModel(WholeArtifact):
         if self._context.workdir.follower or not checkpoints.exist():
             return "There is no earlier checkpoint."
         aside = path.with_name(f".tmp-{path.name}")
-        files.save(trainer.model, aside)
+        files.save(original(trainer.model), aside)
         aside.replace(path)
         return f"The last good weights are in {path}."

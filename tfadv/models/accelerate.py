@@ -63,6 +63,8 @@ def _optimized_clone(functional, precision):
     def clone(layer):
         if layer.name in convolutions:
             return convolutions[layer.name]
+        if isinstance(layer, keras.Model):
+            return _Shared(accelerated(layer, precision), layer.dtype_policy, name=layer.name)
         if not isinstance(layer, keras.Layer) or isinstance(layer, keras.layers.InputLayer):
             return layer.__class__.from_config(layer.get_config())  # an operation such as x + y
         if (
@@ -113,8 +115,8 @@ def _is_norm(layer):
 class _Shared(keras.layers.Layer):
     """Calls a layer of the original model, so that its variables are the original's."""
 
-    def __init__(self, layer, precision):
-        super().__init__(name=layer.name, dtype=precision)
+    def __init__(self, layer, precision, name=None):
+        super().__init__(name=name or layer.name, dtype=precision)
         self.layer = layer
         self.built = True
 

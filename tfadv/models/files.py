@@ -23,7 +23,9 @@ def weights_hash(model: keras.Model) -> str:
 
 def save(model: keras.Model, path: str | os.PathLike) -> None:
     """Writes a `.keras` file without the optimizer's state, which would double it."""
-    keras.Model(model.input, model.output, name=model.name).save(path)
+    if getattr(model, "optimizer", None) is not None:
+        model = keras.Model(model.input, model.output, name=model.name)
+    model.save(path)
 
 
 def load(path: str | os.PathLike) -> keras.Model:

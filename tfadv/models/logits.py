@@ -1,0 +1,220 @@
+"""Logits of any Keras classifier: a final softmax or sigmoid is taken off, and pixels are scaled as the model expects.
+
+Attacks need logits, because the gradient of a saturated softmax is zero.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from typing import Any
+
+import keras
+import numpy as np
+
+LOG = logging.getLogger(__name__)
+OUTPUTS = ("auto", "logits", "probabilities")
+_PROBED = 32  # random images that decide whether an output of unknown origin is a probability
+_ORIGINALS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # classifier → the model that it was made from
+
+
+def classifier(
+    model: keras.Model,
+    input_range: tuple[float, float] = (0.0, 1.0),
+    *,
+    outputs: str = "auto",
+    input_shape: tuple[int, int, int] | None = None,
+    quiet: bool = False,
+) -> keras.Model:
+    """Returns a model of the same decisions that maps images in [0, 1] to logits, as all of tfadv expects it.
+
+        model = keras.models.load_model("mine.keras")
+        result = tfadv.evaluate(tfadv.classifier(model, input_range=(0, 255)), images, labels, "pgd", eps=8 / 255)
+
+    The two models share their variables: training one trains the other, which keeps its own head and is saved as usual.
+    The size of a perturbation refers to pixels in [0, 1], whatever the range that the model expects.
+
+    A final softmax, or one sigmoid output z, is taken off exactly where it is a layer, the activation of the last layer
+    or an operation, also of a model inside the model; (0, z) are then the logits of two classes.  Where it is not
+    visible, as in the `call` of a subclassed model, the logits are the logarithm of the probabilities, and a warning
+    tells what this costs.
+
+    Args:
+      model: a Keras model from one batch of images (N, H, W, C) to one output (N, K) or (N, 1).
+      input_range: the (least, greatest) pixel value that the model expects.
+      outputs: what the model returns where this is not visible: "logits", "probabilities", or "auto", which calls
+        outputs probabilities if those of random images are in [0, 1] and, for several classes, add up to 1.
+      input_shape: (H, W, C), for a subclassed model that was not built yet.
+      quiet: whether to log nothing.
+
+    Returns:
+      A functional `keras.Model` from float32 images (N, H, W, C) in [0, 1] to float32 logits (N, max(K, 2)).
+
+    Raises:
+      ValueError: the model has several inputs or outputs, does not take images with the channels last, does not return
+        one row per image, or its input shape is unknown.
+    """
+    low, high = map(float, input_range)
+    if not low < high:
+        raise ValueError(f"input_range must be (least, greatest), got {input_range}.")
+    if outputs not in OUTPUTS:
+        raise ValueError(f"outputs must be one of {', '.join(OUTPUTS)}, got {outputs!r}.")
+    functional = _functional(model, input_shape)
+    _check_shapes(functional)
+    raw, activation = _without_activation(functional.outputs[0]) if outputs != "logits" else (functional.outputs[0], "")
+    if activation:
+        message = f"{model.name}: the final {activation} is taken off."
+    elif outputs == "probabilities" or (outputs == "auto" and _returns_probabilities(functional, low, high)):
+        message = (
+            f"{model.name} returns probabilities, and where they come from is not visible. The logits are their "
+            "logarithm. Where the model is very sure, their gradients vanish, and it looks more robust than it is. To "
+            "avoid this, return the logits from the model."
+        )
+        raw = _LogProbabilities(name="log_probabilities")(raw)
+    else:
+        message = ""
+    if message and not quiet:
+        LOG.log(logging.INFO if activation else logging.WARNING, "%s", message)
+    if raw.shape[-1] == 1:
+        raw = _TwoLogits(name="two_logits")(raw)
+    if raw.dtype != "float32":
+        raw = keras.layers.Activation("linear", dtype="float32", name="float32_logits")(raw)
+    converted = keras.Model(functional.inputs[0], raw, name=functional.name)
+    if (low, high) != (0.0, 1.0):
+        images = keras.Input(functional.inputs[0].shape[1:])
+        scaled = keras.layers.Rescaling(high - low, low, name="input_range")(images)
+        converted = keras.Model(images, converted(scaled), name=functional.name)
+    _ORIGINALS[converted] = model
+    return converted
+
+
+def original(model: keras.Model) -> keras.Model:
+    """The model that `classifier` was called with, or the model itself where it is not from there."""
+    return _ORIGINALS.get(model, model)
+
+
+def _functional(model: keras.Model, input_shape: tuple[int, int, int] | None) -> keras.Model:
+    """The model itself as a functional one, or a functional model that calls it."""
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"model must be a keras.Model, got {type(model).__name__}.")
+    try:
+        inputs, outputs = (t[0] if len(t) == 1 else t for t in (model.inputs, model.outputs))
+        return keras.Model(inputs, outputs, name=model.name)
+    except (AttributeError, ValueError, TypeError):  # subclassed, or not built yet
+        pass
+    shape = input_shape
+    if shape is None:
+        built = (model.get_build_config() or {}).get("input_shape")
+        if not built or isinstance(built, dict) or len(built) != 4:
+            raise ValueError(
+                f"the input shape of {model.name} is unknown: call it once on a batch of images, or give input_shape."
+            )
+        shape = tuple(built[1:])
+    images = keras.Input(shape)
+    return keras.Model(images, model(images), name=model.name)
+
+
+def _check_shapes(model: keras.Model) -> None:
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise ValueError(
+            f"{model.name} has {len(model.inputs)} inputs and {len(model.outputs)} outputs: it must have one of each."
+        )
+    given, returned = tuple(model.inputs[0].shape), tuple(model.outputs[0].shape)
+    if len(given) != 4 or given[-1] not in (1, 3):
+        raise ValueError(f"{model.name} must take images (N, H, W, 1) or (N, H, W, 3); it takes {given}.")
+    if len(returned) != 2 or returned[-1] is None:
+        raise ValueError(f"{model.name} must return one row of outputs per image, (N, K); it returns {returned}.")
+
+
+def _without_activation(output: keras.KerasTensor) -> tuple[keras.KerasTensor, str]:
+    """The tensor before a final softmax or sigmoid, and the name of that activation; "" where there is none."""
+    operation, node, _ = output._keras_history
+    (inputs, *_) = operation._inbound_nodes[node].input_tensors or (None,)
+    if isinstance(operation, keras.Model):
+        if not hasattr(operation, "outputs"):  # subclassed
+            return output, ""
+        inner, activation = _without_activation(operation.outputs[0])
+        if activation:
+            return keras.Model(operation.inputs[0], inner, name=operation.name)(inputs), activation
+        return output, ""
+    activation = _activation(operation)
+    if activation and hasattr(operation, "kernel"):
+        return _WithoutActivation(operation)(inputs), activation
+    if activation:
+        return inputs, activation
+    if type(operation) in (keras.layers.Activation, keras.layers.Identity, keras.layers.Dropout):
+        before, activation = _without_activation(inputs)  # linear, such as a cast to float32 after the softmax
+        return (operation(before), activation) if activation and _is_linear(operation) else (output, "")
+    return output, ""
+
+
+def _activation(operation: Any) -> str:
+    """The softmax over the classes or the sigmoid that an operation ends with, or ""."""
+    function = getattr(operation, "activation", operation)
+    if function is keras.activations.softmax:
+        return "softmax"
+    if function is keras.activations.sigmoid:
+        return "sigmoid"
+    name = type(function).__name__  # keras.layers.Softmax, keras.ops.softmax and keras.ops.sigmoid
+    return name.lower() if name == "Sigmoid" or (name == "Softmax" and getattr(function, "axis", -1) in (-1, 1)) else ""
+
+
+def _is_linear(operation: Any) -> bool:
+    return getattr(operation, "activation", keras.activations.linear) is keras.activations.linear
+
+
+def _returns_probabilities(model: keras.Model, low: float, high: float) -> bool:
+    shape = [size or 32 for size in model.inputs[0].shape[1:]]
+    images = np.random.default_rng(0).uniform(low, high, (_PROBED, *shape)).astype("float32")
+    values = keras.ops.convert_to_numpy(model.predict_on_batch(images)).astype("float64")
+    if not ((values >= 0) & (values <= 1)).all():
+        return False
+    return values.shape[1] == 1 or bool(np.allclose(values.sum(axis=1), 1, atol=1e-2))
+
+
+@keras.saving.register_keras_serializable("tfadv")
+class _WithoutActivation(keras.layers.Layer):
+    """Calls a layer, whose variables it shares, without its activation."""
+
+    def __init__(self, layer: keras.layers.Layer, **kwargs: Any) -> None:
+        super().__init__(**{"name": f"{layer.name}_logits", "dtype": layer.dtype_policy} | kwargs)
+        self.layer = layer
+        self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        activation, self.layer.activation = self.layer.activation, keras.activations.linear
+        try:
+            return self.layer(inputs)
+        finally:
+            self.layer.activation = activation
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"layer": keras.saving.serialize_keras_object(self.layer)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> _WithoutActivation:
+        return cls(keras.saving.deserialize_keras_object(config.pop("layer")), **config)
+
+    def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:
+        return keras.KerasTensor(self.layer.compute_output_shape(inputs.shape), self.compute_dtype)
+
+
+@keras.saving.register_keras_serializable("tfadv")
+class _TwoLogits(keras.layers.Layer):
+    """One logit z → the logits (0, z) of two classes."""
+
+    def call(self, z: Any) -> Any:
+        return keras.ops.concatenate([keras.ops.zeros_like(z), z], axis=-1)
+
+
+@keras.saving.register_keras_serializable("tfadv")
+class _LogProbabilities(keras.layers.Layer):
+    """Probabilities → logits: their logarithm, or for one probability p, log(p / (1 - p))."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"dtype": "float32"} | kwargs)
+
+    def call(self, p: Any) -> Any:
+        tiny = np.finfo(np.float32).tiny
+        log = keras.ops.log(keras.ops.maximum(p, tiny))
+        return log - keras.ops.log(keras.ops.maximum(1 - p, tiny)) if p.shape[-1] == 1 else log

@@ -1,0 +1,96 @@
+"""Models that users bring along: a `.keras` file, or `module:function`, a function that returns one; no Keras here."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import json
+import pathlib
+import zipfile
+from typing import TYPE_CHECKING, Any
+
+from tfadv.errors import UserError
+from tfadv.models import MODELS
+
+if TYPE_CHECKING:
+    import keras
+
+AFFECTS_RESULTS = False  # artifacts record what `identity` returns
+
+
+def is_own(name: str) -> bool:
+    """Whether the name is that of a file or a function, and not of a model of the table."""
+    return name not in MODELS and (name.endswith(".keras") or ":" in name)
+
+
+def label(name: str) -> str:
+    """The name in files and tables: that of the file without its ending, or of the function."""
+    return pathlib.Path(name).stem if name.endswith(".keras") else name.rpartition(":")[2]
+
+
+def check(name: str) -> None:
+    """Checks a name for which `is_own`.
+
+    Raises:
+      UserError: there is no such file, or the form is not module:function.
+    """
+    if name.endswith(".keras"):
+        if not pathlib.Path(name).is_file():
+            raise UserError(f"there is no model file {name}.")
+        return
+    module, _, function = name.rpartition(":")
+    if not all(part.isidentifier() for part in [*module.split("."), function]):
+        raise UserError(f"{name!r} is neither a model of the table, a .keras file nor module:function.")
+
+
+def image_shape(name: str) -> tuple[int | None, int | None, int | None]:
+    """(H, W, C) of the images that a `.keras` file takes, read without Keras; None for what is not known."""
+    try:
+        with zipfile.ZipFile(name) as file:
+            config = json.loads(file.read("config.json"))
+        layers = config["config"].get("layers") or [{}]
+        shape = (config.get("build_config") or {}).get("input_shape") or layers[0]["config"]["batch_shape"]
+        height, width, channels = (size if isinstance(size, int) else None for size in shape[1:])
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError):
+        return None, None, None
+    return height, width, channels
+
+
+def identity(name: str) -> dict[str, Any]:
+    """JSON values that change when the model does: the hash of the file, or of what the function returns."""
+    if name.endswith(".keras"):
+        return {"file_sha256": hashlib.sha256(pathlib.Path(name).read_bytes()).hexdigest()}
+    return {"function": name, **_function_identity(name)}
+
+
+@functools.cache
+def _function_identity(name: str) -> dict[str, Any]:
+    from tfadv.models import files
+
+    model = load(name)
+    config = hashlib.sha256(model.to_json().encode()).hexdigest()
+    return {"config_sha256": config, "weights_sha256": files.weights_hash(model)}
+
+
+def load(name: str) -> keras.Model:
+    """The model.
+
+    Raises:
+      UserError: the file is damaged or needs unknown code, or the function fails or returns something else.
+    """
+    import keras
+
+    from tfadv.models import files
+
+    if name.endswith(".keras"):
+        return files.load(name)
+    module, _, function = name.rpartition(":")
+    try:
+        model = getattr(importlib.import_module(module), function)()
+    except Exception as error:  # whatever a user's code raises
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"the model {name} can't be built ({message[:300]}).")
+    if not isinstance(model, keras.Model):
+        raise UserError(f"{name} must return a keras.Model; it returned {type(model).__name__}.")
+    return model
