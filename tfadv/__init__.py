@@ -29,6 +29,7 @@ __all__ = [  # noqa: F822  loaded on first use
     "Result",
     "attacks",
     "check_gradient_masking",
+    "classifier",
     "datasets",
     "evaluate",
     "evaluation",
@@ -54,6 +55,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"{__name__}.{name}")
     if name == "AdversarialTrainer":
         return importlib.import_module("tfadv.training.adversarial_trainer").AdversarialTrainer
+    if name == "classifier":
+        return importlib.import_module("tfadv.models.logits").classifier
     if name in _EVALUATION_NAMES:
         return getattr(importlib.import_module("tfadv.evaluation"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

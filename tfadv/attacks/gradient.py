@@ -108,7 +108,10 @@ def _check_values(model: Any, x: tf.Tensor, y: tf.Tensor, low: float, high: floa
         raise ValueError(f"x must be in [{low}, {high}], got values from {least:g} to {greatest:g}.")
     classes = getattr(model, "output_shape", (None, math.inf))[-1]
     if classes == 1:
-        raise ValueError("the model must return a logit for each class, two for two classes; it returns one.")
+        raise ValueError(
+            "the model must return a logit for each class, two for two classes; it returns one: "
+            "attack tfadv.classifier(model) instead."
+        )
     if not 0 <= int(tf.reduce_min(y)) <= int(tf.reduce_max(y)) < classes:
         raise ValueError(f"y must be class numbers from 0 to {classes - 1}.")
 
@@ -118,5 +121,5 @@ def _check_logits(model: Any) -> None:
     if getattr(last, "activation", None) is keras.activations.softmax or isinstance(last, keras.layers.Softmax):
         raise ValueError(
             f"the model ends in a softmax ({last.name}): attacks need logits, because the gradient of a "
-            "saturated softmax is zero and the model only looks robust. Build it up to the logits."
+            "saturated softmax is zero and the model only looks robust. Attack tfadv.classifier(model) instead."
         )

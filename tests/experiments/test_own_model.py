@@ -1,0 +1,181 @@
+"""A model that tfadv did not make, from its file through the command line to a hardened file."""
+
+import hashlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from tfadv.command_line import CommandLine
+from tfadv.errors import UserError
+from tfadv.experiments.session import Session
+from tfadv.store.workdir import Workdir
+
+ROOT = pathlib.Path(__file__).parents[2]
+FLAGS = (
+    "--models=mine.keras", "--stage=report", "--defenses=nfgsm", "--train_size=600", "--epsilons=0.05,0.1",
+    "--attacks=pgd(steps=20)", "--eval_size=128", "--defense_epochs=6", "--learning_rate=0.02", "--batch_size=32",
+)  # fmt: skip
+
+
+def save_model(path, digits, classes=10, shape=(32, 32, 1)):
+    """What a user has: a softmax model, trained with plain Keras on pixels from 0 to 255."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input(shape),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Conv2D(16, 5, strides=2, activation="relu"),
+            keras.layers.Conv2D(16, 3, strides=2, activation="relu"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(classes, activation="softmax"),
+        ]
+    )
+    model.compile("adam", "sparse_categorical_crossentropy")
+    if digits is not None:
+        model.fit(digits.images.astype("float32"), digits.labels, epochs=4, verbose=0)
+    model.save(path)
+
+
+def command(folder, data_dir, *flags):
+    return subprocess.run(
+        [sys.executable, "-m", "tfadv.main", f"--data_dir={data_dir}", "--workdir=run", "--dataset=digits", *flags],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, digits, data_dir):
+    """(folder, finished process) of an evaluation and hardening of mine.keras."""
+    folder = tmp_path_factory.mktemp("own")
+    save_model(folder / "mine.keras", digits)
+    digest = hashlib.sha256((folder / "mine.keras").read_bytes()).hexdigest()
+    done = command(folder, data_dir, *FLAGS)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert hashlib.sha256((folder / "mine.keras").read_bytes()).hexdigest() == digest
+    return folder, done
+
+
+def accuracy(folder, recipe, protocol="whitebox", attack="fgsm", eps=None):
+    records = json.loads((folder / "run/results.json").read_text())
+    key = ("clean", None) if eps is None else (protocol, eps)
+    (found,) = [
+        r
+        for r in records
+        if (r["variant"], r["protocol"], r["eps"]) == (recipe, *key) and r["attack"] in (None, attack)
+    ]
+    return found["accuracy"]
+
+
+def test_the_model_is_evaluated_as_it_is_and_hardened(run, digits):
+    folder, done = run
+    assert "the final softmax is taken off" in done.stderr and "pixels from 0 to 255" in done.stderr
+    splits = json.loads((folder / "run/split/splits.json").read_text())
+    x, y = digits.images[splits["test"]].astype("float32"), digits.labels[splits["test"]]
+    clean = {}
+    for recipe, path in {"original": "mine.keras", "nfgsm": "run/models/mine/nfgsm/model.keras"}.items():
+        model = keras.models.load_model(folder / path)  # plain Keras
+        probabilities = model.predict(x, verbose=0)
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+        clean[recipe] = (np.argmax(probabilities, axis=1) == y).mean()
+        assert accuracy(folder, recipe) == pytest.approx(clean[recipe], abs=1e-9)
+    assert clean["original"] > 0.9 and clean["nfgsm"] > 0.85
+    for attack in ("fgsm", "pgd"):
+        assert (
+            accuracy(folder, "nfgsm", attack=attack, eps=0.1)
+            > accuracy(folder, "original", attack=attack, eps=0.1) + 0.15
+        )
+
+
+def test_a_second_call_has_nothing_to_do(run, data_dir):
+    folder, _ = run
+    again = command(folder, data_dir, *FLAGS)
+    assert again.returncode == 0 and "nothing to do" in again.stdout
+
+
+@pytest.fixture
+def session(tmp_path, data_dir, monkeypatch):
+    """A function from flags to a `Session` in the folder `tmp_path`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    opened = []
+
+    def start(*flags):
+        config = CommandLine(["--dataset=digits", f"--data_dir={data_dir}", "--workdir=run", *flags]).config()
+        opened.append(Workdir(config.workdir, config.fingerprint(), overwrite=True))
+        return Session(config, opened[-1].__enter__())
+
+    yield start
+    for workdir in opened:
+        workdir.__exit__(None, None, None)
+
+
+def test_a_function_may_build_the_model(session, tmp_path):
+    (tmp_path / "my_models.py").write_text(
+        "import keras\n"
+        "def build():\n"
+        "    keras.utils.set_random_seed(3)\n"
+        "    images = keras.Input((32, 32, 1))\n"
+        "    h = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(images))\n"
+        "    return keras.Model(images, keras.layers.Dense(10, activation='softmax')(h))\n"
+        "def fails():\n"
+        "    raise RuntimeError('no weights')\n"
+        "def nothing():\n"
+        "    return None\n"
+    )
+    trained = session("--models=my_models:build", "--input_range=-1,1").trained("my_models:build", "original")
+    with trained.loaded() as model:
+        assert model.output_shape == (None, 10) and model.count_params() == 4 * 9 + 4 + 4 * 10 + 10
+    assert trained.folder == "build/original" and set(trained.inputs()) == {"split"}
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("fails", "RuntimeError: no weights"),
+        ("nothing", "must return a keras.Model; it returned NoneType"),
+        ("absent", "AttributeError"),
+    ],
+)
+def test_functions_that_return_no_model(session, tmp_path, name, message):
+    (tmp_path / "broken_models.py").write_text(
+        "def fails():\n    raise RuntimeError('no weights')\ndef nothing():\n    return None\n"
+    )
+    with pytest.raises(UserError, match=message):
+        session(f"--models=broken_models:{name}").trained(f"broken_models:{name}", "original").settings()
+
+
+def no_model(path):
+    path.write_bytes(b"PK not a zip")
+
+
+@pytest.mark.parametrize(
+    "make, flags, message",
+    [
+        (lambda path: save_model(path, None, shape=(32, 32, 3)), [], "takes images of 32x32x3 and digits has 32x32x1"),
+        (lambda path: save_model(path, None, shape=(28, 28, 1)), ["--image_size=32"], "takes images of 28x28x1"),
+        (lambda path: save_model(path, None, classes=7), [], r"returns 7 classes and digits has 10 \(0, 1, 2,"),
+        (no_model, [], "bad.keras can't be loaded as a Keras model"),
+    ],
+)
+def test_models_that_do_not_fit_the_images(session, tmp_path, make, flags, message):
+    make(tmp_path / "bad.keras")
+    trained = session("--models=bad.keras", *flags).trained("bad.keras", "original")
+    with pytest.raises(UserError, match=message), trained.loaded():
+        pass
+
+
+def test_images_take_the_size_of_the_model(session, tmp_path):
+    save_model(tmp_path / "small.keras", None, shape=(24, 24, 1))
+    started = session("--models=small.keras")
+    assert started.splits.shape == (24, 24, 1)
+    assert started.config.surrogate == ("small.keras",) and started.config.experiment == "own"
