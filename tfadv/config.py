@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from tfadv.datasets import AUGMENTATIONS, DATASETS
+from tfadv.datasets import AUGMENTATIONS, DATASETS, find, short_name
+from tfadv.datasets import check as check_dataset
 from tfadv.errors import UserError
 from tfadv.models import MODELS, own
 from tfadv.objectives import EPS_SCHEDULES, OBJECTIVES
@@ -157,11 +158,19 @@ class Config:
 
     dataset: str = setting(
         "digits",
-        "The data set.",
+        "The data set. Also any other image classification data set of TFDS, as name, name/config or name:version; the "
+        "folder of a prepared one; folder:PATH with a sub-folder of images for each class, or with such folders inside "
+        "train, validation and test; or npz:FILE with the arrays x and y.",
         group="Data",
         role="result",
-        accepts=Names("dataset", lambda _: DATASETS),
+        accepts=Names("dataset", lambda _: DATASETS, checked=False),
         required=True,
+    )
+    label: str = setting(
+        "",
+        "The TFDS feature that holds the class, where a data set has several. Empty: as tfadv or TFDS declares.",
+        group="Data",
+        role="result",
     )
     data_dir: str = setting(
         "data",
@@ -173,7 +182,7 @@ class Config:
     split: str = setting(
         "stratified",
         "stratified: split all images of the data set into 70% training, 10% validation and 20% test images. "
-        "official: keep the data set's own test split, and use 10% of its training split for validation.",
+        "official: keep the data set's own test split, and its validation split or 10% of its training split.",
         group="Data",
         role="result",
         accepts=Names("split", ("stratified", "official")),
@@ -195,7 +204,8 @@ class Config:
     )
     augmentations: tuple[str, ...] = setting(
         AUGMENTATIONS,
-        "Augmentations of the recipes that augment. Flips are left out if a mirrored image shows another class.",
+        "Augmentations of the recipes that augment. Flips are left out of data sets of digits and letters that tfadv "
+        "knows.",
         group="Data",
         role="result",
         accepts=Names("augmentation", AUGMENTATIONS),
@@ -420,6 +430,7 @@ class Config:
         self.attack_specs  # noqa: B018  raises where the text is wrong
         self.input_range_given  # noqa: B018
         self._check_models()
+        check_dataset(self.dataset, self.data_dir)
         self._check_shard()
         for name in ("data_dir", "workdir"):
             if "\0" in getattr(self, name):
@@ -452,7 +463,7 @@ class Config:
         0; runs/<dataset> as the work folder; and the augmentations without flips where a mirrored image is another
         class.
         """
-        dataset = DATASETS[self.dataset]
+        dataset = find(self.dataset)
         own_models = [name for name in self.models if own.is_own(name)]
         of_model = next((own.image_shape(name)[0] for name in own_models), None)
         return dataclasses.replace(
@@ -461,7 +472,7 @@ class Config:
             image_size=self.image_size or of_model or dataset.image_size,
             augmentations=tuple(a for a in self.augmentations if dataset.flip or a != "flip"),
             surrogate=self.surrogate or (own_models[0] if own_models else "resnet18",),
-            workdir=self.workdir or f"runs/{self.dataset}",
+            workdir=self.workdir or f"runs/{short_name(self.dataset)}",
         )
 
     @property

@@ -12,13 +12,14 @@ class UserError(Exception):
     """An error that the user can resolve; `main` prints it as one line and exits with status 1."""
 
 
-def check_name(kind: str, name: str, known: Iterable[str]) -> None:
+def check_name(kind: str, name: str, known: Iterable[str], most: int | None = None) -> None:
     """Checks that a name is a known one.
 
     Args:
       kind: what the name stands for, such as "attack", for the error message.
       name: the name to check.
       known: all valid names.
+      most: how many of them, the first ones, the message lists; None lists all.
 
     Raises:
       UserError: `name` is not one of `known`; the message suggests the most similar one.
@@ -28,4 +29,4 @@ def check_name(kind: str, name: str, known: Iterable[str]) -> None:
         return
     similar = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {similar[0]!r}? " if similar else ""
-    raise UserError(f"unknown {kind} {name!r}: {hint}Known: {', '.join(known)}.")
+    raise UserError(f"unknown {kind} {name!r}: {hint}Known: {', '.join(known[:most])}{', …' if most else ''}.")

@@ -70,12 +70,22 @@ def test_digits_have_no_official_test_split(digits):
 
 
 def test_too_few_images():
-    with pytest.raises(UserError, match="--train_size is 5"):
-        splits.stratified_splits(np.arange(1000) % 10, 0, train_size=5)
-    with pytest.raises(UserError, match="--train_size is 3"):
-        splits.official_splits(np.arange(1100) % 5, OFFICIAL, 0, train_size=3)
-    with pytest.raises(UserError, match="fewer than 10"):
-        splits.stratified_splits(np.array([0] * 90 + [1] * 5), 0)
+    names = list("abcdefghij")
+    splits.check_classes(np.arange(100) % 10, names, 10)
+    with pytest.raises(UserError, match="--train_size is 5: give at least one image for each of the 10 classes"):
+        splits.check_classes(np.arange(1000) % 10, names, 5)
+    with pytest.raises(UserError, match=r"at least 10 images .*; too few have b \(5\), c \(0\)\."):
+        splits.check_classes(np.array([0] * 90 + [1] * 5), ["a", "b", "c"], 0)
+
+
+def test_official_validation_images_stay_those():
+    official = {"train": range(800), "validation": range(800, 900), "test": range(900, 1000)}
+    rows = splits.official_splits(np.arange(1000) % 10, official, 0, train_size=50)
+    assert {split: (len(own), min(own), max(own)) for split, own in rows.items() if split != "train"} == {
+        "validation": (100, 800, 899),
+        "test": (100, 900, 999),
+    }
+    assert np.bincount(rows["train"] % 10).tolist() == [5] * 10 and max(rows["train"]) < 800
 
 
 def test_undersampling_keeps_all_images_of_the_smallest_class():

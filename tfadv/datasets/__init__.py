@@ -1,12 +1,16 @@
 """The table of data sets and the names of the augmentations; no TensorFlow here.
 
-A new data set is one entry in the table.  If TFDS has no builder for it, it also needs a file with a builder.
+A data set is an entry of the table, any other data set of TFDS ("fashion_mnist", "emnist/letters", "name:version", or
+the folder of a prepared one), "folder:PATH" or "npz:FILE".  An entry of the table gives defaults.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import pathlib
+import re
 
+from tfadv.errors import UserError, check_name
 from tfadv.registry import Registry
 
 AFFECTS_RESULTS = False  # artifacts record the entry of their data set
@@ -17,9 +21,8 @@ class DatasetSpec:
     """A TFDS data set as an image classification task.
 
     Attributes:
-      label: the TFDS feature that holds the class.
-      image_size: pixels per side by default.
-      channels: 1 or 3.
+      label: the TFDS feature that holds the class; "" finds it.
+      image_size: pixels per side by default; 0 is that of the images.
       fit: how an image is brought to that size: "pad" adds black borders to a smaller image
         (no pixel changes); "resize" scales it (bilinear, antialiased, the aspect ratio is not kept).
       flip: whether a mirrored image still shows its class.
@@ -28,7 +31,6 @@ class DatasetSpec:
 
     label: str
     image_size: int
-    channels: int
     fit: str
     flip: bool
     builder: str | None = None
@@ -37,12 +39,73 @@ class DatasetSpec:
 DATASETS = Registry(
     "dataset",
     {
-        "digits": DatasetSpec("label", 32, 1, "resize", False, builder="tfadv.datasets.digits:Digits"),
-        "mnist": DatasetSpec("label", 32, 1, "pad", False),
-        "cifar10": DatasetSpec("label", 32, 3, "pad", True),
-        "oxford_iiit_pet": DatasetSpec("species", 64, 3, "resize", True),
-        "cats_vs_dogs": DatasetSpec("label", 64, 3, "resize", True),
+        "digits": DatasetSpec("label", 32, "resize", False, builder="tfadv.datasets.digits:Digits"),
+        "mnist": DatasetSpec("label", 32, "pad", False),
+        "cifar10": DatasetSpec("label", 32, "pad", True),
+        "oxford_iiit_pet": DatasetSpec("species", 64, "resize", True),
+        "cats_vs_dogs": DatasetSpec("label", 64, "resize", True),
     },
 )
 
 AUGMENTATIONS = ("rotation", "flip", "shift", "scaling", "crop", "shear", "brightness", "noise")
+
+FOLDER, NPZ = "folder:", "npz:"
+_READERS = {FOLDER: "tfadv.datasets.image_folder", NPZ: "tfadv.datasets.npz_file"}
+_GLYPHS = ("svhn_cropped", "emnist", "kmnist", "omniglot", "binary_alpha_digits")  # mirrored, they are other classes
+_TFDS_NAME = re.compile(r"[A-Za-z]\w*(/[\w.-]+)?(:\d+\.\d+\.\d+)?")
+
+
+def find(name: str) -> DatasetSpec:
+    """The entry of a data set, or what holds for data sets that are not in the table."""
+    if name in DATASETS:
+        return DATASETS[name]
+    return DatasetSpec("", 0, "resize", flip=re.split("[/:]", name)[0] not in _GLYPHS)
+
+
+def reader(name: str) -> tuple[str, pathlib.Path] | None:
+    """(module whose `load` reads a folder or file, its path); None for a data set of TFDS."""
+    for prefix, module in _READERS.items():
+        if name.startswith(prefix):
+            return module, pathlib.Path(name.removeprefix(prefix)).expanduser()
+    return None
+
+
+def short_name(name: str) -> str:
+    """The name in paths and in TFDS: letters, digits and underscores only, the first a letter."""
+    read = reader(name)
+    if read:
+        name = read[1].resolve().stem
+    elif pathlib.Path(name).is_dir():
+        name = "_".join(pathlib.Path(name).resolve().parts[-2:])
+    text = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_")
+    return text if text[:1].isalpha() else f"images_{text}"
+
+
+def check(name: str, data_dir: str) -> None:
+    """Checks that a data set can exist; loads TensorFlow for names that are not in the table.
+
+    Args:
+      name: of the data set.
+      data_dir: folder of the TFDS data sets, in which it may be prepared.
+
+    Raises:
+      UserError: it can't; the message suggests the nearest name or says what is missing.
+    """
+    if name in DATASETS:
+        return
+    read = reader(name)
+    if read:
+        if not (read[1].is_dir() if name.startswith(FOLDER) else read[1].is_file()):
+            raise UserError(
+                f"--dataset={name}: there is no {'folder' if name.startswith(FOLDER) else 'file'} {read[1]}."
+            )
+        return
+    if "/" in name and pathlib.Path(name).expanduser().is_dir():
+        return
+    if not _TFDS_NAME.fullmatch(name):
+        raise UserError(f"--dataset={name} is not the name of a data set, a folder of TFDS, {FOLDER}PATH or {NPZ}FILE.")
+    own = re.split("[/:]", name)[0]
+    if not (pathlib.Path(data_dir).expanduser() / own).is_dir():
+        import tensorflow_datasets as tfds
+
+        check_name("dataset", own, [*DATASETS, *tfds.list_builders()], most=len(DATASETS))

@@ -1,9 +1,10 @@
-"""TFDS data sets → uint8 images in memory."""
+"""Data sets → uint8 images in memory: those of TFDS here, and by name those of a folder or a file."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib
 import os
@@ -14,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from tfadv.datasets import DATASETS, DatasetSpec
+from tfadv.datasets import DatasetSpec, find, reader
 from tfadv.errors import UserError
 
 
@@ -44,39 +45,51 @@ class ImageDataset:
         return sha.hexdigest()
 
 
-def load(name: str, data_dir: str, image_size: int) -> ImageDataset:
-    """Reads a data set through TFDS, and prepares or downloads it where it is absent.
+def load(name: str, data_dir: str, image_size: int = 0, label: str = "") -> ImageDataset:
+    """Reads a data set, and prepares or downloads it where it is one of TFDS and absent.
 
     Args:
-      name: a name in `DATASETS`.
+      name: a data set, see `tfadv.datasets`.
       data_dir: folder of the TFDS data sets.
-      image_size: pixels per side.
+      image_size: pixels per side; 0 is that of the data set.
+      label: the TFDS feature that holds the class; "" finds it.
 
     Returns:
       The images of all official splits, one split after the other, each in its stored order.
 
     Raises:
-      UserError: the data set is absent and can't be prepared, or a file of it is damaged.
+      UserError: the data set is absent and can't be prepared, a file of it is damaged, it is no image classification,
+        or its images have several sizes and none is given.
     """
-    spec: DatasetSpec = DATASETS[name]
+    read = reader(name)
+    if read:
+        module, path = read
+        return importlib.import_module(module).load(path, image_size)
+    return _load_tfds(name, find(name), data_dir, image_size, label)
+
+
+def _load_tfds(name: str, spec: DatasetSpec, data_dir: str, image_size: int, label: str) -> ImageDataset:
     builder = _prepared_builder(name, spec, data_dir)
+    image_key, label_key, channels, own_size = _features(name, builder.info, label or spec.label)
+    image_size = image_size or spec.image_size or own_size
+    if not image_size:
+        raise UserError(f"the images of {name} have several sizes, or are not square: give --image_size.")
 
     def image_and_label(example):
-        image = example["image"]
+        image = example[image_key]
         if spec.fit == "pad" and image_size >= image.shape[0]:  # a smaller size would cut off the border
             image = tf.image.resize_with_crop_or_pad(image, image_size, image_size)
         elif image_size != image.shape[0] or image_size != image.shape[1]:
-            image = tf.image.resize(image, (image_size, image_size), antialias=True)
-            image = tf.cast(tf.round(tf.clip_by_value(image, 0, 255)), tf.uint8)
-        return tf.ensure_shape(image, (image_size, image_size, spec.channels)), example[spec.label]
+            image = resized(image, image_size)
+        return tf.ensure_shape(image, (image_size, image_size, channels)), example[label_key]
 
     sizes = {split: builder.info.splits[split].num_examples for split in sorted(builder.info.splits)}
     total = sum(sizes.values())
-    images = np.empty((total, image_size, image_size, spec.channels), np.uint8)
+    images = np.empty((total, image_size, image_size, channels), np.uint8)
     labels = np.empty(total, np.int64)
     official, done = {}, 0
     # Only the features used are decoded: oxford_iiit_pet also has masks and boxes.
-    decoders = tfds.decode.PartialDecoding({"image": True, spec.label: True})
+    decoders = tfds.decode.PartialDecoding({image_key: True, label_key: True})
     try:
         for split, size in sizes.items():
             in_order = tfds.ReadConfig(interleave_cycle_length=1)  # the default mixes the files
@@ -91,19 +104,63 @@ def load(name: str, data_dir: str, image_size: int) -> ImageDataset:
         raise UserError(f"data set {name} in {builder.data_path} is damaged ({reason}): provide that folder again.")
     if done != total:
         raise UserError(f"data set {name} in {builder.data_path} holds {done} images of {total}: provide it again.")
-    class_names = list(builder.info.features[spec.label].names)
+    if labels.min() < 0:
+        raise UserError(f"{(labels < 0).sum()} images of {name} have no class (a label below 0): leave out that split.")
+    class_names = list(builder.info.features[label_key].names)
     return ImageDataset(images, labels, class_names, builder.info.full_name, official)
+
+
+def resized(image: tf.Tensor | np.ndarray, image_size: int) -> tf.Tensor:
+    """uint8 (…, H, W, C) scaled to (…, image_size, image_size, C): bilinear, antialiased, rounded."""
+    image = tf.image.resize(image, (image_size, image_size), antialias=True)
+    return tf.cast(tf.round(tf.clip_by_value(image, 0, 255)), tf.uint8)
+
+
+def _features(name: str, info: tfds.core.DatasetInfo, label: str) -> tuple[str, str, int, int]:
+    """(feature of the image, feature of the class, channels, pixels per side or 0 where there is no such number).
+
+    Raises:
+      UserError: the data set has no image, no class or several, or another type of image; the message lists them.
+    """
+    features = dict(info.features) if isinstance(info.features, tfds.features.FeaturesDict) else {}
+    images = [key for key, feature in features.items() if type(feature) is tfds.features.Image]
+    classes = [key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
+    supervised = info.supervised_keys if info.supervised_keys and len(info.supervised_keys) == 2 else (None, None)
+    if supervised[0] in images:
+        images = [supervised[0]]
+    if label or supervised[1] in classes:
+        classes = [key for key in classes if key == (label or supervised[1])]
+    listing = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in features.items())
+    if len(images) != 1:
+        raise UserError(f"{name} has {len(images)} images per example, must have one. Its features: {listing}.")
+    if len(classes) != 1:
+        raise UserError(f"name the feature of {name} that is a class with --label. Its features: {listing}.")
+    height, width, channels = features[images[0]].shape
+    if channels not in (1, 3) or np.dtype(features[images[0]].np_dtype) != np.uint8:
+        dtype = np.dtype(features[images[0]].np_dtype).name
+        raise UserError(f"the images of {name} are {dtype} with {channels} channels, must be uint8 with 1 or 3.")
+    return images[0], classes[0], channels, height if height == width and height else 0
 
 
 def _prepared_builder(name: str, spec: DatasetSpec, data_dir: str) -> tfds.core.DatasetBuilder:
     """A TFDS builder whose files are in place."""
+    if "/" in name and pathlib.Path(name).expanduser().is_dir():
+        try:
+            return tfds.builder_from_directory(pathlib.Path(name).expanduser())
+        except (OSError, ValueError, KeyError, tfds.core.DatasetNotFoundError) as error:
+            reason = str(error).strip().splitlines()[0][:200]
+            raise UserError(f"{name} holds no prepared TFDS data set, such as NAME/1.0.0 does ({reason}).")
     embedded = spec.builder is not None  # needs no download
     if spec.builder is not None:
         module, attribute = spec.builder.split(":")
         builder_class = getattr(importlib.import_module(module), attribute)
     else:
-        builder_class = tfds.builder_cls(name)
-    builder = builder_class(data_dir=os.path.expanduser(data_dir))
+        builder_class = functools.partial(tfds.builder, name)
+    try:
+        builder = builder_class(data_dir=os.path.expanduser(data_dir))
+    except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"TFDS has no data set {name} of this version or configuration ({reason}).")
     if builder.info.splits.total_num_examples:
         return builder
     folder = pathlib.Path(builder.data_path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from sklearn.model_selection import train_test_split
@@ -10,6 +10,7 @@ from sklearn.model_selection import train_test_split
 from tfadv.errors import UserError
 
 SPLITS = ("train", "validation", "test")
+LEAST_IMAGES = 10  # of a class
 
 
 def stratified_splits(labels: np.ndarray, seed: int, train_size: int = 0) -> dict[str, np.ndarray]:
@@ -26,9 +27,8 @@ def stratified_splits(labels: np.ndarray, seed: int, train_size: int = 0) -> dic
       together hold every image once, except those that `train_size` leaves out.
 
     Raises:
-      UserError: a class has fewer than 10 images, or `train_size` is below the number of classes.
+      UserError: a split would have fewer images than there are classes.
     """
-    _check_classes(labels, train_size)
     rest, test = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=seed)
     return _with_validation(labels, rest, test, 0.125, seed, train_size)
 
@@ -36,7 +36,7 @@ def stratified_splits(labels: np.ndarray, seed: int, train_size: int = 0) -> dic
 def official_splits(
     labels: np.ndarray, official: Mapping[str, range], seed: int, train_size: int = 0
 ) -> dict[str, np.ndarray]:
-    """The data set's own test split, with 10% of its training split as validation images, stratified by class.
+    """The data set's own splits; where it has none for validation, that is 10% of its training split, by class.
 
     Figures on these splits can stand beside published ones.
 
@@ -57,17 +57,41 @@ def official_splits(
             f"--split=official needs the TFDS splits train and test; this data set has {', '.join(official)}: "
             "use --split=stratified."
         )
-    _check_classes(labels, train_size)
     rest, test = np.asarray(official["train"]), np.asarray(official["test"])
+    if "validation" in official:
+        train, validation = rest, np.asarray(official["validation"])
+        return {"train": _kept(train, labels, seed, train_size), "validation": validation, "test": test}
     return _with_validation(labels, rest, test, 0.1, seed, train_size)
 
 
-def _check_classes(labels: np.ndarray, train_size: int) -> None:
-    counts = np.unique(labels, return_counts=True)[1]
-    if counts.min() < 10:
-        raise UserError("a class has fewer than 10 images: too few for training, validation and test.")
+def check_classes(labels: np.ndarray, names: Sequence[str], train_size: int) -> None:
+    """Checks that there are enough images of each class.
+
+    Args:
+      labels: int (N,).
+      names: one per class.
+      train_size: as in `stratified_splits`.
+
+    Raises:
+      UserError: a class has fewer than 10 images, or `train_size` is below the number of classes.
+    """
+    counts = np.bincount(labels, minlength=len(names))
+    few = [f"{name} ({count})" for name, count in zip(names, counts) if count < LEAST_IMAGES]
+    if few:
+        more = ", …" if len(few) > 5 else ""
+        raise UserError(
+            f"every class needs at least {LEAST_IMAGES} images for training, validation and test; too few have "
+            f"{', '.join(few[:5])}{more}."
+        )
     if 0 < train_size < len(counts):
         raise UserError(f"--train_size is {train_size}: give at least one image for each of the {len(counts)} classes.")
+
+
+def _kept(rows: np.ndarray, labels: np.ndarray, seed: int, train_size: int) -> np.ndarray:
+    """The training images to keep, sorted."""
+    if 0 < train_size < len(rows):
+        rows, _ = train_test_split(rows, train_size=train_size, stratify=labels[rows], random_state=seed)
+    return np.sort(rows)
 
 
 def _with_validation(
@@ -75,12 +99,11 @@ def _with_validation(
 ) -> dict[str, np.ndarray]:
     try:
         train, validation = train_test_split(rest, test_size=validation_share, stratify=labels[rest], random_state=seed)
-        if 0 < train_size < len(train):
-            train, _ = train_test_split(train, train_size=train_size, stratify=labels[train], random_state=seed)
+        train = _kept(train, labels, seed, train_size)
     except ValueError as error:  # a part would have fewer images than there are classes
         reason = str(error).split(".")[0]
         raise UserError(f"these images can't be split by class ({reason}): change --train_size={train_size}.")
-    return {"train": np.sort(train), "validation": np.sort(validation), "test": np.sort(test)}
+    return {"train": train, "validation": np.sort(validation), "test": np.sort(test)}
 
 
 def undersample(labels: np.ndarray, seed: int) -> np.ndarray:

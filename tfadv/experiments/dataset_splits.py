@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfadv.datasets import DATASETS, sources, splits
+from tfadv.datasets import find, reader, sources, splits
 from tfadv.errors import UserError
 from tfadv.experiments.graph import WholeArtifact
 from tfadv.store.files import write_json
@@ -50,7 +50,8 @@ class DatasetSplits(WholeArtifact):
         config = self._config
         return {
             "dataset": config.dataset,
-            "dataset_entry": dataclasses.asdict(DATASETS[config.dataset]),
+            "dataset_entry": dataclasses.asdict(find(config.dataset)),
+            "label": config.label,
             "image_size": config.image_size,
             "seed": config.seed,
             "split": config.split,
@@ -58,18 +59,19 @@ class DatasetSplits(WholeArtifact):
         }
 
     def code(self) -> tuple:
-        """This module and that of the data set's own builder, where it has one."""
-        builder = DATASETS[self._config.dataset].builder
-        return (type(self).__module__, *([builder.split(":")[0]] if builder else []))
+        """This module, and that of the data set's own builder or reader, where it has one."""
+        builder, read = find(self._config.dataset).builder, reader(self._config.dataset)
+        return (type(self).__module__, *([builder.split(":")[0]] if builder else []), *(read or ())[:1])
 
     def build(self, folder: pathlib.Path, manifest: dict, resume: Any) -> None:
         """Writes splits.json: the rows of each split, and the hash of the images that they refer to."""
         config, dataset = self._config, self._dataset
+        names = dataset.class_names
+        splits.check_classes(dataset.labels, names, config.train_size)
         if config.split == "official":
             rows = splits.official_splits(dataset.labels, dataset.official_splits, config.seed, config.train_size)
         else:
             rows = splits.stratified_splits(dataset.labels, config.seed, config.train_size)
-        names = dataset.class_names
         manifest["counts"] = {
             split: dict(zip(names, np.bincount(dataset.labels[own], minlength=len(names)).tolist()))
             for split, own in rows.items()
@@ -77,6 +79,7 @@ class DatasetSplits(WholeArtifact):
         record = {
             "dataset": dataset.full_name,
             "images": len(dataset.labels),
+            "shape": dataset.images.shape[1:],
             "images_sha256": dataset.digest(),
             "class_names": names,
             **{split: own.tolist() for split, own in rows.items()},
@@ -85,7 +88,9 @@ class DatasetSplits(WholeArtifact):
 
     @functools.cached_property
     def _dataset(self) -> sources.ImageDataset:
-        dataset = sources.load(self._config.dataset, self._config.data_dir, self._config.image_size)
+        dataset = sources.load(
+            *(getattr(self._config, name) for name in ("dataset", "data_dir", "image_size", "label"))
+        )
         LOG.info("%s: %d images, %d classes", dataset.full_name, len(dataset.labels), len(dataset.class_names))
         return dataset
 
@@ -107,7 +112,8 @@ class DatasetSplits(WholeArtifact):
     @property
     def shape(self) -> tuple[int, int, int]:
         """(H, W, C) of the images."""
-        return self._config.image_size, self._config.image_size, DATASETS[self._config.dataset].channels
+        height, width, channels = self.record["shape"]
+        return height, width, channels
 
     @functools.cached_property
     def images(self) -> dict[str, SplitImages]:

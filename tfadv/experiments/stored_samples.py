@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfadv.attacks.fgsm import direction
-from tfadv.datasets import stored
+from tfadv.datasets import short_name, stored
 from tfadv.datasets.batches import Samples, full_batches, to_float
 from tfadv.errors import UserError
 from tfadv.experiments.graph import Artifact, PartedArtifact
@@ -69,7 +69,7 @@ class StoredSamples(PartedArtifact):
         """`surrogate`: the model whose perturbations are stored; `folder`: where, a path in the work folder."""
         self._context, self._config, self._splits = context, context.config, splits
         self.surrogate = surrogate
-        self._tfds_name = f"{self._config.dataset}_surrogate"
+        self._tfds_name = f"{short_name(self._config.dataset)}_surrogate"
         self.name = f"{folder}/{self._tfds_name}/{stored.VERSION}"
 
     def inputs(self) -> dict[str, Artifact]:

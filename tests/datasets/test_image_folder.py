@@ -1,0 +1,149 @@
+"""Folders of images: every kind of image file, and every kind of mistake."""
+
+import shutil
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tfadv.datasets import image_folder
+from tfadv.errors import UserError
+
+
+def picture(size=(12, 12), seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def folder_of(root, per_class=2, classes=("cat", "dog"), split="", size=(12, 12)):
+    for number, name in enumerate(classes):
+        (root / split / name).mkdir(parents=True)
+        for i in range(per_class):
+            Image.fromarray(picture(size, 100 * number + i)).save(root / split / name / f"{i}.png")
+    return root
+
+
+def test_images_come_in_the_order_of_classes_and_names(tmp_path):
+    dataset = image_folder.load(folder_of(tmp_path / "pets"), 0)
+    assert dataset.class_names == ["cat", "dog"] and dataset.labels.tolist() == [0, 0, 1, 1]
+    np.testing.assert_array_equal(dataset.images, [picture(seed=s) for s in (0, 1, 100, 101)])
+    assert dataset.official_splits == {"train": range(4)} and dataset.full_name == "folder pets"
+
+
+def test_splits_in_folders_of_their_own(tmp_path):
+    for split, n in (("train", 3), ("val", 1), ("test", 2)):
+        folder_of(tmp_path, n, split=split)
+    dataset = image_folder.load(tmp_path, 0)
+    assert dataset.official_splits == {"test": range(4), "train": range(4, 10), "validation": range(10, 12)}
+    np.testing.assert_array_equal(dataset.images[5], picture(seed=1))
+
+
+def save(path, kind):
+    """A file of each kind; all show the same grey ramp, so that what is read can be compared."""
+    ramp = np.tile(np.arange(0, 240, 20, dtype=np.uint8), (12, 1))
+    image = Image.fromarray(ramp)
+    if kind == "16 bits":
+        image = Image.fromarray(ramp.astype(np.uint16) * 257)
+    elif kind == "float":
+        image = Image.fromarray(ramp.astype(np.float32) / 255)
+    elif kind == "turned":
+        exif = Image.Exif()
+        exif[0x0112] = 6  # is to be turned by 90 degrees clockwise
+        Image.fromarray(np.rot90(ramp).copy()).save(path / "x.png", exif=exif)
+        return
+    elif kind == "transparent":
+        image = image.convert("RGBA")
+        image.putpixel((0, 0), (0, 0, 0, 0))
+    elif kind != "L":
+        image = image.convert("RGB").convert(kind, palette=Image.Palette.ADAPTIVE)
+    image.save(path / ("x.tif" if kind in ("16 bits", "float", "CMYK") else "x.png"))
+
+
+@pytest.mark.parametrize("kind", ["L", "RGB", "RGBA", "LA", "P", "CMYK", "16 bits", "float", "turned", "transparent"])
+def test_every_kind_of_image_shows_the_same(tmp_path, kind):
+    folder_of(tmp_path, 1)
+    (tmp_path / "cat/0.png").unlink()
+    save(tmp_path / "cat", kind)
+    image = image_folder.load(tmp_path, 0).images[0]
+    expected = np.tile(np.arange(0, 240, 20), (12, 1))
+    if kind == "transparent":
+        assert image[0, 0].tolist() == [255, 255, 255]
+        expected[0, 0] = 255
+    assert image.shape == (12, 12, 3)
+    np.testing.assert_allclose(image[..., 1], expected, atol=2 if kind == "CMYK" else 0)
+
+
+def test_grey_images_stay_grey_only_together(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        save(tmp_path / name, "L")
+    assert image_folder.load(tmp_path, 0).images.shape == (2, 12, 12, 1)
+    save(tmp_path / "cat", "RGB")
+    assert image_folder.load(tmp_path, 0).images.shape == (2, 12, 12, 3)
+
+
+def test_images_are_scaled_where_a_size_is_given(tmp_path):
+    folder_of(tmp_path, 1, size=(30, 20))
+    with pytest.raises(UserError, match="must be square and of one size, and have 30x20: give --image_size"):
+        image_folder.load(tmp_path, 0)
+    folder_of(tmp_path, 1, classes=("eel",), size=(9, 9))
+    with pytest.raises(UserError, match="have 9x9 to 30x20: give --image_size"):
+        image_folder.load(tmp_path, 0)
+    assert image_folder.load(tmp_path, 10).images.shape == (3, 10, 10, 3)
+
+
+def test_other_files_are_left_out_and_said(tmp_path, caplog):
+    folder_of(tmp_path)
+    (tmp_path / "cat/notes.txt").write_text("a note")
+    (tmp_path / "cat/.DS_Store").write_bytes(b"\0")
+    with caplog.at_level("WARNING", logger="tfadv"):
+        assert len(image_folder.load(tmp_path, 0).labels) == 4
+    assert "1 files are not images, such as notes.txt" in caplog.text
+
+
+def break_file(path, how):
+    content = path.read_bytes()
+    if how == "empty":
+        content = b""
+    elif how == "text":
+        content = b"not an image"
+    elif how == "cut":
+        content = content[: len(content) // 2]
+    elif how == "bit":
+        content = content[:60] + bytes([content[60] ^ 0xFF]) + content[61:]
+    elif how == "huge":  # claims 100,000 x 100,000 pixels
+        header = b"IHDR" + (100_000).to_bytes(4, "big") * 2 + content[24:29]
+        content = content[:12] + header + zlib.crc32(header).to_bytes(4, "big") + content[33:]
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["empty", "text", "cut", "bit", "huge"])
+def test_a_broken_file_is_named(tmp_path, how):
+    folder_of(tmp_path)
+    break_file(tmp_path / "dog/1.png", how)
+    with pytest.raises(UserError, match=r"can't read the image .*dog/1\.png \(.+\): replace or remove it"):
+        image_folder.load(tmp_path, 0)
+    break_file(tmp_path / "dog/0.png", "text")
+    with pytest.raises(UserError, match="dog/0.png .* and 1 more|dog/0.png"):
+        image_folder.load(tmp_path, 0)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda root: shutil.rmtree(root / "dog"), "must have a sub-folder for each class, two or more; it has 1"),
+        (lambda root: [p.unlink() for p in (root / "dog").iterdir()], "there are no images in .*dog"),
+        (lambda root: [shutil.rmtree(root / n) for n in ("cat", "dog")], "it has 0"),
+    ],
+)
+def test_folders_without_classes(tmp_path, change, message):
+    change(folder_of(tmp_path))
+    with pytest.raises(UserError, match=message):
+        image_folder.load(tmp_path, 0)
+
+
+def test_splits_must_have_the_same_classes(tmp_path):
+    folder_of(tmp_path, split="train")
+    folder_of(tmp_path, split="test", classes=("cat", "fox"))
+    with pytest.raises(UserError, match="test and .*train have other classes: dog, fox"):
+        image_folder.load(tmp_path, 0)

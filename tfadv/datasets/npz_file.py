@@ -1,0 +1,92 @@
+"""An .npz file with the arrays x and y → `ImageDataset`."""
+
+from __future__ import annotations
+
+import logging
+import pathlib
+import zipfile
+import zlib
+
+import numpy as np
+
+from tfadv.datasets.sources import ImageDataset, resized
+from tfadv.errors import UserError
+
+LOG = logging.getLogger(__name__)
+
+
+def load(path: pathlib.Path, image_size: int) -> ImageDataset:
+    """Reads the arrays.
+
+    Args:
+      path: a file with `x`, uint8 or float in [0, 1], (N, H, W) or (N, H, W, 1 or 3), and `y`, integers (N,) or one-hot
+        (N, K); or with `x_train`, `y_train`, `x_test` and `y_test`; and, if need be, `class_names`.
+      image_size: pixels per side, to which other images are scaled; 0 is the size of the images.
+
+    Returns:
+      The images in their order, training images first.  Classes are numbered in the order of their labels.
+
+    Raises:
+      UserError: the file is damaged, or an array is missing or has another shape, type or range.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
+        raise UserError(f"{path} can't be read as an .npz file without Python objects: {str(error)[:200]}.")
+    suffixes = {"train": "_train", "test": "_test"} if "x_train" in arrays else {"train": ""}
+    wanted = [f"{name}{suffix}" for suffix in suffixes.values() for name in "xy"]
+    if not set(wanted) <= arrays.keys():
+        raise UserError(f"{path} must hold {', '.join(wanted)}; it holds {', '.join(arrays) or 'nothing'}.")
+    images = [_images(path, f"x{suffix}", arrays[f"x{suffix}"]) for suffix in suffixes.values()]
+    labels = [_labels(path, f"y{suffix}", arrays[f"y{suffix}"]) for suffix in suffixes.values()]
+    for x, y, suffix in zip(images, labels, suffixes.values()):
+        if len(x) != len(y):
+            raise UserError(f"{path}: x{suffix} has {len(x)} images and y{suffix} has {len(y)} labels.")
+    if len({x.shape[1:] for x in images}) > 1:
+        raise UserError(f"{path}: x_train and x_test have images of different shapes.")
+    official, done = {}, 0
+    for split, x in zip(suffixes, images):
+        official[split] = range(done, done + len(x))
+        done += len(x)
+    x, y = np.concatenate(images), np.concatenate(labels)
+    classes, y = np.unique(y, return_inverse=True)
+    if len(classes) < 2:
+        raise UserError(f"{path} must have two classes or more; it has {len(classes)}.")
+    if classes.tolist() != list(range(len(classes))):
+        LOG.info("%s: the labels %s are numbered from 0", path.name, ", ".join(map(str, classes[:10])))
+    names = [str(name) for name in arrays.get("class_names", classes)]
+    if len(names) != len(classes):
+        raise UserError(f"{path} has {len(classes)} classes and {len(names)} class_names.")
+    if not image_size and x.shape[1] != x.shape[2]:
+        raise UserError(f"the images in {path} are not square but {x.shape[1]}x{x.shape[2]}: give --image_size.")
+    if image_size and x.shape[1:3] != (image_size, image_size):
+        x = np.concatenate([resized(part, image_size).numpy() for part in np.array_split(x, -(-len(x) // 1024))])
+    return ImageDataset(x, y.reshape(-1).astype(np.int64), names, f"npz {path.name}", official)
+
+
+def _images(path: pathlib.Path, name: str, x: np.ndarray) -> np.ndarray:
+    """uint8 (N, H, W, C)."""
+    if x.ndim == 3:
+        x = x[..., None]
+    if x.ndim != 4 or x.shape[-1] not in (1, 3) or not x.size:
+        raise UserError(f"{path}: {name} must be images (N, H, W) or (N, H, W, 1 or 3); its shape is {x.shape}.")
+    if x.dtype == np.uint8:
+        return x
+    if not np.issubdtype(x.dtype, np.floating) or not (0 <= x.min() and x.max() <= 1):
+        raise UserError(
+            f"{path}: {name} must be uint8, or float in [0, 1]; it is {x.dtype} from {x.min():g} to {x.max():g}."
+        )
+    LOG.info("%s: %s is rounded to the 256 levels of uint8", path.name, name)
+    return np.round(x * 255).astype(np.uint8)
+
+
+def _labels(path: pathlib.Path, name: str, y: np.ndarray) -> np.ndarray:
+    """(N,), from integers, texts, one column or one-hot rows."""
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim == 2 and np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all():
+        y = np.argmax(y, axis=1)
+    if y.ndim != 1 or y.dtype.kind not in "iuU":
+        raise UserError(f"{path}: {name} must be class numbers (N,) or one-hot (N, K); it is {y.dtype} {y.shape}.")
+    return y
