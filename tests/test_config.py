@@ -30,6 +30,7 @@ OTHER = {
     "plugins": ("json,csv", ("json", "csv")),
     "seed": ("7", 7),
     "dataset": ("cifar10", "cifar10"),
+    "label": ("species", "species"),
     "data_dir": ("~/images", "~/images"),
     "split": ("official", "official"),
     "image_size": ("48", 48),

@@ -201,7 +201,7 @@ def test_images_of_another_range_labels_and_sizes_are_refused(model, labeled, at
     with pytest.raises(ValueError, match="x must be in"):
         evaluate(model, images.astype("float32"), labels, attack, 0.1)
     with pytest.raises(ValueError, match="float32"):
-        evaluate(model, images / 255.0, labels, attack, 0.1)
+        evaluate(model, images.astype("int32"), labels, attack, 0.1)
     with pytest.raises(ValueError, match="one class number per image"):
         evaluate(model, images, labels[:10], attack, 0.1)
     with pytest.raises(ValueError, match="at least one image"):
@@ -222,3 +222,33 @@ def test_targeted_attacks_are_refused_because_they_measure_no_robustness(model, 
 def test_autoattack_without_attacks_is_refused():
     with pytest.raises(ValueError, match="attacks must not be empty"):
         AutoAttack(attacks=())
+
+
+# ---- as people use it -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("eps", [0.1, (0.05, 0.1)])
+@pytest.mark.parametrize("attack", ["fgsm", "pgd(steps=3)"])
+def test_adversarial_images_are_kept_where_asked_for(model, labeled, attack, eps):
+    images, labels = labeled
+    result = evaluate(model, images, labels, attack, eps, keep_images=True)
+    without = evaluate(model, images, labels, attack, eps)
+    assert result.adversarial.shape == (*np.shape(eps), *images.shape) and without.adversarial is None
+    np.testing.assert_array_equal(result.adversarial_correct, without.adversarial_correct)
+    for adversarial, size, row in zip(
+        result.adversarial.reshape(-1, *images.shape), np.atleast_1d(eps), result.adversarial_correct
+    ):
+        assert 0 < np.abs(adversarial - images / 255).max() <= size + 1e-6
+        np.testing.assert_array_equal(row, is_correct(model, adversarial, labels))
+    assert result.first(3).adversarial is None and "adversarial=" not in repr(result)
+
+
+def test_a_data_set_and_one_hot_labels_give_the_same(model, labeled):
+    images, labels = labeled
+    expected = evaluate(model, images, labels, "fgsm", 0.05)
+    dataset = tf.data.Dataset.from_tensor_slices((images, tf.one_hot(labels, 4))).batch(7)
+    for result in (
+        evaluate(model, dataset, attack="fgsm", eps=0.05),
+        evaluate(model, images / 255, np.eye(4)[labels], "fgsm", 0.05),
+    ):
+        np.testing.assert_array_equal(result.robust, expected.robust)

@@ -1,4 +1,4 @@
-"""A model that tfadv did not make, from its file through the command line to a hardened file."""
+"""A model and images that tfadv did not make, from their files through the command line to a hardened file."""
 
 import hashlib
 import json
@@ -10,6 +10,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 from tfadv.command_line import CommandLine
 from tfadv.errors import UserError
@@ -18,8 +19,9 @@ from tfadv.store.workdir import Workdir
 
 ROOT = pathlib.Path(__file__).parents[2]
 FLAGS = (
-    "--models=mine.keras", "--stage=report", "--defenses=nfgsm", "--train_size=600", "--epsilons=0.05,0.1",
-    "--attacks=pgd(steps=20)", "--eval_size=128", "--defense_epochs=6", "--learning_rate=0.02", "--batch_size=32",
+    "--models=mine.keras", "--dataset=folder:photos", "--stage=report", "--defenses=nfgsm", "--train_size=600",
+    "--epsilons=0.05,0.1", "--attacks=pgd(steps=20)", "--eval_size=128", "--defense_epochs=6", "--learning_rate=0.02",
+    "--batch_size=32",
 )  # fmt: skip
 
 
@@ -42,9 +44,16 @@ def save_model(path, digits, classes=10, shape=(32, 32, 1)):
     model.save(path)
 
 
+def save_images(root, digits):
+    """A folder of images for each class."""
+    for number, (image, label) in enumerate(zip(digits.images, digits.labels)):
+        (root / str(label)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[..., 0]).save(root / str(label) / f"{number:04d}.png")
+
+
 def command(folder, data_dir, *flags):
     return subprocess.run(
-        [sys.executable, "-m", "tfadv.main", f"--data_dir={data_dir}", "--workdir=run", "--dataset=digits", *flags],
+        [sys.executable, "-m", "tfadv.main", f"--data_dir={data_dir}", "--workdir=run", *flags],
         capture_output=True,
         text=True,
         cwd=folder,
@@ -58,6 +67,7 @@ def run(tmp_path_factory, digits, data_dir):
     """(folder, finished process) of an evaluation and hardening of mine.keras."""
     folder = tmp_path_factory.mktemp("own")
     save_model(folder / "mine.keras", digits)
+    save_images(folder / "photos", digits)
     digest = hashlib.sha256((folder / "mine.keras").read_bytes()).hexdigest()
     done = command(folder, data_dir, *FLAGS)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -80,7 +90,9 @@ def test_the_model_is_evaluated_as_it_is_and_hardened(run, digits):
     folder, done = run
     assert "the final softmax is taken off" in done.stderr and "pixels from 0 to 255" in done.stderr
     splits = json.loads((folder / "run/split/splits.json").read_text())
-    x, y = digits.images[splits["test"]].astype("float32"), digits.labels[splits["test"]]
+    rows = np.argsort(digits.labels, kind="stable")[splits["test"]]  # the folder's order is that of the classes
+    x, y = digits.images[rows].astype("float32"), digits.labels[rows]
+    assert splits["dataset"] == "folder photos" and splits["class_names"] == list("0123456789")
     clean = {}
     for recipe, path in {"original": "mine.keras", "nfgsm": "run/models/mine/nfgsm/model.keras"}.items():
         model = keras.models.load_model(folder / path)  # plain Keras

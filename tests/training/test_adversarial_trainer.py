@@ -109,8 +109,8 @@ def test_wrong_arguments_are_named(arguments, error, words):
 
 def test_wrong_images_are_named(digits):
     hardener = AdversarialTrainer(cnn())
-    with pytest.raises(ValueError, match="float64"):
-        hardener.fit(digits.images / 255, digits.labels)
+    with pytest.raises(ValueError, match="int32"):
+        hardener.fit(digits.images.astype("int32"), digits.labels)
     with pytest.raises(ValueError, match="from 0 to 255"):
         hardener.fit(digits.images.astype("float32"), digits.labels)
 

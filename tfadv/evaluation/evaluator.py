@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tqdm import tqdm
 
 from tfadv.attacks.cost import Cost
 from tfadv.attacks.gradient import check_inputs, compiled_logits
+from tfadv.datasets.arrays import as_arrays
 from tfadv.datasets.batches import full_batches, perturbed, to_float
 from tfadv.evaluation.result import CostSummary, Result
 from tfadv.models.compiled import PerModel
+from tfadv.runtime.console import progress_disabled
 from tfadv.runtime.devices import Devices
 
 
@@ -72,14 +75,15 @@ class FixedImages:
 
 def evaluate(
     model: Any,
-    images: np.ndarray | tf.Tensor,
-    labels: np.ndarray,
+    images: Any,
+    labels: Any = None,
     attack: Any = "autoattack",
     eps: float | Sequence[float] = 8 / 255,
     *,
     batch_size: int = 256,
     seed: int = 0,
-    execution: Execution = Execution(),
+    keep_images: bool = False,
+    execution: Execution | None = None,
 ) -> Result:
     """Attacks images and counts which of them the model still classifies correctly.
 
@@ -88,14 +92,17 @@ def evaluate(
 
     Args:
       model: a Keras model from float32 images (N, H, W, C) in [0, 1] to logits (N, K); run with `training=False`.
-      images: uint8, or float32 in [0, 1], (N, H, W, C).
-      labels: int (N,), the true classes.
+        `tfadv.classifier` makes one of any classifier.
+      images: uint8 from 0 to 255, or float in [0, 1], (N, H, W, C); or a `tf.data.Dataset` or `keras.utils.PyDataset`
+        of (images, labels).
+      labels: the true classes, int (N,) or one-hot (N, K); None where `images` is a data set.
       attack: an attack such as `tfadv.attacks.PGD(steps=50)`, or its text such as "pgd(steps=50)"; None
         evaluates clean images only.
       eps: the size of the perturbation for pixels in [0, 1], a number >= 0 or a sequence of numbers.
       batch_size: number of images per batch.
       seed: int, for the attack's random numbers.
-      execution: devices, progress and resumption.
+      keep_images: whether the result holds the adversarial images as well.
+      execution: devices, progress and resumption; None shows a progress bar in a terminal.
 
     Returns:
       A `Result`.
@@ -110,15 +117,34 @@ def evaluate(
         attack = parse(attack)
     if getattr(attack, "targeted", False):
         raise ValueError("a targeted attack moves images to given classes: it says nothing about robust accuracy.")
-    images, labels = _check(model, images, labels, attack, eps)
+    images, labels = as_arrays(images, labels)
+    _check(model, images, labels, attack, eps)
+    hidden = None if execution is None else True
+    with tqdm(total=len(labels), unit="image", leave=False, disable=hidden or progress_disabled()) as bar:
+        execution = execution or Execution(progress=bar.update)
+        return _evaluated(model, images, labels, attack, eps, batch_size, seed, keep_images, execution)
+
+
+def _evaluated(
+    model: Any,
+    images: np.ndarray | tf.Tensor,
+    labels: np.ndarray,
+    attack: Any,
+    eps: float | Sequence[float],
+    batch_size: int,
+    seed: int,
+    keep_images: bool,
+    execution: Execution,
+) -> Result:
+    """See `evaluate`."""
     epsilons = [] if attack is None else [float(e) for e in np.atleast_1d(eps)]
     started = time.monotonic()
-    cost = Cost()
+    cost, kept = Cost(), None
     if attack is None:
         clean, adversarial = predict(model, to_float(images), batch_size) == labels, np.zeros((0, len(labels)), bool)
     elif isinstance(attack, StoredPerturbations):
         clean, adversarial = _evaluate_stored(model, images, labels, attack, epsilons, batch_size, execution)
-    elif hasattr(attack, "one_pass"):
+    elif hasattr(attack, "one_pass") and not keep_images:
         clean, adversarial = _evaluate_one_pass(model, images, labels, attack, epsilons, batch_size, execution)
         cost.add(gradients=len(labels))
     else:
@@ -127,6 +153,7 @@ def evaluate(
         attacked = attack(model, x, labels, epsilons, progress=execution.progress, resume=execution.resume, **common)
         clean = predict(model, x, batch_size) == labels
         adversarial = np.stack([predict(model, x_adv, batch_size) == labels for x_adv in attacked])
+        kept = np.asarray(attacked[0] if np.ndim(eps) == 0 else attacked) if keep_images else None
     return Result(
         attack=None if attack is None else attack.name,
         settings={} if attack is None else attack.settings(),
@@ -136,21 +163,20 @@ def evaluate(
         cost=CostSummary(
             cost.gradients, cost.forwards, round(time.monotonic() - started, 2), cost.fallbacks, cost.remaining
         ),
+        adversarial=kept,
     )
 
 
 def _check(
     model: Any, images: np.ndarray | tf.Tensor, labels: np.ndarray, attack: Any, eps: float | Sequence[float]
-) -> tuple[np.ndarray | tf.Tensor, np.ndarray]:
-    """Checks the arguments of `evaluate`; returns images, and labels as int64."""
-    images = images if hasattr(images, "dtype") else np.asarray(images)
+) -> None:
+    """Checks the arguments of `evaluate`."""
     # A softmax hides the gradient, which clean images and images that exist already do not need.
     needs_gradient = attack is not None and not isinstance(attack, (StoredPerturbations, FixedImages))
     sizes = 0.0 if attack is None else eps
-    _, y, _ = check_inputs(model if needs_gradient else None, to_float(images), labels, sizes, (0.0, 1.0))
-    if not len(y):
+    check_inputs(model if needs_gradient else None, to_float(images), labels, sizes, (0.0, 1.0))
+    if not len(labels):
         raise ValueError("there must be at least one image.")
-    return images, y.numpy()
 
 
 def predict(model: Any, images: np.ndarray | tf.Tensor, batch_size: int) -> np.ndarray:

@@ -18,6 +18,8 @@ from tfadv.attacks.apgd import APGD
 from tfadv.attacks.fgsm import FGSM, direction
 from tfadv.attacks.pgd import PGD
 from tfadv.attacks.square import Square
+from tfadv.datasets.arrays import as_arrays
+from tfadv.datasets.batches import to_float
 from tfadv.evaluation.checks import Check, run_checks
 from tfadv.evaluation.evaluator import Execution, FixedImages, evaluate
 
@@ -53,14 +55,19 @@ class DiagnosticSettings:
 
 
 def check_gradient_masking(
-    model: Any, x: Any, y: Any, eps: float, *, surrogate: Any = None, settings: DiagnosticSettings | None = None
+    model: Any,
+    x: Any,
+    y: Any = None,
+    eps: float = 8 / 255,
+    *,
+    surrogate: Any = None,
+    settings: DiagnosticSettings | None = None,
 ) -> list[Check]:
     """Looks for signs that a model hides its gradient instead of being robust.
 
     Args:
       model: a Keras model from float32 images (N, H, W, C) in [0, 1] to logits (N, K).
-      x: float32 (N, H, W, C) in [0, 1]; 128 to 256 images are enough.
-      y: int (N,), the true classes.
+      x, y: images and labels in any form that `evaluate` takes; 128 to 256 images are enough.
       eps: a number > 0, the size of the perturbation for pixels in [0, 1].
       surrogate: another such model, trained without the defense, or None.
       settings: None means the defaults.
@@ -71,7 +78,8 @@ def check_gradient_masking(
     Raises:
       ValueError: as in `collect_diagnostics`.
     """
-    return run_checks(collect_diagnostics(model, x, y, eps, surrogate=surrogate, settings=settings))
+    images, labels = as_arrays(x, y)
+    return run_checks(collect_diagnostics(model, to_float(images), labels, eps, surrogate=surrogate, settings=settings))
 
 
 def collect_diagnostics(

@@ -56,6 +56,8 @@ class Result:
       clean_correct: bool (N,), whether the clean image is classified correctly.
       adversarial_correct: bool (E, N), whether the adversarial image is classified correctly.
       cost: what the attack cost.
+      adversarial: the adversarial images, float32 (N, H, W, C) where `eps` is one number, else (E, N, H, W, C); None
+        where they were not kept.
     """
 
     attack: str | None
@@ -64,6 +66,7 @@ class Result:
     clean_correct: np.ndarray
     adversarial_correct: np.ndarray
     cost: CostSummary = dataclasses.field(default_factory=CostSummary)
+    adversarial: np.ndarray | None = dataclasses.field(default=None, repr=False)
 
     @property
     def n(self) -> int:
@@ -91,9 +94,12 @@ class Result:
         return self._per_eps([wilson_interval(int(row.sum()), len(row)) for row in self.robust])
 
     def first(self, n: int) -> Result:
-        """The result of the first n images; the cost stays that of all."""
+        """The result of the first n images, without the adversarial images; the cost stays that of all."""
         return dataclasses.replace(
-            self, clean_correct=self.clean_correct[:n], adversarial_correct=self.adversarial_correct[:, :n]
+            self,
+            clean_correct=self.clean_correct[:n],
+            adversarial_correct=self.adversarial_correct[:, :n],
+            adversarial=None,
         )
 
     def summary(self) -> str:
@@ -117,6 +123,7 @@ def concatenate(results: Sequence[Result]) -> Result:
         clean_correct=np.concatenate([r.clean_correct for r in results]),
         adversarial_correct=np.concatenate([r.adversarial_correct for r in results], axis=1),
         cost=functools.reduce(CostSummary.__add__, [r.cost for r in results]),
+        adversarial=None,
     )
 
 
@@ -134,4 +141,5 @@ def worst_case(results: Sequence[Result]) -> Result:
         settings={"attacks": [r.attack for r in results]},
         adversarial_correct=np.logical_and.reduce([r.robust for r in results]),
         cost=CostSummary(),
+        adversarial=None,
     )

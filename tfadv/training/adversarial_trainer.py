@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 from tfadv import specs
+from tfadv.datasets.arrays import as_arrays
 from tfadv.datasets.batches import Samples
 from tfadv.objectives import OBJECTIVES
 from tfadv.objectives.base import as_objective
@@ -52,8 +53,8 @@ class AdversarialTrainer:
 
     def fit(
         self,
-        x: np.ndarray,
-        y: np.ndarray,
+        x: Any,
+        y: Any = None,
         *,
         epochs: int = 10,
         batch_size: int = 128,
@@ -67,8 +68,7 @@ class AdversarialTrainer:
         A tenth of the images, stratified by class, is held out: it decides which epoch is kept.
 
         Args:
-          x: uint8, or float32 in [0, 1], (N, H, W, C).
-          y: int (N,), the classes.
+          x, y: images and labels in any form that `tfadv.evaluate` takes.
           epochs: passes over the images.
           batch_size: images per step.
           learning_rate: the peak; it rises during the first tenth and falls to 0.
@@ -85,7 +85,8 @@ class AdversarialTrainer:
           ValueError: images of another dtype or range.
           Diverged: the loss is not finite or has exploded.
         """
-        x, y = np.asarray(x), np.asarray(y, np.int64)
+        x, y = as_arrays(x, y)
+        x = np.asarray(x)
         if x.dtype not in (np.uint8, np.float32) or x.ndim != 4 or len(x) != len(y):
             raise ValueError(f"x must be N images, uint8 or float32 (N, H, W, C), got {x.dtype} {x.shape}.")
         if x.dtype == np.float32 and not (0 <= x.min() and x.max() <= 1):
