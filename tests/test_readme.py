@@ -8,7 +8,7 @@ import sys
 README = (pathlib.Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
-# What the reader has: a softmax model on pixels from 0 to 255, and images.  AutoAttack and ten epochs would take minutes.
+# What the reader has: a softmax model on pixels from 0 to 255, and images.
 BEFORE = """
 import tfadv, keras, numpy as np
 x = np.random.default_rng(0).integers(0, 256, (24, 16, 16, 3), dtype=np.uint8)

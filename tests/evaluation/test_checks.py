@@ -22,6 +22,7 @@ HONEST = {
     "eps": EPS,
     "probability_rows": 0,
     "change": 2e-7,
+    "random_layers": [],
     "clean": {"right": first(RIGHT)},
     "refused": None,
     "zero_gradient": first(0),

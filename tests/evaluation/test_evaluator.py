@@ -229,10 +229,10 @@ def test_autoattack_without_attacks_is_refused():
 
 @pytest.mark.parametrize("eps", [0.1, (0.05, 0.1)])
 @pytest.mark.parametrize("attack", ["fgsm", "pgd(steps=3)"])
-def test_adversarial_images_are_kept_where_asked_for(model, labeled, attack, eps):
+def test_adversarial_images_are_kept(model, labeled, attack, eps):
     images, labels = labeled
-    result = evaluate(model, images, labels, attack, eps, keep_images=True)
-    without = evaluate(model, images, labels, attack, eps)
+    result = evaluate(model, images, labels, attack, eps)
+    without = evaluate(model, images, labels, attack, eps, execution=Execution())
     assert result.adversarial.shape == (*np.shape(eps), *images.shape) and without.adversarial is None
     np.testing.assert_array_equal(result.adversarial_correct, without.adversarial_correct)
     for adversarial, size, row in zip(

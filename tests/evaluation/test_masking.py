@@ -13,6 +13,7 @@ from tfadv.attacks import FGSM, PGD
 from tfadv.datasets import sources
 from tfadv.evaluation.checks import run_checks
 from tfadv.evaluation.masking import DiagnosticSettings, check_gradient_masking, collect_diagnostics
+from tfadv.models.random_layers import random_layers
 from tfadv.store.resume import ResumeLog
 
 N, EPS = 128, 0.1
@@ -87,6 +88,16 @@ class Probabilities(keras.Model):
 
     def call(self, x, training=None):
         return tf.nn.softmax(self.logits(x, training=training))
+
+
+def test_layers_that_are_random_at_inference_are_found_inside_models_as_well(standard):
+    keras.utils.set_random_seed(0)
+    inner = keras.Sequential([keras.Input((32, 32, 1)), keras.layers.GaussianNoise(1.0), Noise(name="inside")])
+    images = keras.Input((32, 32, 1))
+    x = keras.layers.Concatenate()([inner(images), keras.layers.Dropout(0.5)(images)])
+    x = keras.layers.Dense(3)(keras.layers.Flatten()(Noise(name="outside")(x)))
+    assert sorted(random_layers(keras.Model(images, x))) == ["inside", "outside"]
+    assert random_layers(standard) == []
 
 
 def chain(*layers):
@@ -175,6 +186,8 @@ def test_a_loss_with_many_local_maxima(standard, few):
 def test_a_random_model(standard, few):
     found = collect_diagnostics(chain(Noise(), standard), *few, EPS, settings=SHORT)
     assert "randomness" in suspicious(run_checks(found))
+    (check,) = [check for check in run_checks(found) if check.name == "randomness"]
+    assert found["random_layers"] == ["noise"] and "random because of noise; use" in check.sentence
     assert {c.name: c for c in run_checks(found)}["probabilities"].passed and found["change"] > 0.1
 
 

@@ -23,6 +23,7 @@ from tfadv.evaluation.records import wilson_interval
 
 AFFECTS_RESULTS = False  # checks are derived from diagnostics whenever they are needed
 
+TOLERATED_CHANGE = 1e-4  # between two forward passes, of the outputs' L2 norm, as in AutoAttack's flag
 WHITE_BOX = ("fgsm", "pgd", "pgd-steps", "pgd-restarts", "apgd-ce", "apgd-t")
 BLACK_BOX = ("square", "transfer")
 
@@ -80,14 +81,18 @@ def _probabilities(diagnostics: Diagnostics) -> Outcome:
 
 
 def _randomness(diagnostics: Diagnostics) -> Outcome:
-    """Two forward passes differ by more than 1e-4 of the outputs' L2 norm, as in AutoAttack's flag.
+    """Two forward passes differ by more than `TOLERATED_CHANGE`.
 
     float32 sums in another order differ by about 1e-6. A random model needs attacks on its expectation (EOT).
     """
-    passed, change = diagnostics["change"] <= 1e-4, diagnostics["change"]
-    meaning = "the model is deterministic" if passed else "the model is random; use attacks on its expectation (EOT)"
+    passed, change = diagnostics["change"] <= TOLERATED_CHANGE, diagnostics["change"]
+    layers = diagnostics["random_layers"]
+    source = f" because of {', '.join(layers[:3])}" if layers else ""
+    meaning = (
+        "the model is deterministic" if passed else f"the model is random{source}; use attacks on its expectation (EOT)"
+    )
     sentence = f"Outputs for the same images differ by {change:.2g} of their norm: {meaning}."
-    return passed, {"change": change, "tolerated": 1e-4}, sentence
+    return passed, {"change": change, "tolerated": TOLERATED_CHANGE}, sentence
 
 
 def _zero_gradients(diagnostics: Diagnostics) -> Outcome:

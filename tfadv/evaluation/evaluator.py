@@ -23,17 +23,19 @@ from tfadv.runtime.devices import Devices
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """How an evaluation runs; nothing here changes its result.
+    """How an evaluation runs; nothing here changes which images are robust.
 
     Attributes:
       devices: where one-step attacks run; None is the default device.
       progress: function that is called with the number of images completed since its last call.
       resume: an object that saves and restores the state of a long attack, see `tfadv.attacks.base`.
+      keep_images: whether the result holds the adversarial images.
     """
 
     devices: Devices | None = None
     progress: Callable[[int], Any] | None = None
     resume: Any = None
+    keep_images: bool = False
 
 
 class StoredPerturbations:
@@ -82,7 +84,6 @@ def evaluate(
     *,
     batch_size: int = 256,
     seed: int = 0,
-    keep_images: bool = False,
     execution: Execution | None = None,
 ) -> Result:
     """Attacks images and counts which of them the model still classifies correctly.
@@ -101,8 +102,7 @@ def evaluate(
       eps: the size of the perturbation for pixels in [0, 1], a number >= 0 or a sequence of numbers.
       batch_size: number of images per batch.
       seed: int, for the attack's random numbers.
-      keep_images: whether the result holds the adversarial images as well.
-      execution: devices, progress and resumption; None shows a progress bar in a terminal.
+      execution: how it runs; None shows a progress bar in a terminal and keeps the adversarial images.
 
     Returns:
       A `Result`.
@@ -121,8 +121,8 @@ def evaluate(
     _check(model, images, labels, attack, eps)
     hidden = None if execution is None else True
     with tqdm(total=len(labels), unit="image", leave=False, disable=hidden or progress_disabled()) as bar:
-        execution = execution or Execution(progress=bar.update)
-        return _evaluated(model, images, labels, attack, eps, batch_size, seed, keep_images, execution)
+        execution = execution or Execution(progress=bar.update, keep_images=True)
+        return _evaluated(model, images, labels, attack, eps, batch_size, seed, execution)
 
 
 def _evaluated(
@@ -133,7 +133,6 @@ def _evaluated(
     eps: float | Sequence[float],
     batch_size: int,
     seed: int,
-    keep_images: bool,
     execution: Execution,
 ) -> Result:
     """See `evaluate`."""
@@ -144,7 +143,7 @@ def _evaluated(
         clean, adversarial = predict(model, to_float(images), batch_size) == labels, np.zeros((0, len(labels)), bool)
     elif isinstance(attack, StoredPerturbations):
         clean, adversarial = _evaluate_stored(model, images, labels, attack, epsilons, batch_size, execution)
-    elif hasattr(attack, "one_pass") and not keep_images:
+    elif hasattr(attack, "one_pass") and not execution.keep_images:
         clean, adversarial = _evaluate_one_pass(model, images, labels, attack, epsilons, batch_size, execution)
         cost.add(gradients=len(labels))
     else:
@@ -153,7 +152,7 @@ def _evaluated(
         attacked = attack(model, x, labels, epsilons, progress=execution.progress, resume=execution.resume, **common)
         clean = predict(model, x, batch_size) == labels
         adversarial = np.stack([predict(model, x_adv, batch_size) == labels for x_adv in attacked])
-        kept = np.asarray(attacked[0] if np.ndim(eps) == 0 else attacked) if keep_images else None
+        kept = np.asarray(attacked[0] if np.ndim(eps) == 0 else attacked) if execution.keep_images else None
     return Result(
         attack=None if attack is None else attack.name,
         settings={} if attack is None else attack.settings(),

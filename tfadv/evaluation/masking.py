@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -20,8 +21,9 @@ from tfadv.attacks.pgd import PGD
 from tfadv.attacks.square import Square
 from tfadv.datasets.arrays import as_arrays
 from tfadv.datasets.batches import to_float
-from tfadv.evaluation.checks import Check, run_checks
+from tfadv.evaluation.checks import TOLERATED_CHANGE, Check, run_checks
 from tfadv.evaluation.evaluator import Execution, FixedImages, evaluate
+from tfadv.models.random_layers import random_layers
 
 _SUM_TOLERANCE = 1e-3  # how far from 1 the sum of probabilities may be: bfloat16 rounds by so much
 _RUNS = 3  # forward passes that have to agree
@@ -125,6 +127,7 @@ def collect_diagnostics(
         "n", "eps", "settings": as given.
         "probability_rows": int, outputs that are all in [0, 1] and sum to 1.
         "change": float, the largest difference between the outputs of two forward passes, relative to their L2 norm.
+        "random_layers": list of str, the names of the layers that cause it, as far as they are found.
         "clean": {"accuracy": float in [0, 1], "right": str}.
         "refused": None, or str, why the attacks refuse the model; the following are then empty.
         "zero_gradient": str, 1 where the gradient of the cross-entropy at the image is 0 (or NaN) in every pixel.
@@ -166,10 +169,12 @@ def _diagnose_outputs(model: Any, x: tf.Tensor, labels: np.ndarray, batch_size: 
         raise ValueError("the model's outputs for x must be finite, got NaN or infinity.")
     first = runs[0]
     right = np.argmax(first, axis=1) == labels
+    change = max(_relative_change(first, run) for run in runs[1:])
     rows = ((first >= 0) & (first <= 1)).all(axis=1) & (np.abs(first.sum(axis=1) - 1) <= _SUM_TOLERANCE)
     return {
         "probability_rows": int(rows.sum()),
-        "change": max(_relative_change(first, run) for run in runs[1:]),
+        "change": change,
+        "random_layers": random_layers(model) if change > TOLERATED_CHANGE and isinstance(model, keras.Model) else [],
         "clean": {"accuracy": float(right.mean()), "right": _flags(right)},
     }
 
