@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import pathlib
 import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -137,6 +138,14 @@ class Config:
         group="Experiment",
         role="selection",
         accepts=Names("model", lambda config: config.models),
+    )
+    weights: str = setting(
+        "",
+        "Initial weights of the models of the table: imagenet, for resnet18, resnet50 and resnet101; or a .keras file "
+        "of the same model, whose head is taken where it has as many classes. Empty: random. Fine-tuning needs a "
+        "--learning_rate such as 0.01.",
+        group="Experiment",
+        role="result",
     )
     input_range: str = setting(
         "auto",
@@ -437,6 +446,8 @@ class Config:
                 raise UserError(f"--{name} must be the path of a folder.")
 
     def _check_models(self) -> None:
+        if self.weights not in ("", "imagenet") and not pathlib.Path(self.weights).is_file():
+            raise UserError(f"--weights={self.weights}: give imagenet or the path of a .keras file.")
         names = list(dict.fromkeys((*self.models, *self.surrogate)))
         for name in filter(own.is_own, names):
             own.check(name)

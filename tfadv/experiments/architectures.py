@@ -13,7 +13,7 @@ import numpy as np
 
 from tfadv.datasets.batches import to_float
 from tfadv.errors import UserError
-from tfadv.models import MODELS, logits, own
+from tfadv.models import MODELS, logits, own, pretrained
 from tfadv.models.builder import build
 from tfadv.models.compiled import compiled_logits
 
@@ -51,7 +51,7 @@ class Architecture(abc.ABC):
 
 
 class RegisteredModel(Architecture):
-    """A model of the table `MODELS`; its random weights depend on `--seed`."""
+    """A model of the table `MODELS` with random weights, which depend on `--seed`, or with those of `--weights`."""
 
     has_weights = False
 
@@ -60,14 +60,19 @@ class RegisteredModel(Architecture):
         self.label, self._config, self._splits = name, config, splits
 
     def settings(self) -> dict:
-        """The entry of the table."""
-        return {"model": self.label, "model_entry": dataclasses.asdict(MODELS[self.label])}
+        """The entry of the table, and the pretrained weights."""
+        return {
+            "model": self.label,
+            "model_entry": dataclasses.asdict(MODELS[self.label]),
+            "weights": pretrained.identity(self._config.weights),
+        }
 
     def build(self) -> keras.Model:
         """See `Architecture.build`."""
         keras.utils.set_random_seed(self._config.seed)
         splits = self._splits
-        return build(self.label, splits.shape, len(splits.class_names), synchronized=self._config.sync_batchnorm)
+        model = build(self.label, splits.shape, len(splits.class_names), synchronized=self._config.sync_batchnorm)
+        return pretrained.with_weights(model, self._config.weights) if self._config.weights else model
 
 
 class OwnModel(Architecture):
