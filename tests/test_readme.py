@@ -1,12 +1,11 @@
-"""The Python code of README.md, as written."""
+"""The Python code of README.md and of docs/own_model_and_images.md, as written."""
 
 import pathlib
 import re
 import subprocess
 import sys
 
-README = (pathlib.Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+ROOT = pathlib.Path(__file__).parents[1]
 
 # What the reader has: a softmax model on pixels from 0 to 255, and images.
 BEFORE = """
@@ -25,11 +24,32 @@ model = classifier
 """
 
 
-def test_the_code_of_the_readme_runs(tmp_path):
-    assert len(BLOCKS) == 3
-    code = [block.replace('"autoattack"', '"autoattack(steps=2,queries=5)"') for block in BLOCKS]
-    code = [block.replace("epochs=10", "epochs=1").replace("steps=50", "steps=2") for block in code]
-    text = "\n".join([BEFORE, code[0], BETWEEN, *code[1:]])
-    done = subprocess.run([sys.executable, "-c", text], cwd=tmp_path, capture_output=True, text=True)
+def blocks(page):
+    """The Python code of a page, with attacks and training that take seconds."""
+    found = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+    for slow, fast in (
+        ('"autoattack"', '"autoattack(steps=2,queries=5)"'),
+        ("epochs=10", "epochs=1"),
+        ("steps=50", "steps=2"),
+    ):
+        found = [block.replace(slow, fast) for block in found]
+    return found
+
+
+def run(folder, *code):
+    text = "\n".join([BEFORE, *code])
+    done = subprocess.run([sys.executable, "-c", text], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "autoattack, eps 0.03137:" in done.stdout and (tmp_path / "hardened.keras").is_file()
+    return done.stdout
+
+
+def test_the_code_of_the_readme_runs(tmp_path):
+    own_model, *others = blocks("README.md")
+    assert len(others) == 2
+    out = run(tmp_path, own_model, BETWEEN, *others)
+    assert "autoattack, eps 0.03137:" in out and (tmp_path / "hardened.keras").is_file()
+
+
+def test_the_code_about_own_models_runs(tmp_path):
+    (block,) = blocks("docs/own_model_and_images.md")
+    assert "(2, 24, 16, 16, 3)" in run(tmp_path, block)

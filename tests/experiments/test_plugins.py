@@ -79,7 +79,7 @@ class Stripes(tfds.core.GeneratorBasedBuilder):
             image = np.broadcast_to(rng.integers(0, 256, (16, 1, 3)), (16, 16, 3)).astype(np.uint8)
             yield i, {"image": image.transpose(1, 0, 2) if i % 2 else image, "label": i % 2}
 
-DATASETS.register("stripes", DatasetSpec("label", 16, 3, "pad", True, builder="toy_dataset:Stripes"))
+DATASETS.register("stripes", DatasetSpec("label", 16, "pad", True, builder="toy_dataset:Stripes"))
 '''
 
 
