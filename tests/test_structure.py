@@ -17,7 +17,13 @@ LAYERS = [
     {"evaluation", "training", "report"},
     {"experiments"},
 ]
-COMMAND_LINE = {"config", "settings", "command_line", "main"}  # read the tables of all layers, to check names
+COMMAND_LINE = {
+    "choices",
+    "config",
+    "settings",
+    "command_line",
+    "main",
+}  # read the tables of all layers, to check names
 MAX_LINES, MAX_PARAMETERS = 60, 8
 
 

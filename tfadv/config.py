@@ -9,84 +9,24 @@ import dataclasses
 import math
 import pathlib
 import re
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from tfadv import choices
+from tfadv.choices import COMPARE
 from tfadv.datasets import AUGMENTATIONS, DATASETS, find, short_name
 from tfadv.datasets import check as check_dataset
 from tfadv.errors import UserError
-from tfadv.models import MODELS, own
-from tfadv.objectives import EPS_SCHEDULES, OBJECTIVES
+from tfadv.models import own
+from tfadv.objectives import EPS_SCHEDULES
 from tfadv.settings import Names, Range, check, flag_lines, setting, settings_of
 from tfadv.specs import split_specs
 
 if TYPE_CHECKING:
-    from tfadv.experiments.recipe import Experiment, Recipe
+    from tfadv.experiments.recipe import Experiment
 
 AFFECTS_RESULTS = False  # artifacts record the values of the settings that they depend on
-COMPARE = "compare"  # the stage that compares defenses
 COMPARED_ATTACKS = "pgd(steps=20),autoattack"  # where it is not told other ones
 _SHARDED = ("reference_evaluation", "samples", "evaluations")  # what a stage creates in parts, see `Experiment.target`
-
-
-def _models(config: Any) -> Iterable[str]:
-    """The table of models, and those that the user brings along."""
-    given = (*getattr(config, "models", ()), *getattr(config, "surrogate", ()))
-    return [*MODELS, *(name for name in given if own.is_own(name))]
-
-
-def _experiment_name(config: Any) -> str:
-    """The experiment given, or the one that fits the models."""
-    return config.experiment or ("own" if any(map(own.is_own, config.models)) else "paper")
-
-
-def _experiments(config: Any) -> Iterable[str]:
-    from tfadv.experiments import EXPERIMENTS
-
-    return EXPERIMENTS
-
-
-def _experiment(config: Any) -> Experiment:
-    """The experiment of `--experiment` with the recipes of `--defenses` added."""
-    from tfadv.experiments import EXPERIMENTS
-
-    experiment: Experiment = EXPERIMENTS[_experiment_name(config)]
-    recipes = _defenses(config)
-    try:
-        experiment = experiment.with_recipes(tuple(recipes))
-    except ValueError as error:
-        raise UserError(f"--defenses={config.defenses} with --experiment={experiment.name}: {error}")
-    for recipe in experiment.recipes:
-        OBJECTIVES.check(recipe.objective)
-    return experiment
-
-
-def _defenses(config: Any) -> list[Recipe]:
-    """The recipes of `--defenses`; with `--stage=compare` also that of the control."""
-    from tfadv.experiments import RECIPES
-
-    specs = split_specs(config.defenses, RECIPES)
-    if config.stage == COMPARE and ("control", {}) not in specs:
-        specs.insert(0, ("control", {}))
-    recipes = [RECIPES[name].with_settings(settings) for name, settings in specs]
-    return [expanded for recipe in recipes for expanded in recipe.expanded(config.rounds)]
-
-
-def _recipes(config: Any) -> Iterable[str]:
-    from tfadv.experiments import RECIPES
-
-    return RECIPES
-
-
-def _attacks(config: Any) -> Iterable[str]:
-    from tfadv.attacks import ATTACKS  # imports no TensorFlow
-
-    return ATTACKS
-
-
-def _starts(config: Any) -> tuple[str, ...]:
-    # A recipe that itself starts from another one would lead in a circle.
-    return ("scratch", *(recipe.name for recipe in _experiment(config).recipes if recipe.start == "scratch"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,14 +45,14 @@ class Config:
         "your own, which is then evaluated as it is.",
         group="Experiment",
         role="result",
-        accepts=Names("experiment", _experiments),
+        accepts=Names("experiment", choices.experiments),
     )
     stage: str = setting(
         "all",
         "The stage to run. Each stage first runs the stages that it needs, and skips what is up to date.",
         group="Experiment",
         role="selection",
-        accepts=Names("stage", lambda config: _experiment(config).stages),
+        accepts=Names("stage", lambda config: choices.experiment(config).stages),
         required=True,
     )
     models: tuple[str, ...] = setting(
@@ -121,7 +61,7 @@ class Config:
         "returns a Keras model.",
         group="Experiment",
         role="selection",
-        accepts=Names("model", _models),
+        accepts=Names("model", choices.models),
         required=True,
     )
     defenses: str = setting(
@@ -130,7 +70,7 @@ class Config:
         "these are not the defaults, such as 'nfgsm,nfgsm(share=0.5),trades(beta=3)'.",
         group="Experiment",
         role="selection",
-        accepts=Names("recipe", _recipes, checked=False),
+        accepts=Names("recipe", choices.recipes, checked=False),
     )
     defense_models: tuple[str, ...] = setting(
         (),
@@ -335,7 +275,7 @@ class Config:
         "this recipe. Empty: as each recipe declares.",
         group="Training",
         role="result",
-        accepts=Names("retrain_from", _starts),
+        accepts=Names("retrain_from", choices.starts),
     )
     checkpoint_steps: int = setting(
         0,
@@ -351,7 +291,7 @@ class Config:
         "and the others use the first. Empty: resnet18, or your own model.",
         group="Attacks",
         role="result",
-        accepts=Names("model", _models),
+        accepts=Names("model", choices.models),
     )
     epsilons: tuple[float, ...] = setting(
         (0.01, 0.02, 0.03),
@@ -368,7 +308,7 @@ class Config:
         "for gradient masking are computed as well.",
         group="Attacks",
         role="selection",
-        accepts=Names("attack", _attacks, checked=False),
+        accepts=Names("attack", choices.attacks, checked=False),
     )
     eval_size: int = setting(
         0,
@@ -479,7 +419,7 @@ class Config:
         of_model = next((own.image_shape(name)[0] for name in own_models), None)
         return dataclasses.replace(
             self,
-            experiment=_experiment_name(self),
+            experiment=choices.experiment_name(self),
             image_size=self.image_size or of_model or dataset.image_size,
             augmentations=tuple(a for a in self.augmentations if dataset.flip or a != "flip"),
             surrogate=self.surrogate or (own_models[0] if own_models else "resnet18",),
@@ -489,15 +429,12 @@ class Config:
     @property
     def selected_experiment(self) -> Experiment:
         """The experiment with the recipes of `defenses` added."""
-        return _experiment(self)
+        return choices.experiment(self)
 
     @property
     def compared_experiment(self) -> Experiment:
         """The reference, the control and the recipes of `defenses`."""
-        from tfadv.experiments import EXPERIMENTS
-        from tfadv.experiments.comparison import compared
-
-        return compared(EXPERIMENTS[_experiment_name(self)], tuple(_defenses(self)))
+        return choices.compared_experiment(self)
 
     @property
     def input_range_given(self) -> tuple[float, float] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 from typing import TYPE_CHECKING, Any
 
-from tfadv.config import COMPARE
+from tfadv.choices import COMPARE
 from tfadv.evaluation.checks import Check
 from tfadv.experiments.graph import Artifact, WholeArtifact
 from tfadv.report import FORMATS, write_report

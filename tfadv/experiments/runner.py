@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 
-from tfadv.config import COMPARE, Config
+from tfadv.choices import COMPARE
+from tfadv.config import Config
 from tfadv.errors import UserError
 from tfadv.experiments.graph import Artifact
 from tfadv.experiments.report_artifact import Report

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 from tfadv import attacks, specs
 from tfadv.attacks.base import Attack
-from tfadv.config import COMPARE, Config
+from tfadv.choices import COMPARE
+from tfadv.config import Config
 from tfadv.errors import UserError
 from tfadv.evaluation.records import Record, attack_records, worst_case_records
 from tfadv.evaluation.result import worst_case

@@ -1,0 +1,91 @@
+"""What some settings accept and select, where that depends on other settings or on what plugins register.
+
+`config` is a `tfadv.config.Config`, or an object with the same fields.  No TensorFlow here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from tfadv.errors import UserError
+from tfadv.models import MODELS, own
+from tfadv.objectives import OBJECTIVES
+from tfadv.specs import split_specs
+
+if TYPE_CHECKING:
+    from tfadv.experiments.recipe import Experiment, Recipe
+
+AFFECTS_RESULTS = False
+COMPARE = "compare"  # the stage that compares defenses
+
+
+def models(config: Any) -> Iterable[str]:
+    """The table of models, and those that the user brings along."""
+    given = (*getattr(config, "models", ()), *getattr(config, "surrogate", ()))
+    return [*MODELS, *(name for name in given if own.is_own(name))]
+
+
+def experiment_name(config: Any) -> str:
+    """The experiment given, or the one that fits the models."""
+    return config.experiment or ("own" if any(map(own.is_own, config.models)) else "paper")
+
+
+def experiments(config: Any) -> Iterable[str]:
+    """The table of experiments."""
+    from tfadv.experiments import EXPERIMENTS
+
+    return EXPERIMENTS
+
+
+def experiment(config: Any) -> Experiment:
+    """The experiment of `--experiment` with the recipes of `--defenses` added."""
+    from tfadv.experiments import EXPERIMENTS
+
+    declared: Experiment = EXPERIMENTS[experiment_name(config)]
+    try:
+        extended = declared.with_recipes(tuple(defenses(config)))
+    except ValueError as error:
+        raise UserError(f"--defenses={config.defenses} with --experiment={declared.name}: {error}")
+    for recipe in extended.recipes:
+        OBJECTIVES.check(recipe.objective)
+    return extended
+
+
+def compared_experiment(config: Any) -> Experiment:
+    """The reference, the control and the recipes of `--defenses`."""
+    from tfadv.experiments import EXPERIMENTS
+    from tfadv.experiments.comparison import compared
+
+    return compared(EXPERIMENTS[experiment_name(config)], tuple(defenses(config)))
+
+
+def defenses(config: Any) -> list[Recipe]:
+    """The recipes of `--defenses`; with `--stage=compare` also that of the control."""
+    from tfadv.experiments import RECIPES
+
+    specs = split_specs(config.defenses, RECIPES)
+    if config.stage == COMPARE and ("control", {}) not in specs:
+        specs.insert(0, ("control", {}))
+    named = [RECIPES[name].with_settings(settings) for name, settings in specs]
+    return [expanded for recipe in named for expanded in recipe.expanded(config.rounds)]
+
+
+def recipes(config: Any) -> Iterable[str]:
+    """The table of recipes."""
+    from tfadv.experiments import RECIPES
+
+    return RECIPES
+
+
+def attacks(config: Any) -> Iterable[str]:
+    """The table of attacks."""
+    from tfadv.attacks import ATTACKS  # imports no TensorFlow
+
+    return ATTACKS
+
+
+def starts(config: Any) -> tuple[str, ...]:
+    """What `--retrain_from` accepts."""
+    # A recipe that itself starts from another one would lead in a circle.
+    return ("scratch", *(recipe.name for recipe in experiment(config).recipes if recipe.start == "scratch"))
