@@ -23,7 +23,7 @@ COMMAND_LINE = {
     "settings",
     "command_line",
     "main",
-}  # read the tables of all layers, to check names
+}  # read the tables of all layers
 MAX_LINES, MAX_PARAMETERS = 60, 8
 
 
