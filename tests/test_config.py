@@ -111,6 +111,8 @@ OTHER = {
         ({"shard": "0/4", "stage": "evaluate", "overwrite": True}, "--shard and --overwrite"),
         ({"data_dir": ""}, "--data_dir is empty"),
         ({"models": ("absent.keras",)}, "there is no model file absent.keras"),
+        ({"models": ("old.h5",)}, "old.h5 is in an older format: convert it"),
+        ({"models": ("a:f",), "retrain_from": "scratch"}, "--retrain_from=scratch: a model of your own"),
         ({"models": ("my models:build",)}, "neither a model of the table, a .keras file nor module:function"),
         ({"models": ("a:resnet18", "resnet18")}, "two models are called 'resnet18'"),
         ({"surrogate": ("a:f", "b:f")}, "two models are called 'f'"),

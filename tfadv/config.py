@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import pathlib
+import os
 import re
 from typing import TYPE_CHECKING, Any
 
 from tfadv import choices
 from tfadv.choices import COMPARE
-from tfadv.datasets import AUGMENTATIONS, DATASETS, find, short_name
+from tfadv.datasets import AUGMENTATIONS, DATASETS, find, normalized, short_name
 from tfadv.datasets import check as check_dataset
 from tfadv.errors import UserError
 from tfadv.models import own
@@ -386,11 +386,13 @@ class Config:
                 raise UserError(f"--{name} must be the path of a folder.")
 
     def _check_models(self) -> None:
-        if self.weights not in ("", "imagenet") and not pathlib.Path(self.weights).is_file():
+        if self.weights not in ("", "imagenet") and not os.path.isfile(os.path.expanduser(self.weights)):
             raise UserError(f"--weights={self.weights}: give imagenet or the path of a .keras file.")
         names = list(dict.fromkeys((*self.models, *self.surrogate)))
         for name in filter(own.is_own, names):
             own.check(name)
+        if self.retrain_from == "scratch" and any(map(own.is_own, names)):
+            raise UserError("--retrain_from=scratch: a model of your own has no random weights to start from.")
         labels = [own.label(name) if own.is_own(name) else name for name in names]
         for label in labels:
             if labels.count(label) > 1:
@@ -415,14 +417,18 @@ class Config:
         class.
         """
         dataset = find(self.dataset)
-        own_models = [name for name in self.models if own.is_own(name)]
+        models, surrogate = (tuple(map(own.normalized, names)) for names in (self.models, self.surrogate))
+        own_models = [name for name in models if own.is_own(name)]
         of_model = next((own.image_shape(name)[0] for name in own_models), None)
         return dataclasses.replace(
             self,
             experiment=choices.experiment_name(self),
             image_size=self.image_size or of_model or dataset.image_size,
             augmentations=tuple(a for a in self.augmentations if dataset.flip or a != "flip"),
-            surrogate=self.surrogate or (own_models[0] if own_models else "resnet18",),
+            dataset=normalized(self.dataset),
+            models=models,
+            weights=os.path.expanduser(self.weights),
+            surrogate=surrogate or (own_models[0] if own_models else "resnet18",),
             workdir=self.workdir or f"runs/{short_name(self.dataset)}",
         )
 

@@ -107,12 +107,14 @@ def test_names_that_do_not_exist(tmp_path):
         "fashion_mnst": "did you mean 'fashion_mnist'",
         "folder:absent": "there is no folder absent",
         "npz:absent.npz": "there is no file absent.npz",
+        "folder:": "there is no folder",
+        "folder:~nobody/x": "there is no folder",
         "a b": "is not the name of a data set, a folder of TFDS, folder:PATH or npz:FILE",
     }.items():
         with pytest.raises(UserError, match=message):
             Config(dataset=name, data_dir=str(tmp_path))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds no prepared TFDS data set"):
+    with pytest.raises(UserError, match="is not the folder of a prepared TFDS data set"):
         sources.load(str(tmp_path / "empty"), str(tmp_path))
     with pytest.raises(UserError, match="TFDS has no data set mnist/letters"):
         sources.load("mnist/letters", str(tmp_path))
@@ -135,3 +137,17 @@ def test_short_names_are_names_for_tfds(name, short):
 def test_letters_are_not_flipped():
     assert not datasets.find("emnist/letters").flip and not datasets.find("svhn_cropped:3.0.0").flip
     assert datasets.find("fashion_mnist").flip and datasets.find("folder:photos").flip
+
+
+def test_images_without_a_class_are_left_out():
+    images, labels = np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1), np.array([0, -1, 1, -1, 0, 1])
+    whole = sources.ImageDataset(images, labels, ["a", "b"], "x", {"test": range(2), "train": range(2, 6)})
+    labeled = whole.labeled()
+    assert labeled.images.ravel().tolist() == [0, 2, 4, 5] and labeled.labels.tolist() == [0, 1, 0, 1]
+    assert labeled.official_splits == {"test": range(1), "train": range(1, 4)}
+
+
+def test_paths_in_names_are_normalized(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert datasets.normalized("folder:~/a/./b/") == f"folder:{tmp_path}/a/b"
+    assert datasets.normalized("emnist/letters") == "emnist/letters"

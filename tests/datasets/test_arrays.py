@@ -58,6 +58,8 @@ def test_float_images_become_float32():
         (tf.data.Dataset.from_tensor_slices((X, Y)), Y, "y must be None where x is a data set"),
         (tf.data.Dataset.from_tensor_slices(X), None, r"must yield \(images, labels\)"),
         (tf.data.Dataset.from_tensor_slices((X[:0], Y[:0])), None, "at least one image"),
+        (tf.data.Dataset.from_tensor_slices((X, Y)).repeat(), None, "repeats without end"),
+        (X, np.array(["a"] * 10), "one class number per image"),
         (X, Y + 0.5, "one class number per image"),
         (X, np.ones((10, 3)), "one class number per image"),
     ],

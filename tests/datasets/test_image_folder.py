@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfadv.datasets import image_folder
+from tfadv.datasets import image_folder, sources
 from tfadv.errors import UserError
 
 
@@ -145,5 +145,31 @@ def test_folders_without_classes(tmp_path, change, message):
 def test_splits_must_have_the_same_classes(tmp_path):
     folder_of(tmp_path, split="train")
     folder_of(tmp_path, split="test", classes=("cat", "fox"))
-    with pytest.raises(UserError, match="test and .*train have other classes: dog, fox"):
+    with pytest.raises(UserError, match="must have the same classes; only one of them has dog, fox"):
         image_folder.load(tmp_path, 0)
+
+
+def test_images_in_deeper_folders_belong_to_the_class(tmp_path):
+    folder_of(tmp_path)
+    (tmp_path / "cat/more").mkdir()
+    (tmp_path / "cat/0.png").rename(tmp_path / "cat/more/0.png")
+    assert image_folder.load(tmp_path, 0).labels.tolist() == [0, 0, 1, 1]
+
+
+def test_two_folders_for_validation_are_refused(tmp_path):
+    for split in ("train", "val", "validation"):
+        folder_of(tmp_path, split=split)
+    with pytest.raises(UserError, match="both val and validation"):
+        image_folder.load(tmp_path, 0)
+
+
+def test_the_order_mixes_classes_but_not_splits(tmp_path):
+    for split, n in (("train", 20), ("test", 10)):
+        folder_of(tmp_path, n, split=split)
+    ordered, mixed = image_folder.load(tmp_path, 0), sources.load(f"folder:{tmp_path}", "")
+    assert mixed.official_splits == {"test": range(20), "train": range(20, 60)}
+    for rows in mixed.official_splits.values():
+        assert 0 < mixed.labels[rows][: len(rows) // 2].sum() < len(rows) // 2
+        before = {(image.tobytes(), label) for image, label in zip(ordered.images[rows], ordered.labels[rows])}
+        assert before == {(image.tobytes(), label) for image, label in zip(mixed.images[rows], mixed.labels[rows])}
+    np.testing.assert_array_equal(sources.load(f"folder:{tmp_path}/", "").images, mixed.images)

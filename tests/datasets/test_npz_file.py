@@ -34,6 +34,16 @@ def test_labels_of_every_form(tmp_path, y, names):
     assert dataset.class_names == names and dataset.labels.dtype == np.int64
 
 
+def test_classes_without_images_and_the_order_of_names(tmp_path):
+    few = Y % 2
+    assert npz_file.load(saved(tmp_path, x=X, y=np.eye(5)[few]), 0).class_names == list("01234")
+    dataset = npz_file.load(saved(tmp_path, x=X, y=few, class_names=np.array(["a", "b", "c"])), 0)
+    assert dataset.class_names == ["a", "b", "c"] and dataset.labels.tolist() == few.tolist()
+    words = np.array(["dog", "cat"])
+    dataset = npz_file.load(saved(tmp_path, x=X, y=words[few], class_names=words), 0)
+    assert dataset.class_names == ["dog", "cat"] and dataset.labels.tolist() == few.tolist()
+
+
 def test_float_and_grey_images(tmp_path):
     dataset = npz_file.load(saved(tmp_path, x=X[..., 0] / np.float32(255), y=Y), 0)
     np.testing.assert_array_equal(dataset.images, X[..., :1])
@@ -61,6 +71,10 @@ def test_train_and_test_arrays_as_keras_stores_them(tmp_path):
         ({"x": X, "y": Y, "class_names": np.array(["a"])}, "4 classes and 1 class_names"),
         ({"x": X[:0], "y": Y[:0]}, "x must be images"),
         ({"x": np.array([None] * 20), "y": Y}, "without Python objects"),
+        (
+            {"x": X, "y": np.array(["a", "b"])[Y % 2], "class_names": np.array(["a", "c"])},
+            r"not in class_names: \['b'\]",
+        ),
         ({"x_train": X, "y_train": Y, "x_test": X}, "must hold x_train, y_train, x_test, y_test"),
         ({"x_train": X, "y_train": Y, "x_test": X[:, :4], "y_test": Y}, "images of different shapes"),
     ],
@@ -85,3 +99,9 @@ def test_damaged_files_end_in_one_line_or_are_read(tmp_path_factory, data):
         npz_file.load(path, 0)
     except UserError as error:
         assert str(path) in str(error)
+
+
+def test_another_kind_of_file(tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    with pytest.raises(UserError, match="can't be read as an .npz file"):
+        npz_file.load(tmp_path / "x.npy", 0)

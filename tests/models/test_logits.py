@@ -223,6 +223,37 @@ def test_the_classifier_can_be_cloned(tmp_path):
     np.testing.assert_allclose(clone(x), converted(x), atol=1e-6)
 
 
+class SoftmaxOfItsOwn(keras.layers.Layer):
+    """Has an activation and weights, but no kernel, and may not use the activation."""
+
+    def __init__(self, uses_it):
+        super().__init__()
+        self.inner, self.activation, self.uses_it = layers.Dense(CLASSES), keras.activations.softmax, uses_it
+
+    def call(self, x):
+        return (self.activation if self.uses_it else ops.softmax)(self.inner(x))
+
+
+@pytest.mark.parametrize("uses_it", [True, False])
+def test_a_layer_that_only_looks_like_a_softmax_is_kept(uses_it):
+    keras.utils.set_random_seed(0)
+    model = functional(lambda h: SoftmaxOfItsOwn(uses_it)(h))
+    x, y = images()
+    converted = classifier(model, quiet=True)
+    np.testing.assert_allclose(softmax(converted(x).numpy()), model(x), atol=1e-6)
+    _, gradient = logits_and_gradient(converted, tf.constant(x), tf.constant(y))
+    np.testing.assert_allclose(gradient, plain_gradient(model, x, y), atol=1e-6)
+
+
+def test_the_output_of_a_nested_model_that_is_used_is_converted():
+    keras.utils.set_random_seed(0)
+    features = keras.Input((8,))
+    heads = [layers.Dense(CLASSES, activation="softmax")(features) for _ in range(2)]
+    model = functional(lambda h: keras.Model(features, heads)(h)[1])
+    x, _ = images()
+    np.testing.assert_allclose(softmax(classifier(model, quiet=True)(x).numpy()), model(x), atol=1e-6)
+
+
 def two_outputs():
     images = keras.Input(SHAPE)
     h = body(images)
@@ -236,6 +267,10 @@ MALFORMED = {
     "channels first": (
         lambda: keras.Sequential([keras.Input((3, 32, 32)), layers.Flatten(), layers.Dense(2)]),
         r"must take images .*; it takes \(None, 3, 32, 32\)",
+    ),
+    "integers": (
+        lambda: keras.Sequential([keras.Input(SHAPE, dtype="uint8"), layers.Flatten(), layers.Dense(2)]),
+        "takes uint8 images, which have no gradient",
     ),
     "segmentation": (lambda: keras.Sequential([keras.Input(SHAPE), layers.Conv2D(2, 1)]), "one row of outputs"),
     "range": (lambda: build("sequential"), r"input_range must be \(least, greatest\)"),

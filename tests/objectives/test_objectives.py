@@ -242,7 +242,10 @@ def test_ensemble_replaces_clean_images_by_own_adversarial_ones(network, batch):
     objective = Ensemble(share=1 / 3)  # 4 of 12, at positions 0, 2, 4 and 6
     adversarial = objective.perturb(network, x, y, tf.constant(0.03), SEED)
     assert adversarial.shape[0] == 4
-    distance = np.abs(adversarial - tf.gather(x, [0, 2, 4, 6]))
+    clean = tf.gather(x, [0, 2, 4, 6])
+    loss = [cross_entropy(lambda i, training: network(i, training=False), i, y[:8:2])[0] for i in (clean, adversarial)]
+    assert (loss[1] > loss[0]).numpy().all()
+    distance = np.abs(adversarial - clean)
     assert distance.max() <= 0.03 + 1e-6 and (distance > 0.029).mean() > 0.3  # the two steps agree for half the pixels
     images = x.numpy()
     images[[0, 2, 4, 6]] = adversarial

@@ -122,3 +122,12 @@ def test_the_table_of_objectives_has_settings_in_its_entries():
 def test_a_defense_that_trains_on_stored_images_is_refused():
     with pytest.raises(ValueError, match="ensemble needs stored adversarial images.*--defenses=ensemble"):
         AdversarialTrainer(cnn(), defense="ensemble")
+
+
+def test_models_without_logits_and_labels_of_other_classes_are_refused(digits):
+    x, y = digits.images[:100], digits.labels[:100]
+    ending = keras.Sequential([cnn(), keras.layers.Softmax()])
+    with pytest.raises(ValueError, match="ends in a softmax .*tfadv.classifier"):
+        AdversarialTrainer(ending).fit(x, y)
+    with pytest.raises(ValueError, match="class numbers from 0 to 4"):
+        AdversarialTrainer(cnn(classes=5)).fit(x, np.concatenate([np.zeros(40), y[40:]]))

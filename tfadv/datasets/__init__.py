@@ -7,6 +7,7 @@ the folder of a prepared one), "folder:PATH" or "npz:FILE".  An entry of the tab
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 import re
 
@@ -66,7 +67,7 @@ def reader(name: str) -> tuple[str, pathlib.Path] | None:
     """(module whose `load` reads a folder or file, its path); None for a data set of TFDS."""
     for prefix, module in _READERS.items():
         if name.startswith(prefix):
-            return module, pathlib.Path(name.removeprefix(prefix)).expanduser()
+            return module, pathlib.Path(os.path.expanduser(name.removeprefix(prefix)))
     return None
 
 
@@ -75,10 +76,19 @@ def short_name(name: str) -> str:
     read = reader(name)
     if read:
         name = read[1].resolve().stem
-    elif pathlib.Path(name).is_dir():
+    elif "/" in name and pathlib.Path(name).is_dir():
         name = "_".join(pathlib.Path(name).resolve().parts[-2:])
     text = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_")
     return text if text[:1].isalpha() else f"images_{text}"
+
+
+def normalized(name: str) -> str:
+    """The same name with its path, if it has one, in the normal form: "folder:photos/" → "folder:photos"."""
+    for prefix in _READERS:
+        if name.startswith(prefix):
+            return prefix + os.path.normpath(os.path.expanduser(name.removeprefix(prefix)))
+    path = os.path.expanduser(name)
+    return os.path.normpath(path) if "/" in name and os.path.isdir(path) else name
 
 
 def check(name: str, data_dir: str) -> None:
@@ -95,17 +105,17 @@ def check(name: str, data_dir: str) -> None:
         return
     read = reader(name)
     if read:
-        if not (read[1].is_dir() if name.startswith(FOLDER) else read[1].is_file()):
+        if name in _READERS or not (read[1].is_dir() if name.startswith(FOLDER) else read[1].is_file()):
             raise UserError(
                 f"--dataset={name}: there is no {'folder' if name.startswith(FOLDER) else 'file'} {read[1]}."
             )
         return
-    if "/" in name and pathlib.Path(name).expanduser().is_dir():
+    if "/" in name and os.path.isdir(os.path.expanduser(name)):
         return
     if not _TFDS_NAME.fullmatch(name):
         raise UserError(f"--dataset={name} is not the name of a data set, a folder of TFDS, {FOLDER}PATH or {NPZ}FILE.")
     own = re.split("[/:]", name)[0]
-    if not (pathlib.Path(data_dir).expanduser() / own).is_dir():
+    if not os.path.isdir(os.path.join(os.path.expanduser(data_dir), own)):
         import tensorflow_datasets as tfds
 
         check_name("dataset", own, [*DATASETS, *tfds.list_builders()], most=len(DATASETS))

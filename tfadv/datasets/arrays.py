@@ -39,7 +39,11 @@ def as_arrays(x: Any, y: Any = None) -> tuple[np.ndarray | tf.Tensor, np.ndarray
 
 
 def _collected(batches: Any) -> tuple[np.ndarray, np.ndarray]:
-    items = (batches[i] for i in range(len(batches))) if isinstance(batches, keras.utils.PyDataset) else batches
+    items = batches
+    if isinstance(batches, keras.utils.PyDataset):
+        items = (batches[i] for i in range(batches.num_batches))
+    elif batches.cardinality() == tf.data.INFINITE_CARDINALITY:
+        raise ValueError("the data set repeats without end: give one pass over the images.")
     images, labels = [], []
     for item in items:
         if not isinstance(item, (tuple, list)) or len(item) < 2:
@@ -57,8 +61,8 @@ def _collected(batches: Any) -> tuple[np.ndarray, np.ndarray]:
 def _classes(y: np.ndarray) -> np.ndarray:
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
-    if y.ndim == 2 and y.size and np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all():
+    if y.ndim == 2 and y.size and y.dtype.kind in "biuf" and np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all():
         y = np.argmax(y, axis=1)
-    if y.ndim != 1 or (y != np.floor(y)).any():
+    if y.ndim != 1 or y.dtype.kind not in "iuf" or (y != np.floor(y)).any():
         raise ValueError(f"y must be one class number per image, (N,), or one-hot, (N, K); got {y.dtype} {y.shape}.")
     return y.astype(np.int64)

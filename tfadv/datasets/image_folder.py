@@ -65,6 +65,8 @@ def load(path: pathlib.Path, image_size: int) -> ImageDataset:
 def _splits(path: pathlib.Path) -> dict[str, pathlib.Path]:
     folders = [folder for folder in sorted(path.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
     names = [folder.name for folder in folders]
+    if {"val", "validation"} <= set(names):
+        raise UserError(f"{path} has both val and validation: remove or rename one of them.")
     if "train" in names and set(names) <= SPLITS.keys():
         return {SPLITS[folder.name]: folder for folder in folders}
     return {"train": path}
@@ -81,12 +83,15 @@ def _classes(splits: dict[str, pathlib.Path]) -> tuple[str, ...]:
     for split, own in found.items():
         different = sorted(set(own) ^ set(classes))
         if different:
-            raise UserError(f"{splits[split]} and {splits['train']} have other classes: {', '.join(different[:10])}.")
+            raise UserError(
+                f"{splits[split]} and {splits['train']} must have the same classes; only one of them has "
+                f"{', '.join(different[:10])}."
+            )
     return tuple(classes)
 
 
 def _images(folder: pathlib.Path) -> list[pathlib.Path]:
-    files = [file for file in sorted(folder.iterdir()) if file.is_file() and not file.name.startswith(".")]
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and not file.name.startswith(".")]
     images = [file for file in files if file.suffix.lower() in SUFFIXES]
     if not images:
         raise UserError(f"there are no images in {folder}: it must hold files such as {', '.join(SUFFIXES[:3])}.")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import pathlib
-import zipfile
-import zlib
 
 import numpy as np
 
@@ -24,7 +22,8 @@ def load(path: pathlib.Path, image_size: int) -> ImageDataset:
       image_size: pixels per side, to which other images are scaled; 0 is the size of the images.
 
     Returns:
-      The images in their order, training images first.  Classes are numbered in the order of their labels.
+      The images in their order, training images first.  Classes are numbered in the order of `class_names`, or else of
+      their labels.
 
     Raises:
       UserError: the file is damaged, or an array is missing or has another shape, type or range.
@@ -32,7 +31,7 @@ def load(path: pathlib.Path, image_size: int) -> ImageDataset:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
+    except Exception as error:  # of many kinds: damaged, or another file
         raise UserError(f"{path} can't be read as an .npz file without Python objects: {str(error)[:200]}.")
     suffixes = {"train": "_train", "test": "_test"} if "x_train" in arrays else {"train": ""}
     wanted = [f"{name}{suffix}" for suffix in suffixes.values() for name in "xy"]
@@ -49,20 +48,12 @@ def load(path: pathlib.Path, image_size: int) -> ImageDataset:
     for split, x in zip(suffixes, images):
         official[split] = range(done, done + len(x))
         done += len(x)
-    x, y = np.concatenate(images), np.concatenate(labels)
-    classes, y = np.unique(y, return_inverse=True)
-    if len(classes) < 2:
-        raise UserError(f"{path} must have two classes or more; it has {len(classes)}.")
-    if classes.tolist() != list(range(len(classes))):
-        LOG.info("%s: the labels %s are numbered from 0", path.name, ", ".join(map(str, classes[:10])))
-    names = [str(name) for name in arrays.get("class_names", classes)]
-    if len(names) != len(classes):
-        raise UserError(f"{path} has {len(classes)} classes and {len(names)} class_names.")
+    x, (y, names) = np.concatenate(images), _numbered(path, np.concatenate(labels), arrays.get("class_names"))
     if not image_size and x.shape[1] != x.shape[2]:
         raise UserError(f"the images in {path} are not square but {x.shape[1]}x{x.shape[2]}: give --image_size.")
     if image_size and x.shape[1:3] != (image_size, image_size):
         x = np.concatenate([resized(part, image_size).numpy() for part in np.array_split(x, -(-len(x) // 1024))])
-    return ImageDataset(x, y.reshape(-1).astype(np.int64), names, f"npz {path.name}", official)
+    return ImageDataset(x, y, names, f"npz {path.name}", official)
 
 
 def _images(path: pathlib.Path, name: str, x: np.ndarray) -> np.ndarray:
@@ -82,11 +73,35 @@ def _images(path: pathlib.Path, name: str, x: np.ndarray) -> np.ndarray:
 
 
 def _labels(path: pathlib.Path, name: str, y: np.ndarray) -> np.ndarray:
-    """(N,), from integers, texts, one column or one-hot rows."""
+    """(N,), from integers, texts or one column; or one-hot rows (N, K)."""
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
-    if y.ndim == 2 and np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all():
-        y = np.argmax(y, axis=1)
-    if y.ndim != 1 or y.dtype.kind not in "iuU":
+    one_hot = y.ndim == 2 and y.dtype.kind in "biuf" and np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all()
+    if not one_hot and (y.ndim != 1 or y.dtype.kind not in "iuU"):
         raise UserError(f"{path}: {name} must be class numbers (N,) or one-hot (N, K); it is {y.dtype} {y.shape}.")
     return y
+
+
+def _numbered(path: pathlib.Path, y: np.ndarray, class_names: np.ndarray | None) -> tuple[np.ndarray, list[str]]:
+    """(classes int64 (N,), one name per class); one-hot rows and names may tell of classes without images."""
+    names = None if class_names is None else [str(name) for name in np.atleast_1d(class_names)]
+    if y.ndim == 2:
+        y, known = np.argmax(y, axis=1), [str(number) for number in range(y.shape[1])]
+    elif y.dtype.kind == "U" and names is not None:
+        if not set(y) <= set(names):
+            raise UserError(
+                f"{path}: y has labels that are not in class_names: {', '.join(sorted(set(y) - set(names))[:5])}."
+            )
+        y, known = np.array([names.index(label) for label in y]), names
+    elif names is not None and y.min() >= 0 and y.max() < len(names):
+        known = names
+    else:
+        classes, y = np.unique(y, return_inverse=True)
+        known = [str(label) for label in classes]
+        if known != [str(number) for number in range(len(known))]:
+            LOG.info("%s: the labels %s are mapped to the classes 0, 1, …", path.name, ", ".join(known[:10]))
+    if names is not None and len(names) != len(known):
+        raise UserError(f"{path} has {len(known)} classes and {len(names)} class_names.")
+    if len(known) < 2:
+        raise UserError(f"{path} must have two classes or more; it has {len(known)}.")
+    return y.astype(np.int64), names or known

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib
+import logging
 import os
 import pathlib
 import socket
@@ -17,6 +18,8 @@ import tensorflow_datasets as tfds
 
 from tfadv.datasets import DatasetSpec, find, reader
 from tfadv.errors import UserError
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +47,21 @@ class ImageDataset:
         sha.update(np.ascontiguousarray(self.labels).data)
         return sha.hexdigest()
 
+    def shuffled(self) -> ImageDataset:
+        """The same images in random order within each official split; the same order in every call."""
+        rng = np.random.default_rng(0)
+        order = np.concatenate([rng.permutation(np.asarray(rows, np.int64)) for rows in self.official_splits.values()])
+        return dataclasses.replace(self, images=self.images[order], labels=self.labels[order])
+
+    def labeled(self) -> ImageDataset:
+        """The images that have a class, a label of at least 0."""
+        has_class = self.labels >= 0
+        before = np.concatenate([[0], np.cumsum(has_class)])
+        official = {name: range(before[rows.start], before[rows.stop]) for name, rows in self.official_splits.items()}
+        return dataclasses.replace(
+            self, images=self.images[has_class], labels=self.labels[has_class], official_splits=official
+        )
+
 
 def load(name: str, data_dir: str, image_size: int = 0, label: str = "") -> ImageDataset:
     """Reads a data set, and prepares or downloads it where it is one of TFDS and absent.
@@ -64,7 +82,8 @@ def load(name: str, data_dir: str, image_size: int = 0, label: str = "") -> Imag
     read = reader(name)
     if read:
         module, path = read
-        return importlib.import_module(module).load(path, image_size)
+        # Files come class by class; evaluations take the first images, which must be of all classes.
+        return importlib.import_module(module).load(path, image_size).shuffled()
     return _load_tfds(name, find(name), data_dir, image_size, label)
 
 
@@ -104,10 +123,12 @@ def _load_tfds(name: str, spec: DatasetSpec, data_dir: str, image_size: int, lab
         raise UserError(f"data set {name} in {builder.data_path} is damaged ({reason}): provide that folder again.")
     if done != total:
         raise UserError(f"data set {name} in {builder.data_path} holds {done} images of {total}: provide it again.")
-    if labels.min() < 0:
-        raise UserError(f"{(labels < 0).sum()} images of {name} have no class (a label below 0): leave out that split.")
     class_names = list(builder.info.features[label_key].names)
-    return ImageDataset(images, labels, class_names, builder.info.full_name, official)
+    dataset = ImageDataset(images, labels, class_names, builder.info.full_name, official)
+    if labels.min(initial=0) < 0:
+        LOG.warning("%s: %d images without a class are left out", name, (labels < 0).sum())
+        dataset = dataset.labeled()
+    return dataset
 
 
 def resized(image: tf.Tensor | np.ndarray, image_size: int) -> tf.Tensor:
@@ -134,7 +155,7 @@ def _features(name: str, info: tfds.core.DatasetInfo, label: str) -> tuple[str, 
     if len(images) != 1:
         raise UserError(f"{name} has {len(images)} images per example, must have one. Its features: {listing}.")
     if len(classes) != 1:
-        raise UserError(f"name the feature of {name} that is a class with --label. Its features: {listing}.")
+        raise UserError(f"select the feature of {name} that holds the class with --label. Its features: {listing}.")
     height, width, channels = features[images[0]].shape
     if channels not in (1, 3) or np.dtype(features[images[0]].np_dtype) != np.uint8:
         dtype = np.dtype(features[images[0]].np_dtype).name
@@ -144,12 +165,12 @@ def _features(name: str, info: tfds.core.DatasetInfo, label: str) -> tuple[str, 
 
 def _prepared_builder(name: str, spec: DatasetSpec, data_dir: str) -> tfds.core.DatasetBuilder:
     """A TFDS builder whose files are in place."""
-    if "/" in name and pathlib.Path(name).expanduser().is_dir():
+    if "/" in name and os.path.isdir(os.path.expanduser(name)):
         try:
-            return tfds.builder_from_directory(pathlib.Path(name).expanduser())
-        except (OSError, ValueError, KeyError, tfds.core.DatasetNotFoundError) as error:
-            reason = str(error).strip().splitlines()[0][:200]
-            raise UserError(f"{name} holds no prepared TFDS data set, such as NAME/1.0.0 does ({reason}).")
+            return tfds.builder_from_directory(os.path.expanduser(name))
+        except Exception as error:  # of many kinds: no, other or damaged files
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{name} is not the folder of a prepared TFDS data set, NAME/1.0.0 ({reason}).")
     embedded = spec.builder is not None  # needs no download
     if spec.builder is not None:
         module, attribute = spec.builder.split(":")
@@ -158,7 +179,7 @@ def _prepared_builder(name: str, spec: DatasetSpec, data_dir: str) -> tfds.core.
         builder_class = functools.partial(tfds.builder, name)
     try:
         builder = builder_class(data_dir=os.path.expanduser(data_dir))
-    except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
+    except Exception as error:  # of many kinds: an unknown version, configuration or name
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"TFDS has no data set {name} of this version or configuration ({reason}).")
     if builder.info.splits.total_num_examples:
@@ -178,11 +199,11 @@ def _prepared_builder(name: str, spec: DatasetSpec, data_dir: str) -> tfds.core.
             builder.download_and_prepare()
     except PermissionError as error:
         raise UserError(f"can't write data set {name} to {folder} ({error.strerror}): give a writable --data_dir.")
-    except OSError as error:
+    except Exception as error:  # of many kinds: files to be provided by hand, a broken download, a full disk
         builder = builder_class(data_dir=os.path.expanduser(data_dir))
         if builder.info.splits.total_num_examples:  # another process has prepared it in the meantime
             return builder
-        reason = str(error).splitlines()[0][:200]
+        reason = " ".join(str(error).split())[:300]
         raise UserError(f"data set {name} is not in {folder}, and preparing it there failed ({reason}). {ways}")
     return builder
 

@@ -90,7 +90,11 @@ def check_classes(labels: np.ndarray, names: Sequence[str], train_size: int) -> 
 def _kept(rows: np.ndarray, labels: np.ndarray, seed: int, train_size: int) -> np.ndarray:
     """The training images to keep, sorted."""
     if 0 < train_size < len(rows):
-        rows, _ = train_test_split(rows, train_size=train_size, stratify=labels[rows], random_state=seed)
+        try:
+            rows, _ = train_test_split(rows, train_size=train_size, stratify=labels[rows], random_state=seed)
+        except ValueError as error:  # a part would have fewer images than there are classes
+            reason = str(error).split(".")[0]
+            raise UserError(f"these images can't be split by class ({reason}): change --train_size={train_size}.")
     return np.sort(rows)
 
 
@@ -99,10 +103,10 @@ def _with_validation(
 ) -> dict[str, np.ndarray]:
     try:
         train, validation = train_test_split(rest, test_size=validation_share, stratify=labels[rest], random_state=seed)
-        train = _kept(train, labels, seed, train_size)
     except ValueError as error:  # a part would have fewer images than there are classes
         reason = str(error).split(".")[0]
-        raise UserError(f"these images can't be split by class ({reason}): change --train_size={train_size}.")
+        raise UserError(f"these images can't be split by class ({reason}): there are too few.")
+    train = _kept(train, labels, seed, train_size)
     return {"train": train, "validation": np.sort(validation), "test": np.sort(test)}
 
 

@@ -115,6 +115,11 @@ class OwnModel(Architecture):
             "%s: pixels from %g to %g. Accuracy on %d validation images: %s. Another range: --input_range.",
             *(self.label, *best, len(rows), listing),
         )
+        if accuracies[best] < 2 / len(self._splits.class_names):
+            LOG.warning(
+                "%s is hardly better than chance: are its classes in the order %s, and does it expect other pixels?",
+                *(self.label, ", ".join(self._splits.class_names[:10])),
+            )
         return best
 
     def _classifier(self, input_range: tuple[float, float], quiet: bool) -> keras.Model:
@@ -129,8 +134,8 @@ class OwnModel(Architecture):
             wanted = "x".join("any" if size is None else str(size) for size in takes)
             has = "x".join(map(str, splits.shape))
             raise UserError(
-                f"{self._name} takes images of {wanted} and {self._config.dataset} has {has}: "
-                "choose --image_size or the data set accordingly."
+                f"{self._name} takes images of {wanted} and {self._config.dataset} has {has}: images are square, and "
+                "--image_size sets their size."
             )
         if returns != len(splits.class_names):
             raise UserError(

@@ -14,7 +14,8 @@ import numpy as np
 from tfadv.datasets import find, reader, sources, splits
 from tfadv.errors import UserError
 from tfadv.experiments.graph import WholeArtifact
-from tfadv.store.files import write_json
+from tfadv.models.own import is_own
+from tfadv.store.files import digest, write_json
 
 if TYPE_CHECKING:
     from tfadv.experiments.context import Context
@@ -52,6 +53,7 @@ class DatasetSplits(WholeArtifact):
             "dataset": config.dataset,
             "dataset_entry": dataclasses.asdict(find(config.dataset)),
             "label": config.label,
+            "files": _listing(config.dataset),
             "image_size": config.image_size,
             "seed": config.seed,
             "split": config.split,
@@ -71,6 +73,11 @@ class DatasetSplits(WholeArtifact):
         if config.split == "official":
             rows = splits.official_splits(dataset.labels, dataset.official_splits, config.seed, config.train_size)
         else:
+            if "test" in dataset.official_splits and any(map(is_own, config.models)):
+                LOG.warning(
+                    "the test images may contain images that your model was trained on: --split=official keeps the "
+                    "data set's own test split"
+                )
             rows = splits.stratified_splits(dataset.labels, config.seed, config.train_size)
         manifest["counts"] = {
             split: dict(zip(names, np.bincount(dataset.labels[own], minlength=len(names)).tolist()))
@@ -130,3 +137,14 @@ class DatasetSplits(WholeArtifact):
             )
         rows = {split: np.asarray(record[split], np.int64) for split in splits.SPLITS}
         return {split: SplitImages(dataset.images[r], dataset.labels[r], r) for split, r in rows.items()}
+
+
+def _listing(dataset: str) -> str:
+    """A hash of the names, sizes and dates of the files of a folder or .npz file; "" for data sets of TFDS."""
+    read = reader(dataset)
+    if not read:
+        return ""
+    path = read[1]
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    stats = [(file.relative_to(path).as_posix(), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return digest(stats)

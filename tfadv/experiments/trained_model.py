@@ -249,7 +249,7 @@ class TrainedModel(WholeArtifact):
         with self._context.pool.borrow(self.model, self._initial_model, content) as entry:
             if entry.content != content:
                 folder = self._context.graph.open(self)
-                original(entry.model).set_weights(files.load(folder / "model.keras").get_weights())
+                files.load_weights(original(entry.model), folder / "model.keras")
                 entry.content = content
             yield entry.model
 

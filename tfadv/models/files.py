@@ -28,6 +28,18 @@ def save(model: keras.Model, path: str | os.PathLike) -> None:
     model.save(path)
 
 
+def load_weights(model: keras.Model, path: str | os.PathLike) -> None:
+    """Reads the weights of a `.keras` file that `save` wrote of the same model, whatever classes the model consists of.
+
+    Raises:
+      UserError: the file does not fit.
+    """
+    try:
+        model.load_weights(path)
+    except Exception as error:  # of many kinds, like those of `load`
+        raise UserError(f"{path} does not fit the model {model.name} ({' '.join(str(error).split())[:200]}).")
+
+
 def load(path: str | os.PathLike) -> keras.Model:
     """Reads a `.keras` file for inference, without running code that it may contain.
 

@@ -14,7 +14,8 @@ import numpy as np
 
 LOG = logging.getLogger(__name__)
 OUTPUTS = ("auto", "logits", "probabilities")
-_PROBED = 32  # random images that decide whether an output of unknown origin is a probability
+_PROBED = 32  # random images that show what the outputs of a model are
+_TOLERANCE = 1e-2  # of a sum of probabilities or of a probability in float16
 _ORIGINALS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # classifier → the model that it was made from
 
 
@@ -61,10 +62,13 @@ def classifier(
         raise ValueError(f"outputs must be one of {', '.join(OUTPUTS)}, got {outputs!r}.")
     functional = _functional(model, input_shape)
     _check_shapes(functional)
+    images = _random_images(functional, input_shape, low, high)
     raw, activation = _without_activation(functional.outputs[0]) if outputs != "logits" else (functional.outputs[0], "")
+    if activation and not _is_exact(functional, keras.Model(functional.inputs[0], raw), images):
+        raw, activation = functional.outputs[0], ""  # a layer of another kind, which only looks like a softmax
     if activation:
         message = f"{model.name}: the final {activation} is taken off."
-    elif outputs == "probabilities" or (outputs == "auto" and _returns_probabilities(functional, low, high)):
+    elif outputs == "probabilities" or (outputs == "auto" and _returns_probabilities(functional, images)):
         message = (
             f"{model.name} returns probabilities, and where they come from is not visible. The logits are their "
             "logarithm. Where the model is very sure, their gradients vanish, and it looks more robust than it is. To "
@@ -120,6 +124,10 @@ def _check_shapes(model: keras.Model) -> None:
             f"{model.name} has {len(model.inputs)} inputs and {len(model.outputs)} outputs: it must have one of each."
         )
     given, returned = tuple(model.inputs[0].shape), tuple(model.outputs[0].shape)
+    if not keras.backend.is_float_dtype(model.inputs[0].dtype):
+        raise ValueError(
+            f"{model.name} takes {model.inputs[0].dtype} images, which have no gradient: build it on float32 images."
+        )
     if len(given) != 4 or given[-1] not in (1, 3):
         raise ValueError(f"{model.name} must take images (N, H, W, 1) or (N, H, W, 3); it takes {given}.")
     if len(returned) != 2 or returned[-1] is None:
@@ -128,12 +136,12 @@ def _check_shapes(model: keras.Model) -> None:
 
 def _without_activation(output: keras.KerasTensor) -> tuple[keras.KerasTensor, str]:
     """The tensor before a final softmax or sigmoid, and the name of that activation; "" where there is none."""
-    operation, node, _ = output._keras_history
+    operation, node, index = output._keras_history
     (inputs, *_) = operation._inbound_nodes[node].input_tensors or (None,)
     if isinstance(operation, keras.Model):
         if not hasattr(operation, "outputs"):  # subclassed
             return output, ""
-        inner, activation = _without_activation(operation.outputs[0])
+        inner, activation = _without_activation(operation.outputs[index])
         if activation:
             return keras.Model(operation.inputs[0], inner, name=operation.name)(inputs), activation
         return output, ""
@@ -163,13 +171,30 @@ def _is_linear(operation: Any) -> bool:
     return getattr(operation, "activation", keras.activations.linear) is keras.activations.linear
 
 
-def _returns_probabilities(model: keras.Model, low: float, high: float) -> bool:
-    shape = [size or 32 for size in model.inputs[0].shape[1:]]
-    images = np.random.default_rng(0).uniform(low, high, (_PROBED, *shape)).astype("float32")
-    values = keras.ops.convert_to_numpy(model.predict_on_batch(images)).astype("float64")
+def _random_images(model: keras.Model, input_shape: tuple[int, int, int] | None, low: float, high: float) -> np.ndarray:
+    given = input_shape or (32, 32, 3)
+    shape = [size or own for size, own in zip(model.inputs[0].shape[1:], given)]
+    return np.random.default_rng(0).uniform(low, high, (_PROBED, *shape)).astype("float32")
+
+
+def _returns_probabilities(model: keras.Model, images: np.ndarray) -> bool:
+    values = _outputs(model, images)
     if not ((values >= 0) & (values <= 1)).all():
         return False
-    return values.shape[1] == 1 or bool(np.allclose(values.sum(axis=1), 1, atol=1e-2))
+    return values.shape[1] == 1 or bool(np.allclose(values.sum(axis=1), 1, atol=_TOLERANCE))
+
+
+def _is_exact(model: keras.Model, without: keras.Model, images: np.ndarray) -> bool:
+    """Whether the outputs are the softmax, or the sigmoid, of the outputs without it."""
+    expected, logits = _outputs(model, images), _outputs(without, images)
+    sigmoid = 1 / (1 + np.exp(-np.clip(logits, -80, 80)))
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    softmax = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return any(np.allclose(own, expected, atol=_TOLERANCE) for own in (softmax, sigmoid))
+
+
+def _outputs(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    return keras.ops.convert_to_numpy(model.predict_on_batch(images)).astype("float64")
 
 
 @keras.saving.register_keras_serializable("tfadv")

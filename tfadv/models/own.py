@@ -6,7 +6,9 @@ import functools
 import hashlib
 import importlib
 import json
+import os
 import pathlib
+import sys
 import zipfile
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +19,17 @@ if TYPE_CHECKING:
     import keras
 
 AFFECTS_RESULTS = False  # artifacts record what `identity` returns
+_OTHER_FILES = (".h5", ".hdf5")  # older formats
+
+
+def normalized(name: str) -> str:
+    """The same name with the path of a file in the normal form: "./mine.keras" → "mine.keras"."""
+    return os.path.normpath(os.path.expanduser(name)) if name.endswith(".keras") else name
 
 
 def is_own(name: str) -> bool:
     """Whether the name is that of a file or a function, and not of a model of the table."""
-    return name not in MODELS and (name.endswith(".keras") or ":" in name)
+    return name not in MODELS and (name.endswith((".keras", *_OTHER_FILES)) or ":" in name)
 
 
 def label(name: str) -> str:
@@ -30,13 +38,15 @@ def label(name: str) -> str:
 
 
 def check(name: str) -> None:
-    """Checks a name for which `is_own`.
+    """Checks a name that `is_own` accepts.
 
     Raises:
-      UserError: there is no such file, or the form is not module:function.
+      UserError: there is no such file, it has an older format, or the form is not module:function.
     """
+    if name.endswith(_OTHER_FILES):
+        raise UserError(f"{name} is in an older format: convert it with keras.models.load_model(…).save('x.keras').")
     if name.endswith(".keras"):
-        if not pathlib.Path(name).is_file():
+        if not os.path.isfile(normalized(name)):
             raise UserError(f"there is no model file {name}.")
         return
     module, _, function = name.rpartition(":")
@@ -47,7 +57,7 @@ def check(name: str) -> None:
 def image_shape(name: str) -> tuple[int | None, int | None, int | None]:
     """(H, W, C) of the images that a `.keras` file takes, read without Keras; None for what is not known."""
     try:
-        with zipfile.ZipFile(name) as file:
+        with zipfile.ZipFile(normalized(name)) as file:
             config = json.loads(file.read("config.json"))
         layers = config["config"].get("layers") or [{}]
         shape = (config.get("build_config") or {}).get("input_shape") or layers[0]["config"]["batch_shape"]
@@ -86,6 +96,8 @@ def load(name: str) -> keras.Model:
     if name.endswith(".keras"):
         return files.load(name)
     module, _, function = name.rpartition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
     try:
         model = getattr(importlib.import_module(module), function)()
     except Exception as error:  # whatever a user's code raises

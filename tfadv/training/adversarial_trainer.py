@@ -10,8 +10,9 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 from tfadv import specs
+from tfadv.attacks.gradient import check_inputs
 from tfadv.datasets.arrays import as_arrays
-from tfadv.datasets.batches import Samples
+from tfadv.datasets.batches import Samples, to_float
 from tfadv.objectives import OBJECTIVES
 from tfadv.objectives.base import as_objective
 from tfadv.training.trainer import Trainer, TrainingSettings
@@ -82,7 +83,8 @@ class AdversarialTrainer:
           "collapsed_epoch" where training had collapsed and was continued with a stronger attack.
 
         Raises:
-          ValueError: images of another dtype or range.
+          ValueError: images of another dtype or range, labels that are no classes of the model, or a model that returns
+            no logits; `tfadv.classifier` makes one that does.
           Diverged: the loss is not finite or has exploded.
         """
         x, y = as_arrays(x, y)
@@ -91,6 +93,9 @@ class AdversarialTrainer:
             raise ValueError(f"x must be N images, uint8 or float32 (N, H, W, C), got {x.dtype} {x.shape}.")
         if x.dtype == np.float32 and not (0 <= x.min() and x.max() <= 1):
             raise ValueError(f"float32 images must be in [0, 1], got values from {x.min():g} to {x.max():g}.")
+        check_inputs(self._trainer.model, to_float(x[:1]), y[:1], self._eps, (0.0, 1.0))
+        if not 0 <= y.min() <= y.max() < self._trainer.model.output_shape[-1]:
+            raise ValueError(f"y must be class numbers from 0 to {self._trainer.model.output_shape[-1] - 1}.")
         rows, held_out = train_test_split(np.arange(len(y)), test_size=0.1, stratify=y, random_state=seed)
         settings = TrainingSettings(
             epochs=epochs,
