@@ -151,7 +151,7 @@ def _features(name: str, info: tfds.core.DatasetInfo, label: str) -> tuple[str, 
         images = [supervised[0]]
     if label or supervised[1] in classes:
         classes = [key for key in classes if key == (label or supervised[1])]
-    listing = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in features.items())
+    listing = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in sorted(features.items()))
     if len(images) != 1:
         raise UserError(f"{name} has {len(images)} images per example, must have one. Its features: {listing}.")
     if len(classes) != 1:
