@@ -1,4 +1,4 @@
-"""What some settings accept and select, where that depends on other settings or on what plugins register.
+"""Allowed values of settings that depend on other settings or on plugins.
 
 `config` is a `tfadv.config.Config`, or an object with the same fields.  No TensorFlow here.
 """
@@ -87,5 +87,5 @@ def attacks(config: Any) -> Iterable[str]:
 
 def starts(config: Any) -> tuple[str, ...]:
     """What `--retrain_from` accepts."""
-    # A recipe that itself starts from another one would lead in a circle.
+    # A recipe that itself starts from another one would create a cycle.
     return ("scratch", *(recipe.name for recipe in experiment(config).recipes if recipe.start == "scratch"))

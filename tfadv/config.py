@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tfadv.experiments.recipe import Experiment
 
 AFFECTS_RESULTS = False  # artifacts record the values of the settings that they depend on
-COMPARED_ATTACKS = "pgd(steps=20),autoattack"  # where it is not told other ones
+COMPARED_ATTACKS = "pgd(steps=20),autoattack"  # the default of that stage
 _SHARDED = ("reference_evaluation", "samples", "evaluations")  # what a stage creates in parts, see `Experiment.target`
 
 
@@ -81,8 +81,8 @@ class Config:
     )
     weights: str = setting(
         "",
-        "Initial weights of the models of the table: imagenet, for resnet18, resnet50 and resnet101; or a .keras file "
-        "of the same model, whose head is taken where it has as many classes. Empty: random. Fine-tuning needs a "
+        "Initial weights of built-in models: imagenet, for resnet18, resnet50 and resnet101; or a .keras file of the "
+        "same model, whose head is loaded too if the number of classes matches. Empty: random. Fine-tuning needs a "
         "--learning_rate such as 0.01.",
         group="Experiment",
         role="result",
@@ -117,7 +117,7 @@ class Config:
     )
     label: str = setting(
         "",
-        "The TFDS feature that holds the class, where a data set has several. Empty: as tfadv or TFDS declares.",
+        "The TFDS feature that holds the class, if a data set has several. Empty: the data set's default.",
         group="Data",
         role="result",
     )
@@ -153,8 +153,7 @@ class Config:
     )
     augmentations: tuple[str, ...] = setting(
         AUGMENTATIONS,
-        "Augmentations of the recipes that augment. Flips are left out of data sets of digits and letters that tfadv "
-        "knows.",
+        "Augmentations of the recipes that augment. Flips are disabled for known data sets of digits and letters.",
         group="Data",
         role="result",
         accepts=Names("augmentation", AUGMENTATIONS),
@@ -177,16 +176,15 @@ class Config:
     )
     rounds: int = setting(
         3,
-        "Number of rounds of the recipe rounds. Each makes adversarial images of the model as the round before has "
-        "left it.",
+        "Number of rounds of the recipe rounds. Each attacks the model of the previous round.",
         group="Training",
         role="result",
         accepts=Range(1, 100),
     )
     budget: int = setting(
         0,
-        "Training of each recipe of --defenses, in gradient images: one forward and backward pass of one image, for "
-        "an update or for an attack. All rounds together take one budget.",
+        "Training budget of each recipe of --defenses, in forward and backward passes of single images, for updates "
+        "and attacks. All rounds together take one budget.",
         group="Training",
         role="result",
         accepts=Range(1, zero="--defense_epochs, or --retrain_epochs where images are stored"),
@@ -225,8 +223,8 @@ class Config:
     )
     defense_weight_decay: float = setting(
         5e-3,
-        "Decoupled weight decay of the recipes of --defenses. Published recipes state coupled weight decay: theirs of "
-        "5e-4 at momentum 0.9 corresponds to about 5e-3 here.",
+        "Decoupled weight decay of the recipes of --defenses. The coupled weight decay of published recipes, 5e-4 "
+        "with momentum 0.9, corresponds to about 5e-3 here.",
         group="Training",
         role="result",
         accepts=Range(0),

@@ -89,7 +89,7 @@ def accuracy(folder, recipe, protocol="whitebox", attack="fgsm", eps=None):
 
 def test_the_model_is_evaluated_as_it_is_and_hardened(run, digits):
     folder, done = run
-    assert "the final softmax is taken off" in done.stderr and "pixels from 0 to 255" in done.stderr
+    assert "the final softmax is removed" in done.stderr and "pixels from 0 to 255" in done.stderr
     splits = json.loads((folder / "run/split/splits.json").read_text())
     dataset = sources.load(f"folder:{folder / 'photos'}", "")
     x, y = dataset.images[splits["test"]].astype("float32"), dataset.labels[splits["test"]]

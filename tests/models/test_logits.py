@@ -205,8 +205,8 @@ def test_what_is_not_visible_is_said(caplog):
         classifier(build("subclassed"))
         classifier(build("sequential"))
     first, second = (record.getMessage() for record in caplog.records)
-    assert "where they come from is not visible" in first and "return the logits from the model" in first
-    assert "the final softmax is taken off" in second
+    assert "its softmax is not visible" in first and "return the logits from the model" in first
+    assert "the final softmax is removed" in second
 
 
 def test_an_unbuilt_model_needs_a_shape():

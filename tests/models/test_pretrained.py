@@ -85,7 +85,7 @@ def test_the_normalization_of_a_file_is_kept(tmp_path):
 
 def test_weights_that_do_not_fit_are_refused(tmp_path):
     files.save(models.build("resnet_tiny", (16, 16, 3), 4), tmp_path / "tiny.keras")
-    with pytest.raises(UserError, match="is no resnet18 of tfadv"):
+    with pytest.raises(UserError, match="is not a tfadv resnet18"):
         pretrained.with_weights(models.build("resnet18", (16, 16, 3), 4), str(tmp_path / "tiny.keras"))
     with pytest.raises(UserError, match="does not fit resnet_tiny: stem_conv has another shape"):
         pretrained.with_weights(models.build("resnet_tiny", (16, 16, 1), 4), str(tmp_path / "tiny.keras"))

@@ -52,12 +52,12 @@ AUGMENTATIONS = ("rotation", "flip", "shift", "scaling", "crop", "shear", "brigh
 
 FOLDER, NPZ = "folder:", "npz:"
 _READERS = {FOLDER: "tfadv.datasets.image_folder", NPZ: "tfadv.datasets.npz_file"}
-_GLYPHS = ("svhn_cropped", "emnist", "kmnist", "omniglot", "binary_alpha_digits")  # mirrored, they are other classes
+_GLYPHS = ("svhn_cropped", "emnist", "kmnist", "omniglot", "binary_alpha_digits")  # mirroring can change the class
 _TFDS_NAME = re.compile(r"[A-Za-z]\w*(/[\w.-]+)?(:\d+\.\d+\.\d+)?")
 
 
 def find(name: str) -> DatasetSpec:
-    """The entry of a data set, or what holds for data sets that are not in the table."""
+    """The entry of a data set, or the defaults for data sets that are not in the table."""
     if name in DATASETS:
         return DATASETS[name]
     return DatasetSpec("", 0, "resize", flip=re.split("[/:]", name)[0] not in _GLYPHS)

@@ -19,7 +19,7 @@ PARALLEL = 2  # batches prepared at a time: preparing one takes a twentieth of a
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """Images, each of which is seen once at every level of eps, with the perturbations of every source.
+    """Images and stored perturbations: one sample per image, level of eps and source of perturbations.
 
     Attributes:
       images: uint8, or float32 in [0, 1], (N, H, W, C).

@@ -1,4 +1,4 @@
-"""Where a model comes from before anything is trained: the table of models, or the user."""
+"""The model before training: a built-in one, or one of the user."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tfadv.experiments.dataset_splits import DatasetSplits
 
 LOG = logging.getLogger(__name__)
-RANGES = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))  # of pixels, that are tried where the user names none
+RANGES = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))  # of pixels, which --input_range=auto tries
 _TRIED_IMAGES = 256
 
 
@@ -112,7 +112,7 @@ class OwnModel(Architecture):
         best = max(accuracies, key=lambda pair: accuracies[pair])
         listing = ", ".join(f"{accuracy:.1%} for {low:g},{high:g}" for (low, high), accuracy in accuracies.items())
         LOG.info(
-            "%s: pixels from %g to %g. Accuracy on %d validation images: %s. Another range: --input_range.",
+            "%s: pixels from %g to %g. Accuracy on %d validation images: %s. Override with --input_range.",
             *(self.label, *best, len(rows), listing),
         )
         if accuracies[best] < 2 / len(self._splits.class_names):

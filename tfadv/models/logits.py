@@ -1,4 +1,4 @@
-"""Logits of any Keras classifier: a final softmax or sigmoid is taken off, and pixels are scaled as the model expects.
+"""Logits of any Keras classifier: removes a final softmax or sigmoid, and scales pixels as the model expects.
 
 Attacks need logits, because the gradient of a saturated softmax is zero.
 """
@@ -27,7 +27,7 @@ def classifier(
     input_shape: tuple[int, int, int] | None = None,
     quiet: bool = False,
 ) -> keras.Model:
-    """Returns a model of the same decisions that maps images in [0, 1] to logits, as all of tfadv expects it.
+    """Converts a classifier to a model from images in [0, 1] to logits; predictions stay the same.
 
         model = keras.models.load_model("mine.keras")
         result = tfadv.evaluate(tfadv.classifier(model, input_range=(0, 255)), images, labels, "pgd", eps=8 / 255)
@@ -35,16 +35,16 @@ def classifier(
     The two models share their variables: training one trains the other, which keeps its own head and is saved as usual.
     The size of a perturbation refers to pixels in [0, 1], whatever the range that the model expects.
 
-    A final softmax, or one sigmoid output z, is taken off exactly where it is a layer, the activation of the last layer
-    or an operation, also of a model inside the model; (0, z) are then the logits of two classes.  Where it is not
-    visible, as in the `call` of a subclassed model, the logits are the logarithm of the probabilities, and a warning
-    tells what this costs.
+    A final softmax is removed exactly if it is a layer, an operation or the activation of the last layer, also inside a
+    nested model.  A single sigmoid output becomes the logits (0, z) of two classes.  If the softmax is not visible, as
+    in the `call` of a subclassed model, the logits are the logarithm of the probabilities, and a warning says what this
+    costs.
 
     Args:
       model: a Keras model from one batch of images (N, H, W, C) to one output (N, K) or (N, 1).
       input_range: the (least, greatest) pixel value that the model expects.
-      outputs: what the model returns where this is not visible: "logits", "probabilities", or "auto", which calls
-        outputs probabilities if those of random images are in [0, 1] and, for several classes, add up to 1.
+      outputs: what the model returns if this is not visible: "logits" or "probabilities".  "auto" treats outputs as
+        probabilities if, on random images, they are in [0, 1] and, for several classes, sum to 1.
       input_shape: (H, W, C), for a subclassed model that was not built yet.
       quiet: whether to log nothing.
 
@@ -67,12 +67,12 @@ def classifier(
     if activation and not _is_exact(functional, keras.Model(functional.inputs[0], raw), images):
         raw, activation = functional.outputs[0], ""  # a layer of another kind, which only looks like a softmax
     if activation:
-        message = f"{model.name}: the final {activation} is taken off."
+        message = f"{model.name}: the final {activation} is removed."
     elif outputs == "probabilities" or (outputs == "auto" and _returns_probabilities(functional, images)):
         message = (
-            f"{model.name} returns probabilities, and where they come from is not visible. The logits are their "
-            "logarithm. Where the model is very sure, their gradients vanish, and it looks more robust than it is. To "
-            "avoid this, return the logits from the model."
+            f"{model.name} returns probabilities, but its softmax is not visible. The logits are their logarithm. "
+            "The gradients vanish for confident predictions, and the model looks more robust than it is. To avoid "
+            "this, return the logits from the model."
         )
         raw = _LogProbabilities(name="log_probabilities")(raw)
     else:
@@ -93,7 +93,7 @@ def classifier(
 
 
 def original(model: keras.Model) -> keras.Model:
-    """The model that `classifier` was called with, or the model itself where it is not from there."""
+    """The model that `classifier` was called with; `model` itself if `classifier` did not create it."""
     return _ORIGINALS.get(model, model)
 
 

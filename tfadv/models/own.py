@@ -1,4 +1,4 @@
-"""Models that users bring along: a `.keras` file, or `module:function`, a function that returns one; no Keras here."""
+"""User models: a `.keras` file, or `module:function`, a function that returns a Keras model; no Keras here."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from tfadv.models import files
 
 IMAGENET = "imagenet"
 PRESETS = {name: name.replace("resnet", "resnet_") + "_imagenet" for name in ("resnet18", "resnet50", "resnet101")}
-# Of the pixels of ImageNet, in [0, 1], by channel; the presets were trained on images normalized with them.
+# Per-channel mean and standard deviation of ImageNet's pixels in [0, 1], which the presets expect to be normalized.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _HEAD, _NORMALIZATION = "logits", "normalise"
 
@@ -31,8 +31,8 @@ def with_weights(model: keras.Model, weights: str) -> keras.Model:
 
     Args:
       model: built by `tfadv.models.build`.
-      weights: "imagenet", or the path of a `.keras` file of the same model; its head is taken as well where it has as
-        many classes.
+      weights: "imagenet", or the path of a `.keras` file of the same model; its head is loaded too if
+        the number of classes matches.
 
     Returns:
       The model, or one of the same layers with another normalization of the pixels.
@@ -45,7 +45,7 @@ def with_weights(model: keras.Model, weights: str) -> keras.Model:
     source = files.load(weights)
     names = [layer.name for layer in model.layers]
     if [layer.name for layer in source.layers] != names:
-        raise UserError(f"--weights={weights} is no {model.name} of tfadv: its layers have other names.")
+        raise UserError(f"--weights={weights} is not a tfadv {model.name}: its layer names differ.")
     model = _normalized(model, source.get_layer(_NORMALIZATION))
     for layer in model.layers:
         own, other = layer.get_weights(), source.get_layer(layer.name).get_weights()

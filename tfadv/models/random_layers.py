@@ -11,7 +11,7 @@ _BATCH = 2
 
 
 def random_layers(model: keras.Model) -> list[str]:
-    """The names of the layers that return something else when they are called again on the same tensors.
+    """The names of the layers whose outputs differ between two calls on the same input.
 
     Each layer is tried alone on random tensors of its input's shape. Layers of models that are not functional, whose
     input shapes are not recorded, are not found.

@@ -21,7 +21,7 @@ class Ensemble(AdversarialObjective):
     eps / 2 along the sign of the gradient.
 
     Attributes:
-      share: the share of each batch that is attacked, above 0 and at most 1/2, the share of the clean images.
+      share: the share of each batch that is attacked, above 0; at most 1/2, because half of the batch is clean.
     """
 
     share: float = 0.25
