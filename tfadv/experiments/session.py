@@ -57,6 +57,11 @@ class Session:
         self.experiment = config.compared_experiment if compares else config.selected_experiment
         self.devices = Devices(config.distribute, config.virtual_devices)
         self.devices.check_batch(config.batch_size)
+        if any(recipe.samples == "ensemble" for recipe in self.experiment.recipes):
+            if config.batch_size % (2 * self.devices.replicas):
+                raise UserError(
+                    f"ensemble needs an even number of images per device: change --batch_size={config.batch_size}."
+                )
         workdir.barrier = functools.partial(self.devices.sum_over_workers, 1)
         workdir.barrier()  # the chief has opened the folder
         self.graph = Graph(workdir, config.shard_of())
