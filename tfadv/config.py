@@ -386,7 +386,7 @@ class Config:
     def _check_models(self) -> None:
         if self.weights not in ("", "imagenet") and not os.path.isfile(os.path.expanduser(self.weights)):
             raise UserError(f"--weights={self.weights}: give imagenet or the path of a .keras file.")
-        names = list(dict.fromkeys((*self.models, *self.surrogate)))
+        names = list(dict.fromkeys(map(own.normalized, (*self.models, *self.surrogate))))
         for name in filter(own.is_own, names):
             own.check(name)
         if self.retrain_from == "scratch" and any(map(own.is_own, names)):
@@ -415,7 +415,9 @@ class Config:
         class.
         """
         dataset = find(self.dataset)
-        models, surrogate = (tuple(map(own.normalized, names)) for names in (self.models, self.surrogate))
+        models, surrogate, defense_models = (
+            tuple(map(own.normalized, names)) for names in (self.models, self.surrogate, self.defense_models)
+        )
         own_models = [name for name in models if own.is_own(name)]
         of_model = next((own.image_shape(name)[0] for name in own_models), None)
         return dataclasses.replace(
@@ -425,6 +427,7 @@ class Config:
             augmentations=tuple(a for a in self.augmentations if dataset.flip or a != "flip"),
             dataset=normalized(self.dataset),
             models=models,
+            defense_models=defense_models,
             weights=os.path.expanduser(self.weights),
             surrogate=surrogate or (own_models[0] if own_models else "resnet18",),
             workdir=self.workdir or f"runs/{short_name(self.dataset)}",

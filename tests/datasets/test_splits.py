@@ -74,8 +74,18 @@ def test_too_few_images():
     splits.check_classes(np.arange(100) % 10, names, 10)
     with pytest.raises(UserError, match="--train_size is 5: give at least one image for each of the 10 classes"):
         splits.check_classes(np.arange(1000) % 10, names, 5)
-    with pytest.raises(UserError, match=r"at least 10 images .*; too few have b \(5\), c \(0\)\."):
+    with pytest.raises(UserError, match=r"at least 10 images .*; too few have b \(5\)\."):
         splits.check_classes(np.array([0] * 90 + [1] * 5), ["a", "b", "c"], 0)
+
+
+def test_classes_without_images_are_no_obstacle():
+    labels = np.repeat([1, 3], 100)
+    splits.check_classes(labels, list("abcd"), 2)
+    with pytest.raises(UserError, match="each of the 2 classes"):
+        splits.check_classes(labels, list("abcd"), 1)
+    rows = splits.stratified_splits(labels, 0, train_size=20)
+    assert np.bincount(labels[rows["train"]]).tolist() == [0, 10, 0, 10]
+    assert len(splits.undersample(labels, 0)) == 200
 
 
 def test_official_validation_images_stay_those():

@@ -192,3 +192,10 @@ def test_images_take_the_size_of_the_model(session, tmp_path):
     started = session("--models=small.keras")
     assert started.splits.shape == (24, 24, 1)
     assert started.config.surrogate == ("small.keras",) and started.config.experiment == "own"
+
+
+def test_names_of_one_file_are_the_same_model(session, tmp_path):
+    save_model(tmp_path / "mine.keras", None)
+    flags = ("--models=./mine.keras", "--surrogate=mine.keras", "--defense_models=./mine.keras", "--defenses=nfgsm")
+    variants = session(*flags).variants
+    assert [trained.folder for trained in variants] == ["mine/original", "mine/nfgsm"]

@@ -65,7 +65,7 @@ def official_splits(
 
 
 def check_classes(labels: np.ndarray, names: Sequence[str], train_size: int) -> None:
-    """Checks that there are enough images of each class.
+    """Checks that there are enough images of each class that has any; a data set may name classes without images.
 
     Args:
       labels: int (N,).
@@ -73,18 +73,19 @@ def check_classes(labels: np.ndarray, names: Sequence[str], train_size: int) -> 
       train_size: as in `stratified_splits`.
 
     Raises:
-      UserError: a class has fewer than 10 images, or `train_size` is below the number of classes.
+      UserError: a class has 1 to 9 images, or `train_size` is below the number of classes.
     """
     counts = np.bincount(labels, minlength=len(names))
-    few = [f"{name} ({count})" for name, count in zip(names, counts) if count < LEAST_IMAGES]
+    few = [f"{name} ({count})" for name, count in zip(names, counts) if 0 < count < LEAST_IMAGES]
     if few:
         more = ", …" if len(few) > 5 else ""
         raise UserError(
             f"every class needs at least {LEAST_IMAGES} images for training, validation and test; too few have "
             f"{', '.join(few[:5])}{more}."
         )
-    if 0 < train_size < len(counts):
-        raise UserError(f"--train_size is {train_size}: give at least one image for each of the {len(counts)} classes.")
+    present = np.count_nonzero(counts)
+    if 0 < train_size < present:
+        raise UserError(f"--train_size is {train_size}: give at least one image for each of the {present} classes.")
 
 
 def _kept(rows: np.ndarray, labels: np.ndarray, seed: int, train_size: int) -> np.ndarray:

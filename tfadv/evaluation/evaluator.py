@@ -119,8 +119,8 @@ def evaluate(
         raise ValueError("a targeted attack moves images to given classes: it says nothing about robust accuracy.")
     images, labels = as_arrays(images, labels)
     _check(model, images, labels, attack, eps)
-    hidden = None if execution is None else True
-    with tqdm(total=len(labels), unit="image", leave=False, disable=hidden or progress_disabled()) as bar:
+    hidden = progress_disabled() if execution is None else True
+    with tqdm(total=len(labels), unit="image", leave=False, disable=hidden) as bar:
         execution = execution or Execution(progress=bar.update, keep_images=True)
         return _evaluated(model, images, labels, attack, eps, batch_size, seed, execution)
 
