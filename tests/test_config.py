@@ -113,7 +113,7 @@ OTHER = {
         ({"models": ("absent.keras",)}, "there is no model file absent.keras"),
         ({"models": ("old.h5",)}, "old.h5 is in an older format: convert it"),
         ({"models": ("a:f",), "retrain_from": "scratch"}, "--retrain_from=scratch: a model of your own"),
-        ({"models": ("my models:build",)}, "neither a model of the table, a .keras file nor module:function"),
+        ({"models": ("my models:build",)}, "neither a built-in model, a .keras file, a SavedModel nor module:function"),
         ({"models": ("a:resnet18", "resnet18")}, "two models are called 'resnet18'"),
         ({"surrogate": ("a:f", "b:f")}, "two models are called 'f'"),
         ({"weights": "absent.keras"}, "--weights=absent.keras: give imagenet or the path"),
@@ -175,11 +175,13 @@ def test_shipped_flagfiles_are_found():
 def test_every_setting_has_a_flag_that_reaches_its_field(name):
     """In 0.1, only the names were compared: a flag that reached another field would have passed."""
     text, value = OTHER[name]
-    extra = ["--stage=evaluate"] if name == "shard" else []
+    extra = {"shard": ["--stage=evaluate"], "input_range": ["--models=mine:build"]}.get(name, [])
     config, default = CommandLine([f"--{name}={text}", *extra]).config(), CommandLine(extra).config()
     assert getattr(config, name) == value
     changed = {n for n in NAMES if getattr(config, n) != getattr(default, n)}
     expected = {name} if value != getattr(Config(), name) else set()
+    if name == "weights":
+        expected |= {"learning_rate"}
     if name == "dataset":  # the work folder and the flips follow from it
         expected |= {"workdir", "augmentations"}
     assert changed == expected
@@ -195,9 +197,11 @@ def test_fields_and_defaults_have_the_declared_types():
 
 
 def test_the_fingerprint_is_what_decides_results():
-    base = Config(stage="evaluate").resolved()
+    bases = {name: Config(stage="evaluate").resolved() for name in OTHER}
+    bases["input_range"] = Config(stage="evaluate", models=("mine:build",)).resolved()
     roles = {name: declared.role for name, _, declared in settings.settings_of(Config)}
     for name, (_, value) in OTHER.items():
+        base = bases[name]
         changed = dataclasses.replace(base, **{name: value})
         same = changed.fingerprint() == base.fingerprint()
         assert same == (roles[name] != "result" or value == getattr(base, name)), name
@@ -209,7 +213,7 @@ def test_the_fingerprint_is_what_decides_results():
 
 
 def test_flags_txt_gives_the_same_settings_again(tmp_path):
-    left_out = ("shard", "overwrite", "verify")
+    left_out = ("shard", "overwrite", "verify", "input_range")
     for changes in ({}, {name: value for name, (_, value) in OTHER.items() if name not in left_out}):
         config = Config(**changes).resolved()
         (tmp_path / "flags.txt").write_text(config.flagfile())

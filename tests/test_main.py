@@ -144,7 +144,7 @@ def test_a_mistake_is_answered_in_one_line_before_the_experiment(arguments, word
 def test_help_and_version(run):
     for flag in ("--help", "-h", "-help"):
         code, out, err = run(raising(AssertionError("must not run")), flag)
-        assert code == 0 and not err and "\nExamples\n" in out and "--learning_rate=0.1" in out
+        assert code == 0 and not err and "\nExamples\n" in out and "--batch_size=128" in out
     assert run(raising(AssertionError), "--version") == (0, f"tfadv {tfadv.__version__}\n", "")
 
 

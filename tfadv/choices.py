@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,42 @@ def models(config: Any) -> Iterable[str]:
     """The table of models, and those that the user brings along."""
     given = (*getattr(config, "models", ()), *getattr(config, "surrogate", ()))
     return [*MODELS, *(name for name in given if own.is_own(name))]
+
+
+def check_models(config: Any) -> None:
+    """Checks the models, and the settings that concern them.
+
+    Raises:
+      UserError: a model or its weights do not exist, two models have the same label, or a setting does not apply.
+    """
+    if config.weights not in ("", "imagenet") and not os.path.isfile(os.path.expanduser(config.weights)):
+        raise UserError(f"--weights={config.weights}: give imagenet or the path of a .keras file.")
+    names = list(dict.fromkeys(map(own.normalized, (*config.models, *config.surrogate))))
+    own_names = [name for name in names if own.is_own(name)]
+    for name in own_names:
+        own.check(name)
+    _check_own(config, names, own_names)
+    labels = [own.label(name) if own.is_own(name) else name for name in names]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise UserError(f"two models are called {label!r}: rename one of {', '.join(names)}.")
+
+
+def _check_own(config: Any, names: list[str], own_names: list[str]) -> None:
+    """Checks settings that are for the user's own models only, or not for them."""
+    if not own_names and config.input_range != "auto":
+        raise UserError(f"--input_range={config.input_range} is for your own models; --models names none.")
+    if own_names == names and config.weights:
+        raise UserError(f"--weights={config.weights} is for built-in models; {', '.join(names)} has its own weights.")
+    if own_names and config.retrain_from == "scratch":
+        raise UserError("--retrain_from=scratch: a model of your own has no random weights to start from.")
+    if config.defenses or experiment_name(config) != "own":
+        trained = {own.normalized(name) for name in config.defense_models or config.models}
+        for name in filter(own.is_saved_model, own_names):
+            if name in trained:
+                raise UserError(
+                    f"{name} is a SavedModel, which can be attacked but not trained: give the .keras file of the model."
+                )
 
 
 def experiment_name(config: Any) -> str:

@@ -57,8 +57,8 @@ class Config:
     )
     models: tuple[str, ...] = setting(
         ("resnet18", "resnet50", "resnet101"),
-        "The models to train, attack and report. Also your own: a .keras file, or module:function, a function that "
-        "returns a Keras model.",
+        "The models to train, attack and report. Also your own: a .keras file; module:function, a function that "
+        "returns a Keras model; or the folder of a SavedModel, which can be attacked but not trained.",
         group="Experiment",
         role="selection",
         accepts=Names("model", choices.models),
@@ -82,8 +82,7 @@ class Config:
     weights: str = setting(
         "",
         "Initial weights of built-in models: imagenet, for resnet18, resnet50 and resnet101; or a .keras file of the "
-        "same model, whose head is loaded too if the number of classes matches. Empty: random. Fine-tuning needs a "
-        "--learning_rate such as 0.01.",
+        "same model, whose head is loaded too if the number of classes matches. Empty: random.",
         group="Experiment",
         role="result",
     )
@@ -233,11 +232,11 @@ class Config:
         128, "Images per optimizer step.", group="Training", role="result", accepts=Range(1, 2**16)
     )
     learning_rate: float = setting(
-        0.1,
+        0.0,
         "Peak of the learning rate, reached after warm-up.",
         group="Training",
         role="result",
-        accepts=Range(0, above=True),
+        accepts=Range(0, above=True, zero="0.1, or 0.01 with your own models or --weights"),
     )
     weight_decay: float = setting(
         5e-4,
@@ -376,25 +375,12 @@ class Config:
         check(self)
         self.attack_specs  # noqa: B018  raises where the text is wrong
         self.input_range_given  # noqa: B018
-        self._check_models()
-        check_dataset(self.dataset, self.data_dir)
+        choices.check_models(self)
+        check_dataset(self.dataset, self.data_dir, self.label)
         self._check_shard()
         for name in ("data_dir", "workdir"):
             if "\0" in getattr(self, name):
                 raise UserError(f"--{name} must be the path of a folder.")
-
-    def _check_models(self) -> None:
-        if self.weights not in ("", "imagenet") and not os.path.isfile(os.path.expanduser(self.weights)):
-            raise UserError(f"--weights={self.weights}: give imagenet or the path of a .keras file.")
-        names = list(dict.fromkeys(map(own.normalized, (*self.models, *self.surrogate))))
-        for name in filter(own.is_own, names):
-            own.check(name)
-        if self.retrain_from == "scratch" and any(map(own.is_own, names)):
-            raise UserError("--retrain_from=scratch: a model of your own has no random weights to start from.")
-        labels = [own.label(name) if own.is_own(name) else name for name in names]
-        for label in labels:
-            if labels.count(label) > 1:
-                raise UserError(f"two models are called {label!r}: rename one of {', '.join(names)}.")
 
     def _check_shard(self) -> None:
         if not self.shard:
@@ -410,9 +396,9 @@ class Config:
     def resolved(self) -> Config:
         """Returns the same settings with the defaults that depend on others filled in.
 
-        These are the experiment and the surrogate; the image size of the user's model or of the data set in place of
-        0; runs/<dataset> as the work folder; and the augmentations without flips where a mirrored image is another
-        class.
+        These are the experiment, the surrogate, the learning rate and the work folder, runs/<dataset>; the image size
+        of the user's model or of the data set in place of 0; and the augmentations without flips where a mirrored image
+        is another class.
         """
         dataset = find(self.dataset)
         models, surrogate, defense_models = (
@@ -429,6 +415,7 @@ class Config:
             models=models,
             defense_models=defense_models,
             weights=os.path.expanduser(self.weights),
+            learning_rate=self.learning_rate or (0.01 if own_models or self.weights else 0.1),
             surrogate=surrogate or (own_models[0] if own_models else "resnet18",),
             workdir=self.workdir or f"runs/{short_name(self.dataset)}",
         )

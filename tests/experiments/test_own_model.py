@@ -122,14 +122,18 @@ def session(tmp_path, data_dir, monkeypatch):
     monkeypatch.chdir(tmp_path)
     opened = []
 
+    def close():
+        while opened:
+            opened.pop().__exit__(None, None, None)
+
     def start(*flags):
+        close()
         config = CommandLine(["--dataset=digits", f"--data_dir={data_dir}", "--workdir=run", *flags]).config()
         opened.append(Workdir(config.workdir, config.fingerprint(), overwrite=True))
         return Session(config, opened[-1].__enter__())
 
     yield start
-    for workdir in opened:
-        workdir.__exit__(None, None, None)
+    close()
 
 
 def test_a_function_may_build_the_model(session, tmp_path):
@@ -199,3 +203,67 @@ def test_names_of_one_file_are_the_same_model(session, tmp_path):
     flags = ("--models=./mine.keras", "--surrogate=mine.keras", "--defense_models=./mine.keras", "--defenses=nfgsm")
     variants = session(*flags).variants
     assert [trained.folder for trained in variants] == ["mine/original", "mine/nfgsm"]
+
+
+def test_a_saved_model_is_evaluated_but_not_trained(session, tmp_path, digits):
+    save_model(tmp_path / "mine.keras", digits)
+    model = keras.models.load_model(tmp_path / "mine.keras")
+    model.export(tmp_path / "exported", verbose=False)
+    trained = session("--models=exported/").trained("exported", "original")
+    x = digits.images[:50] / np.float32(255)
+    with trained.loaded() as loaded:
+        logits = loaded.predict(x, verbose=0)
+    expected = model.predict(x * 255, verbose=0)
+    np.testing.assert_allclose(logits - logits.mean(axis=1, keepdims=True), centered_log(expected), atol=1e-3)
+    with pytest.raises(UserError, match="SavedModel, which can be attacked but not trained"):
+        session("--models=exported", "--defenses=nfgsm")
+
+
+def centered_log(probabilities):
+    log = np.log(probabilities)
+    return log - log.mean(axis=1, keepdims=True)
+
+
+def test_a_damaged_saved_model(session, tmp_path):
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged/saved_model.pb").write_bytes(b"nothing")
+    with (
+        pytest.raises(UserError, match="the SavedModel damaged can't be loaded"),
+        session("--models=damaged").trained("damaged", "original").loaded(),
+    ):
+        pass
+
+
+def test_the_same_weights_in_another_model_are_another_model(session, tmp_path):
+    contents = set()
+    for scale in (1.0, 0.5):
+        keras.utils.set_random_seed(0)
+        layers = [keras.Input((32, 32, 1)), keras.layers.Rescaling(scale), keras.layers.Flatten()]
+        keras.Sequential([*layers, keras.layers.Dense(10)]).save(tmp_path / "mine.keras")
+        started = session("--models=mine.keras", "--input_range=0,1")
+        contents.add(started.graph.ensure(started.trained("mine.keras", "original")))
+    assert len(contents) == 2
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--models=resnet18", "--input_range=0,255"], "--input_range=0,255 is for your own models"),
+        (["--models=mine.keras", "--weights=imagenet"], "--weights=imagenet is for built-in models"),
+        (["--models=mine.keras", "--retrain_from=scratch"], "has no random weights"),
+        (["--models=mine.keras", "--dataset=folder:.", "--label=x"], "--label=x selects a feature of a TFDS data set"),
+        (["--models=somewhere/else"], "somewhere/else is neither a .keras file nor a folder with a SavedModel"),
+    ],
+)
+def test_settings_that_do_not_apply_to_the_models(session, tmp_path, flags, message):
+    save_model(tmp_path / "mine.keras", None)
+    with pytest.raises(UserError, match=message):
+        session(*flags)
+
+
+@pytest.mark.parametrize(
+    "flags, rate", [([], 0.1), (["--models=mine.keras"], 0.01), (["--models=mine.keras", "--learning_rate=0.3"], 0.3)]
+)
+def test_models_with_weights_have_a_smaller_learning_rate(session, tmp_path, flags, rate):
+    save_model(tmp_path / "mine.keras", None)
+    assert session(*flags).config.learning_rate == rate

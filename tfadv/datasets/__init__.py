@@ -91,20 +91,24 @@ def normalized(name: str) -> str:
     return os.path.normpath(path) if "/" in name and os.path.isdir(path) else name
 
 
-def check(name: str, data_dir: str) -> None:
+def check(name: str, data_dir: str, label: str = "") -> None:
     """Checks that a data set can exist; loads TensorFlow for names that are not in the table.
 
     Args:
       name: of the data set.
       data_dir: folder of the TFDS data sets, in which it may be prepared.
+      label: the TFDS feature that holds the class; "" finds it.
 
     Raises:
-      UserError: it can't; the message suggests the nearest name or says what is missing.
+      UserError: it can't, and the message suggests the nearest name or says what is missing; or it has no TFDS
+        features to choose a label from.
     """
     if name in DATASETS:
         return
     read = reader(name)
     if read:
+        if label:
+            raise UserError(f"--label={label} selects a feature of a TFDS data set; {name} is none.")
         if name in _READERS or not (read[1].is_dir() if name.startswith(FOLDER) else read[1].is_file()):
             raise UserError(
                 f"--dataset={name}: there is no {'folder' if name.startswith(FOLDER) else 'file'} {read[1]}."

@@ -13,9 +13,10 @@ import numpy as np
 
 from tfadv.datasets.batches import to_float
 from tfadv.errors import UserError
-from tfadv.models import MODELS, logits, own, pretrained
+from tfadv.models import MODELS, files, logits, own, pretrained
 from tfadv.models.builder import build
 from tfadv.models.compiled import compiled_logits
+from tfadv.store.files import digest
 
 if TYPE_CHECKING:
     from tfadv.config import Config
@@ -48,6 +49,14 @@ class Architecture(abc.ABC):
         Raises:
           UserError: it does not fit the images of the data set.
         """
+
+    def content(self, model: keras.Model) -> str:
+        """A hash that changes when the predictions of the trained model do.
+
+        Args:
+          model: the trained model, as it is saved.
+        """
+        return files.weights_hash(model)
 
 
 class RegisteredModel(Architecture):
@@ -96,6 +105,10 @@ class OwnModel(Architecture):
         """See `Architecture.build`."""
         first = "_input_range" not in self.__dict__
         return self._classifier(self._input_range, quiet=not first)
+
+    def content(self, model: keras.Model) -> str:
+        """See `Architecture.content`: the same weights predict something else in another model or on other pixels."""
+        return digest(self.settings() | {"weights": super().content(model)})
 
     @functools.cached_property
     def _input_range(self) -> tuple[float, float]:

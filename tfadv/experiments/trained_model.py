@@ -225,7 +225,7 @@ class TrainedModel(WholeArtifact):
         model = original(entry.model)
         write_json(folder / "history.json", record)
         files.save(model, folder / "model.keras")
-        manifest["content"] = entry.content = files.weights_hash(model)
+        manifest["content"] = entry.content = self._architecture.content(model)
 
     def cost(self) -> TrainingCost:
         """What training took; for an artifact that is up to date."""

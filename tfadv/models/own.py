@@ -1,4 +1,7 @@
-"""User models: a `.keras` file, or `module:function`, a function that returns a Keras model; no Keras here."""
+"""User models: a `.keras` file, a SavedModel, or `module:function`, a function that returns a Keras model.
+
+No Keras here until a model is loaded.
+"""
 
 from __future__ import annotations
 
@@ -23,18 +26,28 @@ _OTHER_FILES = (".h5", ".hdf5")  # older formats
 
 
 def normalized(name: str) -> str:
-    """The same name with the path of a file in the normal form: "./mine.keras" → "mine.keras"."""
-    return os.path.normpath(os.path.expanduser(name)) if name.endswith(".keras") else name
+    """The same name with the path of a file or folder in the normal form: "./mine.keras" → "mine.keras"."""
+    path = os.path.normpath(os.path.expanduser(name))
+    return path if name.endswith(".keras") or is_saved_model(path) else name
 
 
 def is_own(name: str) -> bool:
-    """Whether the name is that of a file or a function, and not of a model of the table."""
-    return name not in MODELS and (name.endswith((".keras", *_OTHER_FILES)) or ":" in name)
+    """Whether the name is that of a file, a folder or a function, and not of a model of the table."""
+    if name in MODELS:
+        return False
+    return name.endswith((".keras", *_OTHER_FILES)) or ":" in name or os.sep in name or is_saved_model(name)
+
+
+def is_saved_model(name: str) -> bool:
+    """Whether the name is that of a folder with a SavedModel."""
+    return os.path.isfile(os.path.join(os.path.expanduser(name), "saved_model.pb"))
 
 
 def label(name: str) -> str:
-    """The name in files and tables: that of the file without its ending, or of the function."""
-    return pathlib.Path(name).stem if name.endswith(".keras") else name.rpartition(":")[2]
+    """The name in files and tables: that of the file without its ending, of the folder or of the function."""
+    if name.endswith(".keras"):
+        return pathlib.Path(name).stem
+    return os.path.basename(normalized(name)) if is_saved_model(name) else name.rpartition(":")[2]
 
 
 def check(name: str) -> None:
@@ -49,9 +62,13 @@ def check(name: str) -> None:
         if not os.path.isfile(normalized(name)):
             raise UserError(f"there is no model file {name}.")
         return
+    if is_saved_model(name):
+        return
+    if os.sep in name and ":" not in name:
+        raise UserError(f"{name} is neither a .keras file nor a folder with a SavedModel.")
     module, _, function = name.rpartition(":")
     if not all(part.isidentifier() for part in [*module.split("."), function]):
-        raise UserError(f"{name!r} is neither a model of the table, a .keras file nor module:function.")
+        raise UserError(f"{name!r} is neither a built-in model, a .keras file, a SavedModel nor module:function.")
 
 
 def image_shape(name: str) -> tuple[int | None, int | None, int | None]:
@@ -68,9 +85,13 @@ def image_shape(name: str) -> tuple[int | None, int | None, int | None]:
 
 
 def identity(name: str) -> dict[str, Any]:
-    """JSON values that change when the model does: the hash of the file, or of what the function returns."""
+    """JSON values that change when the model does: the hash of its files, or of what the function returns."""
     if name.endswith(".keras"):
         return {"file_sha256": hashlib.sha256(pathlib.Path(name).read_bytes()).hexdigest()}
+    if is_saved_model(name):
+        from tfadv.models import saved_model
+
+        return {"files_sha256": saved_model.files_hash(name)}
     return {"function": name, **_function_identity(name)}
 
 
@@ -87,7 +108,7 @@ def load(name: str) -> keras.Model:
     """The model.
 
     Raises:
-      UserError: the file is damaged or needs unknown code, or the function fails or returns something else.
+      UserError: the file or folder is damaged or needs unknown code, or the function fails or returns something else.
     """
     import keras
 
@@ -95,6 +116,13 @@ def load(name: str) -> keras.Model:
 
     if name.endswith(".keras"):
         return files.load(name)
+    if is_saved_model(name):
+        from tfadv.models import saved_model
+
+        try:
+            return saved_model.load(name)
+        except Exception as error:  # of many kinds: a protocol buffer, a graph and a checkpoint
+            raise UserError(f"the SavedModel {name} can't be loaded ({' '.join(str(error).split())[:300]}).")
     module, _, function = name.rpartition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
