@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import datetime
+import importlib.metadata
 import pathlib
+import platform
 from typing import TYPE_CHECKING, Any
 
+from tfadv import __version__
 from tfadv.choices import COMPARE
 from tfadv.evaluation.checks import Check
+from tfadv.experiments.gallery_images import GalleryImages, shown_images
 from tfadv.experiments.graph import Artifact, WholeArtifact
 from tfadv.report import FORMATS, write_report
-from tfadv.report.data import ReportData, TrainingCost
+from tfadv.report.data import ReportData, Training
+from tfadv.report.gallery import Gallery
+from tfadv.report.page import templates_hash
 from tfadv.store.files import digest
 
 if TYPE_CHECKING:
@@ -34,8 +41,8 @@ class Report(WholeArtifact):
         self.name = self.name_for(session.config.stage)
 
     def inputs(self) -> dict[str, Artifact]:
-        """The evaluations and the examples."""
-        artifacts = [*self._evaluations, self._session.examples]
+        """The evaluations and the galleries."""
+        artifacts = [*self._evaluations, *map(self._session.gallery, self._session.variants)]
         return {artifact.name: artifact for artifact in artifacts}
 
     def settings(self) -> dict:
@@ -48,6 +55,7 @@ class Report(WholeArtifact):
             "reference": session.experiment.reference,
             "recipes": [repr(recipe) for recipe in session.experiment.recipes],
             "formats": list(FORMATS),
+            "templates": templates_hash(),
             "results": digest([records, self._transfer_matrix(), checks]),
         }
 
@@ -71,14 +79,38 @@ class Report(WholeArtifact):
             experiment=session.experiment,
             transfer_matrix=self._transfer_matrix() or None,
             checks=self._checks(),
-            examples=session.examples.read(),
+            gallery=self._gallery(),
             training=self._training(),
+            provenance=self._provenance(),
         )
         write_report(folder, data)
 
-    def _training(self) -> dict[str, TrainingCost]:
-        """What the training of each model took."""
-        return {f"{trained.model}/{trained.recipe.name}": trained.cost() for trained in self._session.variants}
+    def _training(self) -> dict[str, Training]:
+        """How each model was trained."""
+        return {f"{trained.model}/{trained.recipe.name}": trained.training() for trained in self._session.variants}
+
+    def _gallery(self) -> Gallery:
+        """The attacked images of all models."""
+        session = self._session
+        images, labels = shown_images(session.splits)
+        models = {f"{t.model}/{t.recipe.name}": session.gallery(t).read() for t in session.variants}
+        return Gallery(GalleryImages.attack.name, tuple(sorted(session.config.epsilons)), images, labels, models)
+
+    def _provenance(self) -> dict[str, str]:
+        """What the results were computed with."""
+        session = self._session
+        workdir = session.workdir
+        seconds = sum((workdir.manifest(name) or {}).get("seconds", 0) for name in workdir.names())
+        versions = {name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy")}
+        return {
+            "command": "tfadv --flagfile=flags.txt",
+            "flags.txt": session.config.flagfile(),
+            "seed": str(session.config.seed),
+            "versions": ", ".join(f"{name} {version}" for name, version in {"tfadv": __version__, **versions}.items()),
+            "machine": f"{platform.system()} {platform.machine()}, {session.devices}",
+            "date": f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC",
+            "computing time": str(datetime.timedelta(seconds=round(seconds))),
+        }
 
     def _transfer_matrix(self) -> dict:
         """The rows of the transfer matrix that are up to date."""

@@ -18,8 +18,8 @@ from tfadv.experiments.architectures import Architecture, OwnModel, RegisteredMo
 from tfadv.experiments.attack_evaluation import AttackEvaluation
 from tfadv.experiments.context import Context
 from tfadv.experiments.dataset_splits import DatasetSplits
-from tfadv.experiments.example_images import ExampleImages
 from tfadv.experiments.fgsm_evaluation import FgsmEvaluation
+from tfadv.experiments.gallery_images import GalleryImages
 from tfadv.experiments.graph import Graph
 from tfadv.experiments.masking_diagnostics import MaskingDiagnostics
 from tfadv.experiments.model_pool import ModelPool
@@ -190,12 +190,9 @@ class Session:
         """Whether the gradients of a model are masked; n as in `attack_evaluation`."""
         return MaskingDiagnostics(self._context, self.splits, trained, self.surrogate, n or self.eval_size)
 
-    @property
-    def examples(self) -> ExampleImages:
-        """Attacked images of the first model."""
-        model = self.config.models[0]
-        variants = [trained for trained in self.variants if trained.model == self._architecture(model).label]
-        return ExampleImages(self._context, self.splits, variants, self.experiment.reference)
+    def gallery(self, trained: TrainedModel) -> GalleryImages:
+        """Attacked images of a model, to look at."""
+        return GalleryImages(self._context, self.splits, trained)
 
     # ---- results ----------------------------------------------------------------------------------------
 

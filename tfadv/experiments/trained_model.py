@@ -24,7 +24,7 @@ from tfadv.models import files
 from tfadv.models.logits import original
 from tfadv.objectives import OBJECTIVES
 from tfadv.objectives.base import Objective, as_objective
-from tfadv.report.data import TrainingCost
+from tfadv.report.data import Training
 from tfadv.specs import folder_name
 from tfadv.store.files import write_json
 from tfadv.training import Checkpoints, Diverged, Trainer, TrainingSettings
@@ -227,13 +227,19 @@ class TrainedModel(WholeArtifact):
         files.save(model, folder / "model.keras")
         manifest["content"] = entry.content = self._architecture.content(model)
 
-    def cost(self) -> TrainingCost:
-        """What training took; for an artifact that is up to date."""
+    def training(self) -> Training:
+        """How it was trained; for an artifact that is up to date."""
         folder = self._context.graph.open(self)
         record = json.loads((folder / "history.json").read_text(encoding="utf-8"))
         manifest = self._context.workdir.manifest(self.name)
         assert manifest is not None
-        return TrainingCost(record["gradients"], manifest["seconds"], record.get("collapsed_epoch"))
+        return Training(
+            gradients=record["gradients"],
+            seconds=manifest["seconds"],
+            collapsed_epoch=record.get("collapsed_epoch"),
+            history=record["history"],
+            best_epoch=record["best_epoch"],
+        )
 
     def cleanup(self) -> None:
         """Removes the checkpoints of a model that is complete."""

@@ -14,6 +14,7 @@ FORMATS = Registry(
         "csv": "tfadv.report.csv_files:write",
         "plots": "tfadv.report.plots:write",
         "markdown": "tfadv.report.markdown:write",
+        "html": "tfadv.report.page:write",
     },
 )
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
-import numpy as np
+from tfadv.evaluation.records import WORST_CASE
 
 if TYPE_CHECKING:
     from tfadv.evaluation.checks import Check
     from tfadv.evaluation.records import Record
+    from tfadv.report.gallery import Gallery
 
 
 class Recipe(Protocol):
@@ -66,106 +66,22 @@ class TransferRow(TypedDict):
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingCost:
-    """What the training of one model took, without that of the model it started from.
+class Training:
+    """How one model was trained, without the training of the model it started from.
 
     Attributes:
       gradients: forward and backward passes of single images, for updates and attacks.
       seconds: duration of the last process that trained it.
       collapsed_epoch: the epoch in which training collapsed (catastrophic overfitting), or None.
+      history: name of a metric, as Keras names it → its value in each epoch.
+      best_epoch: the epoch whose weights were kept, from 1; 0 where the model was not trained.
     """
 
     gradients: int
     seconds: float
     collapsed_epoch: int | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Predictions:
-    """What one model predicts for the K images of `Examples`.
-
-    Attributes:
-      clean: int (K,), predicted classes of the clean images.
-      clean_confidence: float (K,), softmax probabilities of these classes, in [0, 1].
-      attacked: int (K,), predicted classes under a white-box attack on this model.
-      attacked_confidence: float (K,), softmax probabilities of these classes.
-    """
-
-    clean: np.ndarray
-    clean_confidence: np.ndarray
-    attacked: np.ndarray
-    attacked_confidence: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class Examples:
-    """K attacked images of the example sheet.
-
-    Attributes:
-      model: name of the model.
-      attack: name of the attack.
-      eps: size of the perturbation.
-      indices: int (K,), positions in the test split.
-      images: float32 (K, H, W, C) in [0, 1].
-      labels: int (K,), true classes.
-      adversarial: float32 (K, H, W, C) in [0, 1], attacked on the reference recipe's model.
-      predictions: recipe name → `Predictions`.
-      n_candidates: number of test images that these were chosen from, the first ones of the split.
-      n_fooled: number of them that the reference classifies correctly, but not under attack.
-    """
-
-    model: str
-    attack: str
-    eps: float
-    indices: np.ndarray
-    images: np.ndarray
-    labels: np.ndarray
-    adversarial: np.ndarray
-    predictions: Mapping[str, Predictions]
-    n_candidates: int
-    n_fooled: int
-
-    def save(self, path: pathlib.Path) -> None:
-        """Writes a compressed npz file."""
-        arrays = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        arrays["recipes"] = np.array(list(arrays.pop("predictions")), dtype=np.str_)
-        for name, predictions in self.predictions.items():
-            for field in dataclasses.fields(predictions):
-                arrays[f"{field.name}/{name}"] = getattr(predictions, field.name)
-        with open(path, "wb") as file:
-            np.savez_compressed(file, **arrays)
-
-    @classmethod
-    def load(cls, path: pathlib.Path) -> Examples:
-        """Reads what `save` wrote."""
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-        predictions = {
-            str(name): Predictions(**{f.name: arrays.pop(f"{f.name}/{name}") for f in dataclasses.fields(Predictions)})
-            for name in arrays.pop("recipes")
-        }
-        values = {key: value if value.ndim else value.item() for key, value in arrays.items()}
-        return cls(**values, predictions=predictions)
-
-
-def choose_examples(labels: np.ndarray, clean: np.ndarray, attacked: np.ndarray, count: int = 6) -> np.ndarray:
-    """Chooses images for the example sheet: fooled ones first, and among them one of each class before a second.
-
-    Args:
-      labels: int (N,), true classes.
-      clean: int (N,), classes that the reference predicts.
-      attacked: int (N,), classes that it predicts under attack.
-      count: the number of images to choose.
-
-    Returns:
-      int (min(count, N),), positions in `labels`.
-    """
-    fooled = np.flatnonzero((clean == labels) & (attacked != labels))
-    order = np.concatenate([fooled, np.setdiff1d(np.arange(len(labels)), fooled)])
-    _, first_of_class = np.unique(labels[order], return_index=True)
-    rest = np.setdiff1d(np.arange(len(order)), first_of_class)
-    preferred = np.concatenate([np.sort(first_of_class), rest])[:count]
-    return np.asarray(order[preferred])
+    history: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
+    best_epoch: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,8 +95,9 @@ class ReportData:
       experiment: the experiment; its recipes are those of the records.
       transfer_matrix: "model/recipe" that was attacked → `TransferRow`; None where it was not evaluated.
       checks: "model/recipe" → results of the checks for gradient masking.
-      examples: images of the example sheet, or None.
-      training: "model/recipe" → what its training took.
+      gallery: attacked images, or None.
+      training: "model/recipe" → how it was trained.
+      provenance: what the results were computed with, such as "command" and "seed" → text.
     """
 
     dataset: str
@@ -189,8 +106,9 @@ class ReportData:
     experiment: Experiment
     transfer_matrix: Mapping[str, TransferRow] | None = None
     checks: Mapping[str, Sequence[Check]] = dataclasses.field(default_factory=dict)
-    examples: Examples | None = None
-    training: Mapping[str, TrainingCost] = dataclasses.field(default_factory=dict)
+    gallery: Gallery | None = None
+    training: Mapping[str, Training] = dataclasses.field(default_factory=dict)
+    provenance: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -209,8 +127,8 @@ class ReportData:
         """All sizes of perturbation in the records, ascending."""
         return tuple(sorted({record.eps for record in self.records if record.eps is not None}))
 
-    def accuracy(self, model: str, recipe: str, protocol: str, eps: float | None = None) -> float | None:
-        """The accuracy in percent on clean images or under FGSM on all test images, or None where there is none.
+    def record(self, model: str, recipe: str, protocol: str, eps: float | None = None) -> Record | None:
+        """The result on clean images or under FGSM on all test images, or None where there is none.
 
         Args:
           model: name of the model.
@@ -221,5 +139,17 @@ class ReportData:
         wanted = (model, recipe, protocol, eps)
         for record in self.records:
             if (record.model, record.variant, record.protocol, record.eps) == wanted and record.settings is None:
-                return 100 * record.accuracy
+                return record
         return None
+
+    def worst_case(self, model: str, recipe: str, eps: float) -> Record | None:
+        """The result for the images that no attack changed, or None where there were no stronger attacks."""
+        for record in self.records:
+            if (record.model, record.variant, record.attack, record.eps) == (model, recipe, WORST_CASE, eps):
+                return record
+        return None
+
+    def accuracy(self, model: str, recipe: str, protocol: str, eps: float | None = None) -> float | None:
+        """The accuracy in percent of the same `record`, or None."""
+        record = self.record(model, recipe, protocol, eps)
+        return None if record is None else 100 * record.accuracy

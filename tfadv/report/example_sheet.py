@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from tfadv.report.data import ReportData
+from tfadv.report.gallery import AttackedImages, choose_images
 
 # Lengths in inches; the figure is as large as its texts need.
 IMAGE = 1.35
@@ -17,36 +18,46 @@ TOP = 0.75
 LINE = 0.17
 POINTS = 9
 WRONG = "#B22222"
+MOST = 6  # images
 
 
 def example_sheet(data: ReportData) -> Figure:
     """Draws one row per image: clean image, predictions, perturbation, adversarial image, predictions.
 
-    Wrong predictions are red and marked with ✗.
+    The images are those of the first model at the largest eps, at most `MOST`; images on which the attack on the
+    reference recipe succeeds come first.  Wrong predictions are red and marked with ✗.
 
     Raises:
-      ValueError: `data.examples` is None.
+      ValueError: `data.gallery` is None.
     """
-    examples = data.examples
-    if examples is None:
-        raise ValueError("there are no examples.")
-    titles = {recipe.name: recipe.title for recipe in data.experiment.recipes}
+    gallery = data.gallery
+    if gallery is None:
+        raise ValueError("there is no gallery.")
+    model, titles = data.models[0], {recipe.name: recipe.title for recipe in data.experiment.recipes}
+    recipes = {name: gallery.models[f"{model}/{name}"] for name in data.recipes if f"{model}/{name}" in gallery.models}
+    reference = recipes[data.experiment.reference]
+    rows = _shown(reference, gallery.labels)
     left, right = [], []  # one list of (text, whether it is wrong) per image
-    for i, label in enumerate(examples.labels):
-        true = data.class_names[label]
-        left.append([(f"true class: {true}", False)])
+    for i in rows:
+        label = gallery.labels[i]
+        left.append([(f"true class: {data.class_names[label]}", False)])
         right.append([("under its own attack:", False)])
-        for name, predictions in examples.predictions.items():
-            for lines, classes, confidences in (
-                (left[-1], predictions.clean, predictions.clean_confidence),
-                (right[-1], predictions.attacked, predictions.attacked_confidence),
-            ):
-                wrong = bool(classes[i] != label)
-                text = f"{data.class_names[classes[i]]} ({100 * confidences[i]:.0f}%)"
+        for name, attacked in recipes.items():
+            for lines, eps in ((left[-1], 0), (right[-1], -1)):
+                predicted, confidence = attacked.classes[eps, i], attacked.confidences[eps, i]
+                wrong = bool(predicted != label)
+                text = f"{data.class_names[predicted]} ({100 * confidence:.0f}%)"
                 lines.append((f"{'✗' if wrong else '✓'} {titles.get(name, name)}: {text}", wrong))
-    perturbations = examples.adversarial - examples.images
-    title = f"{examples.model} under {examples.attack} at eps {examples.eps:g}"
-    return _draw(title, examples.images, perturbations, examples.adversarial, left, right)
+    images, adversarial = (pixels[rows] / np.float32(255) for pixels in (gallery.images, reference.adversarial[-1]))
+    title = f"{model} under {gallery.attack} at eps {gallery.epsilons[-1]:g}"
+    return _draw(title, images, adversarial - images, adversarial, left, right)
+
+
+def _shown(attacked: AttackedImages, labels: np.ndarray) -> np.ndarray:
+    """The positions of the images to show: first those classified correctly, but not under attack."""
+    fooled = np.flatnonzero((attacked.classes[0] == labels) & (attacked.classes[-1] != labels))
+    others = np.setdiff1d(np.arange(len(labels)), fooled)
+    return np.concatenate([fooled[choose_images(labels[fooled], MOST)], others])[:MOST]
 
 
 Lines = list[list[tuple[str, bool]]]

@@ -28,16 +28,21 @@ def write(folder: pathlib.Path, data: ReportData) -> None:
 
 def legend(data: ReportData) -> str:
     """A Markdown list that explains the words of the tables."""
+    return "\n".join(f"- **{word}**: {text}" if word else f"- {text}" for word, text in legend_entries(data))
+
+
+def legend_entries(data: ReportData) -> list[tuple[str, str]]:
+    """(word of the tables, sentence that explains it); the word is "" where the sentence explains none."""
     recipes = {recipe.name: recipe for recipe in data.experiment.recipes}
-    lines = [f"- **{name}**: {recipes[name].summary}." for name in data.recipes if name in recipes]
-    lines.append("- **White-box**: attacked on the evaluated model itself.")
+    entries = [(name, f"{recipes[name].summary}.") for name in data.recipes if name in recipes]
+    entries.append(("White-box", "attacked on the evaluated model itself."))
     if any(record.protocol == "transfer" for record in data.records):
-        lines.append("- **Transfer**: the stored adversarial images of the surrogate.")
-    lines.append("- **eps**: the largest change of a pixel, whose range is [0, 1].")
-    lines.append("- An image that is misclassified without an attack counts as misclassified under it.")
+        entries.append(("Transfer", "the stored adversarial images of the surrogate."))
+    entries.append(("eps", "the largest change of a pixel, whose range is [0, 1]."))
+    entries.append(("", "An image that is misclassified without an attack counts as misclassified under it."))
     published = data.experiment.published
     if published and published.covers(data.dataset):
-        lines.append("- **Δ**: this run minus the published figure, in percentage points.")
+        entries.append(("Δ", "this run minus the published figure, in percentage points."))
     elif published:
-        lines.append("- There are no published figures for this data set.")
-    return "\n".join(lines)
+        entries.append(("", "There are no published figures for this data set."))
+    return entries

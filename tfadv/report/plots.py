@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from tfadv.evaluation.records import WORST_CASE
+from tfadv.evaluation.records import WORST_CASE, Record
 from tfadv.report.comparison import comparison_plot, comparison_table, strongest
 from tfadv.report.data import ReportData
 from tfadv.report.example_sheet import example_sheet
@@ -28,12 +28,14 @@ class Picture:
     """A picture of the report.
 
     Attributes:
+      topic: what it is about: "accuracy", "defenses", "transfer", "examples" or "training".
       file: name of the PNG file.
       title: short text for those who do not see it.
       caption: sentences that belong below it.
       draw: function that returns the Matplotlib figure.
     """
 
+    topic: str
     file: str
     title: str
     caption: str
@@ -52,7 +54,9 @@ def pictures(data: ReportData) -> list[Picture]:
     if data.epsilons:
         for model in data.models:
             title, caption = f"Accuracy of {model} over eps", _accuracy_caption(data, model)
-            listed.append(Picture(f"accuracy_{model}.png", title, caption, _drawing(accuracy_plot, data, model)))
+            listed.append(
+                Picture("accuracy", f"accuracy_{model}.png", title, caption, _drawing(accuracy_plot, data, model))
+            )
     for model in data.models if comparison_table(data) else ():
         if any(record.model == model and record.settings for record in data.records):
             attack, _ = strongest(data, model)
@@ -62,13 +66,20 @@ def pictures(data: ReportData) -> list[Picture]:
                 "recipes that differ in their settings only."
             )
             drawing = _drawing(comparison_plot, data, model, styles(data))
-            listed.append(Picture(f"defenses_{model}.png", title, caption, drawing))
+            listed.append(Picture("defenses", f"defenses_{model}.png", title, caption, drawing))
     if data.transfer_matrix:
         caption = "Transfer matrix: dark where images attacked on the model of the row also fool the one of the column."
-        listed.append(Picture("matrix.png", "Transfer matrix", caption, _drawing(matrix_plot, data)))
-    if data.examples:
-        title = f"{data.examples.model} under {data.examples.attack} at eps {data.examples.eps:g}"
-        listed.append(Picture("examples.png", title, _examples_caption(data), _drawing(example_sheet, data)))
+        listed.append(Picture("transfer", "matrix.png", "Transfer matrix", caption, _drawing(matrix_plot, data)))
+    for model in data.models:
+        if any(training.history for name, training in data.training.items() if name.split("/")[0] == model):
+            title = f"Training of {model}"
+            drawing = _drawing(training_plot, data, model)
+            listed.append(Picture("training", f"training_{model}.png", title, TRAINING_CAPTION, drawing))
+    if data.gallery:
+        title = f"{data.models[0]} under {data.gallery.attack} at eps {max(data.epsilons):g}"
+        listed.append(
+            Picture("examples", "examples.png", title, _examples_caption(data), _drawing(example_sheet, data))
+        )
     return listed
 
 
@@ -88,12 +99,10 @@ def _accuracy_caption(data: ReportData, model: str) -> str:
 
 
 def _examples_caption(data: ReportData) -> str:
-    examples, reference = data.examples, data.experiment.reference
-    assert examples is not None
+    assert data.gallery is not None
     return (
-        f"{examples.model} under {examples.attack} at eps {examples.eps:g}. Of the first {examples.n_candidates:,} "
-        f"test images, {examples.n_fooled:,} are classified correctly by the model {reference} and misclassified "
-        f"under attack; the sheet shows such images first. The adversarial images are those for {reference}; each "
+        f"Test images of {data.models[0]} under {data.gallery.attack} at eps {max(data.epsilons):g}; those on which "
+        f"the attack succeeds come first. The adversarial images are those for {data.experiment.reference}; each "
         "model's prediction on the right is for an attack on that model itself."
     )
 
@@ -115,43 +124,86 @@ def styles(data: ReportData) -> dict[str, tuple[str, str, str]]:
 
 
 def accuracy_plot(data: ReportData, model: str) -> Figure:
-    """Accuracy of a model over eps, clean at eps 0: a color per recipe, a line style per protocol."""
-    figure = Figure(figsize=(7.5, 4), layout="constrained")
+    """Accuracy of a model over eps, clean at eps 0, with bands of 95% confidence.
+
+    Recipes have a color each, protocols a line style.
+    """
+    figure = Figure(figsize=(6.4, 5), layout="constrained")
     axes = figure.subplots()
     epsilons = [0.0, *data.epsilons]
-    shown: dict[str, Any] = {}  # protocol → line style
+    shown: dict[str, str] = {}  # protocol → line style
     for recipe, (_, color, marker) in styles(data).items():
-        clean = data.accuracy(model, recipe, "clean")
+        clean = data.record(model, recipe, "clean")
         curves = {
-            "FGSM, white-box": ("-", [data.accuracy(model, recipe, "whitebox", eps) for eps in data.epsilons]),
-            "FGSM, transfer": (":", [data.accuracy(model, recipe, "transfer", eps) for eps in data.epsilons]),
-            "worst case of attacks": ("--", [_worst_case(data, model, recipe, eps) for eps in data.epsilons]),
+            "FGSM, white-box": ("-", [data.record(model, recipe, "whitebox", eps) for eps in data.epsilons]),
+            "FGSM, transfer": (":", [data.record(model, recipe, "transfer", eps) for eps in data.epsilons]),
+            "worst case of attacks": ("--", [data.worst_case(model, recipe, eps) for eps in data.epsilons]),
         }
-        for protocol, (line, values) in curves.items():
-            if any(value is not None for value in values):
+        for protocol, (line, attacked) in curves.items():
+            if any(attacked):
                 # The attacks of the worst case may have run on fewer images than those of the clean accuracy.
-                start = None if line == "--" else clean
-                heights = np.array([start, *values], dtype=float)
+                records = [None if line == "--" else clean, *attacked]
+                heights, low, high = _percentages(records)
                 axes.plot(epsilons, heights, line, color=color, marker=marker, markersize=5, clip_on=False)
+                axes.fill_between(epsilons, low, high, color=color, alpha=0.15, linewidth=0)
                 shown[protocol] = line
     axes.set(title=model, xlabel="eps (pixels in [0, 1])", ylabel="accuracy, %", ylim=(0, 100), xticks=epsilons)
     axes.set_xticks(epsilons, [f"{eps:g}" for eps in epsilons])
     axes.grid(alpha=0.3)
+    add_legend(figure, data, model, shown)
+    return figure
+
+
+def add_legend(figure: Figure, data: ReportData, model: str, lines: Mapping[str, Any]) -> None:
+    """Adds a legend below a figure: the recipes of a model by color, and what the line styles mean."""
     recipes = [
         Line2D([], [], color=color, marker=marker, label=title)
         for name, (title, color, marker) in styles(data).items()
         if any(record.model == model and record.variant == name for record in data.records)
     ]
-    protocols = [Line2D([], [], color="0.3", linestyle=line, label=protocol) for protocol, line in shown.items()]
-    figure.legend(handles=recipes + protocols, loc="outside right upper", fontsize="small", frameon=False)
+    protocols = [Line2D([], [], color="black", linestyle=line, label=label) for label, line in lines.items()]
+    figure.legend(handles=recipes + protocols, loc="outside lower center", fontsize="small", frameon=False, ncols=3)
+
+
+def _percentages(records: Sequence[Record | None]) -> np.ndarray:
+    """float (3, R): accuracies and the bounds of their intervals in percent, NaN where there is no record."""
+    rows = [(None,) * 3 if record is None else (record.accuracy, *record.interval) for record in records]
+    return 100 * np.array(rows, dtype=float).T
+
+
+TRAINING_CAPTION = (
+    "Accuracy on validation images (solid) and, for recipes that attack images while they train, under PGD (dashed), "
+    "and the training loss. A ring marks the epoch whose weights are kept."
+)
+
+
+def training_plot(data: ReportData, model: str) -> Figure:
+    """Validation accuracy and training loss of every recipe over epochs."""
+    figure = Figure(figsize=(6.4, 5), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    lines = {"validation": "-"}
+    for recipe, (_, color, marker) in styles(data).items():
+        training = data.training.get(f"{model}/{recipe}")
+        if not training or not training.history:
+            continue
+        history, kept = training.history, training.best_epoch
+        epochs = np.arange(1, len(history["loss"]) + 1)
+        bottom.plot(epochs, history["loss"], color=color, marker=marker, markersize=4)
+        for metric, line in (("val_accuracy", "-"), ("val_robust_accuracy", "--")):
+            if metric in history:
+                percentages = 100 * np.array(history[metric])
+                top.plot(epochs, percentages, line, color=color, marker=marker, markersize=4)
+                top.plot(kept, percentages[kept - 1], "o", markersize=11, markerfacecolor="none", color=color)
+                if line == "--":
+                    lines["validation under PGD"] = line
+    top.set(title=model, ylabel="accuracy, %", ylim=(0, 100))
+    bottom.set(xlabel="epoch", ylabel="training loss")
+    bottom.set_ylim(bottom=0)
+    bottom.xaxis.get_major_locator().set_params(integer=True)
+    for axes in (top, bottom):
+        axes.grid(alpha=0.3)
+    add_legend(figure, data, model, lines)
     return figure
-
-
-def _worst_case(data: ReportData, model: str, recipe: str, eps: float) -> float | None:
-    for record in data.records:
-        if (record.model, record.variant, record.attack, record.eps) == (model, recipe, WORST_CASE, eps):
-            return 100 * record.accuracy
-    return None
 
 
 def matrix_plot(data: ReportData) -> Figure:

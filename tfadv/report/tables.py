@@ -31,9 +31,14 @@ class Table:
 
     def markdown(self) -> str:
         """The table in Markdown, with columns aligned for a terminal too."""
-        columns = [_aligned([head, *(_text(row[i], head) for row in self.rows)]) for i, head in enumerate(self.head)]
+        texts = [[text.replace("|", "\\|") for text in row] for row in self.texts()]
+        columns = [_aligned([head, *(row[i] for row in texts)]) for i, head in enumerate(self.head)]
         lines = ["| " + " | ".join(cells) + " |" for cells in zip(*columns, strict=True)]
         return "\n".join([f"**{self.title}**", "", *lines])
+
+    def texts(self) -> list[tuple[str, ...]]:
+        """The rows as texts."""
+        return [tuple(_text(cell, head) for cell, head in zip(row, self.head, strict=True)) for row in self.rows]
 
     def csv(self) -> str:
         """The table as CSV, at full precision and empty where there is no figure."""
@@ -48,18 +53,23 @@ def _text(cell: Cell, head: str) -> str:
     if cell is None:
         return "–"
     if isinstance(cell, str):
-        return cell.replace("|", "\\|")
+        return cell
     return f"{cell:+.2f}" if head.endswith("Δ") else f"{cell:.2f}"
 
 
 def _aligned(cells: list[str]) -> list[str]:
     """The heading and the cells of a column, padded, with a Markdown rule between; figures are aligned right."""
     width = max(3, *map(len, cells))
-    if not any(_FIGURE.match(cell) for cell in cells[1:]):
+    if not any(map(is_figure, cells[1:])):
         head, *rest = (cell.ljust(width) for cell in cells)
         return [head, ":" + "-" * (width - 1), *rest]
     head, *rest = (cell.rjust(width) for cell in cells)
     return [head, "-" * (width - 1) + ":", *rest]
+
+
+def is_figure(text: str) -> bool:
+    """Whether the text of a cell is a number, which is aligned right."""
+    return bool(_FIGURE.match(text))
 
 
 def report_tables(data: ReportData) -> dict[str, Table]:

@@ -1,0 +1,176 @@
+"""The report as one HTML page, report.html, that needs no network and no server."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+from importlib import resources
+from typing import Any
+
+import jinja2
+import markupsafe
+import numpy as np
+
+from tfadv.evaluation.records import Record
+from tfadv.report.comparison import strongest
+from tfadv.report.data import ReportData
+from tfadv.report.gallery import Gallery
+from tfadv.report.markdown import legend_entries
+from tfadv.report.plots import pictures
+from tfadv.report.svg import inline_svg, png_data_uri
+from tfadv.report.tables import Cell, Table, is_figure, matrix_table, report_tables
+
+TEMPLATES = ("report.html", "style.css", "gallery.js")
+TOPICS = {"accuracy": "Accuracy over eps", "defenses": "Clean and robust accuracy", "training": "Training"}
+MOST_PIXELS = 96  # height and width of an image in the gallery; larger ones are shown by every second, third … pixel
+MOST_BYTES = 3_000_000  # of all images in the gallery, before compression
+FEWEST_IMAGES = 6
+
+
+def write(folder: pathlib.Path, data: ReportData) -> None:
+    """Writes report.html."""
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_template),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["zip"] = lambda a, b: zip(a, b, strict=True)
+    environment.filters["is_figure"] = is_figure
+    tables = report_tables(data)
+    for name in ("matrix", "checks"):  # have sections of their own
+        tables.pop(name, None)
+    page = environment.get_template("report.html").render(
+        data=data,
+        title=f"Robustness on {data.dataset}",
+        sentence=sentence(data),
+        suspicious=[model for model, checks in data.checks.items() if any(c.passed is False for c in checks)],
+        sections=_sections(data),
+        overview=overview(data),
+        tables=tables,
+        legend=legend_entries(data),
+        topics=_topics(data),
+        matrix=matrix_table(data),
+        gallery=_gallery(data.gallery, data.class_names) if data.gallery else None,
+        style=markupsafe.Markup(_template("style.css")),
+        script=markupsafe.Markup(_template("gallery.js")),
+    )
+    (folder / "report.html").write_text(page, encoding="utf-8")
+
+
+def templates_hash() -> str:
+    """The SHA-256 of the files that the page is made from, in addition to the code."""
+    return hashlib.sha256("\0".join(map(_template, TEMPLATES)).encode()).hexdigest()
+
+
+def _template(name: str) -> str:
+    return resources.files("tfadv.report").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def sentence(data: ReportData) -> str:
+    """What was found, in one sentence: the most robust recipe of the first model, beside the reference."""
+    model, reference = data.models[0], data.experiment.reference
+    attack, robust = _robust(data, model)
+    if not robust:
+        return f"{model} was not attacked."
+    best = max(robust, key=lambda recipe: robust[recipe].accuracy)
+    eps = f"{attack} at eps {robust[best].eps:g}"
+    clean = {recipe: data.accuracy(model, recipe, "clean") for recipe in (best, reference)}
+    if best == reference or reference not in robust:
+        return f"{model} classifies {_percent(robust[best])} of the test images correctly under {eps}."
+    return (
+        f"Under {eps}, {model} classifies {_percent(robust[best])} of the test images correctly after {best}, "
+        f"{_percent(robust[reference])} before; of the clean images, {clean[best]:.1f}% and {clean[reference]:.1f}%."
+    )
+
+
+def overview(data: ReportData) -> Table:
+    """The accuracies that matter, one row per model and recipe."""
+    eps = max(data.epsilons, default=0.0)
+    rows: list[tuple[Cell, ...]] = []
+    attacks = []
+    for model in data.models:
+        attack, robust = _robust(data, model)
+        attacks.append(attack)
+        for recipe in data.recipes:
+            clean, fgsm = data.accuracy(model, recipe, "clean"), data.accuracy(model, recipe, "whitebox", eps)
+            strong = robust.get(recipe)
+            if clean is not None:
+                rows.append((model, recipe, clean, fgsm, strong.interval_text if strong else None))
+    strongest_attack = " / ".join(dict.fromkeys(attacks))
+    head: tuple[str, ...] = ("model", "recipe", "clean", f"FGSM, eps {eps:g}", f"{strongest_attack}, eps {eps:g}")
+    if set(attacks) <= {"FGSM"}:
+        head, rows = head[:-1], [row[:-1] for row in rows]
+    return Table("Accuracy in %, with the 95% interval of the strongest attack", head, rows)
+
+
+def _robust(data: ReportData, model: str) -> tuple[str, dict[str, Record]]:
+    """The strongest attack that was evaluated and what it leaves of each recipe, at the largest eps."""
+    if any(record.model == model and record.settings for record in data.records):
+        return strongest(data, model)
+    eps = max(data.epsilons, default=0.0)
+    found = {recipe: data.record(model, recipe, "whitebox", eps) for recipe in data.recipes}
+    return "FGSM", {recipe: record for recipe, record in found.items() if record}
+
+
+def _percent(record: Record) -> str:
+    return f"{100 * record.accuracy:.1f}%"
+
+
+def _sections(data: ReportData) -> list[tuple[str, str]]:
+    """(id, name) of the sections, for links."""
+    listed = {
+        "overview": ("Overview", True),
+        **{topic: (title, any(p.topic == topic for p in pictures(data))) for topic, title in TOPICS.items()},
+        "images": ("Images", data.gallery),
+        "transfer": ("Transfer", data.transfer_matrix),
+        "masking": ("Gradient masking", data.checks),
+        "tables": ("Tables", True),
+        "provenance": ("How it was computed", data.provenance),
+    }
+    return [(name, title) for name, (title, shown) in listed.items() if shown]
+
+
+def _topics(data: ReportData) -> list[dict[str, Any]]:
+    """The sections of pictures, as SVG with a caption."""
+    drawn: dict[str, list[dict[str, Any]]] = {}
+    for picture in pictures(data):
+        if picture.topic in TOPICS:
+            svg = markupsafe.Markup(inline_svg(picture.draw(), picture.title))
+            drawn.setdefault(picture.topic, []).append({"svg": svg, "caption": picture.caption})
+    return [{"id": topic, "title": TOPICS[topic], "pictures": drawn[topic]} for topic in TOPICS if topic in drawn]
+
+
+def _gallery(gallery: Gallery, class_names: tuple[str, ...]) -> str:
+    """The gallery for the script, as JSON that can stand inside a `<script>` element."""
+    step = -(-max(gallery.images.shape[1:3]) // MOST_PIXELS)
+    images = gallery.images[:, ::step, ::step]
+    strips = len(gallery.models) * len(gallery.epsilons)
+    count = int(np.clip(MOST_BYTES // (images[0].nbytes * max(strips, 1)), FEWEST_IMAGES, len(images)))
+    shown = np.unique(np.linspace(0, len(images) - 1, count).round().astype(int))
+    models = {
+        name: {
+            "adversarial": [_strip(pixels[shown][:, ::step, ::step]) for pixels in attacked.adversarial],
+            "classes": attacked.classes[:, shown].tolist(),
+            "confidences": np.round(attacked.confidences[:, shown].astype(float), 3).tolist(),
+            "confusion": attacked.confusion.tolist(),
+        }
+        for name, attacked in gallery.models.items()
+    }
+    content = {
+        "attack": gallery.attack,
+        "epsilons": gallery.epsilons,
+        "classes": class_names,
+        "labels": gallery.labels[shown].tolist(),
+        "size": images.shape[1:3],
+        "clean": _strip(images[shown]),
+        "models": models,
+    }
+    return markupsafe.Markup(json.dumps(content).replace("<", "\\u003c"))
+
+
+def _strip(images: np.ndarray) -> str:
+    """uint8 (G, H, W, C) → one picture, in which they lie side by side."""
+    return png_data_uri(np.concatenate(list(images), axis=1))
