@@ -19,7 +19,7 @@ KINDS = {
     "model": "models/resnet_tiny/retrained",
     "samples": "surrogate/digits_surrogate/1.0.0",
     "evaluation": "evaluations/resnet_tiny/baseline",
-    "examples": "examples/resnet_tiny",
+    "gallery": "gallery/resnet_tiny/retrained",
     "report": "report",
     "checkpoint": "checkpoints/resnet_tiny/baseline",
     "part": "parts/evaluations/resnet_tiny/baseline",

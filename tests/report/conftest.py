@@ -10,7 +10,8 @@ import pytest
 from tfadv.evaluation.checks import Check
 from tfadv.evaluation.records import Record
 from tfadv.experiments.paper import PAPER
-from tfadv.report.data import Examples, Predictions, ReportData
+from tfadv.report.data import ReportData, Training
+from tfadv.report.gallery import AttackedImages, Gallery
 
 EPSILONS = (0.01, 0.1)
 GAINS = {"baseline": 0.0, "augmented": 0.05, "retrained": 0.1}
@@ -49,29 +50,22 @@ def make_records(gains=GAINS):
     return tuple(records)
 
 
-def make_examples(recipes, class_names, n=6, shape=(8, 8, 3)):
-    """Examples with random images and predictions."""
+def make_gallery(recipes, n_classes, n=8, shape=(8, 8, 3)):
+    """A gallery with random images and predictions of resnet18 and resnet50."""
     rng = np.random.default_rng(0)
-    images = rng.random((n, *shape), np.float32)
+    images = rng.integers(40, 215, (n, *shape), dtype=np.uint8)
 
-    def predictions():
-        return Predictions(
-            *(rng.integers(len(class_names), size=n), rng.random(n), rng.integers(len(class_names), size=n)),
-            np.ones(n),
+    def attacked():
+        steps = np.round(255 * np.array(EPSILONS)).astype(int)[:, None, None, None, None]
+        return AttackedImages(
+            adversarial=(images + steps * rng.choice([-1, 1], (len(EPSILONS), *images.shape))).astype(np.uint8),
+            classes=rng.integers(n_classes, size=(3, n)),
+            confidences=rng.random((3, n), np.float32),
+            confusion=rng.integers(100, size=(3, n_classes, n_classes)),
         )
 
-    return Examples(
-        model="resnet18",
-        attack="FGSM",
-        eps=0.1,
-        indices=np.arange(n),
-        images=images,
-        labels=rng.integers(len(class_names), size=n),
-        adversarial=np.clip(images + 0.1 * rng.choice([-1, 1], images.shape), 0, 1).astype(np.float32),
-        predictions={recipe: predictions() for recipe in recipes},
-        n_candidates=512,
-        n_fooled=97,
-    )
+    models = {f"{model}/{recipe}": attacked() for model in ("resnet18", "resnet50") for recipe in recipes}
+    return Gallery("fgsm", EPSILONS, images, rng.integers(n_classes, size=n), models)
 
 
 @pytest.fixture
@@ -106,5 +100,11 @@ def full_data(data):
         records=(*attacked, *data.records),
         transfer_matrix=matrix,
         checks=checks,
-        examples=make_examples(data.recipes, data.class_names),
+        gallery=make_gallery(data.recipes, len(data.class_names)),
+        training={
+            "resnet18/baseline": Training(
+                900, 60.0, history={"loss": [2.0, 1.0], "val_accuracy": [0.5, 0.7]}, best_epoch=2
+            )
+        },
+        provenance={"command": "tfadv --flagfile=flags.txt", "flags.txt": "--seed=0\n--dataset=cifar10", "seed": "0"},
     )

@@ -10,7 +10,7 @@ from tfadv.experiments.comparison import compared
 from tfadv.experiments.defenses import CONTROL, NFGSM
 from tfadv.experiments.paper import PAPER
 from tfadv.report.comparison import comparison_plot, comparison_table, fgsm_tables, strongest
-from tfadv.report.data import ReportData, TrainingCost
+from tfadv.report.data import ReportData, Training
 from tfadv.report.plots import pictures, styles
 
 HALF = NFGSM.with_settings({"share": 0.5})
@@ -40,7 +40,7 @@ def results():
         "resnet18/nfgsm": [Check("steps", False, {}, "Bad."), Check("logits", True, {}, "Fine.")],
         "resnet18/control": [Check("steps", True, {}, "Fine.")],
     }
-    training = {"resnet18/nfgsm": TrainingCost(840_000, 660.0, collapsed_epoch=3)}
+    training = {"resnet18/nfgsm": Training(840_000, 660.0, collapsed_epoch=3)}
     return ReportData("cifar10", ("a", "b"), tuple(records), experiment, checks=checks, training=training)
 
 

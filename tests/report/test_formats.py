@@ -15,8 +15,8 @@ from matplotlib.colors import to_hex
 
 from tfadv.experiments.recipe import Experiment, Recipe
 from tfadv.report import FORMATS, csv_files, markdown, plots, write_report
-from tfadv.report.data import Examples, choose_examples
-from tfadv.report.example_sheet import example_sheet
+from tfadv.report.example_sheet import MOST, example_sheet
+from tfadv.report.gallery import AttackedImages, choose_images
 from tfadv.report.tables import report_tables
 
 
@@ -48,9 +48,9 @@ def with_further_recipe(data, name="trades", in_experiment=True):
 def test_all_formats_are_written(full_data, tmp_path):
     write_report(tmp_path, full_data)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
-    pictures = {"accuracy_resnet18.png", "accuracy_resnet50.png", "matrix.png", "examples.png"}
+    pictures = {"accuracy_resnet18.png", "accuracy_resnet50.png", "matrix.png", "examples.png", "training_resnet18.png"}
     tables = {f"{name}.csv" for name in report_tables(full_data)}
-    assert {path.name for path in tmp_path.iterdir()} == {"report.md", "checks.md", *pictures, *tables}
+    assert {path.name for path in tmp_path.iterdir()} == {"report.md", "report.html", "checks.md", *pictures, *tables}
     for name in pictures:
         assert f"]({name})" in text and (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
@@ -68,6 +68,7 @@ def test_a_format_registered_from_outside_is_written(data, tmp_path, monkeypatch
 def test_report_needs_no_tensorflow(tmp_path):
     code = (
         "import sys, tfadv.report, tfadv.report.csv_files, tfadv.report.plots, tfadv.report.markdown\n"
+        "import tfadv.report.page\n"
         "import tfadv.experiments.paper, tfadv.evaluation.checks\n"
         "assert 'tensorflow' not in sys.modules and 'keras' not in sys.modules\n"
     )
@@ -87,7 +88,7 @@ def test_markdown_starts_with_the_headline_and_explains_its_words(full_data, tmp
     assert text.index("## Tables") < text.index("Table 1") < text.index("## Gradient masking") < text.index("![")
     assert "- **retrained**: starts from baseline; clean images and the surrogate's adversarial images" in text
     assert "minus the published figure" in text
-    assert "97 are classified correctly by the model baseline" in text
+    assert "The adversarial images are those for baseline" in text
 
 
 def test_markdown_without_anything_optional(data, tmp_path):
@@ -170,49 +171,60 @@ def test_nothing_on_the_example_sheet_is_cut_off_or_overlaps(full_data, class_na
 
 
 def test_example_sheet_shows_what_each_recipe_predicts(full_data):
-    examples, names = full_data.examples, full_data.class_names
+    gallery, names = full_data.gallery, full_data.class_names
+    reference = gallery.models["resnet18/baseline"]
+    fooled = np.flatnonzero((reference.classes[0] == gallery.labels) & (reference.classes[-1] != gallery.labels))
+    others = np.setdiff1d(np.arange(len(gallery.labels)), fooled)
+    assert 0 < len(fooled) < MOST
     texts = [text.get_text() for text in example_sheet(full_data).texts]
     for recipe, title in (("baseline", "Baseline"), ("retrained", "Retrained")):
-        predictions = examples.predictions[recipe]
-        for i, label in enumerate(examples.labels):
-            for classes, confidences in (
-                (predictions.clean, predictions.clean_confidence),
-                (predictions.attacked, predictions.attacked_confidence),
-            ):
-                mark = "✓" if classes[i] == label else "✗"
-                assert f"{mark} {title}: {names[classes[i]]} ({100 * confidences[i]:.0f}%)" in texts
+        attacked = gallery.models[f"resnet18/{recipe}"]
+        for i in [*fooled, *others[: MOST - len(fooled)]]:
+            for eps in (0, -1):
+                predicted, confidence = attacked.classes[eps, i], attacked.confidences[eps, i]
+                mark = "✓" if predicted == gallery.labels[i] else "✗"
+                assert f"{mark} {title}: {names[predicted]} ({100 * confidence:.0f}%)" in texts
 
 
 def test_example_sheet_of_one_gray_image(full_data):
-    examples = full_data.examples
-    one = dataclasses.replace(
-        examples,
-        images=examples.images[:1, ..., :1],
-        labels=examples.labels[:1],
-        adversarial=examples.images[:1, ..., :1],  # no perturbation at all
-    )
-    assert_nothing_is_cut_off(example_sheet(dataclasses.replace(full_data, examples=one)))
+    gallery = full_data.gallery
+    images = gallery.images[:1, ..., :1]
+    models = {
+        name: dataclasses.replace(
+            attacked,
+            adversarial=np.stack([images, images]),  # no perturbation at all
+            classes=attacked.classes[:, :1],
+            confidences=attacked.confidences[:, :1],
+        )
+        for name, attacked in gallery.models.items()
+    }
+    one = dataclasses.replace(gallery, images=images, labels=gallery.labels[:1], models=models)
+    assert_nothing_is_cut_off(example_sheet(dataclasses.replace(full_data, gallery=one)))
 
 
-# ---- examples ---------------------------------------------------------------------------------------------------
+def test_training_plot_marks_the_epoch_that_was_kept(full_data):
+    figure = plots.training_plot(full_data, "resnet18")
+    curve, ring = figure.axes[0].lines
+    np.testing.assert_allclose(curve.get_ydata(), [50, 70])
+    assert list(ring.get_xdata()) == [2] and list(ring.get_ydata()) == [70]
+    assert_nothing_is_cut_off(figure)
 
 
-def test_examples_are_the_same_after_saving_and_loading(full_data, tmp_path):
-    examples = full_data.examples
-    examples.save(tmp_path / "examples.npz")
-    loaded = Examples.load(tmp_path / "examples.npz")
-    assert list(loaded.predictions) == list(examples.predictions)
-    for a, b in ((examples, loaded), *((examples.predictions[r], loaded.predictions[r]) for r in loaded.predictions)):
-        for field in dataclasses.fields(a):
-            if field.name != "predictions":
-                value = getattr(b, field.name)
-                np.testing.assert_array_equal(getattr(a, field.name), value)
-                assert type(getattr(a, field.name)) is type(value)
+# ---- gallery ----------------------------------------------------------------------------------------------------
 
 
-def test_fooled_images_are_chosen_first_and_one_of_each_class_before_a_second():
-    labels = np.array([0, 0, 1, 1, 2, 2])
-    clean = np.array([0, 0, 1, 1, 2, 0])
-    attacked = np.array([0, 1, 0, 0, 2, 2])  # 1, 2 and 3 are fooled; 5 was misclassified before
-    assert choose_examples(labels, clean, attacked, 4).tolist() == [1, 2, 4, 3]
-    assert sorted(choose_examples(labels, clean, attacked, 100).tolist()) == list(range(6))
+def test_attacked_images_are_the_same_after_saving_and_loading(full_data, tmp_path):
+    attacked = full_data.gallery.models["resnet18/baseline"]
+    attacked.save(tmp_path / "gallery.npz")
+    loaded = AttackedImages.load(tmp_path / "gallery.npz")
+    for field in dataclasses.fields(attacked):
+        value, expected = getattr(loaded, field.name), getattr(attacked, field.name)
+        np.testing.assert_array_equal(value, expected)
+        assert value.dtype == expected.dtype
+
+
+def test_images_are_chosen_one_of_each_class_before_a_second():
+    labels = np.array([2, 0, 0, 1, 0, 2, 1])
+    assert choose_images(labels, 3).tolist() == [1, 3, 0]
+    assert choose_images(labels, 5).tolist() == [1, 2, 3, 0, 5]
+    assert sorted(choose_images(labels, 100).tolist()) == list(range(7))

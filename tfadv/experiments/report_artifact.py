@@ -107,7 +107,7 @@ class Report(WholeArtifact):
             "flags.txt": session.config.flagfile(),
             "seed": str(session.config.seed),
             "versions": ", ".join(f"{name} {version}" for name, version in {"tfadv": __version__, **versions}.items()),
-            "machine": f"{platform.system()} {platform.machine()}, {session.devices}",
+            "machine": f"{platform.system()} {platform.machine()}, devices: {session.devices.replicas}",
             "date": f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC",
             "computing time": str(datetime.timedelta(seconds=round(seconds))),
         }

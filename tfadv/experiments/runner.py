@@ -130,8 +130,9 @@ def _closing_text(session: Session) -> str:
     lines = []
     reports = session.experiment.target(config.stage) == "report"
     if reports:
-        text = (session.workdir.open(Report.name_for(config.stage)) / "report.md").read_text(encoding="utf-8")
-        lines += [line for line in text.splitlines() if not line.startswith("![")]
+        folder = session.workdir.open(Report.name_for(config.stage))
+        text = (folder / "report.md").read_text(encoding="utf-8").partition("\n## Pictures")[0]
+        lines += [text, f"The same with pictures: {folder / 'report.html'}"]
     if not graph.built:
         lines.append(f"{config.workdir} is up to date for stage {config.stage}: nothing to do.")
     else:

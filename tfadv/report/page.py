@@ -81,8 +81,9 @@ def sentence(data: ReportData) -> str:
     if best == reference or reference not in robust:
         return f"{model} classifies {_percent(robust[best])} of the test images correctly under {eps}."
     return (
-        f"Under {eps}, {model} classifies {_percent(robust[best])} of the test images correctly after {best}, "
-        f"{_percent(robust[reference])} before; of the clean images, {clean[best]:.1f}% and {clean[reference]:.1f}%."
+        f"Under {eps}, {model} classifies {_percent(robust[best])} of the test images correctly with the recipe {best} "
+        f"and {_percent(robust[reference])} with {reference}; of the clean images, {clean[best]:.1f}% and "
+        f"{clean[reference]:.1f}%."
     )
 
 

@@ -68,8 +68,10 @@
       return element("tr", {}, element("th", { scope: "row", textContent: data.classes[i] }), ...cells);
     });
     const table = element("table", { className: many ? "confusion many" : "confusion" },
-      element("caption", { textContent: title }), element("thead", {}, head), element("tbody", {}, ...rows));
-    return element("div", { className: "scroll" }, table);
+      element("thead", {}, head), element("tbody", {}, ...rows));
+    table.setAttribute("aria-label", title);
+    const caption = element("p", { className: "caption", textContent: title });
+    return element("div", { className: "table" }, caption, element("div", { className: "scroll" }, table));
   };
 
   let latest = 0; // a selection that was made while images were decoded replaces the earlier one
@@ -89,7 +91,7 @@
         picture(difference(before, after, size), `perturbation × ${(0.5 / size).toPrecision(2)}`), picture(after, "attacked"));
       const lines = [["clean:", 0], ["attacked:", level + 1]].map(([words, k]) =>
         prediction(words, selected.classes[k][i], selected.confidences[k][i], label));
-      items.push(element("li", {}, row, element("p", {}, `${data.classes[label]}. `, lines[0], "; ", lines[1])));
+      items.push(element("li", {}, row, element("p", {}, `true class ${data.classes[label]} – `, lines[0], "; ", lines[1])));
     }
     document.getElementById("gallery").replaceChildren(...items);
     const correct = (matrix) => matrix.reduce((sum, row, i) => sum + row[i], 0);
