@@ -14,7 +14,7 @@ LAYERS = [
     {"runtime", "store"},
     {"datasets", "models"},
     {"attacks", "objectives"},
-    {"evaluation", "training", "report"},
+    {"evaluation", "explanation", "training", "report"},
     {"experiments"},
 ]
 COMMAND_LINE = {

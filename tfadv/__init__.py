@@ -22,7 +22,7 @@ from typing import Any
 
 __version__ = "0.2.0"
 
-_MODULE_NAMES = ("attacks", "datasets", "evaluation", "models", "objectives", "training")
+_MODULE_NAMES = ("attacks", "datasets", "evaluation", "explanation", "models", "objectives", "training")
 _EVALUATION_NAMES = ("Result", "check_gradient_masking", "evaluate")
 __all__ = [  # noqa: F822  loaded on first use
     "AdversarialTrainer",
@@ -33,6 +33,7 @@ __all__ = [  # noqa: F822  loaded on first use
     "datasets",
     "evaluate",
     "evaluation",
+    "explanation",
     "models",
     "objectives",
     "training",
