@@ -69,8 +69,12 @@ def grad_cam(model: keras.Model, x: Any, y: Any) -> np.ndarray:
 
 @contextlib.contextmanager
 def _recorded(model: keras.Model) -> Iterator[list[tf.Tensor]]:
-    """A list that takes the 4-D outputs of all layers without sub-layers, in the order of their calls."""
-    layers = [layer for layer in model._flatten_layers(include_self=False) if not layer._layers]
+    """A list that takes the 4-D outputs of all layers without sub-layers, in the order of their calls; no paddings."""
+    layers = [
+        layer
+        for layer in model._flatten_layers(include_self=False)
+        if not layer._layers and not isinstance(layer, keras.layers.ZeroPadding2D)
+    ]
     maps: list[tf.Tensor] = []
 
     def recording(call: Any) -> Any:
