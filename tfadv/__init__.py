@@ -33,6 +33,7 @@ __all__ = [  # noqa: F822  loaded on first use
     "datasets",
     "evaluate",
     "evaluation",
+    "explain",
     "explanation",
     "models",
     "objectives",
@@ -56,6 +57,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"{__name__}.{name}")
     if name == "AdversarialTrainer":
         return importlib.import_module("tfadv.training.adversarial_trainer").AdversarialTrainer
+    if name == "explain":
+        return importlib.import_module("tfadv.explanation").explain
     if name == "classifier":
         return importlib.import_module("tfadv.models.logits").classifier
     if name in _EVALUATION_NAMES:

@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 import tfadv
-from tfadv.explanation import grad_cam, loss_surface, saliency, vulnerability
+from tfadv.explanation import Explanation, grad_cam, loss_surface, saliency, vulnerability
 
 SHAPE = (6, 6, 2)
 
@@ -142,3 +142,30 @@ def test_grad_cam_needs_feature_maps(images):
     model = keras.Sequential([keras.Input(SHAPE), layers.Flatten(), layers.Dense(3)])
     with pytest.raises(ValueError, match="has no feature maps"):
         grad_cam(model, *images)
+
+
+def test_an_explanation_survives_saving(tmp_path):
+    model, x = cam_model(nested=True), np.random.default_rng(0).random((6, 8, 8, 3), np.float32)
+    y = np.argmax(model(x), axis=1)
+    found = tfadv.explain(model, x, y, 0.1, shown=[4, 1], points=3)
+    assert (
+        found.images.shape == (2, 2, 8, 8, 3)
+        and found.surface.shape == (2, 3, 3)
+        and len(found.vulnerability.margin) == 6
+    )
+    np.testing.assert_array_equal(found.images[0], x[[4, 1]])
+    assert 0 < np.abs(found.images[1] - found.images[0]).max() <= 0.1 + 1e-6
+    assert (found.classes[0] == y[[4, 1]]).all() and found.labels.tolist() == y[[4, 1]].tolist()
+    found.save(tmp_path / "explanation.npz")
+    loaded = Explanation.load(tmp_path / "explanation.npz")
+    assert loaded.eps == found.eps
+    for name in ("images", "labels", "classes", "saliency", "cam", "surface"):
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(found, name))
+    assert loaded.vulnerability.medians() == found.vulnerability.medians()
+
+
+def test_a_model_without_feature_maps_is_explained_without_grad_cam(linear, images):
+    found = tfadv.explain(linear[0], *images, points=2)
+    assert np.isnan(found.cam).all() and len(found.labels) == 4
+    with pytest.raises(ValueError, match="eps must be greater than 0"):
+        tfadv.explain(linear[0], *images, eps=0)

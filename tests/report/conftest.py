@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from tfadv.evaluation.checks import Check
 from tfadv.evaluation.records import Record
 from tfadv.experiments.paper import PAPER
+from tfadv.explanation.vulnerability import Vulnerability
 from tfadv.report.data import ReportData, Training
 from tfadv.report.gallery import AttackedImages, Gallery
 
@@ -68,6 +70,23 @@ def make_gallery(recipes, n_classes, n=8, shape=(8, 8, 3)):
     return Gallery("fgsm", EPSILONS, images, rng.integers(n_classes, size=n), models)
 
 
+def make_explanation(n=2, shape=(8, 8, 3)):
+    """Random values in place of an explanation."""
+    rng = np.random.default_rng(0)
+    maps = rng.random((2, n, *shape[:2]), np.float32)
+    smallest = np.array([0.0, 0.01, 0.02, 0.04, np.inf], np.float32)
+    return types.SimpleNamespace(
+        eps=0.1,
+        images=rng.random((2, n, *shape), np.float32),
+        labels=np.arange(n),
+        classes=np.zeros((2, n), int),
+        saliency=maps,
+        cam=np.stack([maps[0], np.full_like(maps[0], np.nan)]),
+        surface=rng.random((n, 5, 5), np.float32),
+        vulnerability=Vulnerability(np.array([-1, 1, 2, 3, 9], np.float32), np.full(5, 100, np.float32), smallest),
+    )
+
+
 @pytest.fixture
 def data():
     """`ReportData` of the paper's experiment without anything optional."""
@@ -101,6 +120,7 @@ def full_data(data):
         transfer_matrix=matrix,
         checks=checks,
         gallery=make_gallery(data.recipes, len(data.class_names)),
+        explanations={"resnet18/baseline": make_explanation(), "resnet18/retrained": make_explanation()},
         training={
             "resnet18/baseline": Training(
                 900, 60.0, history={"loss": [2.0, 1.0], "val_accuracy": [0.5, 0.7]}, best_epoch=2

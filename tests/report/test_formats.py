@@ -16,6 +16,7 @@ from matplotlib.colors import to_hex
 from tfadv.experiments.recipe import Experiment, Recipe
 from tfadv.report import FORMATS, csv_files, markdown, plots, write_report
 from tfadv.report.example_sheet import MOST, example_sheet
+from tfadv.report.explanations import explanation_sheet, vulnerability_plot, vulnerability_table
 from tfadv.report.gallery import AttackedImages, choose_images
 from tfadv.report.tables import report_tables
 
@@ -49,6 +50,7 @@ def test_all_formats_are_written(full_data, tmp_path):
     write_report(tmp_path, full_data)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     pictures = {"accuracy_resnet18.png", "accuracy_resnet50.png", "matrix.png", "examples.png", "training_resnet18.png"}
+    pictures |= {"vulnerability_resnet18.png", "explanations_resnet18.png"}
     tables = {f"{name}.csv" for name in report_tables(full_data)}
     assert {path.name for path in tmp_path.iterdir()} == {"report.md", "report.html", "checks.md", *pictures, *tables}
     for name in pictures:
@@ -207,6 +209,26 @@ def test_training_plot_marks_the_epoch_that_was_kept(full_data):
     curve, ring = figure.axes[0].lines
     np.testing.assert_allclose(curve.get_ydata(), [50, 70])
     assert list(ring.get_xdata()) == [2] and list(ring.get_ydata()) == [70]
+    assert_nothing_is_cut_off(figure)
+
+
+def test_vulnerability_is_the_median_of_the_images_classified_correctly(full_data):
+    row, _ = vulnerability_table(full_data).rows
+    assert row == ("resnet18", "baseline", "4", "2.5", "100", "0.025", "0.03", "1.00")
+    figure = vulnerability_plot(full_data, "resnet18", plots.styles(full_data))
+    np.testing.assert_allclose(figure.axes[0].lines[0].get_xdata(), [0.01, 0.02, 0.03])
+    np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), [0.01, 0.02, 0.04])
+    assert_nothing_is_cut_off(figure)
+
+
+def test_the_sheet_of_explanations_names_what_each_recipe_predicts(full_data):
+    figure = explanation_sheet(full_data, "resnet18", {"baseline": "Baseline", "retrained": "Retrained"})
+    labels = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
+    assert labels == [
+        "Baseline\ncat as cat,\nattacked as cat", "Retrained\ncat as cat,\nattacked as cat",
+        "Baseline\ndog as cat,\nattacked as cat", "Retrained\ndog as cat,\nattacked as cat",
+    ]  # fmt: skip
+    assert [len(axes.images) for axes in figure.axes[:7]] == [1, 1, 2, 1, 1, 1, 0]  # no Grad-CAM where it is unknown
     assert_nothing_is_cut_off(figure)
 
 

@@ -65,7 +65,7 @@ def test_the_papers_tables_give_about_the_gain_it_states(row, mean):
 def test_stronger_attacks_have_a_table_and_do_not_change_the_others(data, full_data):
     before, after = report_tables(data), report_tables(full_data)
     assert set(before) == {"table1", "table2", "table3", "table4", "transfer"}
-    assert set(after) == {*before, "attacks", "matrix", "checks"}
+    assert set(after) == {*before, "attacks", "matrix", "vulnerability", "checks"}
     accuracies = ("12.0 [10.0, 15.0]", "12.0 [10.0, 15.0]")
     assert after["attacks"].rows == [
         ("resnet18", "baseline", "pgd", *accuracies, "100", "10", "2", "3"),

@@ -20,8 +20,14 @@ SCRATCH, REFERENCE = "scratch", "reference"
 
 # Stages that every experiment has.  The stages of its recipes and its extra stages come between them.
 FIRST_STAGES = {"prepare": "splits"}
-LAST_STAGES = {"evaluate": "evaluations", "report": "report", "compare": "report", "all": "report"}
-TARGETS = ("splits", "reference_evaluation", "samples", "evaluations", "report")
+LAST_STAGES = {
+    "evaluate": "evaluations",
+    "explain": "explanations",
+    "report": "report",
+    "compare": "report",
+    "all": "report",
+}
+TARGETS = ("splits", "reference_evaluation", "samples", "evaluations", "explanations", "report")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,6 +57,7 @@ class Report(WholeArtifact):
             "formats": list(FORMATS),
             "templates": templates_hash(),
             "results": digest([records, self._transfer_matrix(), checks]),
+            "explanations": self._current_explanations(),
         }
 
     def code(self) -> tuple:
@@ -80,6 +81,11 @@ class Report(WholeArtifact):
             transfer_matrix=self._transfer_matrix() or None,
             checks=self._checks(),
             gallery=self._gallery(),
+            explanations={
+                f"{t.model}/{t.recipe.name}": session.explanation(t).read()
+                for t in session.variants
+                if session.explanation(t).name in self._current_explanations()
+            },
             training=self._training(),
             provenance=self._provenance(),
         )
@@ -88,6 +94,12 @@ class Report(WholeArtifact):
     def _training(self) -> dict[str, Training]:
         """How each model was trained."""
         return {f"{trained.model}/{trained.recipe.name}": trained.training() for trained in self._session.variants}
+
+    def _current_explanations(self) -> dict[str, str]:
+        """Name → content of the explanations that are up to date."""
+        graph, artifacts = self._session.graph, map(self._session.explanation, self._session.variants)
+        contents = {artifact.name: graph.current(artifact) for artifact in artifacts}
+        return {name: content for name, content in contents.items() if content is not None}
 
     def _gallery(self) -> Gallery:
         """The attacked images of all models."""

@@ -18,6 +18,7 @@ from tfadv.store.workdir import Workdir
 
 AFFECTS_RESULTS = False
 LOG = logging.getLogger(__name__)
+REPORTED = ("explanations", "report")  # what a stage makes that ends with a report
 
 
 def run(config: Config) -> str | None:
@@ -73,7 +74,10 @@ def _run_stage(session: Session, stage: str) -> None:
             _evaluate(session, session.fgsm_evaluation(session.trained(model, session.experiment.reference)))
     else:
         evaluations = _evaluate_all(session)
-        if target == "report":
+        if target == "explanations":
+            for trained in session.variants:
+                session.graph.ensure(session.explanation(trained))
+        if target in REPORTED:
             session.graph.ensure(Report(session, evaluations))
 
 
@@ -128,7 +132,7 @@ def _closing_text(session: Session) -> str:
             "When all shards are done, run the same command without --shard to join them."
         )
     lines = []
-    reports = session.experiment.target(config.stage) == "report"
+    reports = session.experiment.target(config.stage) in REPORTED
     if reports:
         folder = session.workdir.open(Report.name_for(config.stage))
         text = (folder / "report.md").read_text(encoding="utf-8").partition("\n## Pictures")[0]

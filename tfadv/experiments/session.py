@@ -18,6 +18,7 @@ from tfadv.experiments.architectures import Architecture, OwnModel, RegisteredMo
 from tfadv.experiments.attack_evaluation import AttackEvaluation
 from tfadv.experiments.context import Context
 from tfadv.experiments.dataset_splits import DatasetSplits
+from tfadv.experiments.explanation_artifact import ExplanationArtifact
 from tfadv.experiments.fgsm_evaluation import FgsmEvaluation
 from tfadv.experiments.gallery_images import GalleryImages
 from tfadv.experiments.graph import Graph
@@ -189,6 +190,10 @@ class Session:
     def diagnostics(self, trained: TrainedModel, n: int | None = None) -> MaskingDiagnostics:
         """Whether the gradients of a model are masked; n as in `attack_evaluation`."""
         return MaskingDiagnostics(self._context, self.splits, trained, self.surrogate, n or self.eval_size)
+
+    def explanation(self, trained: TrainedModel) -> ExplanationArtifact:
+        """What a model looks at, and how vulnerable its images are."""
+        return ExplanationArtifact(self._context, self.splits, trained)
 
     def gallery(self, trained: TrainedModel) -> GalleryImages:
         """Attacked images of a model, to look at."""

@@ -11,6 +11,7 @@ from tfadv.evaluation.records import WORST_CASE
 if TYPE_CHECKING:
     from tfadv.evaluation.checks import Check
     from tfadv.evaluation.records import Record
+    from tfadv.explanation import Explanation
     from tfadv.report.gallery import Gallery
 
 
@@ -96,6 +97,7 @@ class ReportData:
       transfer_matrix: "model/recipe" that was attacked → `TransferRow`; None where it was not evaluated.
       checks: "model/recipe" → results of the checks for gradient masking.
       gallery: attacked images, or None.
+      explanations: "model/recipe" → `Explanation`, where there is one.
       training: "model/recipe" → how it was trained.
       provenance: what the results were computed with, such as "command" and "seed" → text.
     """
@@ -107,6 +109,7 @@ class ReportData:
     transfer_matrix: Mapping[str, TransferRow] | None = None
     checks: Mapping[str, Sequence[Check]] = dataclasses.field(default_factory=dict)
     gallery: Gallery | None = None
+    explanations: Mapping[str, Explanation] = dataclasses.field(default_factory=dict)
     training: Mapping[str, Training] = dataclasses.field(default_factory=dict)
     provenance: Mapping[str, str] = dataclasses.field(default_factory=dict)
 

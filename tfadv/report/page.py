@@ -22,7 +22,13 @@ from tfadv.report.svg import inline_svg, png_data_uri
 from tfadv.report.tables import Cell, Table, is_figure, matrix_table, report_tables
 
 TEMPLATES = ("report.html", "style.css", "gallery.js")
-TOPICS = {"accuracy": "Accuracy over eps", "defenses": "Clean and robust accuracy", "training": "Training"}
+TOPICS = {
+    "accuracy": "Accuracy over eps",
+    "defenses": "Clean and robust accuracy",
+    "training": "Training",
+    "vulnerability": "Vulnerability",
+    "explanations": "What the models look at",
+}
 MOST_PIXELS = 96  # height and width of an image in the gallery; larger ones are shown by every second, third … pixel
 MOST_BYTES = 3_000_000  # of all images in the gallery, before compression
 FEWEST_IMAGES = 6

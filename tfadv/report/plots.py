@@ -15,6 +15,7 @@ from tfadv.evaluation.records import WORST_CASE, Record
 from tfadv.report.comparison import comparison_plot, comparison_table, strongest
 from tfadv.report.data import ReportData
 from tfadv.report.example_sheet import example_sheet
+from tfadv.report.explanations import explanation_sheet, vulnerability_plot
 from tfadv.report.tables import matrix_table
 
 DPI = 120
@@ -28,7 +29,8 @@ class Picture:
     """A picture of the report.
 
     Attributes:
-      topic: what it is about: "accuracy", "defenses", "transfer", "examples" or "training".
+      topic: what it is about: "accuracy", "defenses", "transfer", "examples", "training",
+        "vulnerability" or "explanations".
       file: name of the PNG file.
       title: short text for those who do not see it.
       caption: sentences that belong below it.
@@ -75,6 +77,7 @@ def pictures(data: ReportData) -> list[Picture]:
             title = f"Training of {model}"
             drawing = _drawing(training_plot, data, model)
             listed.append(Picture("training", f"training_{model}.png", title, TRAINING_CAPTION, drawing))
+    listed += _explanation_pictures(data)
     if data.gallery:
         title = f"{data.models[0]} under {data.gallery.attack} at eps {max(data.epsilons):g}"
         listed.append(
@@ -96,6 +99,32 @@ def _accuracy_caption(data: ReportData, model: str) -> str:
         images = " / ".join(sorted(sizes))
         lines.append(f"dashed in the worst case per image over all attacks, on {images} test images")
     return f"Accuracy of {model} over eps: {', '.join(lines)}."
+
+
+def _explanation_pictures(data: ReportData) -> list[Picture]:
+    listed = []
+    for model in dict.fromkeys(name.split("/", 1)[0] for name in data.explanations):
+        drawing = _drawing(vulnerability_plot, data, model, styles(data))
+        listed.append(
+            Picture("vulnerability", f"vulnerability_{model}.png", f"Vulnerability of {model}", VULNERABILITY, drawing)
+        )
+        titles = {recipe: title for recipe, (title, _, _) in styles(data).items()}
+        drawing = _drawing(explanation_sheet, data, model, titles)
+        listed.append(
+            Picture("explanations", f"explanations_{model}.png", f"What {model} looks at", EXPLANATIONS, drawing)
+        )
+    return listed
+
+
+VULNERABILITY = (
+    "The smallest eps that fools the model, found by PGD, over its first-order estimate: a point per test image "
+    "that is classified correctly. The two are equal on the grey line. Points far above it suggest masked gradients."
+)
+EXPLANATIONS = (
+    "Saliency: pixels that change the loss most. Grad-CAM: places that speak for the predicted class. Loss: along the "
+    "sign of the gradient (to the right) and a random direction (upwards), from -eps to eps; bright where it is high, "
+    "smooth where gradients are not masked."
+)
 
 
 def _examples_caption(data: ReportData) -> str:

@@ -74,7 +74,8 @@ def is_figure(text: str) -> bool:
 
 def report_tables(data: ReportData) -> dict[str, Table]:
     """All tables of a report by file name, without empty ones: the experiment's own, then those of every experiment."""
-    from tfadv.report.comparison import comparison_table  # builds on this module
+    from tfadv.report.comparison import comparison_table  # both build on this module
+    from tfadv.report.explanations import vulnerability_table
 
     own = data.experiment.tables or default_tables
     tables = {name: table for name, table in own(data).items() if table.rows}
@@ -85,6 +86,7 @@ def report_tables(data: ReportData) -> dict[str, Table]:
         ("transfer", transfer_table(data)),
         ("attacks", attacks_table(data)),
         ("matrix", matrix_table(data)),
+        ("vulnerability", vulnerability_table(data)),
         ("checks", checks_table(data)),
     ):
         if table:
