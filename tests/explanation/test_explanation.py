@@ -41,13 +41,13 @@ def test_the_estimate_is_exact_for_a_linear_model_of_two_classes(images):
     kernel = model.layers[-1].kernel.numpy()
     logits = x.reshape(len(x), -1) @ kernel
     y = logits.argmax(axis=1)
-    found = vulnerability(model, x, y, largest=0.25, bisections=12)
+    found = vulnerability(model, x, y, largest=0.25)
     norm = np.abs(kernel[:, 0] - kernel[:, 1]).sum()
     np.testing.assert_allclose(found.gradient_norm, norm, rtol=1e-5)
     np.testing.assert_allclose(found.margin, np.abs(logits[:, 0] - logits[:, 1]), rtol=1e-4, atol=1e-6)
     near = found.estimate < 0.2  # farther images leave [0, 1]
     assert near.sum() > 3
-    np.testing.assert_allclose(found.smallest_eps[near], found.estimate[near], atol=0.25 / 2**11)
+    np.testing.assert_allclose(found.smallest_eps[near], found.estimate[near], rtol=0.01)
     assert (found.smallest_eps[near] >= found.estimate[near] - 1e-5).all()
     assert found.correlation > 0.99
 
@@ -56,7 +56,7 @@ def test_margin_and_gradient_are_those_of_the_nearest_other_class(linear, images
     (model, kernel), (x, y) = linear, images
     logits = model(x).numpy()
     other = runner_up(logits, y)
-    found = vulnerability(model, x, y, largest=0.1, bisections=3, batch_size=5)
+    found = vulnerability(model, x, y, largest=0.1, batch_size=5)
     rows = np.arange(len(y))
     np.testing.assert_allclose(found.margin, logits[rows, y] - logits[rows, other], atol=1e-5)
     np.testing.assert_allclose(found.gradient_norm, np.abs(kernel[:, y] - kernel[:, other]).sum(axis=0), rtol=1e-4)
@@ -73,9 +73,9 @@ def test_images_that_no_perturbation_fools(images):
     assert np.isnan(vulnerability(model, x, np.ones(len(x), int)).medians()["margin"])
 
 
-@pytest.mark.parametrize("change", [{"largest": 0}, {"largest": 2}, {"steps": 0}, {"bisections": -1}])
+@pytest.mark.parametrize("change", [{"largest": 0}, {"largest": 2}, {"steps": 0}, {"batch_size": 0}])
 def test_arguments_out_of_range(linear, images, change):
-    with pytest.raises(ValueError, match="largest must be in"):
+    with pytest.raises(ValueError, match=next(iter(change))):
         vulnerability(linear[0], *images, **change)
 
 

@@ -37,14 +37,15 @@ class ExplanationArtifact(WholeArtifact):
 
     def settings(self) -> dict:
         """The eps and the images."""
-        return {"eps": max(self._context.config.epsilons), "images": IMAGES}
+        return {"eps": max(self._context.config.epsilons), "images": IMAGES, "shown": SHOWN}
 
     def build(self, folder: pathlib.Path, manifest: dict, resume: Any) -> None:
         """Explains the images."""
         test = self._splits.images["test"]
         x, y = to_float(test.images[:IMAGES]), test.labels[:IMAGES]
         with self._trained.loaded() as model:
-            found = explain(model, x, y, max(self._context.config.epsilons), shown=choose_images(y, SHOWN))
+            shown = choose_images(y, SHOWN)
+            found = explain(model, x, y, max(self._context.config.epsilons), shown=shown, resume=resume)
         found.save(folder / "explanation.npz")
         medians = ", ".join(f"{name} {value:.3g}" for name, value in found.vulnerability.medians().items())
         LOG.info("%s: medians of %d images: %s", self.name.removeprefix("explanations/"), len(y), medians)

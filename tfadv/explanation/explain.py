@@ -11,7 +11,7 @@ import numpy as np
 from tfadv.attacks.fgsm import FGSM
 from tfadv.attacks.gradient import check_inputs, compiled_logits
 from tfadv.explanation.loss_surface import loss_surface
-from tfadv.explanation.saliency import grad_cam, saliency
+from tfadv.explanation.saliency import NoFeatureMaps, grad_cam, saliency
 from tfadv.explanation.vulnerability import Vulnerability, vulnerability
 
 
@@ -56,7 +56,9 @@ class Explanation:
         return cls(**arrays | {"eps": float(arrays["eps"])}, vulnerability=own)
 
 
-def explain(model: Any, x: Any, y: Any, eps: float = 8 / 255, *, shown: Any = None, points: int = 21) -> Explanation:
+def explain(
+    model: Any, x: Any, y: Any, eps: float = 8 / 255, *, shown: Any = None, points: int = 21, resume: Any = None
+) -> Explanation:
     """Attacks images by FGSM and computes what explains the predictions.
 
     Args:
@@ -67,6 +69,7 @@ def explain(model: Any, x: Any, y: Any, eps: float = 8 / 255, *, shown: Any = No
       shown: int (G,), positions in x of the images to show; None means the first four.  The vulnerability is measured
         on all images.
       points: of the loss surface, in each direction.
+      resume: saves the state of the longest part, see `vulnerability`; or None.
 
     Returns:
       An `Explanation`.
@@ -83,7 +86,7 @@ def explain(model: Any, x: Any, y: Any, eps: float = 8 / 255, *, shown: Any = No
     classes = np.stack([np.argmax(compiled_logits(model, each), axis=1) for each in images])
     try:
         cam = np.stack([grad_cam(model, each, own) for each, own in zip(images, classes)])
-    except ValueError:  # no feature maps
+    except NoFeatureMaps:
         cam = np.full(images.shape[:-1], np.nan, np.float32)
     return Explanation(
         eps=eps,
@@ -93,5 +96,5 @@ def explain(model: Any, x: Any, y: Any, eps: float = 8 / 255, *, shown: Any = No
         saliency=np.stack([saliency(model, each, own_y) for each in images]),
         cam=cam,
         surface=loss_surface(model, own_x, own_y, eps, points),
-        vulnerability=vulnerability(model, x, y),
+        vulnerability=vulnerability(model, x, y, resume=resume),
     )

@@ -15,6 +15,11 @@ from tfadv.models.compiled import PerModel
 
 SMALLEST_MAP = 4  # pixels; coarser feature maps do not say where something is
 
+
+class NoFeatureMaps(ValueError):
+    """The model has no outputs (N, H, W, C) inside, which Grad-CAM needs."""
+
+
 _compiled_gradient = PerModel(lambda model, x, y: logits_and_gradient(model, x, y)[1])
 
 
@@ -51,7 +56,7 @@ def grad_cam(model: keras.Model, x: Any, y: Any) -> np.ndarray:
       class.
 
     Raises:
-      ValueError: the model has no feature maps.
+      NoFeatureMaps: the model has none.
     """
     x = tf.convert_to_tensor(x)
     with _recorded(model) as maps, tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -59,7 +64,7 @@ def grad_cam(model: keras.Model, x: Any, y: Any) -> np.ndarray:
         logits = logits_of(model, x)
         score = tf.reduce_sum(tf.gather(logits, tf.cast(y, tf.int64), batch_dims=1))
     if not maps:
-        raise ValueError(f"{model.name} has no feature maps (N, H, W, C), which Grad-CAM needs.")
+        raise NoFeatureMaps(f"{model.name} has no feature maps (N, H, W, C), which Grad-CAM needs.")
     features = next((m for m in reversed(maps) if min(m.shape[1:3]) >= SMALLEST_MAP), maps[-1])
     weights = tf.reduce_mean(tape.gradient(score, features, unconnected_gradients="zero"), axis=(1, 2), keepdims=True)
     cam = tf.nn.relu(tf.reduce_sum(tf.cast(weights * features, tf.float32), axis=-1, keepdims=True))

@@ -117,7 +117,7 @@ def _explanation_pictures(data: ReportData) -> list[Picture]:
 
 
 VULNERABILITY = (
-    "The smallest eps that fools the model, found by PGD, over its first-order estimate: a point per test image "
+    "The smallest eps that fools the model, found by FAB, over its first-order estimate: a point per test image "
     "that is classified correctly. The two are equal on the grey line. Points far above it suggest masked gradients."
 )
 EXPLANATIONS = (
