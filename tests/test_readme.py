@@ -45,9 +45,9 @@ def run(folder, *code):
 
 def test_the_code_of_the_readme_runs(tmp_path):
     own_model, *others = blocks("README.md")
-    assert len(others) == 2
+    assert len(others) == 3
     out = run(tmp_path, own_model, BETWEEN, *others)
-    assert "autoattack, eps 0.03137:" in out and (tmp_path / "hardened.keras").is_file()
+    assert "autoattack, eps 0.03137:" in out and "smallest_eps" in out and (tmp_path / "hardened.keras").is_file()
 
 
 def test_the_code_about_own_models_runs(tmp_path):

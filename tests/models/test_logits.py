@@ -301,7 +301,7 @@ APPLICATIONS = [
 def test_applications_of_keras_are_attacked_with_the_gradients_of_a_plain_tape(name):
     keras.utils.set_random_seed(0)
     size = 75 if name in ("Xception", "InceptionV3", "InceptionResNetV2") else 32
-    if name.startswith("EfficientNetV2"):  # on smaller images, the logits are so large that the gradients vanish
+    if name == "EfficientNetV2S":  # on smaller images, its logits are so large that the gradients vanish
         size = 64
     model = getattr(keras.applications, name)(weights=None, input_shape=(size, size, 3), classes=CLASSES)
     x, _ = images(2, (size, size, 3))

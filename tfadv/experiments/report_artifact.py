@@ -57,7 +57,7 @@ class Report(WholeArtifact):
             "formats": list(FORMATS),
             "templates": templates_hash(),
             "results": digest([records, self._transfer_matrix(), checks]),
-            "explanations": self._current_explanations(),
+            "explanations": [session.graph.current(session.explanation(trained)) for trained in session.variants],
         }
 
     def code(self) -> tuple:
@@ -82,9 +82,9 @@ class Report(WholeArtifact):
             checks=self._checks(),
             gallery=self._gallery(),
             explanations={
-                f"{t.model}/{t.recipe.name}": session.explanation(t).read()
-                for t in session.variants
-                if session.explanation(t).name in self._current_explanations()
+                f"{trained.model}/{trained.recipe.name}": session.explanation(trained).read()
+                for trained in session.variants
+                if session.graph.current(session.explanation(trained)) is not None
             },
             training=self._training(),
             provenance=self._provenance(),
@@ -94,12 +94,6 @@ class Report(WholeArtifact):
     def _training(self) -> dict[str, Training]:
         """How each model was trained."""
         return {f"{trained.model}/{trained.recipe.name}": trained.training() for trained in self._session.variants}
-
-    def _current_explanations(self) -> dict[str, str]:
-        """Name → content of the explanations that are up to date."""
-        graph, artifacts = self._session.graph, map(self._session.explanation, self._session.variants)
-        contents = {artifact.name: graph.current(artifact) for artifact in artifacts}
-        return {name: content for name, content in contents.items() if content is not None}
 
     def _gallery(self) -> Gallery:
         """The attacked images of all models."""
@@ -115,7 +109,7 @@ class Report(WholeArtifact):
         seconds = sum((workdir.manifest(name) or {}).get("seconds", 0) for name in workdir.names())
         versions = {name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy")}
         return {
-            "command": "tfadv --flagfile=flags.txt",
+            "command": f"tfadv --flagfile={workdir.root / 'flags.txt'}",
             "flags.txt": session.config.flagfile(),
             "seed": str(session.config.seed),
             "versions": ", ".join(f"{name} {version}" for name, version in {"tfadv": __version__, **versions}.items()),

@@ -45,7 +45,7 @@ def write(folder: pathlib.Path, data: ReportData) -> None:
     )
     environment.filters["zip"] = lambda a, b: zip(a, b, strict=True)
     environment.filters["is_figure"] = is_figure
-    tables = report_tables(data)
+    topics, tables = _topics(data), report_tables(data)
     for name in ("matrix", "checks"):  # have sections of their own
         tables.pop(name, None)
     page = environment.get_template("report.html").render(
@@ -53,11 +53,11 @@ def write(folder: pathlib.Path, data: ReportData) -> None:
         title=f"Robustness on {data.dataset}",
         sentence=sentence(data),
         suspicious=[model for model, checks in data.checks.items() if any(c.passed is False for c in checks)],
-        sections=_sections(data),
+        sections=_sections(data, topics),
         overview=overview(data),
         tables=tables,
         legend=legend_entries(data),
-        topics=_topics(data),
+        topics=topics,
         matrix=matrix_table(data),
         gallery=_gallery(data.gallery, data.class_names) if data.gallery else None,
         style=markupsafe.Markup(_template("style.css")),
@@ -106,11 +106,11 @@ def overview(data: ReportData) -> Table:
             strong = robust.get(recipe)
             if clean is not None:
                 rows.append((model, recipe, clean, fgsm, strong.interval_text if strong else None))
-    strongest_attack = " / ".join(dict.fromkeys(attacks))
-    head: tuple[str, ...] = ("model", "recipe", "clean", f"FGSM, eps {eps:g}", f"{strongest_attack}, eps {eps:g}")
+    head = ("model", "recipe", "clean", f"FGSM, eps {eps:g}")
     if set(attacks) <= {"FGSM"}:
-        head, rows = head[:-1], [row[:-1] for row in rows]
-    return Table("Accuracy in %, with the 95% interval of the strongest attack", head, rows)
+        return Table("Accuracy, %", head, [row[:-1] for row in rows])
+    strongest_attack = " / ".join(dict.fromkeys(attacks))
+    return Table("Accuracy, % [95% interval]", (*head, f"{strongest_attack}, eps {eps:g}"), rows)
 
 
 def _robust(data: ReportData, model: str) -> tuple[str, dict[str, Record]]:
@@ -126,18 +126,20 @@ def _percent(record: Record) -> str:
     return f"{100 * record.accuracy:.1f}%"
 
 
-def _sections(data: ReportData) -> list[tuple[str, str]]:
+def _sections(data: ReportData, topics: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """(id, name) of the sections, for links."""
-    listed = {
-        "overview": ("Overview", True),
-        **{topic: (title, any(p.topic == topic for p in pictures(data))) for topic, title in TOPICS.items()},
+    optional = {
         "images": ("Images", data.gallery),
         "transfer": ("Transfer", data.transfer_matrix),
         "masking": ("Gradient masking", data.checks),
-        "tables": ("Tables", True),
-        "provenance": ("How it was computed", data.provenance),
     }
-    return [(name, title) for name, (title, shown) in listed.items() if shown]
+    return [
+        ("overview", "Overview"),
+        *((topic["id"], topic["title"]) for topic in topics),
+        *((name, title) for name, (title, shown) in optional.items() if shown),
+        ("tables", "Tables"),
+        *([("provenance", "How it was computed")] if data.provenance else []),
+    ]
 
 
 def _topics(data: ReportData) -> list[dict[str, Any]]:
