@@ -239,7 +239,7 @@ def test_the_same_weights_in_another_model_are_another_model(session, tmp_path):
     for scale in (1.0, 0.5):
         keras.utils.set_random_seed(0)
         layers = [keras.Input((32, 32, 1)), keras.layers.Rescaling(scale), keras.layers.Flatten()]
-        keras.Sequential([*layers, keras.layers.Dense(10)]).save(tmp_path / "mine.keras")
+        keras.Sequential([*layers, keras.layers.Dense(10, name="logits")]).save(tmp_path / "mine.keras")
         started = session("--models=mine.keras", "--input_range=0,1")
         contents.add(started.graph.ensure(started.trained("mine.keras", "original")))
     assert len(contents) == 2
