@@ -22,7 +22,7 @@ def test_prints_the_four_tables_and_the_mean_change(smoke):
         "Table 4",
         "Mean change in accuracy",
         "points",
-        "Built 10 artifacts",
+        "Built 12 artifacts",
     ):
         assert words in smoke.stdout
 

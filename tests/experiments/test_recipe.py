@@ -12,10 +12,12 @@ from tfadv.experiments.recipe import Experiment, Recipe
 
 def test_stages_of_the_paper():
     assert PAPER.stages == (
-        "prepare", "train", "attack", "generate", "augment", "retrain", "evaluate", "report", "compare", "all",
+        *("prepare", "train", "attack", "generate", "augment", "retrain"),
+        *("evaluate", "explain", "report", "compare", "all"),
     )  # fmt: skip
     assert [PAPER.target(stage) for stage in PAPER.stages] == [
-        "splits", None, "reference_evaluation", "samples", None, None, "evaluations", "report", "report", "report",
+        *("splits", None, "reference_evaluation", "samples", None, None),
+        *("evaluations", "explanations", "report", "report", "report"),
     ]  # fmt: skip
     assert [recipe.name for recipe in PAPER.trained_by("retrain")] == ["retrained"]
 
