@@ -16,6 +16,17 @@ if TYPE_CHECKING:
 INCH = 1.15  # height and width of a picture
 COLUMNS = ("clean", "saliency", "Grad-CAM", "attacked", "saliency", "Grad-CAM", "loss")
 
+# Captions.
+VULNERABILITY = (
+    "The smallest eps that fools the model, found by FAB, over its first-order estimate: a point per test image "
+    "that is classified correctly. The two are equal on the grey line. Points far above it suggest masked gradients."
+)
+EXPLANATIONS = (
+    "Saliency: pixels that change the loss most. Grad-CAM: places that speak for the predicted class. Loss: along the "
+    "sign of the gradient (to the right) and a random direction (upwards), from -eps to eps; bright where it is high, "
+    "smooth where gradients are not masked."
+)
+
 
 def vulnerability_table(data: ReportData) -> Table | None:
     """Medians over the images that are classified correctly, one row per model and recipe; None without any."""
@@ -98,8 +109,7 @@ def _row(axes: Any, explanation: Explanation, i: int) -> None:
         _show(axes[3 * k + 2], gray, cmap="gray", vmin=0, vmax=1)
         if np.isfinite(explanation.cam[k, i]).all():
             axes[3 * k + 2].imshow(explanation.cam[k, i], cmap="inferno", alpha=0.55, vmin=0, vmax=1)
-    size = 100 * explanation.eps
-    axes[6].contourf(explanation.surface[i].T, 12, cmap="viridis", extent=(-size, size, -size, size))
+    axes[6].contourf(explanation.surface[i].T, 12, cmap="viridis")
     axes[6].set(xticks=[], yticks=[], box_aspect=1)
 
 

@@ -15,13 +15,18 @@ from tfadv.evaluation.records import WORST_CASE, Record
 from tfadv.report.comparison import comparison_plot, comparison_table, strongest
 from tfadv.report.data import ReportData
 from tfadv.report.example_sheet import example_sheet
-from tfadv.report.explanations import explanation_sheet, vulnerability_plot
+from tfadv.report.explanations import EXPLANATIONS, VULNERABILITY, explanation_sheet, vulnerability_plot
 from tfadv.report.tables import matrix_table
 
 DPI = 120
 # Colors that color-blind readers tell apart (Okabe & Ito), and a marker each for black-and-white print.
 PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+TRAINING_CAPTION = (
+    "Accuracy on validation images (solid) and, for recipes that attack images while they train, under PGD (dashed), "
+    "and the training loss. A ring marks the epoch whose weights are kept."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,17 +121,6 @@ def _explanation_pictures(data: ReportData) -> list[Picture]:
     return listed
 
 
-VULNERABILITY = (
-    "The smallest eps that fools the model, found by FAB, over its first-order estimate: a point per test image "
-    "that is classified correctly. The two are equal on the grey line. Points far above it suggest masked gradients."
-)
-EXPLANATIONS = (
-    "Saliency: pixels that change the loss most. Grad-CAM: places that speak for the predicted class. Loss: along the "
-    "sign of the gradient (to the right) and a random direction (upwards), from -eps to eps; bright where it is high, "
-    "smooth where gradients are not masked."
-)
-
-
 def _examples_caption(data: ReportData) -> str:
     assert data.gallery is not None
     return (
@@ -198,12 +192,6 @@ def _percentages(records: Sequence[Record | None]) -> np.ndarray:
     """float (3, R): accuracies and the bounds of their intervals in percent, NaN where there is no record."""
     rows = [(None,) * 3 if record is None else (record.accuracy, *record.interval) for record in records]
     return 100 * np.array(rows, dtype=float).T
-
-
-TRAINING_CAPTION = (
-    "Accuracy on validation images (solid) and, for recipes that attack images while they train, under PGD (dashed), "
-    "and the training loss. A ring marks the epoch whose weights are kept."
-)
 
 
 def training_plot(data: ReportData, model: str) -> Figure:
