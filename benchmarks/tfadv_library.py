@@ -92,7 +92,7 @@ class Tfadv(KerasLibrary):
     def epochs(self, number: int, folder: str) -> None:
         """Runs `Trainer.fit` as the command does: shuffling, augmentation, TensorBoard, a batch of validation."""
         from tfadv.datasets import AUGMENTATIONS
-        from tfadv.training import TrainingSettings
+        from tfadv.training import TrainingLog, TrainingSettings
 
         settings = TrainingSettings(
             epochs=number,
@@ -101,7 +101,7 @@ class Tfadv(KerasLibrary):
             patience=99,
             augmentations=AUGMENTATIONS,
         )
-        self.trainer.fit(self.samples, self.validation, settings, log_dir=pathlib.Path(folder) / "log")
+        self.trainer.fit(self.samples, self.validation, settings, log=TrainingLog(pathlib.Path(folder) / "log"))
 
     # === Stored samples ===
 

@@ -66,6 +66,7 @@ OTHER = {
     "virtual_devices": ("2", 2),
     "jit_compile": ("false", "false"),
     "accelerate": ("off", "off"),
+    "profile": ("true", True),
     "verbosity": ("debug", "debug"),
 }
 

@@ -362,6 +362,12 @@ class Config:
         accepts=Names("accelerate", ("auto", "off")),
         required=True,
     )
+    profile: bool = setting(
+        False,
+        "Record a profile of ten training steps of each model for TensorBoard, in logs/<model>/<recipe>/train.",
+        group="Execution",
+        role="execution",
+    )
     verbosity: str = setting(
         "info",
         "quiet: warnings only. debug: TensorFlow's own messages as well.",
@@ -485,4 +491,4 @@ class Config:
 
     def flagfile(self) -> str:
         """Returns the settings as the text of a flagfile that gives the same results, without one-time permissions."""
-        return flag_lines(dataclasses.replace(self, overwrite=False, verify=False))
+        return flag_lines(dataclasses.replace(self, overwrite=False, verify=False, profile=False))

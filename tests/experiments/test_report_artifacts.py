@@ -38,6 +38,7 @@ def test_the_gallery_shows_what_the_model_predicts(smoke, tested):
         expected = np.zeros((10, 10), int)
         np.add.at(expected, (y, classes), 1)
         np.testing.assert_array_equal(confusion, expected)
+    np.testing.assert_array_equal(gallery.margins > 0, np.stack(predicted) == y)
     records = {(r["protocol"], r["eps"]): r["correct"] for r in smoke.records() if r["variant"] == "retrained"}
     assert np.trace(gallery.confusion[0]) == records["clean", None]
     # A record counts an image that is misclassified without an attack as misclassified under it.

@@ -12,7 +12,7 @@ from tfadv.datasets.batches import Samples
 from tfadv.attacks import FGSM, PGD
 from tfadv.evaluation.evaluator import StoredPerturbations, evaluate
 from tfadv.objectives.cross_entropy import cross_entropy
-from tfadv.training import Trainer, TrainingSettings
+from tfadv.training import Trainer, TrainingLog, TrainingSettings
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 keras.utils.set_random_seed(0)
@@ -36,7 +36,7 @@ EPOCHS = """
 trainer = Trainer(model, weight_decay=5e-4, objective=cross_entropy)
 def fit(epochs):
     settings = TrainingSettings(epochs, 64, learning_rate=0.01, patience=99, augmentations=("shift", "noise"))
-    trainer.fit(samples, samples.select(range(64)), settings, log_dir=tempfile.mkdtemp())
+    trainer.fit(samples, samples.select(range(64)), settings, log=TrainingLog(tempfile.mkdtemp()))
 fit(5)
 before = resident()
 fit(50)

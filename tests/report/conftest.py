@@ -64,6 +64,7 @@ def make_gallery(recipes, n_classes, n=8, shape=(8, 8, 3)):
             classes=rng.integers(n_classes, size=(3, n)),
             confidences=rng.random((3, n), np.float32),
             confusion=rng.integers(100, size=(3, n_classes, n_classes)),
+            margins=rng.normal(size=(3, 50)).astype(np.float32) - [[0], [1], [2]],
         )
 
     models = {f"{model}/{recipe}": attacked() for model in ("resnet18", "resnet50") for recipe in recipes}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from sklearn.model_selection import train_test_split
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tfadv import models
 from tfadv.datasets.batches import Samples
@@ -19,7 +20,7 @@ from tfadv.objectives.hat import HAT
 from tfadv.objectives.nfgsm import NFGSM
 from tfadv.objectives.pgd import PGDTraining
 from tfadv.runtime import compilation, signals
-from tfadv.training import Diverged, Trainer, TrainingSettings
+from tfadv.training import Diverged, Trainer, TrainingLog, TrainingSettings
 from tfadv.training.divergence import DivergenceCheck
 from tfadv.training.schedule import warmup_cosine
 
@@ -40,7 +41,7 @@ def trainer(**settings):
 
 def fit(t, halves, log_dir=None, *, checkpoints=None, **changes):
     settings = TrainingSettings(**dict(epochs=2, batch_size=64, learning_rate=0.1, patience=5) | changes)
-    return t.fit(*halves, settings, log_dir=log_dir, checkpoints=checkpoints)
+    return t.fit(*halves, settings, log=TrainingLog(log_dir), checkpoints=checkpoints)
 
 
 def test_number_of_optimizer_steps(halves, tmp_path):
@@ -100,23 +101,51 @@ def test_non_finite_loss_stops_and_names_the_steps(halves, tmp_path):
         fit(trainer(), halves, tmp_path, learning_rate=1e30, epochs=5)
 
 
-def test_tensorboard_curves_are_written(halves, tmp_path):
-    fit(trainer(), halves, tmp_path)
-    assert list((tmp_path / "train").glob("events*")) and list((tmp_path / "validation").glob("events*"))
+def scalars(folder):
+    """Tag → [(step, value)] of a run."""
+    events = EventAccumulator(str(folder)).Reload()
+    tensors = {tag: events.Tensors(tag) for tag in events.Tags()["tensors"]}
+    return {
+        tag: [(e.step, float(tf.make_ndarray(e.tensor_proto))) for e in own]
+        for tag, own in tensors.items()
+        if tag != "augmented_images"
+    }
+
+
+def test_tensorboard_has_the_curves_of_the_history(halves, tmp_path):
+    log = TrainingLog(tmp_path)
+    settings = TrainingSettings(epochs=2, batch_size=32, learning_rate=0.05, patience=2, eps=0.02)
+    history = trainer(objective=NFGSM()).fit(*halves, settings, log=log)["history"]
+    train, validation = scalars(tmp_path / "train"), scalars(tmp_path / "validation")
+    assert set(train) == {"loss", "accuracy", "learning_rate", "images_per_second"}
+    assert set(validation) == {"loss", "accuracy", "robust_accuracy"}
+    for own, prefix in ((train, ""), (validation, "val_")):
+        for tag in set(own) - {"learning_rate", "images_per_second"}:
+            assert [step for step, _ in own[tag]] == [1, 2]
+            assert [value for _, value in own[tag]] == pytest.approx(history[prefix + tag], rel=1e-6)
+    assert train["learning_rate"][0][1] > train["learning_rate"][1][1] >= 0
+
+
+def test_a_new_run_replaces_the_curves_of_the_earlier_one(halves, tmp_path):
+    for _ in range(2):
+        fit(trainer(), halves, tmp_path, epochs=1)
+        assert len(list((tmp_path / "validation").glob("events*"))) == 1
 
 
 def test_tensorboard_shows_augmented_images(halves, tmp_path):
     fit(trainer(), halves, tmp_path, augmentations=("rotation", "noise"))
-    images = [
-        tf.image.decode_png(value.tensor.string_val[2]).numpy()
-        for path in map(str, (tmp_path / "train").glob("events*"))
-        for event in tf.compat.v1.train.summary_iterator(path)
-        for value in event.summary.value
-        if value.tag == "augmentation/sheet"
-    ]
-    assert len(images) == 1 and images[0].shape == (5 * 16, 8 * 16, 1)
-    rows = images[0].reshape(5, 16, 128)
+    (event,) = EventAccumulator(str(tmp_path / "train")).Reload().Tensors("augmented_images")
+    image = tf.image.decode_png(event.tensor_proto.string_val[2]).numpy()
+    assert image.shape == (5 * 16, 8 * 16, 1)
+    rows = image.reshape(5, 16, 128)
     assert all((rows[0] != rows[i]).any() for i in range(1, 5))
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_a_profile_is_recorded_on_request(halves, tmp_path, wanted):
+    settings = TrainingSettings(epochs=1, batch_size=8, learning_rate=0.05, patience=2)
+    trainer().fit(*halves, settings, log=TrainingLog(tmp_path, profile=wanted))
+    assert bool(list(tmp_path.rglob("*.xplane.pb"))) == wanted
 
 
 def test_warmup_and_cosine():

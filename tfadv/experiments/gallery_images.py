@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
+from tfadv.attacks import losses
 from tfadv.attacks.fgsm import FGSM
 from tfadv.attacks.gradient import compiled_logits
 from tfadv.datasets.batches import to_float
@@ -48,24 +49,25 @@ class GalleryImages(WholeArtifact):
         labels = test.labels[:MOST_IMAGES]
         shown = choose_images(labels, IMAGES)
         adversarial = np.empty((len(epsilons), len(shown), *test.images.shape[1:]), np.uint8)
-        probabilities = []
+        found = []
         with self._trained.loaded() as model:
             for start in range(0, len(labels), self._context.config.batch_size):
                 rows = slice(start, min(start + self._context.config.batch_size, len(labels)))
                 x = to_float(test.images[rows])
                 attacked = tf.convert_to_tensor(self.attack(model, x, labels[rows], epsilons))
                 stacked = tf.concat([x[None], attacked], axis=0)
-                logits = [compiled_logits(model, images) for images in stacked]
-                probabilities.append(tf.nn.softmax(tf.stack(logits)).numpy())
+                found.append(tf.stack([compiled_logits(model, images) for images in stacked]))
                 own = np.flatnonzero((shown >= start) & (shown < rows.stop))
                 adversarial[:, own] = np.round(255 * attacked.numpy()[:, shown[own] - start])
-        predicted = np.concatenate(probabilities, axis=1)
-        classes = predicted.argmax(axis=2)
+        logits = tf.concat(found, axis=1)
+        probabilities, margins = tf.nn.softmax(logits).numpy(), [-losses.margin(row, labels) for row in logits]
+        classes = probabilities.argmax(axis=2)
         AttackedImages(
             adversarial=adversarial,
             classes=classes[:, shown],
-            confidences=predicted.max(axis=2)[:, shown],
-            confusion=np.stack([_confusion(labels, row, predicted.shape[2]) for row in classes]),
+            confidences=probabilities.max(axis=2)[:, shown],
+            confusion=np.stack([_confusion(labels, row, probabilities.shape[2]) for row in classes]),
+            margins=np.stack(margins),
         ).save(folder / "gallery.npz")
 
     def read(self) -> AttackedImages:

@@ -27,7 +27,7 @@ from tfadv.objectives.base import Objective, as_objective
 from tfadv.report.data import Training
 from tfadv.specs import folder_name
 from tfadv.store.files import write_json
-from tfadv.training import Checkpoints, Diverged, Trainer, TrainingSettings
+from tfadv.training import Checkpoints, Diverged, Trainer, TrainingLog, TrainingSettings
 
 if TYPE_CHECKING:
     from tfadv.experiments.architectures import Architecture
@@ -197,13 +197,10 @@ class TrainedModel(WholeArtifact):
                 average=self._average,
                 **self._adversarial_settings if self._objective.is_adversarial else {},
             )
-            follower = context.workdir.follower
-            log_dir = None if follower else context.workdir.root / "logs" / self.folder
-            name = f"{self.model} {self.recipe.name}"
+            log_dir = None if context.workdir.follower else context.workdir.root / "logs" / self.folder
+            log, name = TrainingLog(log_dir, config.profile), f"{self.model} {self.recipe.name}"
             try:
-                record = trainer.fit(
-                    training, validation, settings, log_dir=log_dir, checkpoints=checkpoints, name=name
-                )
+                record = trainer.fit(training, validation, settings, log=log, checkpoints=checkpoints, name=name)
             except Diverged as error:
                 raise UserError(f"{error} {self._save_last_good(trainer, checkpoints)}")
             record["gradients"] += self._sample_gradients(training, validation)

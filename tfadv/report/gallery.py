@@ -20,12 +20,14 @@ class AttackedImages:
       classes: int (1 + E, G), predicted classes.
       confidences: float32 (1 + E, G), softmax probabilities of these classes, in [0, 1].
       confusion: int (1 + E, K, K), numbers of test images by true class and predicted class.
+      margins: float32 (1 + E, N), logit of the true class less the largest other one, of all these images.
     """
 
     adversarial: np.ndarray
     classes: np.ndarray
     confidences: np.ndarray
     confusion: np.ndarray
+    margins: np.ndarray
 
     def save(self, path: pathlib.Path) -> None:
         """Writes a compressed npz file."""

@@ -64,6 +64,14 @@ def progress_disabled() -> bool | None:
     return True if _quiet else None
 
 
+def duration(seconds: float) -> str:
+    """Returns a duration in words, such as "45 s", "6 min" or "1 h 20 min"."""
+    minutes = round(seconds / 60)
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def stderr_descriptor() -> int:
     """Returns the file descriptor of standard error, also within `startup_lines_hidden`; for `os.write`."""
     return _stderr_descriptor

@@ -1,7 +1,8 @@
-"""Training: `Trainer`, its `TrainingSettings`, `Checkpoints` to resume from, and the error `Diverged`."""
+"""Training: `Trainer`, its `TrainingSettings`, `Checkpoints`, `TrainingLog` for TensorBoard, the error `Diverged`."""
 
 from tfadv.training.checkpoints import Checkpoints
 from tfadv.training.divergence import Diverged
+from tfadv.training.tensorboard import TrainingLog
 from tfadv.training.trainer import Trainer, TrainingSettings
 
-__all__ = ["Checkpoints", "Diverged", "Trainer", "TrainingSettings"]
+__all__ = ["Checkpoints", "Diverged", "Trainer", "TrainingLog", "TrainingSettings"]

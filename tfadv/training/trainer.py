@@ -6,9 +6,8 @@ import contextlib
 import dataclasses
 import functools
 import logging
-import math
-import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -29,10 +28,11 @@ from tfadv.runtime.devices import Devices, peers_may_die
 from tfadv.training import divergence
 from tfadv.training.averaging import WeightAverage
 from tfadv.training.checkpoints import Checkpoints
-from tfadv.training.image_logs import log_augmented_images
+from tfadv.training.messages import epoch_line
 from tfadv.training.schedule import delayed_ramp, warmup_cosine
 from tfadv.training.sgd import SGD
 from tfadv.training.steps import Steps
+from tfadv.training.tensorboard import TrainingLog
 
 LOG = logging.getLogger(__name__)
 ROBUST_VALIDATION_IMAGES = 1000  # attacked after each epoch of adversarial training
@@ -97,6 +97,7 @@ class _Run:
 
     name: str
     settings: TrainingSettings
+    batch_size: int
     steps: int  # per epoch
     total: int  # steps of all epochs
     batches: Iterator
@@ -156,6 +157,7 @@ class Trainer:
             self._optimizer.build(self._network.trainable_variables)
             self._network.compile(self._optimizer)  # where callbacks look for the optimizer
         self._average: WeightAverage | None = None
+        self._log = TrainingLog(None)
         self._steps = Steps(self._network, self._optimizer, self._devices)
         self._helper: keras.Model | None = None
         # A partial, because TensorFlow warns of retracing where functions of the same code are traced for many models.
@@ -173,7 +175,7 @@ class Trainer:
         validation: Samples,
         settings: TrainingSettings,
         *,
-        log_dir: Any = None,
+        log: TrainingLog | None = None,
         checkpoints: Checkpoints | None = None,
         name: str = "training",
     ) -> dict:
@@ -188,7 +190,7 @@ class Trainer:
           samples: training samples.
           validation: samples that decide which epoch was best and when to stop.
           settings: how to train.
-          log_dir: folder for TensorBoard, or None; it receives `train`, `validation` and a sheet of augmented images.
+          log: writes curves for TensorBoard; None writes nothing.
           checkpoints: where to save the state after each epoch and when `signals` asks to stop, and where to resume
             from; or None.
           name: shown in the progress bar.
@@ -217,7 +219,12 @@ class Trainer:
             restore_best_weights=True,
         )
         saved = checkpoints.load() if checkpoints else None
-        callbacks = self._callbacks(early, log_dir, None if saved else (samples, settings))
+        early.set_model(self._network)
+        early.on_train_begin()
+        self._network.stop_training = False
+        self._log = log or TrainingLog(None)
+        if not saved:
+            self._log.start(samples, settings.seed, settings.augmentations)
         progress = self._restore(*saved, early) if saved else _Progress()
         if saved:
             steps = f" and {progress.step} steps" if progress.step else ""
@@ -225,13 +232,15 @@ class Trainer:
         run = self._prepare(samples, validation, settings, early, checkpoints, name, progress)
         try:
             with signals.in_steps(), peers_may_die():
-                self._run_epochs(run, progress, callbacks)
+                self._run_epochs(run, progress)
         except divergence.Diverged:
             saved = checkpoints.load() if checkpoints else None
             if saved:
                 _assign(self._network.weights, saved[1], "weight")
             raise
-        callbacks.on_train_end()
+        finally:
+            self._log.close()
+        early.on_train_end()
         record = {
             "history": progress.history,
             "best_epoch": early.best_epoch + 1,
@@ -239,24 +248,6 @@ class Trainer:
             "gradients": round(progress.gradients),
         }
         return record | ({"collapsed_epoch": progress.collapsed} if progress.collapsed else {})
-
-    def _callbacks(
-        self,
-        early: keras.callbacks.EarlyStopping,
-        log_dir: Any,
-        new_run: tuple[Samples, TrainingSettings] | None,
-    ) -> keras.callbacks.CallbackList:
-        """Early stopping and TensorBoard, whose curves of an earlier run are removed when a new run starts."""
-        if log_dir and new_run:
-            shutil.rmtree(log_dir, ignore_errors=True)
-            samples, settings = new_run
-            if settings.augmentations:
-                log_augmented_images(log_dir, samples, settings.seed, settings.augmentations)
-        boards = [keras.callbacks.TensorBoard(str(log_dir), write_graph=False)] if log_dir else []
-        callbacks = keras.callbacks.CallbackList([early, *boards], model=self._network)
-        self._network.stop_training = False
-        callbacks.on_train_begin()
-        return callbacks
 
     def _prepare(
         self,
@@ -284,18 +275,23 @@ class Trainer:
         check = divergence.DivergenceCheck(
             self.model.output_shape[-1], progress.epoch * steps + progress.step, loss, images
         )
-        return _Run(name, settings, steps, total, iter(batches), held_out, early, check, checkpoints)
+        return _Run(name, settings, batch_size, steps, total, iter(batches), held_out, early, check, checkpoints)
 
-    def _run_epochs(self, run: _Run, progress: _Progress, callbacks: keras.callbacks.CallbackList) -> None:
-        epochs = run.epochs
-        while progress.epoch < epochs and not self._network.stop_training:
+    def _run_epochs(self, run: _Run, progress: _Progress) -> None:
+        while progress.epoch < run.epochs and not self._network.stop_training:
+            started, first = time.monotonic(), run.steps_done(progress)
             stop = self._run_epoch(run, progress)
+            rate = (run.steps_done(progress) - first) * run.batch_size / (time.monotonic() - started)
             with self._averaged():
-                logs = self._finish_epoch(run, progress)
-                callbacks.on_epoch_end(progress.epoch - 1, logs)
-            self._check_collapse(run, progress, logs)
-            LOG.info("%s epoch %d/%d: %s", run.name, progress.epoch, epochs, _format(logs))
-            if progress.epoch < epochs and not self._network.stop_training:  # else the model itself is written next
+                metrics = self._finish_epoch(run, progress)
+                run.early_stopping.on_epoch_end(progress.epoch - 1, metrics)
+            self._check_collapse(run, progress, metrics)
+            done = min(run.steps_done(progress), run.total)
+            seconds_left = (time.monotonic() - started) / (done - first) * (run.total - done)
+            learning_rate = warmup_cosine(done - 1, peak=run.settings.learning_rate, total=run.total)
+            self._log.epoch(progress.epoch, metrics, learning_rate=learning_rate, images_per_second=rate)
+            LOG.info("%s", epoch_line(run.name, progress.epoch, run.epochs, metrics, rate, seconds_left))
+            if progress.epoch < run.epochs and not self._network.stop_training:  # else the model itself is written next
                 self._save_checkpoint(run, progress)
                 if stop:
                     _raise_stopped()
@@ -320,6 +316,7 @@ class Trainer:
                     self._average.update(step + 1, settings.average)
                 bar.update()
                 done, at_end = run.steps_done(progress), progress.step == steps
+                self._log.step(done)
                 check = done % divergence.CHECK_EVERY == 0 or at_end
                 # Several hosts have to stop at the same step, so they exchange requests when they check.
                 asked = signals.asked()
@@ -479,7 +476,3 @@ def _all_finite(variables: list[keras.Variable]) -> tf.Tensor:
 def _assign(variables: list[keras.Variable], arrays: dict[str, np.ndarray], key: str) -> None:
     for i, variable in enumerate(variables):
         variable.assign(arrays[f"{key}{i}"])
-
-
-def _format(logs: dict[str, float]) -> str:
-    return ", ".join(f"{key} {value:.4f}" if math.isfinite(value) else f"{key} {value}" for key, value in logs.items())
