@@ -89,14 +89,3 @@ def test_records_survive_json():
 def test_unknown_keys_are_refused():
     with pytest.raises(TypeError):
         Record.from_dict(json.loads(OF_0_1) | {"unknown": 1})
-
-
-def test_short_form_for_logs():
-    clean, whitebox, transfer = fgsm_records(SUBJECT, (0.01,), rows(4)[0], rows(2), rows(3), "a/b")
-    (strong,) = attack_records(SUBJECT, (0.1,), rows(3), "pgd", {}, COST)
-    assert [str(r) for r in (clean, whitebox, transfer, strong)] == [
-        "clean: 100.0%",
-        "whitebox 0.01: 50.0%",
-        "transfer 0.01: 75.0%",
-        "pgd 0.1: 75.0%",
-    ]

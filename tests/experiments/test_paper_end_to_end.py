@@ -9,22 +9,25 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from tfadv.command_line import CommandLine
+
 RECIPES = ("baseline", "augmented", "retrained")
 EPSILONS = (0.01, 0.02, 0.03)
 STORED = "surrogate/digits_surrogate/1.0.0"
 
 
-def test_prints_the_four_tables_and_the_mean_change(smoke):
-    for words in (
-        "Table 1",
-        "Table 2",
-        "Table 3",
-        "Table 4",
-        "Mean change in accuracy",
-        "points",
-        "Built 12 artifacts",
-    ):
+def test_prints_the_accuracies_and_what_comes_next(smoke):
+    clean = {r["variant"]: r["accuracy"] for r in smoke.records() if r["protocol"] == "clean"}
+    for variant, accuracy in clean.items():
+        (line,) = [line.split() for line in smoke.stdout.splitlines() if line.startswith(f"resnet_tiny  {variant}")]
+        assert line[2] == f"{100 * accuracy:.2f}"
+    for words in ("Mean change in accuracy", "Built 12 artifacts", f"Report: {smoke.workdir / 'report/report.html'}"):
         assert words in smoke.stdout
+    # The command that it names runs.
+    command = smoke.stdout.splitlines()[-1].split(": tfadv ")[1].split()
+    assert CommandLine([*command, "--stage=prepare"]).config().attacks == "autoattack"
+    text = (smoke.workdir / "report/report.md").read_text()
+    assert all(f"Table {number}" in text for number in range(1, 5))
 
 
 def test_results_contain_every_record_once(smoke):
@@ -121,8 +124,10 @@ def test_attacks_with_their_worst_case_transfer_matrix_and_checks(smoke, tmp_pat
     before = run.dates()
     flags = ["--attacks=fgsm,pgd(steps=5)", "--eval_size=48"]
     stdout = run.succeed(*flags)
+    assert "pgd(steps=5), eps 0.03" in stdout and "--defenses=nfgsm" in stdout.splitlines()[-1]
+    text = (run.workdir / "report/report.md").read_text()
     for words in ("pgd(steps=5)", "worst", "ransfer matrix", "checks for gradient masking passed"):
-        assert words in stdout, words
+        assert words in text, words
     assert not {
         name for name in run.rebuilt(before) if name.startswith(("models", "surrogate", "evaluations", "split"))
     }

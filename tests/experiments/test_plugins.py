@@ -102,12 +102,13 @@ def test_attack_recipe_objective_and_report_format(smoke, tmp_path):
     assert {r["variant"] for r in records} == {"baseline", "augmented", "retrained", "longer"}
     history = json.loads((run.workdir / "models/resnet_tiny/longer/history.json").read_text())["history"]
     assert all(100 < loss < 110 for loss in history["loss"]) and all(loss < 10 for loss in history["val_loss"])
-    assert "longer" in stdout and "objective shifted" in stdout
+    text = (run.workdir / "report/report.md").read_text()
+    assert "longer" in stdout and "objective shifted" in text
     assert run.manifest("models/resnet_tiny/longer")["inputs"]["objective"] == ["shifted"]
 
     # The attack, with its settings, equals an independent count.
     attacked = {(r["variant"], r.get("label", ""), r["eps"]): r for r in records if r["attack"] == "gray"}
-    assert len(attacked) == 4 * 2 * 3 and "gray(level=0.9)" in stdout
+    assert len(attacked) == 4 * 2 * 3 and "gray(level=0.9)" in text
     assert attacked["longer", "gray(level=0.9)", 0.03]["settings"] == {"level": 0.9}
     with np.load(next(run.workdir.glob("attacks/resnet_tiny/longer/gray_*/correct.npz"))) as arrays:
         robust = arrays["clean"] & arrays["adversarial"]

@@ -13,11 +13,11 @@ from tfadv.experiments.recipe import Experiment, Recipe
 def test_stages_of_the_paper():
     assert PAPER.stages == (
         *("prepare", "train", "attack", "generate", "augment", "retrain"),
-        *("evaluate", "explain", "report", "compare", "all"),
+        *("evaluate", "explain", "report", "compare", "all", "status"),
     )  # fmt: skip
     assert [PAPER.target(stage) for stage in PAPER.stages] == [
         *("splits", None, "reference_evaluation", "samples", None, None),
-        *("evaluations", "explanations", "report", "report", "report"),
+        *("evaluations", "explanations", "report", "report", "report", "status"),
     ]  # fmt: skip
     assert [recipe.name for recipe in PAPER.trained_by("retrain")] == ["retrained"]
 

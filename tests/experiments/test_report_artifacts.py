@@ -49,10 +49,11 @@ def test_the_gallery_shows_what_the_model_predicts(smoke, tested):
 def test_explanations_are_computed_once_and_reported(smoke, tested, tmp_path):
     run = smoke.copy(tmp_path / "run")
     before = run.dates()
-    assert "Vulnerability" in run.succeed("--stage=explain")
+    run.succeed("--stage=explain")
     names = {f"explanations/resnet_tiny/{recipe}" for recipe in ("baseline", "augmented", "retrained")}
     assert run.rebuilt(before) == {*names, "report"}
-    assert "explanations_resnet_tiny.png" in (run.workdir / "report/report.md").read_text()
+    text = (run.workdir / "report/report.md").read_text()
+    assert "explanations_resnet_tiny.png" in text and "**Vulnerability" in text
     page = (run.workdir / "report/report.html").read_text()
     assert "What the models look at" in page and f"--flagfile={run.workdir}/flags.txt" in page
     model, images, y = tested

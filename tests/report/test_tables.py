@@ -6,7 +6,8 @@ import pytest
 
 from tfadv.experiments import paper
 from tfadv.experiments.recipe import Experiment, Recipe
-from tfadv.report import tables
+from tfadv.report import summary, tables
+from tfadv.report.page import sentence
 from tfadv.report.tables import Table, report_headline, report_tables
 
 
@@ -151,3 +152,16 @@ def test_a_recipe_of_some_models_only_says_so(data):
     assert "only" not in report_headline(data)
     assert report_tables(restricted)["table3"].head[:2] == ("eps", "resnet18")
     assert not any("resnet50" in head for head in report_tables(restricted)["table3"].head)
+
+
+# ---- the summary for the terminal -----------------------------------------------------------------------
+
+
+def test_the_summary_has_aligned_figures_and_names_suspicious_models(full_data, tmp_path):
+    summary.write(tmp_path, full_data)
+    lines = (tmp_path / "summary.txt").read_text(encoding="utf-8").splitlines()
+    head, *rows = lines[2 : lines.index("", 2)]
+    assert head.split()[:3] == ["model", "recipe", "clean"] and len(rows) == 6
+    end = head.index("clean") + len("clean")
+    assert all(row[end - 1].isdigit() and row[end : end + 2] == "  " for row in rows)
+    assert sentence(full_data) in lines and lines[-1] == "Gradient masking is suspected: resnet18/baseline."

@@ -79,12 +79,6 @@ class Record:
         """The attack for tables: its name, with those settings that are not its defaults."""
         return self.label or self.attack or "clean"
 
-    def __str__(self) -> str:
-        """Short form for logs, such as "transfer 0.03: 12.3%"."""
-        name = self.protocol if self.settings is None else self.attack_label
-        eps = "" if self.eps is None else f" {self.eps:g}"
-        return f"{name}{eps}: {100 * self.accuracy:.1f}%"
-
     @property
     def interval_text(self) -> str:
         """The accuracy and its interval in percent, such as "12.3 [10.0, 15.0]"."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tfadv.evaluation.evaluator import Execution, evaluate
 from tfadv.evaluation.result import Result, concatenate
 from tfadv.experiments.graph import Artifact, PartedArtifact
-from tfadv.experiments.result_files import content_hash, load_result, save_result
+from tfadv.experiments.result_files import content_hash, in_percent, load_result, save_result
 from tfadv.specs import folder_name
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from tfadv.experiments.dataset_splits import DatasetSplits
     from tfadv.experiments.trained_model import TrainedModel
 
-LOG = logging.getLogger(__name__)
 IMAGES_PER_PART = 512  # the few images that stay robust have to fill a batch
 
 
@@ -79,15 +77,12 @@ class AttackEvaluation(PartedArtifact):
             )
         save_result(folder, result)
 
-    def join(self, folder: pathlib.Path, manifest: dict, parts: Sequence[pathlib.Path]) -> None:
+    def join(self, folder: pathlib.Path, manifest: dict, parts: Sequence[pathlib.Path]) -> str:
         """Puts the results of all images together."""
         result = concatenate([load_result(part) for part in parts])
         save_result(folder, result)
         manifest["content"] = content_hash(result)
-        accuracies = ", ".join(
-            f"{eps:g}: {100 * row.mean():.1f}%" for eps, row in zip(self._context.config.epsilons, result.robust)
-        )
-        LOG.info("%s: %s, %.0f s", self.name.removeprefix("attacks/"), accuracies, result.cost.seconds)
+        return in_percent(result.robust)
 
     def result(self) -> Result:
         """The result of all images."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import pathlib
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from tfadv.experiments.dataset_splits import DatasetSplits
     from tfadv.experiments.trained_model import TrainedModel
 
-LOG = logging.getLogger(__name__)
 IMAGES = 256  # test images whose vulnerability is measured
 SHOWN = 3
 
@@ -39,7 +37,7 @@ class ExplanationArtifact(WholeArtifact):
         """The eps and the images."""
         return {"eps": max(self._context.config.epsilons), "images": IMAGES, "shown": SHOWN}
 
-    def build(self, folder: pathlib.Path, manifest: dict, resume: Any) -> None:
+    def build(self, folder: pathlib.Path, manifest: dict, resume: Any) -> str:
         """Explains the images."""
         test = self._splits.images["test"]
         x, y = to_float(test.images[:IMAGES]), test.labels[:IMAGES]
@@ -47,8 +45,7 @@ class ExplanationArtifact(WholeArtifact):
             shown = choose_images(y, SHOWN)
             found = explain(model, x, y, max(self._context.config.epsilons), shown=shown, resume=resume)
         found.save(folder / "explanation.npz")
-        medians = ", ".join(f"{name} {value:.3g}" for name, value in found.vulnerability.medians().items())
-        LOG.info("%s: medians of %d images: %s", self.name.removeprefix("explanations/"), len(y), medians)
+        return "medians: " + ", ".join(f"{name} {value:.3g}" for name, value in found.vulnerability.medians().items())
 
     def read(self) -> Explanation:
         """The explanation."""

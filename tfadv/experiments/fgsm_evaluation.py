@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,14 +12,13 @@ from tfadv.evaluation.evaluator import Execution, StoredPerturbations, evaluate
 from tfadv.evaluation.records import Record, fgsm_records
 from tfadv.evaluation.result import Result, concatenate
 from tfadv.experiments.graph import Artifact, PartedArtifact
-from tfadv.experiments.result_files import content_hash, load_result, save_result
+from tfadv.experiments.result_files import content_hash, in_percent, load_result, save_result
 
 if TYPE_CHECKING:
     from tfadv.experiments.context import Context
     from tfadv.experiments.stored_samples import StoredSamples
     from tfadv.experiments.trained_model import TrainedModel
 
-LOG = logging.getLogger(__name__)
 PREFIXES = ("whitebox_", "transfer_")
 IMAGES_PER_PART = 256  # the most that a killed run has to evaluate again
 
@@ -64,14 +62,15 @@ class FgsmEvaluation(PartedArtifact):
         for prefix, result in zip(PREFIXES, (whitebox, transfer)):
             save_result(folder, result, prefix)
 
-    def join(self, folder: pathlib.Path, manifest: dict, parts: Sequence[pathlib.Path]) -> None:
+    def join(self, folder: pathlib.Path, manifest: dict, parts: Sequence[pathlib.Path]) -> str:
         """Puts the results of all images together."""
         results = {prefix: concatenate([load_result(part, prefix) for part in parts]) for prefix in PREFIXES}
         for prefix, result in results.items():
             save_result(folder, result, prefix)
         manifest["content"] = content_hash(*results.values())
-        records = self._records(folder)
-        LOG.info("%s: %s", self.name.removeprefix("evaluations/"), ", ".join(map(str, records)))
+        whitebox, stored = (in_percent(results[prefix].robust) for prefix in PREFIXES)
+        clean = in_percent([results[PREFIXES[0]].clean_correct])
+        return f"clean {clean}, FGSM {whitebox}, stored images {stored}"
 
     def records(self) -> list[Record]:
         """Clean, white-box at each eps, transfer at each eps."""

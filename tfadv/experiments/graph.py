@@ -20,13 +20,14 @@ from tqdm import tqdm
 from tfadv.errors import UserError
 from tfadv.runtime import signals
 from tfadv.runtime.compilation import use_xla
-from tfadv.runtime.console import progress_disabled
+from tfadv.runtime.console import duration, progress_disabled, started
 from tfadv.store.code_version import code_version
 from tfadv.store.resume import ResumeLog
 from tfadv.store.workdir import Workdir
 
 AFFECTS_RESULTS = False
 LOG = logging.getLogger(__name__)
+_WIDTH = 44  # of an artifact's name on the terminal
 _SILENCE = 60  # seconds after which a log without a progress bar reports progress
 
 
@@ -65,13 +66,16 @@ class WholeArtifact(Artifact):
     """An artifact that is built in one go."""
 
     @abc.abstractmethod
-    def build(self, folder: pathlib.Path, manifest: dict, resume: ResumeLog | None) -> None:
+    def build(self, folder: pathlib.Path, manifest: dict, resume: ResumeLog | None) -> str | None:
         """Writes the files into a folder.
 
         Args:
           folder: where to write.
           manifest: its "content" may be set where a hash of the files is not the best name of what they hold.
           resume: for the state of long work; None on a host that is not the chief.
+
+        Returns:
+          The results in a few words, for the terminal, if there are any.
         """
 
 
@@ -89,8 +93,8 @@ class PartedArtifact(Artifact):
         """Writes one part into a folder; calls `progress` with numbers of images done."""
 
     @abc.abstractmethod
-    def join(self, folder: pathlib.Path, manifest: dict, parts: Sequence[pathlib.Path]) -> None:
-        """Writes the artifact from the folders of its parts."""
+    def join(self, folder: pathlib.Path, manifest: dict, parts: Sequence[pathlib.Path]) -> str | None:
+        """Writes the artifact from the folders of its parts; returns the same as `WholeArtifact.build`."""
 
 
 class Graph:
@@ -126,7 +130,7 @@ class Graph:
             elif self._shard:
                 raise self._missing_for_shard(artifact)
             else:
-                LOG.info("%s …", artifact.name)
+                started(artifact.name)
                 self._create_whole(artifact, fingerprint)
         artifact.cleanup()
         manifest = self.workdir.manifest(artifact.name)
@@ -176,20 +180,20 @@ class Graph:
         resume = self._resume_log(artifact.name, fingerprint)
         self._create(artifact, fingerprint, lambda folder, manifest: artifact.build(folder, manifest, resume))
 
-    def _create(self, artifact: Artifact, fingerprint: dict, build: Callable[[pathlib.Path, dict], None]) -> None:
+    def _create(self, artifact: Artifact, fingerprint: dict, build: Callable[[pathlib.Path, dict], str | None]) -> None:
         with self.workdir.creating(
             artifact.name, fingerprint, rebuild=artifact.rebuild, need=artifact.bytes_needed()
         ) as (folder, manifest):
-            build(folder, manifest)
+            results = build(folder, manifest)
         self.built.append(artifact.name)
-        manifest_on_disk = self.workdir.manifest(artifact.name)
-        LOG.info("%s done in %.0f s", artifact.name, (manifest_on_disk or {}).get("seconds", 0))
+        seconds = (self.workdir.manifest(artifact.name) or {}).get("seconds", 0)
+        LOG.info("%s  %8s  %s", artifact.name.ljust(_WIDTH), duration(seconds), results or "")
         signals.stop()
 
     def _ensure_parts(self, artifact: PartedArtifact, fingerprint: dict) -> bool:
         """Builds the missing parts and joins them; False where this process built its shard of them only."""
         pieces = artifact.pieces()
-        LOG.info("%s, in %d parts …", artifact.name, len(pieces))
+        started(artifact.name)
         of_parts = fingerprint | {"parts": len(pieces)}
         folders, seconds, reported = [], 0.0, time.monotonic()
         with tqdm(
@@ -213,10 +217,9 @@ class Graph:
         if self._shard:
             return False
 
-        def join(folder: pathlib.Path, manifest: dict) -> None:
-            if not self.workdir.follower:
-                artifact.join(folder, manifest, folders)
+        def join(folder: pathlib.Path, manifest: dict) -> str | None:
             manifest["seconds"] = round(seconds, 1)
+            return None if self.workdir.follower else artifact.join(folder, manifest, folders)
 
         self._create(artifact, fingerprint, join)
         self.workdir.remove(f"parts/{artifact.name}")

@@ -26,8 +26,9 @@ LAST_STAGES = {
     "report": "report",
     "compare": "report",
     "all": "report",
+    "status": "status",
 }
-TARGETS = ("splits", "reference_evaluation", "samples", "evaluations", "explanations", "report")
+TARGETS = ("splits", "reference_evaluation", "samples", "evaluations", "explanations", "report", "status")
 
 
 @dataclasses.dataclass(frozen=True)

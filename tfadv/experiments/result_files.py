@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -51,3 +52,8 @@ def load_result(folder: pathlib.Path, prefix: str = "") -> Result:
             adversarial_correct=arrays["adversarial"],
             cost=CostSummary(**record["cost"]),
         )
+
+
+def in_percent(rows: Iterable[np.ndarray]) -> str:
+    """Accuracies for the terminal, such as "54.2 / 40.1%", from arrays bool (N,) of correctly classified images."""
+    return " / ".join(f"{100 * row.mean():.1f}" for row in rows) + "%"

@@ -8,9 +8,11 @@ import sys
 from tfadv.choices import COMPARE
 from tfadv.config import Config
 from tfadv.errors import UserError
+from tfadv.experiments.closing import REPORTED, closing_text
 from tfadv.experiments.graph import Artifact
 from tfadv.experiments.report_artifact import Report
 from tfadv.experiments.session import Session
+from tfadv.experiments.status import status_text
 from tfadv.runtime import signals
 from tfadv.runtime.cluster import cluster
 from tfadv.runtime.devices import peers_may_die
@@ -18,7 +20,7 @@ from tfadv.store.workdir import Workdir
 
 AFFECTS_RESULTS = False
 LOG = logging.getLogger(__name__)
-REPORTED = ("explanations", "report")  # what a stage makes that ends with a report
+STATUS = "status"
 
 
 def run(config: Config) -> str | None:
@@ -33,6 +35,8 @@ def run(config: Config) -> str | None:
     Raises:
       UserError: something is wrong that the user can fix.
     """
+    if config.stage == STATUS:  # reads only, and may be asked while another process works in the folder
+        return status_text(Session(config, Workdir(config.workdir, {}, follower=True)))
     workers, number = cluster() if config.distribute in ("auto", "multiworker") else (1, 0)
     follower = workers > 1 and number > 0
     with (
@@ -56,7 +60,7 @@ def run(config: Config) -> str | None:
         session.publish()  # results of other settings, or of older code, must not stay
         _run_stage(session, config.stage)
         session.publish()
-        return None if follower else _closing_text(session)
+        return None if follower else closing_text(session)
 
 
 def _run_stage(session: Session, stage: str) -> None:
@@ -122,24 +126,3 @@ def _verify(workdir: Workdir) -> None:
     if damaged:
         raise UserError(f"{damaged} of {len(names)} artifacts in {workdir.root} are damaged.")
     LOG.info("%s: %d artifacts, none of them damaged", workdir.root, len(names))
-
-
-def _closing_text(session: Session) -> str:
-    config, graph = session.config, session.graph
-    if config.shard:
-        return (
-            f"Shard {config.shard} of stage {config.stage} is done: {graph.parts_built} parts were built. "
-            "When all shards are done, run the same command without --shard to join them."
-        )
-    lines = []
-    reports = session.experiment.target(config.stage) in REPORTED
-    if reports:
-        folder = session.workdir.open(Report.name_for(config.stage))
-        text = (folder / "report.md").read_text(encoding="utf-8").partition("\n## Pictures")[0]
-        lines += [text, f"The same with pictures: {folder / 'report.html'}"]
-    if not graph.built:
-        lines.append(f"{config.workdir} is up to date for stage {config.stage}: nothing to do.")
-    else:
-        line = f"Built {len(graph.built)} artifacts in {config.workdir}."
-        lines.append(line if reports else f"{line} To see the tables, run the same command with --stage=report.")
-    return "\n".join(lines)

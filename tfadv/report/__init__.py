@@ -16,6 +16,7 @@ FORMATS = Registry(
         "markdown": "tfadv.report.markdown:write",
         "html": "tfadv.report.page:write",
         "tensorboard": "tfadv.report.tensorboard:write",
+        "text": "tfadv.report.summary:write",
     },
 )
 

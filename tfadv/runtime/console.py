@@ -25,6 +25,8 @@ _STARTUP = re.compile(
 )
 _NO_GPU = re.compile(rb".*failed call to cuInit")
 
+STYLES = {"bold": "1", "red": "31", "green": "32", "yellow": "33"}  # ANSI codes
+
 _quiet = False
 _stderr_descriptor = 2
 
@@ -42,7 +44,7 @@ def configure_logging(verbosity: str) -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal may lack a character, which is no reason to fail
     debug = verbosity == "debug"
-    handler = logging.StreamHandler()
+    handler = _Handler()
     handler.setFormatter(logging.Formatter(f"%(asctime)s {'%(name)s: ' if debug else ''}%(message)s", "%H:%M:%S"))
     logger = logging.getLogger("tfadv")
     logger.handlers, logger.propagate = [handler], False
@@ -62,6 +64,32 @@ def _not_about_tfds_itself(record: logging.LogRecord) -> bool:
 def progress_disabled() -> bool | None:
     """Returns tqdm's `disable`: True under --verbosity=quiet; otherwise None, no bars where there is no terminal."""
     return True if _quiet else None
+
+
+def styled(text: str, style: str) -> str:
+    """Returns a text for standard output in a style of `STYLES`; unchanged without a terminal, or with NO_COLOR."""
+    on_terminal = sys.stdout is not None and sys.stdout.isatty()
+    return f"\033[{STYLES[style]}m{text}\033[0m" if on_terminal and not os.environ.get("NO_COLOR") else text
+
+
+def started(text: str) -> None:
+    """Says what was started: on a terminal, until the next line appears; in a log, as a line of its own."""
+    if _quiet:
+        return
+    if sys.stderr is not None and sys.stderr.isatty():
+        sys.stderr.write(f"\r\033[K{text} …")
+        sys.stderr.flush()
+    else:
+        logging.getLogger("tfadv").info("%s …", text)
+
+
+class _Handler(logging.StreamHandler):
+    """Writes a record in place of what `started` left on the line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.stream.isatty():
+            self.stream.write("\r\033[K")
+        super().emit(record)
 
 
 def duration(seconds: float) -> str:
