@@ -19,7 +19,7 @@ def states(stdout):
 
 def test_everything_is_done_after_a_run(smoke):
     stdout = smoke.succeed("--stage=status")
-    assert set(states(stdout)) == {name for name in smoke.dates()} and set(states(stdout).values()) == {"done"}
+    assert set(states(stdout)) == set(smoke.dates()) and set(states(stdout).values()) == {"done"}
     assert "12 done in" in stdout and "missing" not in stdout
     size = sum(path.stat().st_size for path in smoke.workdir.rglob("*") if path.is_file())
     assert f"{size / 1e6:.1f} MB on disk" in stdout
