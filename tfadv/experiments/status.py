@@ -85,13 +85,18 @@ def _with_inputs(artifact: Artifact, seen: set[str]) -> Iterator[Artifact]:
 def _state(session: Session, artifact: Artifact) -> str:
     """One of the keys of `STYLES`."""
     root = session.workdir.root
-    try:
-        if (root / artifact.name / MANIFEST).exists():
-            # Without splits, an artifact can't tell its own settings, and is out of date in any case.
-            known = artifact is session.splits or session.graph.current(session.splits)
-            return "done" if known and session.graph.current(artifact) else "stale"
-    except UserError:
-        return "damaged"
+    if (root / artifact.name / MANIFEST).exists():
+        try:
+            session.workdir.manifest(artifact.name)
+        except UserError:
+            return "damaged"
+        # Without splits, an artifact can't tell its own settings, and is out of date in any case.
+        if artifact is not session.splits and not session.graph.current(session.splits):
+            return "stale"
+        try:
+            return "done" if session.graph.current(artifact) else "stale"
+        except UserError:  # one of its inputs is damaged
+            return "stale"
     return "unfinished" if any(path.exists() for path in _traces(root, artifact.name)) else "missing"
 
 
