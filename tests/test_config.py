@@ -214,7 +214,7 @@ def test_the_fingerprint_is_what_decides_results():
 
 
 def test_flags_txt_gives_the_same_settings_again(tmp_path):
-    left_out = ("shard", "overwrite", "verify", "input_range")
+    left_out = ("shard", "overwrite", "verify", "profile", "input_range")
     for changes in ({}, {name: value for name, (_, value) in OTHER.items() if name not in left_out}):
         config = Config(**changes).resolved()
         (tmp_path / "flags.txt").write_text(config.flagfile())
