@@ -13,12 +13,11 @@ PAGES = ["README.md", "CONTRIBUTING.md", "BUILD_NOTES.md", *sorted(p.relative_to
 
 
 def commands(page):
-    """Arguments of the tfadv commands in indented code of a page; those that need files of the reader are left out."""
+    """Arguments of the tfadv commands in indented code of a page, but for those that need files of the reader."""
     text = (ROOT / page).read_text(encoding="utf-8").replace("\\\n", " ")
     for line in re.findall(r"^    .*?\b(?:tfadv|python -m tfadv\.main) (--.*)$", text, re.MULTILINE):
         arguments = shlex.split(line, comments=True)
-        if not any(word.startswith(("--plugins", "--models=mine")) or "runs/" in word.split("=")[-1][:5]
-                   and word.startswith("--flagfile") for word in arguments):  # fmt: skip
+        if not any(word.startswith(("--plugins=", "--models=mine", "--flagfile=runs/")) for word in arguments):
             yield arguments
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 AFFECTS_RESULTS = False
 COMPARE = "compare"  # the stage that compares defenses
+STATUS = "status"  # the stage that says what is done, and does nothing
 
 
 def models(config: Any) -> Iterable[str]:

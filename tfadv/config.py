@@ -490,5 +490,5 @@ class Config:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def flagfile(self) -> str:
-        """Returns the settings as the text of a flagfile that gives the same results, without one-time permissions."""
+        """Returns the settings as a flagfile that gives the same results, without requests for one run only."""
         return flag_lines(dataclasses.replace(self, overwrite=False, verify=False, profile=False))

@@ -1,6 +1,7 @@
 """The paper's experiment on the embedded digits with the tiny model, as a user runs it."""
 
 import json
+import shlex
 import shutil
 
 import keras
@@ -24,8 +25,8 @@ def test_prints_the_accuracies_and_what_comes_next(smoke):
     for words in ("Mean change in accuracy", "Built 12 artifacts", f"Report: {smoke.workdir / 'report/report.html'}"):
         assert words in smoke.stdout
     # The command that it names runs.
-    command = smoke.stdout.splitlines()[-1].split(": tfadv ")[1].split()
-    assert CommandLine([*command, "--stage=prepare"]).config().attacks == "autoattack"
+    command = shlex.split(smoke.stdout.splitlines()[-1].split(": tfadv ")[1])
+    assert CommandLine(command).config().attacks == "pgd(steps=20)"
     text = (smoke.workdir / "report/report.md").read_text()
     assert all(f"Table {number}" in text for number in range(1, 5))
 

@@ -1,13 +1,8 @@
-"""`--stage=status`, and what is shown on the terminal."""
+"""`--stage=status`."""
 
-import io
 import json
-import logging
 import shutil
 
-import pytest
-
-from tfadv.runtime import console
 from tfadv.store.workdir import Workdir
 
 
@@ -63,70 +58,3 @@ def test_status_works_while_another_process_uses_the_folder(smoke, tmp_path):
     assert set(found.values()) == {"missing"} and not folder.exists()
     with Workdir(folder, {"seed": 0}):
         assert states(run.succeed("--stage=status")) == found
-
-
-# ---- the terminal ---------------------------------------------------------------------------------------
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-@pytest.fixture
-def logger(monkeypatch):
-    """Restores the logger of tfadv after the test."""
-    logger = logging.getLogger("tfadv")
-    old = logger.handlers, logger.propagate, logger.level
-    yield logger
-    logger.handlers, logger.propagate = old[:2]
-    logger.setLevel(old[2])
-
-
-@pytest.mark.parametrize(
-    "stream, expected", [(Terminal, "\r\033[Kmodel …\r\033[K{} done\n"), (io.StringIO, "{} model …\n{} done\n")]
-)
-def test_a_line_about_what_was_started_stays_only_in_logs(monkeypatch, logger, stream, expected):
-    stderr = stream()
-    monkeypatch.setattr("sys.stderr", stderr)
-    console.configure_logging("info")
-    console.started("model")
-    logger.info("done")
-    times = [word for word in stderr.getvalue().replace("\033[K", " ").split() if word.count(":") == 2]
-    assert stderr.getvalue() == expected.format(*times)
-
-
-def test_quiet_says_nothing(monkeypatch, logger):
-    stderr = Terminal()
-    monkeypatch.setattr("sys.stderr", stderr)
-    console.configure_logging("quiet")
-    monkeypatch.setattr(console, "_quiet", True)
-    console.started("model")
-    assert stderr.getvalue() == ""
-
-
-def test_styles_are_for_terminals_only(monkeypatch):
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setattr("sys.stdout", Terminal())
-    assert console.styled("done", "green") == "\033[32mdone\033[0m"
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert console.styled("done", "green") == "done"
-    monkeypatch.delenv("NO_COLOR")
-    monkeypatch.setattr("sys.stdout", io.StringIO())
-    assert console.styled("done", "green") == "done"
-
-
-@pytest.mark.parametrize(
-    "seconds, text",
-    [
-        (0, "0 s"),
-        (59.6, "60 s"),
-        (99, "99 s"),
-        (100, "2 min"),
-        (3600, "60 min"),
-        (6000, "1 h 40 min"),
-        (9000, "2 h 30 min"),
-    ],
-)
-def test_durations(seconds, text):
-    assert console.duration(seconds) == text

@@ -82,6 +82,14 @@ def test_an_attack_that_was_not_run_on_all_recipes_is_not_plotted(results):
     assert strongest(dataclasses.replace(results, records=some), "resnet18")[0] == PGD
 
 
+def test_without_a_stronger_attack_the_strongest_is_fgsm_on_all_images(results, data):
+    for records in (data.records, tuple(r for r in results.records if not r.settings)):
+        attack, found = strongest(dataclasses.replace(results, records=records), "resnet18")
+        assert attack == "FGSM" and all(r.protocol == "whitebox" and r.eps == 0.1 for r in found.values()) and found
+    weak = dataclasses.replace(results.records[-1], attack="fgsm", label="fgsm", settings={}, eps=0.1)
+    assert strongest(dataclasses.replace(results, records=(weak, *data.records)), "resnet18")[0] == "FGSM"
+
+
 def test_the_tables_of_a_comparison(results):
     (table,) = fgsm_tables(results).values()
     assert table.head == ("model", "recipe", "clean", "eps 0.01", "eps 0.1")

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.report.conftest import make_gallery
-from tfadv.report import page
+from tfadv.report import page, summary
 from tfadv.report.data import ReportData
 
 VOID = {"meta", "br", "img", "link", "input", "path", "use"}
@@ -67,12 +67,12 @@ def test_the_page_needs_nothing_else(full_data, tmp_path):
 
 
 def test_the_sentence_compares_the_most_robust_recipe_with_the_reference(full_data, data):
-    assert page.sentence(data) == (
+    assert summary.sentence(data) == (
         "Under FGSM at eps 0.1, resnet18 classifies 40.0% of the test images correctly with the recipe retrained and "
         "30.0% with baseline; of the clean images, 90.0% and 80.0%."
     )
     only = dataclasses.replace(full_data, records=tuple(r for r in full_data.records if r.variant == "baseline"))
-    assert page.sentence(only) == ("resnet18 classifies 12.0% of the test images correctly under pgd at eps 0.1.")
+    assert summary.sentence(only) == ("resnet18 classifies 12.0% of the test images correctly under pgd at eps 0.1.")
 
 
 def test_the_page_of_few_results(data, tmp_path):

@@ -7,8 +7,8 @@ import pytest
 from tfadv.experiments import paper
 from tfadv.experiments.recipe import Experiment, Recipe
 from tfadv.report import summary, tables
-from tfadv.report.page import sentence
-from tfadv.report.tables import Table, report_headline, report_tables
+from tfadv.report.table import Table
+from tfadv.report.tables import report_headline, report_tables
 
 
 def with_eps(data, replacements):
@@ -164,4 +164,4 @@ def test_the_summary_has_aligned_figures_and_names_suspicious_models(full_data, 
     assert head.split()[:3] == ["model", "recipe", "clean"] and len(rows) == 6
     end = head.index("clean") + len("clean")
     assert all(row[end - 1].isdigit() and row[end : end + 2] == "  " for row in rows)
-    assert sentence(full_data) in lines and lines[-1] == "Gradient masking is suspected: resnet18/baseline."
+    assert summary.sentence(full_data) in lines and lines[-1] == "Gradient masking is suspected: resnet18/baseline."

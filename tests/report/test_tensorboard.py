@@ -28,7 +28,9 @@ def test_there_is_a_run_per_model_and_recipe(full_data, tmp_path):
 def test_metrics_are_the_accuracies_of_the_records(full_data, run):
     metrics = tensorboard.accuracies(full_data, "resnet18", "baseline")
     clean = full_data.record("resnet18", "baseline", "clean").accuracy
-    assert metrics == {"clean": clean, "FGSM, eps 0.1": pytest.approx(0.5, abs=0.5), "pgd, eps 0.1": 0.12}
+    fgsm = full_data.record("resnet18", "baseline", "whitebox", 0.1).accuracy
+    assert metrics == {"clean": clean, "FGSM, eps 0.1": fgsm, "pgd, eps 0.1": 0.12} and len({clean, fgsm, 0.12}) == 3
+    assert set(tensorboard.accuracies(full_data, "resnet50", "baseline")) == {"clean", "FGSM, eps 0.1"}
     for name, accuracy in metrics.items():
         (event,) = run.Tensors(name)
         assert tf.make_ndarray(event.tensor_proto) == pytest.approx(accuracy)

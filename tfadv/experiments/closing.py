@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
-from tfadv.choices import COMPARE
 from tfadv.experiments.report_artifact import Report
+from tfadv.models import own
 from tfadv.runtime.console import styled
 
 if TYPE_CHECKING:
@@ -38,14 +39,14 @@ def closing_text(session: Session) -> str:
 
 
 def _next_step(session: Session) -> str:
-    config = session.config
-    command = f"tfadv --flagfile={session.workdir.root / 'flags.txt'}"
+    config, root = session.config, session.workdir.root
+    command = f"tfadv --flagfile={shlex.quote(str(root / 'flags.txt'))}"
     if session.experiment.target(config.stage) not in REPORTED:
-        return f"Next, the tables: {command} --stage=report"
-    if not config.attacks and config.stage != COMPARE:
-        return f"Next, a stronger attack: {command} --stage=report --attacks=autoattack --eval_size=200"
-    if not config.defenses:
+        return f"Next, the results: {command} --stage=report"
+    if not config.attack_specs:
+        return f"Next, a stronger attack: {command} --stage=report --attacks='pgd(steps=20)' --eval_size=500"
+    if not config.defenses and not any(map(own.is_saved_model, config.models)):
         return f"Next, a defense: {command} --stage=report --defenses=nfgsm"
     if not any(session.graph.current(session.explanation(trained)) for trained in session.variants):
         return f"Next, explanations: {command} --stage=explain"
-    return f"Next, curves and images: tensorboard --logdir {session.workdir.root}"
+    return f"Next, curves and images: tensorboard --logdir {shlex.quote(str(root))}"

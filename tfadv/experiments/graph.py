@@ -187,7 +187,7 @@ class Graph:
             results = build(folder, manifest)
         self.built.append(artifact.name)
         seconds = (self.workdir.manifest(artifact.name) or {}).get("seconds", 0)
-        LOG.info("%s  %8s  %s", artifact.name.ljust(_WIDTH), duration(seconds), results or "")
+        LOG.info("%s", f"{artifact.name:{_WIDTH}}  {duration(seconds):>8}  {results or ''}".rstrip())
         signals.stop()
 
     def _ensure_parts(self, artifact: PartedArtifact, fingerprint: dict) -> bool:

@@ -7,6 +7,7 @@ import dataclasses
 from tfadv.experiments.recipe import Experiment, Recipe
 from tfadv.report import tables
 from tfadv.report.data import ReportData
+from tfadv.report.table import Table
 
 BASELINE = Recipe(
     name="baseline",
@@ -101,7 +102,7 @@ class PaperFigures:
         return FGSM[row][recipe][EPSILONS.index(eps)][column]
 
 
-def paper_tables(data: ReportData) -> dict[str, tables.Table]:
+def paper_tables(data: ReportData) -> dict[str, Table]:
     """The paper's Tables 1-4, with its figures beside ours; further recipes get a column and a table each."""
     own = [recipe.name for recipe in PAPER.recipes]
     others = [recipe for recipe in data.recipes if recipe not in own]

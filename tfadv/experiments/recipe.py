@@ -172,7 +172,7 @@ class Experiment:
       reference: name of the recipe that the others are compared with.  The surrogate is a model trained by it.
       extra_stages: stage → what it makes, one of `TARGETS`.  These stages are listed after the reference's stage.
       published: figures to compare with, or None.
-      tables: function from `tfadv.report.data.ReportData` to a dict of file name → `tfadv.report.tables.Table`,
+      tables: function from `tfadv.report.data.ReportData` to a dict of file name → `tfadv.report.table.Table`,
         the experiment's own tables; None takes `tfadv.report.tables.default_tables`.
       headline: function from `ReportData` to the sentences at the top of the report; None takes
         `tfadv.report.tables.default_headline`.

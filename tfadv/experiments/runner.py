@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 
-from tfadv.choices import COMPARE
+from tfadv.choices import COMPARE, STATUS
 from tfadv.config import Config
 from tfadv.errors import UserError
 from tfadv.experiments.closing import REPORTED, closing_text
@@ -20,7 +20,6 @@ from tfadv.store.workdir import Workdir
 
 AFFECTS_RESULTS = False
 LOG = logging.getLogger(__name__)
-STATUS = "status"
 
 
 def run(config: Config) -> str | None:
@@ -35,8 +34,12 @@ def run(config: Config) -> str | None:
     Raises:
       UserError: something is wrong that the user can fix.
     """
-    if config.stage == STATUS:  # reads only, and may be asked while another process works in the folder
-        return status_text(Session(config, Workdir(config.workdir, {}, follower=True)))
+    if config.stage == STATUS:
+        # A follower reads only, so that another process may work in the folder.
+        workdir = Workdir(config.workdir, config.fingerprint(), follower=True)
+        if config.verify:
+            _verify(workdir)
+        return status_text(Session(config, workdir))
     workers, number = cluster() if config.distribute in ("auto", "multiworker") else (1, 0)
     follower = workers > 1 and number > 0
     with (

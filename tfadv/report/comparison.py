@@ -6,7 +6,8 @@ from matplotlib.figure import Figure
 
 from tfadv.evaluation.records import WORST_CASE, Record
 from tfadv.report.data import ReportData
-from tfadv.report.tables import Cell, Table, mean_gain
+from tfadv.report.table import Cell, Table
+from tfadv.report.tables import mean_gain
 
 GAP = "PGD less AutoAttack"
 
@@ -130,8 +131,16 @@ def comparison_plot(data: ReportData, model: str, styles: dict[str, tuple[str, s
 
 
 def strongest(data: ReportData, model: str) -> tuple[str, dict[str, Record]]:
-    """(attack, recipe → record at the largest eps) of the attack that left the least accuracy on average."""
-    records = [r for r in data.records if r.model == model and r.settings and r.attack != WORST_CASE]
+    """(attack, recipe → record at the largest eps) of the attack that left the least accuracy on average.
+
+    FGSM is evaluated on all test images in any case: it is called "FGSM", and stands where `--attacks` has nothing
+    stronger.
+    """
+    records = [r for r in data.records if r.model == model and r.settings and r.attack not in (WORST_CASE, "fgsm")]
+    if not records:
+        eps = max(data.epsilons, default=None)
+        found = {recipe: data.record(model, recipe, "whitebox", eps) for recipe in data.recipes}
+        return "FGSM", {recipe: record for recipe, record in found.items() if record}
     eps = max(record.eps for record in records if record.eps is not None)
     groups: dict[str, dict[str, Record]] = {}
     for record in records:

@@ -130,6 +130,11 @@ class ReportData:
         """All sizes of perturbation in the records, ascending."""
         return tuple(sorted({record.eps for record in self.records if record.eps is not None}))
 
+    @property
+    def suspicious(self) -> tuple[str, ...]:
+        """ "model/recipe" of those that fail a check for gradient masking."""
+        return tuple(name for name, checks in self.checks.items() if any(check.passed is False for check in checks))
+
     def record(self, model: str, recipe: str, protocol: str, eps: float | None = None) -> Record | None:
         """The result on clean images or under FGSM on all test images, or None where there is none.
 

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tfadv.report.data import ReportData
-from tfadv.report.tables import Cell, Table
+from tfadv.report.table import Cell, Table
 
 if TYPE_CHECKING:
     from tfadv.explanation import Explanation

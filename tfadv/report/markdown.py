@@ -14,9 +14,8 @@ def write(folder: pathlib.Path, data: ReportData) -> None:
     tables = report_tables(data)
     checks = tables.pop("checks", None)
     blocks = [f"# {data.dataset}", report_headline(data)]
-    suspicious = [model for model, results in data.checks.items() if any(c.passed is False for c in results)]
-    if suspicious:
-        blocks.append(f"**Gradient masking is suspected**, see below: {', '.join(suspicious)}.")
+    if data.suspicious:
+        blocks.append(f"**Gradient masking is suspected**, see below: {', '.join(data.suspicious)}.")
     blocks += ["## Tables", legend(data), *(table.markdown() for table in tables.values())]
     if checks:
         lines = "\n".join(checks_lines(data))

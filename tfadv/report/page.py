@@ -12,14 +12,14 @@ import jinja2
 import markupsafe
 import numpy as np
 
-from tfadv.evaluation.records import Record
-from tfadv.report.comparison import strongest
 from tfadv.report.data import ReportData
 from tfadv.report.gallery import Gallery
 from tfadv.report.markdown import legend_entries
 from tfadv.report.plots import pictures
+from tfadv.report.summary import overview, sentence
 from tfadv.report.svg import inline_svg, png_data_uri
-from tfadv.report.tables import Cell, Table, is_figure, matrix_table, report_tables
+from tfadv.report.table import is_figure
+from tfadv.report.tables import matrix_table, report_tables
 
 TEMPLATES = ("report.html", "style.css", "gallery.js")
 TOPICS = {
@@ -52,7 +52,7 @@ def write(folder: pathlib.Path, data: ReportData) -> None:
         data=data,
         title=f"Robustness on {data.dataset}",
         sentence=sentence(data),
-        suspicious=[model for model, checks in data.checks.items() if any(c.passed is False for c in checks)],
+        suspicious=data.suspicious,
         sections=_sections(data, topics),
         overview=overview(data),
         tables=tables,
@@ -73,57 +73,6 @@ def templates_hash() -> str:
 
 def _template(name: str) -> str:
     return resources.files("tfadv.report").joinpath("templates", name).read_text(encoding="utf-8")
-
-
-def sentence(data: ReportData) -> str:
-    """What was found, in one sentence: the most robust recipe of the first model, beside the reference."""
-    model, reference = data.models[0], data.experiment.reference
-    attack, robust = _robust(data, model)
-    if not robust:
-        return f"{model} was not attacked."
-    best = max(robust, key=lambda recipe: robust[recipe].accuracy)
-    eps = f"{attack} at eps {robust[best].eps:g}"
-    clean = {recipe: data.accuracy(model, recipe, "clean") for recipe in (best, reference)}
-    if best == reference or reference not in robust:
-        return f"{model} classifies {_percent(robust[best])} of the test images correctly under {eps}."
-    return (
-        f"Under {eps}, {model} classifies {_percent(robust[best])} of the test images correctly with the recipe {best} "
-        f"and {_percent(robust[reference])} with {reference}; of the clean images, {clean[best]:.1f}% and "
-        f"{clean[reference]:.1f}%."
-    )
-
-
-def overview(data: ReportData) -> Table:
-    """The accuracies that matter, one row per model and recipe."""
-    eps = max(data.epsilons, default=0.0)
-    rows: list[tuple[Cell, ...]] = []
-    attacks = []
-    for model in data.models:
-        attack, robust = _robust(data, model)
-        attacks.append(attack)
-        for recipe in data.recipes:
-            clean, fgsm = data.accuracy(model, recipe, "clean"), data.accuracy(model, recipe, "whitebox", eps)
-            strong = robust.get(recipe)
-            if clean is not None:
-                rows.append((model, recipe, clean, fgsm, strong.interval_text if strong else None))
-    head = ("model", "recipe", "clean", f"FGSM, eps {eps:g}")
-    if set(attacks) <= {"FGSM"}:
-        return Table("Accuracy, %", head, [row[:-1] for row in rows])
-    strongest_attack = " / ".join(dict.fromkeys(attacks))
-    return Table("Accuracy, % [95% interval]", (*head, f"{strongest_attack}, eps {eps:g}"), rows)
-
-
-def _robust(data: ReportData, model: str) -> tuple[str, dict[str, Record]]:
-    """The strongest attack that was evaluated and what it leaves of each recipe, at the largest eps."""
-    if any(record.model == model and record.settings for record in data.records):
-        return strongest(data, model)
-    eps = max(data.epsilons, default=0.0)
-    found = {recipe: data.record(model, recipe, "whitebox", eps) for recipe in data.recipes}
-    return "FGSM", {recipe: record for recipe, record in found.items() if record}
-
-
-def _percent(record: Record) -> str:
-    return f"{100 * record.accuracy:.1f}%"
 
 
 def _sections(data: ReportData, topics: list[dict[str, Any]]) -> list[tuple[str, str]]:

@@ -47,10 +47,9 @@ def accuracies(data: ReportData, model: str, recipe: str) -> dict[str, float]:
       recipe: name of the recipe.
     """
     eps = max(data.epsilons, default=0.0)
+    attack, robust = strongest(data, model)
     found = {"clean": data.record(model, recipe, "clean"), "FGSM": data.record(model, recipe, "whitebox", eps)}
-    if any(record.model == model and record.settings for record in data.records):
-        attack, robust = strongest(data, model)
-        found[attack] = robust.get(recipe)
+    found[attack] = robust.get(recipe)
     return {
         (name if name == "clean" else f"{name}, eps {eps:g}"): record.accuracy
         for name, record in found.items()

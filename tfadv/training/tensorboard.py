@@ -70,7 +70,7 @@ class TrainingLog:
             tf.profiler.experimental.start(str(self._folder / "train"))
             self._profiling = True
         elif done == PROFILED_STEPS[1]:
-            self.close()
+            self._end_profile()
 
     def epoch(self, number: int, metrics: Mapping[str, float], **rates: float) -> None:
         """Writes the metrics of one epoch.
@@ -93,7 +93,13 @@ class TrainingLog:
             self._writer(run).flush()
 
     def close(self) -> None:
-        """Ends a profile that is being recorded."""
+        """Closes all files, and ends a profile that is being recorded."""
+        self._end_profile()
+        for writer in self._writers.values():
+            writer.close()
+        self._writers.clear()
+
+    def _end_profile(self) -> None:
         if self._profiling:
             self._profiling = False
             tf.profiler.experimental.stop()

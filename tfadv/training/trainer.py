@@ -105,6 +105,7 @@ class _Run:
     early_stopping: keras.callbacks.EarlyStopping
     divergence: divergence.DivergenceCheck
     checkpoints: Checkpoints | None
+    log: TrainingLog
 
     def steps_done(self, progress: _Progress) -> int:
         return progress.epoch * self.steps + progress.step
@@ -157,7 +158,6 @@ class Trainer:
             self._optimizer.build(self._network.trainable_variables)
             self._network.compile(self._optimizer)  # where callbacks look for the optimizer
         self._average: WeightAverage | None = None
-        self._log = TrainingLog(None)
         self._steps = Steps(self._network, self._optimizer, self._devices)
         self._helper: keras.Model | None = None
         # A partial, because TensorFlow warns of retracing where functions of the same code are traced for many models.
@@ -190,7 +190,7 @@ class Trainer:
           samples: training samples.
           validation: samples that decide which epoch was best and when to stop.
           settings: how to train.
-          log: writes curves for TensorBoard; None writes nothing.
+          log: writes curves for TensorBoard and is closed at the end; None writes nothing.
           checkpoints: where to save the state after each epoch and when `signals` asks to stop, and where to resume
             from; or None.
           name: shown in the progress bar.
@@ -222,14 +222,14 @@ class Trainer:
         early.set_model(self._network)
         early.on_train_begin()
         self._network.stop_training = False
-        self._log = log or TrainingLog(None)
+        log = log or TrainingLog(None)
         if not saved:
-            self._log.start(samples, settings.seed, settings.augmentations)
+            log.start(samples, settings.seed, settings.augmentations)
         progress = self._restore(*saved, early) if saved else _Progress()
         if saved:
             steps = f" and {progress.step} steps" if progress.step else ""
             LOG.info("%s: resuming after epoch %d%s", name, progress.epoch, steps)
-        run = self._prepare(samples, validation, settings, early, checkpoints, name, progress)
+        run = self._prepare(samples, validation, settings, early, checkpoints, log, name, progress)
         try:
             with signals.in_steps(), peers_may_die():
                 self._run_epochs(run, progress)
@@ -239,7 +239,7 @@ class Trainer:
                 _assign(self._network.weights, saved[1], "weight")
             raise
         finally:
-            self._log.close()
+            log.close()
         early.on_train_end()
         record = {
             "history": progress.history,
@@ -256,6 +256,7 @@ class Trainer:
         settings: TrainingSettings,
         early: keras.callbacks.EarlyStopping,
         checkpoints: Checkpoints | None,
+        log: TrainingLog,
         name: str,
         progress: _Progress,
     ) -> _Run:
@@ -275,7 +276,7 @@ class Trainer:
         check = divergence.DivergenceCheck(
             self.model.output_shape[-1], progress.epoch * steps + progress.step, loss, images
         )
-        return _Run(name, settings, batch_size, steps, total, iter(batches), held_out, early, check, checkpoints)
+        return _Run(name, settings, batch_size, steps, total, iter(batches), held_out, early, check, checkpoints, log)
 
     def _run_epochs(self, run: _Run, progress: _Progress) -> None:
         while progress.epoch < run.epochs and not self._network.stop_training:
@@ -289,7 +290,7 @@ class Trainer:
             done = min(run.steps_done(progress), run.total)
             seconds_left = (time.monotonic() - started) / (done - first) * (run.total - done)
             learning_rate = warmup_cosine(done - 1, peak=run.settings.learning_rate, total=run.total)
-            self._log.epoch(progress.epoch, metrics, learning_rate=learning_rate, images_per_second=rate)
+            run.log.epoch(progress.epoch, metrics, learning_rate=learning_rate, images_per_second=rate)
             LOG.info("%s", epoch_line(run.name, progress.epoch, run.epochs, metrics, rate, seconds_left))
             if progress.epoch < run.epochs and not self._network.stop_training:  # else the model itself is written next
                 self._save_checkpoint(run, progress)
@@ -316,7 +317,7 @@ class Trainer:
                     self._average.update(step + 1, settings.average)
                 bar.update()
                 done, at_end = run.steps_done(progress), progress.step == steps
-                self._log.step(done)
+                run.log.step(done)
                 check = done % divergence.CHECK_EVERY == 0 or at_end
                 # Several hosts have to stop at the same step, so they exchange requests when they check.
                 asked = signals.asked()
