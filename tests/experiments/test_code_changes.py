@@ -70,6 +70,6 @@ def test_code_of_training_concerns_the_models_and_what_follows(attacked, package
 
 def test_code_that_affects_no_result(attacked, package):
     before = attacked.dates()
-    edit(package, "experiments/runner.py", "nothing to do.", "there is nothing to do.")
+    edit(package, "experiments/closing.py", "nothing to do.", "there is nothing to do.")
     edit(package, "runtime/console.py", "AFFECTS_RESULTS = False", "AFFECTS_RESULTS = False\n_UNUSED = 1")
     assert "there is nothing to do." in attacked.succeed("--stage=attack") and not attacked.rebuilt(before)

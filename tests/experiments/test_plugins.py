@@ -49,7 +49,7 @@ FORMAT = '''
 from tfadv.report import FORMATS
 
 def lines(folder, data):
-    (folder / "lines.txt").write_text("\\n".join(f"{r.variant}: {r}" for r in data.records))
+    (folder / "lines.txt").write_text("\\n".join(f"{r.variant}: {r.attack_label} {r.eps}: {r.accuracy}" for r in data.records))
 
 FORMATS.register("lines", lines)
 '''

@@ -155,7 +155,7 @@ def test_two_hosts_and_one_of_them_killed(one, tmp_path, long):
     run = Run(tmp_path / "killed", one.data_dir)
     settings = ("--epochs=40", "--patience=40", "--stage=train")
     chief, other = workers(run, *settings)
-    wait_for(chief, "epoch 2/")
+    wait_for(chief, "epoch  2/")
     other.send_signal(signal.SIGKILL)
     other.communicate()
     errors = chief.communicate()[1]
@@ -165,7 +165,7 @@ def test_two_hosts_and_one_of_them_killed(one, tmp_path, long):
         return
     chief, other = workers(run, *settings)
     lines = wait_for(chief, "resuming after epoch")
-    assert lines and wait_for(chief, "epoch 4/")
+    assert lines and wait_for(chief, "epoch  4/")
     for process in (chief, other):  # asked to stop, both do at the same step
         process.send_signal(signal.SIGTERM)
     assert {process.communicate() and process.returncode for process in (chief, other)} == {143}
