@@ -38,7 +38,7 @@ def status_text(session: Session) -> str:
     lines = []
     for name, state in states.items():
         manifest = None if state == "damaged" else workdir.manifest(name)
-        facts = f"  {megabytes(_bytes(manifest)):>8}  {duration(manifest['seconds']):>9}" if manifest else ""
+        facts = f"  {_bytes(manifest) / 1e3:10,.0f} kB  {duration(manifest['seconds']):>9}" if manifest else ""
         lines.append(f"{styled(f'{state:10}', STYLES[state])}  {name:{width}}{facts}".rstrip())
     counts = collections.Counter(states.values())
     lines += ["", ", ".join(f"{counts[state]} {state}" for state in STYLES if counts[state]) + f" in {workdir.root}"]
