@@ -49,7 +49,8 @@ FORMAT = '''
 from tfadv.report import FORMATS
 
 def lines(folder, data):
-    (folder / "lines.txt").write_text("\\n".join(f"{r.variant}: {r.attack_label} {r.eps}: {r.accuracy}" for r in data.records))
+    rows = [f"{r.variant}: {r.attack_label} {r.eps}: {r.accuracy}" for r in data.records]
+    (folder / "lines.txt").write_text("\\n".join(rows))
 
 FORMATS.register("lines", lines)
 '''
