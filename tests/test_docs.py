@@ -1,15 +1,33 @@
-"""Commands in the documentation are accepted as written."""
+"""The documentation: its commands are accepted, its Python code runs as written, and the site has no broken link."""
 
 import pathlib
 import re
 import shlex
+import subprocess
+import sys
 
 import pytest
 
 from tfadv.command_line import CommandLine
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = ["README.md", "CONTRIBUTING.md", "BUILD_NOTES.md", *sorted(p.relative_to(ROOT) for p in ROOT.glob("docs/*.md"))]
+DOCS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/**/*.md"))
+PAGES = ["README.md", "CONTRIBUTING.md", "BUILD_NOTES.md", *DOCS]
+OWN_TEST = {"docs/tutorial.md", "docs/extending.md"}  # tests/experiments/test_documented_extensions.py
+
+# What the reader has: a softmax model on pixels from 0 to 255, and images.
+GIVEN = """
+import tfadv, keras, numpy as np
+x = np.random.default_rng(0).integers(0, 256, (24, 16, 16, 3), dtype=np.uint8)
+y = np.arange(24) % 3
+x_train, y_train = np.repeat(x, 4, axis=0), np.repeat(y, 4)
+model = keras.Sequential([
+    keras.Input((16, 16, 3)), keras.layers.Rescaling(1 / 255), keras.layers.Conv2D(4, 3, strides=2),
+    keras.layers.Flatten(), keras.layers.Dense(3, activation="softmax"),
+])
+model.save("mine.keras")
+model, x = tfadv.classifier(model, input_range=(0, 255)), x.astype("float32") / 255
+"""
 
 
 def commands(page):
@@ -21,7 +39,26 @@ def commands(page):
             yield arguments
 
 
-@pytest.mark.parametrize("page", PAGES, ids=str)
+def code(page):
+    """The Python code of a page, with attacks and training that take seconds."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+    text = "\n".join(blocks)
+    for slow, fast in (
+        (r'"autoattack"', '"autoattack(steps=2,queries=5)"'),
+        (r"epochs=\d+", "epochs=1"),
+        (r"steps=50", "steps=2"),
+    ):
+        text = re.sub(slow, fast, text)
+    return text
+
+
+def run(folder, text):
+    done = subprocess.run([sys.executable, "-c", text], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_commands_are_accepted(page):
     for arguments in commands(page):
         line = CommandLine(arguments)
@@ -29,4 +66,62 @@ def test_commands_are_accepted(page):
 
 
 def test_the_pages_have_commands():
-    assert sum(len(list(commands(page))) for page in PAGES) >= 12
+    assert sum(len(list(commands(page))) for page in PAGES) >= 20
+
+
+def test_the_code_of_the_pages_runs(tmp_path):
+    """All pages in one process, each after what it takes as given."""
+    pages = [page for page in PAGES if code(page) and page not in OWN_TEST]
+    assert {"README.md", "docs/defenses.md", "docs/own_model_and_images.md", "docs/gradient_masking.md"} < set(pages)
+    out = run(tmp_path, "\n".join(f"{GIVEN}\nprint('page', {page!r})\n{code(page)}" for page in pages))
+    text = {part.split("\n")[0]: part for part in out.split("page ")[1:]}
+    assert text.keys() == set(pages)
+    assert "autoattack, eps 0.03137:" in text["README.md"] and "smallest_eps" in text["README.md"]
+    assert (tmp_path / "hardened.keras").is_file()
+    assert "(2, 24, 16, 16, 3)" in text["docs/own_model_and_images.md"]
+
+
+def test_the_code_and_the_command_of_the_tutorial_run(tmp_path, monkeypatch):
+    out = run(tmp_path, code("docs/tutorial.md"))
+    assert "clean: " in out and "autoattack, eps 0.1:" in out and out.count("passed") + out.count("FAILED") == 12
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs/tutorial.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    (line,) = re.findall(r"^    tfadv (--models=mine.*)$", text, re.MULTILINE)
+    config = CommandLine(shlex.split(line)).config()
+    assert config.models == ("mine.keras",) and config.defenses == "nfgsm"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The folder of the site, built as CONTRIBUTING.md says."""
+    folder = tmp_path_factory.mktemp("site")
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def test_the_site_has_every_page_and_loads_nothing_from_elsewhere(site):
+    for page in DOCS:
+        text = (site / pathlib.Path(page).relative_to("docs").with_suffix(".html")).read_text(encoding="utf-8")
+        loaded = re.findall(
+            r'<(?:script|img|link rel="(?:stylesheet|icon|preconnect)")[^>]*?(?:src|href)="(http[^"]*)"', text
+        )
+        assert not loaded, page
+
+
+def test_the_site_lists_every_flag_attack_objective_and_check(site):
+    from tfadv.attacks import ATTACKS
+    from tfadv.config import Config
+    from tfadv.evaluation.checks import RULES
+    from tfadv.objectives import OBJECTIVES
+    from tfadv.settings import settings_of
+
+    def text(page):
+        return (site / page).read_text(encoding="utf-8")
+
+    assert all(f'id="{name}"' in text("reference/flags.html") for name, _, _ in settings_of(Config))
+    assert all(f">{name}</code></a>" in text("reference/attacks.html") for name in ATTACKS)
+    assert all(f">{name}</code></a>" in text("reference/objectives.html") for name in OBJECTIVES)
+    assert all(f"<strong>{name}.</strong>" in text("gradient_masking.html") for name in RULES)
+    assert "input_range" in text("reference/python.html") and "Wilson interval" in text("reference/python.html")

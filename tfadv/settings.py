@@ -198,17 +198,23 @@ def describe(settings: type, chosen: Mapping[str, Any], *, width: int = 100) -> 
       width: the longest line, in characters.
     """
     groups: dict[str, list[str]] = {}
+    for group, _, flag, text in explained(settings, chosen):
+        entry = textwrap.fill(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        groups.setdefault(group, []).append(f"  {flag}\n{entry}")
+    return "\n\n".join(f"{group}\n" + "\n".join(entries) for group, entries in groups.items())
+
+
+def explained(settings: type, chosen: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    """Yields (group, name, flag with its default, explanation) of each setting; arguments as for `describe`."""
     for name, default, declared in settings_of(settings):
-        text = [declared.help]
+        text = declared.help
         if isinstance(declared.accepts, Names):
             known = ", ".join(declared.accepts.available(types.SimpleNamespace(**chosen))) or "(none registered)"
             several = isinstance(default, tuple) or not declared.accepts.checked
-            text.append(f"{'Any of' if several else 'One of'}: {known}.")
+            text += f" {'Any of' if several else 'One of'}: {known}."
         elif isinstance(declared.accepts, Range):
-            text.append(f"{'Each' if isinstance(default, tuple) else 'Accepts'}: {declared.accepts}.")
-        entry = textwrap.fill(" ".join(text), width, initial_indent=" " * 6, subsequent_indent=" " * 6)
-        groups.setdefault(declared.group, []).append(f"  {_flag_text(name, default)}\n{entry}")
-    return "\n\n".join(f"{group}\n" + "\n".join(entries) for group, entries in groups.items())
+            text += f" {'Each' if isinstance(default, tuple) else 'Accepts'}: {declared.accepts}."
+        yield declared.group, name, _flag_text(name, default), text
 
 
 def _flag_text(name: str, default: Any) -> str:

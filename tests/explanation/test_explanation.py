@@ -169,3 +169,16 @@ def test_a_model_without_feature_maps_is_explained_without_grad_cam(linear, imag
     assert np.isnan(found.cam).all() and len(found.labels) == 4
     with pytest.raises(ValueError, match="eps must be greater than 0"):
         tfadv.explain(linear[0], *images, eps=0)
+
+
+def test_explain_takes_images_in_every_form(images):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input(SHAPE), layers.Conv2D(3, 3), layers.GlobalAveragePooling2D()])
+    y = images[1]
+    x = np.round(images[0] * 255).astype("uint8")
+    expected = tfadv.explain(model, x.astype("float32") / 255, y, points=3)
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(5)
+    for given in ((x, y), (x, np.eye(3)[y]), (data,)):
+        found = tfadv.explain(model, *given, points=3)
+        np.testing.assert_array_equal(found.images, expected.images)
+        np.testing.assert_array_equal(found.vulnerability.smallest_eps, expected.vulnerability.smallest_eps)

@@ -67,6 +67,7 @@ def test_the_collapsed_epoch_is_never_kept_and_a_stronger_attack_takes_over(digi
     with caplog.at_level("WARNING", logger="tfadv"):
         record = AdversarialTrainer(model, eps=0.1).fit(digits.images[:200], digits.labels[:200], epochs=6)
     assert record["best_epoch"] == 3 and record["collapsed_epoch"] == 4
+    assert "training continues with pgd(steps=2)." in caplog.text
     (message,) = [r.getMessage() for r in caplog.records]
     assert "fell from 50.0% to 5.0%" in message and "epoch 3 are restored" in message and "steps=2" in message
 

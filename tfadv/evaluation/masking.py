@@ -69,7 +69,8 @@ def check_gradient_masking(
 
     Args:
       model: a Keras model from float32 images (N, H, W, C) in [0, 1] to logits (N, K).
-      x, y: images and labels in any form that `evaluate` takes; 128 to 256 images are enough.
+      x: images in any form that `evaluate` takes; 128 to 256 images are enough.
+      y: labels in any form that `evaluate` takes; None where `x` is a data set.
       eps: a number > 0, the size of the perturbation for pixels in [0, 1].
       surrogate: another such model, trained without the defense, or None.
       settings: None means the defaults.

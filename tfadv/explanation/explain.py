@@ -10,6 +10,8 @@ import numpy as np
 
 from tfadv.attacks.fgsm import FGSM
 from tfadv.attacks.gradient import check_inputs, compiled_logits
+from tfadv.datasets.arrays import as_arrays
+from tfadv.datasets.batches import to_float
 from tfadv.explanation.loss_surface import loss_surface
 from tfadv.explanation.saliency import NoFeatureMaps, grad_cam, saliency
 from tfadv.explanation.vulnerability import Vulnerability, vulnerability
@@ -57,14 +59,14 @@ class Explanation:
 
 
 def explain(
-    model: Any, x: Any, y: Any, eps: float = 8 / 255, *, shown: Any = None, points: int = 21, resume: Any = None
+    model: Any, x: Any, y: Any = None, eps: float = 8 / 255, *, shown: Any = None, points: int = 21, resume: Any = None
 ) -> Explanation:
     """Attacks images by FGSM and computes what explains the predictions.
 
     Args:
       model: a Keras model from float32 images (N, H, W, C) in [0, 1] to logits (N, K).
-      x: float32 (N, H, W, C) in [0, 1].
-      y: int (N,), true classes.
+      x: images in any form that `tfadv.evaluate` takes.
+      y: labels in any form that `tfadv.evaluate` takes; None where `x` is a data set.
       eps: size of the perturbation, > 0.
       shown: int (G,), positions in x of the images to show; None means the first four.  The vulnerability is measured
         on all images.
@@ -79,7 +81,8 @@ def explain(
     """
     if not eps > 0:
         raise ValueError(f"eps must be greater than 0, got {eps}.")
-    x, y, _ = check_inputs(model, x, y, eps, (0.0, 1.0))
+    images, labels = as_arrays(x, y)
+    x, y, _ = check_inputs(model, to_float(images), labels, eps, (0.0, 1.0))
     rows = np.arange(min(4, len(y))) if shown is None else np.asarray(shown)
     own_x, own_y = x.numpy()[rows], y.numpy()[rows]
     images = np.stack([own_x, np.asarray(FGSM()(model, own_x, own_y, eps))])

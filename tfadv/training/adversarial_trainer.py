@@ -69,7 +69,8 @@ class AdversarialTrainer:
         A tenth of the images, stratified by class, is held out: it decides which epoch is kept.
 
         Args:
-          x, y: images and labels in any form that `tfadv.evaluate` takes.
+          x: images in any form that `tfadv.evaluate` takes.
+          y: labels in any form that `tfadv.evaluate` takes; None where `x` is a data set.
           epochs: passes over the images.
           batch_size: images per step.
           learning_rate: the peak; it rises during the first tenth and falls to 0.

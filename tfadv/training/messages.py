@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
+from tfadv import specs
+from tfadv.objectives import OBJECTIVES
+from tfadv.objectives.base import Objective
 from tfadv.runtime.console import duration
 
 AFFECTS_RESULTS = False
@@ -30,3 +34,12 @@ def epoch_line(
         f"{name}  epoch {epoch:{width}}/{epochs}  loss {metrics['loss']:7.4f}  accuracy: {', '.join(shown)}  "
         f"{rate:,.0f} images/s{left}"
     )
+
+
+def objective_label(objective: Objective) -> str:
+    """The objective as `--defenses` takes it, with the settings that are not its defaults: "pgd(steps=2)"."""
+    kind = type(objective)
+    name = next((name for name in OBJECTIVES if OBJECTIVES[name] is kind), kind.__name__)
+    fields = dataclasses.fields(objective)
+    changed = {f.name: getattr(objective, f.name) for f in fields if getattr(objective, f.name) != f.default}
+    return specs.label(name, changed)

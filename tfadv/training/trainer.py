@@ -28,7 +28,7 @@ from tfadv.runtime.devices import Devices, peers_may_die
 from tfadv.training import divergence
 from tfadv.training.averaging import WeightAverage
 from tfadv.training.checkpoints import Checkpoints
-from tfadv.training.messages import epoch_line
+from tfadv.training.messages import epoch_line, objective_label
 from tfadv.training.schedule import delayed_ramp, warmup_cosine
 from tfadv.training.sgd import SGD
 from tfadv.training.steps import Steps
@@ -407,7 +407,8 @@ class Trainer:
             "%s epoch %d: robust validation accuracy fell from %.1f%% to %.1f%% (catastrophic overfitting). The "
             "weights of epoch %d are restored%s.",
             *(run.name, progress.epoch, 100 * best, 100 * logs["val_robust_accuracy"]),
-            *(run.early_stopping.best_epoch + 1, f"; training continues with {stronger}" if stronger else ""),
+            run.early_stopping.best_epoch + 1,
+            f"; training continues with {objective_label(stronger)}" if stronger else "",
         )
         for variable, weights in zip(self._network.weights, run.early_stopping.best_weights, strict=True):
             variable.assign(weights)
