@@ -35,6 +35,7 @@ OTHER = {
     "data_dir": ("~/images", "~/images"),
     "split": ("official", "official"),
     "image_size": ("48", 48),
+    "fit": ("pad", "pad"),
     "train_size": ("1000", 1000),
     "augmentations": ("noise,crop", ("noise", "crop")),
     "epochs": ("21", 21),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfadv import choices
 from tfadv.choices import COMPARE
-from tfadv.datasets import AUGMENTATIONS, DATASETS, find, normalized, short_name
+from tfadv.datasets import AUGMENTATIONS, DATASETS, FITS, find, normalized, short_name
 from tfadv.datasets import check as check_dataset
 from tfadv.errors import UserError
 from tfadv.models import own
@@ -143,6 +143,14 @@ class Config:
         role="result",
         accepts=Range(8, 4096, zero="the data set's own", unit="pixels"),
     )
+    fit: str = setting(
+        "",
+        "How images are brought to that size. pad: add black borders to smaller images, and scale larger ones. resize: "
+        "scale all. Empty: pad for mnist and cifar10, resize for other data sets.",
+        group="Data",
+        role="result",
+        accepts=Names("fit", FITS),
+    )
     train_size: int = setting(
         0,
         "Number of training images to keep, stratified by class.",
@@ -254,7 +262,8 @@ class Config:
     )
     precision: str = setting(
         "float32",
-        "Precision of training; attacks and evaluations are always float32.",
+        "Precision of training; attacks and evaluations are always float32. mixed_bfloat16 is much slower on CPUs "
+        "without bfloat16 instructions.",
         group="Training",
         role="result",
         accepts=Names("precision", ("float32", "mixed_bfloat16")),

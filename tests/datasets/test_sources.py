@@ -1,8 +1,10 @@
 import dataclasses
 
 import numpy as np
+import PIL.Image
 import pytest
 import sklearn.datasets
+import tensorflow as tf
 
 from tfadv.datasets import DATASETS, sources, splits
 from tfadv.errors import UserError
@@ -19,6 +21,40 @@ def test_digits_are_those_of_scikit_learn(data_dir):
 def test_digits_upscaled_keep_dtype_and_range(digits):
     assert digits.images.shape == (1797, 32, 32, 1) and digits.images.dtype == np.uint8
     assert digits.images.max() > 250
+
+
+def _digits_as(source, data_dir, folder):
+    """The name of a data set with the first 40 digits, 8x8 pixels: of TFDS, of a folder or of a file."""
+    digits = sources.load("digits", data_dir, 8)
+    x, y = digits.images[:40], digits.labels[:40]
+    if source == "npz":
+        np.savez(folder / "digits.npz", x=x, y=y)
+        return f"npz:{folder}/digits.npz"
+    if source == "folder":
+        for number, (image, label) in enumerate(zip(x, y)):
+            (folder / str(label)).mkdir(exist_ok=True)
+            PIL.Image.fromarray(image[..., 0]).save(folder / str(label) / f"{number:02}.png")
+        return f"folder:{folder}"
+    return "digits"
+
+
+@pytest.mark.parametrize("source", ["tfds", "npz", "folder"])
+def test_images_are_padded_or_scaled(source, data_dir, tmp_path):
+    name = _digits_as(source, data_dir, tmp_path)
+    own = sources.load(name, data_dir, 8).images
+    padded, scaled = (sources.load(name, data_dir, 13, fit=fit).images for fit in ("pad", "resize"))
+    np.testing.assert_array_equal(padded, np.pad(own, ((0, 0), (2, 3), (2, 3), (0, 0))))
+    assert scaled.shape == padded.shape and scaled[:, 0].any() and not np.array_equal(scaled, padded)
+    smaller = [sources.load(name, data_dir, 5, fit=fit).images for fit in ("pad", "resize")]
+    np.testing.assert_array_equal(*smaller)  # padding would cut off the border of the image
+    np.testing.assert_array_equal(sources.load(name, data_dir, 13).images, scaled)  # the default of these data sets
+
+
+def test_images_of_unknown_size_are_padded_each_by_its_own_size():
+    pad = tf.function(lambda image: sources.fitted(image, 5, "pad"), [tf.TensorSpec((None, None, 1), tf.uint8)])
+    small, large = (pad(np.ones((*size, 1), np.uint8)).numpy()[..., 0] for size in ((2, 4), (6, 3)))
+    np.testing.assert_array_equal(small, np.pad(np.ones((2, 4)), ((1, 2), (0, 1))))
+    np.testing.assert_array_equal(large, np.ones((5, 5)))
 
 
 def test_digest_follows_every_pixel_and_label(digits):

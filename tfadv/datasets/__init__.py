@@ -24,8 +24,8 @@ class DatasetSpec:
     Attributes:
       label: the TFDS feature that holds the class; "" finds it.
       image_size: pixels per side by default; 0 is that of the images.
-      fit: how an image is brought to that size: "pad" adds black borders to a smaller image
-        (no pixel changes); "resize" scales it (bilinear, antialiased, the aspect ratio is not kept).
+      fit: how an image is brought to that size: "pad" adds black borders to a smaller image (no pixel changes) and
+        scales a larger one; "resize" scales both (bilinear, antialiased, the aspect ratio is not kept).
       flip: whether a mirrored image still shows its class.
       builder: "module:class" of a TFDS builder that needs no download, or None for TFDS' own builder of that name.
     """
@@ -48,6 +48,7 @@ DATASETS = Registry(
     },
 )
 
+FITS = ("pad", "resize")
 AUGMENTATIONS = ("rotation", "flip", "shift", "scaling", "crop", "shear", "brightness", "noise")
 
 FOLDER, NPZ = "folder:", "npz:"
@@ -56,11 +57,13 @@ _GLYPHS = ("svhn_cropped", "emnist", "kmnist", "omniglot", "binary_alpha_digits"
 _TFDS_NAME = re.compile(r"[A-Za-z]\w*(/[\w.-]+)?(:\d+\.\d+\.\d+)?")
 
 
-def find(name: str) -> DatasetSpec:
-    """The entry of a data set, or the defaults for data sets that are not in the table."""
+def find(name: str, fit: str = "") -> DatasetSpec:
+    """The entry of a data set, or the defaults for data sets that are not in the table; a given `fit` replaces its own."""
     if name in DATASETS:
-        return DATASETS[name]
-    return DatasetSpec("", 0, "resize", flip=re.split("[/:]", name)[0] not in _GLYPHS)
+        entry = DATASETS[name]
+    else:
+        entry = DatasetSpec("", 0, "resize", flip=re.split("[/:]", name)[0] not in _GLYPHS)
+    return dataclasses.replace(entry, fit=fit or entry.fit)
 
 
 def reader(name: str) -> tuple[str, pathlib.Path] | None:

@@ -24,7 +24,7 @@ SPLITS = {"train": "train", "validation": "validation", "val": "validation", "te
 _GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F")
 
 
-def load(path: pathlib.Path, image_size: int) -> ImageDataset:
+def load(path: pathlib.Path, image_size: int, fit: str = "resize") -> ImageDataset:
     """Reads all images.
 
     Images of several frames give their first one; transparent pixels become white; 16-bit images are scaled to 8 bits;
@@ -33,8 +33,8 @@ def load(path: pathlib.Path, image_size: int) -> ImageDataset:
     Args:
       path: a folder with a sub-folder for each class; or with folders train, validation (or val) and test, each with
         the same sub-folders.
-      image_size: pixels per side, to which other images are scaled (the aspect ratio is not kept); 0 is the size of
-        all images.
+      image_size: pixels per side, to which other images are brought; 0 is the size of all images.
+      fit: "pad" or "resize", see `tfadv.datasets.DatasetSpec`.
 
     Returns:
       The images in the order of splits, classes and file names.
@@ -58,7 +58,7 @@ def load(path: pathlib.Path, image_size: int) -> ImageDataset:
     sizes, grey = _headers(files)
     if not image_size:
         image_size = _common_size(path, sizes)
-    images = _decode(files, image_size, grey)
+    images = _decode(files, image_size, grey, fit)
     return ImageDataset(images, np.asarray(labels, np.int64), list(classes), f"folder {path.resolve().name}", official)
 
 
@@ -122,14 +122,18 @@ def _common_size(path: pathlib.Path, sizes: Sequence[tuple[int, int]]) -> int:
     return least[0]
 
 
-def _decode(files: Sequence[pathlib.Path], size: int, grey: bool) -> np.ndarray:
+def _decode(files: Sequence[pathlib.Path], size: int, grey: bool, fit: str) -> np.ndarray:
     """uint8 (N, size, size, 1 or 3)."""
 
     def decode(file: pathlib.Path) -> np.ndarray:
         with Image.open(file) as image:
             image.load()
             converted = _eight_bits(ImageOps.exif_transpose(image), grey)
-            if converted.size != (size, size):
+            if fit == "pad" and max(converted.size) <= size:
+                bordered = Image.new(converted.mode, (size, size))
+                bordered.paste(converted, ((size - converted.width) // 2, (size - converted.height) // 2))
+                converted = bordered
+            elif converted.size != (size, size):
                 converted = converted.resize((size, size), Image.Resampling.BILINEAR)  # antialiased
             return np.asarray(converted, np.uint8).reshape(size, size, 1 if grey else 3)
 

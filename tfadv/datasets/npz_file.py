@@ -7,19 +7,20 @@ import pathlib
 
 import numpy as np
 
-from tfadv.datasets.sources import ImageDataset, resized
+from tfadv.datasets.sources import ImageDataset, fitted
 from tfadv.errors import UserError
 
 LOG = logging.getLogger(__name__)
 
 
-def load(path: pathlib.Path, image_size: int) -> ImageDataset:
+def load(path: pathlib.Path, image_size: int, fit: str = "resize") -> ImageDataset:
     """Reads the arrays.
 
     Args:
       path: a file with `x`, uint8 or float in [0, 1], (N, H, W) or (N, H, W, 1 or 3), and `y`, integers (N,) or one-hot
         (N, K); or with `x_train`, `y_train`, `x_test` and `y_test`; and, if need be, `class_names`.
-      image_size: pixels per side, to which other images are scaled; 0 is the size of the images.
+      image_size: pixels per side, to which other images are brought; 0 is the size of the images.
+      fit: "pad" or "resize", see `tfadv.datasets.DatasetSpec`.
 
     Returns:
       The images in their order, training images first.  Classes are numbered in the order of `class_names`, or else of
@@ -52,7 +53,9 @@ def load(path: pathlib.Path, image_size: int) -> ImageDataset:
     if not image_size and x.shape[1] != x.shape[2]:
         raise UserError(f"the images in {path} are not square but {x.shape[1]}x{x.shape[2]}: give --image_size.")
     if image_size and x.shape[1:3] != (image_size, image_size):
-        x = np.concatenate([resized(part, image_size).numpy() for part in np.array_split(x, -(-len(x) // 1024))])
+        x = np.concatenate(
+            [np.asarray(fitted(part, image_size, fit)) for part in np.array_split(x, -(-len(x) // 1024))]
+        )
     return ImageDataset(x, y, names, f"npz {path.name}", official)
 
 

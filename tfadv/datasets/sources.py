@@ -63,7 +63,7 @@ class ImageDataset:
         )
 
 
-def load(name: str, data_dir: str, image_size: int = 0, label: str = "") -> ImageDataset:
+def load(name: str, data_dir: str, image_size: int = 0, label: str = "", fit: str = "") -> ImageDataset:
     """Reads a data set, and prepares or downloads it where it is one of TFDS and absent.
 
     Args:
@@ -71,6 +71,7 @@ def load(name: str, data_dir: str, image_size: int = 0, label: str = "") -> Imag
       data_dir: folder of the TFDS data sets.
       image_size: pixels per side; 0 is that of the data set.
       label: the TFDS feature that holds the class; "" finds it.
+      fit: "pad" or "resize", see `tfadv.datasets.DatasetSpec`; "" is that of the data set.
 
     Returns:
       The images of all official splits, one split after the other, each in its stored order.
@@ -79,12 +80,12 @@ def load(name: str, data_dir: str, image_size: int = 0, label: str = "") -> Imag
       UserError: the data set is absent and can't be prepared, a file of it is damaged, it is no image classification,
         or its images have several sizes and none is given.
     """
-    read = reader(name)
+    read, spec = reader(name), find(name, fit)
     if read:
         module, path = read
         # Files come class by class; evaluations take the first images, which must be of all classes.
-        return importlib.import_module(module).load(path, image_size).shuffled()
-    return _load_tfds(name, find(name), data_dir, image_size, label)
+        return importlib.import_module(module).load(path, image_size, spec.fit).shuffled()
+    return _load_tfds(name, spec, data_dir, image_size, label)
 
 
 def _load_tfds(name: str, spec: DatasetSpec, data_dir: str, image_size: int, label: str) -> ImageDataset:
@@ -95,11 +96,7 @@ def _load_tfds(name: str, spec: DatasetSpec, data_dir: str, image_size: int, lab
         raise UserError(f"the images of {name} have several sizes, or are not square: give --image_size.")
 
     def image_and_label(example):
-        image = example[image_key]
-        if spec.fit == "pad" and image_size >= image.shape[0]:  # a smaller size would cut off the border
-            image = tf.image.resize_with_crop_or_pad(image, image_size, image_size)
-        elif image_size != image.shape[0] or image_size != image.shape[1]:
-            image = resized(image, image_size)
+        image = fitted(example[image_key], image_size, spec.fit)
         return tf.ensure_shape(image, (image_size, image_size, channels)), example[label_key]
 
     sizes = {split: builder.info.splits[split].num_examples for split in sorted(builder.info.splits)}
@@ -131,10 +128,28 @@ def _load_tfds(name: str, spec: DatasetSpec, data_dir: str, image_size: int, lab
     return dataset
 
 
-def resized(image: tf.Tensor | np.ndarray, image_size: int) -> tf.Tensor:
-    """uint8 (…, H, W, C) scaled to (…, image_size, image_size, C): bilinear, antialiased, rounded."""
-    image = tf.image.resize(image, (image_size, image_size), antialias=True)
-    return tf.cast(tf.round(tf.clip_by_value(image, 0, 255)), tf.uint8)
+def fitted(image: tf.Tensor | np.ndarray, image_size: int, fit: str) -> tf.Tensor | np.ndarray:
+    """Brings images to one size.
+
+    Args:
+      image: uint8 (…, H, W, C), one image or several.
+      image_size: pixels per side.
+      fit: "pad" or "resize", see `tfadv.datasets.DatasetSpec`.
+
+    Returns:
+      uint8 (…, image_size, image_size, C), the input itself if it has that size; scaled images are rounded.
+    """
+    if image.shape[-3:-1] == (image_size, image_size):
+        return image
+
+    def scale():
+        scaled = tf.image.resize(image, (image_size, image_size), antialias=True)
+        return tf.cast(tf.round(tf.clip_by_value(scaled, 0, 255)), tf.uint8)
+
+    if fit == "resize":
+        return scale()
+    fits = tf.reduce_max(tf.shape(image)[-3:-1]) <= image_size  # else padding would cut off the border
+    return tf.cond(fits, lambda: tf.image.resize_with_crop_or_pad(image, image_size, image_size), scale)
 
 
 def _features(name: str, info: tfds.core.DatasetInfo, label: str) -> tuple[str, str, int, int]:

@@ -51,7 +51,7 @@ class DatasetSplits(WholeArtifact):
         config = self._config
         return {
             "dataset": config.dataset,
-            "dataset_entry": dataclasses.asdict(find(config.dataset)),
+            "dataset_entry": dataclasses.asdict(find(config.dataset, config.fit)),
             "label": config.label,
             "files": _listing(config.dataset),
             "image_size": config.image_size,
@@ -96,7 +96,7 @@ class DatasetSplits(WholeArtifact):
     @functools.cached_property
     def _dataset(self) -> sources.ImageDataset:
         dataset = sources.load(
-            *(getattr(self._config, name) for name in ("dataset", "data_dir", "image_size", "label"))
+            *(getattr(self._config, name) for name in ("dataset", "data_dir", "image_size", "label", "fit"))
         )
         LOG.info("%s: %d images, %d classes", dataset.full_name, len(dataset.labels), len(dataset.class_names))
         return dataset
