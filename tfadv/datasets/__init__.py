@@ -58,7 +58,7 @@ _TFDS_NAME = re.compile(r"[A-Za-z]\w*(/[\w.-]+)?(:\d+\.\d+\.\d+)?")
 
 
 def find(name: str, fit: str = "") -> DatasetSpec:
-    """The entry of a data set, or the defaults for data sets that are not in the table; a given `fit` replaces its own."""
+    """The entry of a data set, or the defaults for those not in the table; a given `fit` replaces its own."""
     if name in DATASETS:
         entry = DATASETS[name]
     else:
