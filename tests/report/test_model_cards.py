@@ -1,0 +1,52 @@
+"""Model cards."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from tfadv.report import model_cards
+
+
+def cards(data, folder):
+    """Name of a card → (its metadata, its text)."""
+    model_cards.write(folder, data)
+    found = {}
+    for path in (folder / "model_cards").iterdir():
+        _, metadata, text = path.read_text(encoding="utf-8").split("---\n", 2)
+        found[path.stem] = json.loads(metadata), text
+    return found
+
+
+def test_there_is_a_card_for_each_model_with_each_of_its_accuracies_and_no_other(full_data, tmp_path):
+    found = cards(full_data, tmp_path)
+    assert set(found) == {f"{model}_{recipe}" for model in full_data.models for recipe in full_data.recipes}
+    for model in full_data.models:
+        for recipe in full_data.recipes:
+            metadata, text = found[f"{model}_{recipe}"]
+            own = [record for record in full_data.records if (record.model, record.variant) == (model, recipe)]
+            (index,) = metadata["model-index"]
+            metrics = index["results"][0]["metrics"]
+            assert [metric["value"] for metric in metrics] == [round(100 * record.accuracy, 2) for record in own]
+            assert all(record.interval_text in text for record in own)
+            assert text.count("| ") >= len(own)
+
+
+def test_a_card_tells_how_the_model_was_trained_and_what_the_checks_found(full_data, tmp_path):
+    name, training = "resnet18/baseline", full_data.training["resnet18/baseline"]
+    collapsed = dataclasses.replace(training, collapsed_epoch=7)
+    found = cards(dataclasses.replace(full_data, training={name: collapsed}), tmp_path)
+    text = found["resnet18_baseline"][1]
+    assert "900 forward and backward passes of single images, 1.0 minutes" in text
+    assert "2, of which epoch 2 was kept" in text and "collapsed in epoch 7" in text
+    assert "SUSPICIOUS, black box: It succeeds on 9." in text and "Fine." not in text
+    assert "    tfadv --flagfile=flags.txt" in text and "seed: 0" in text
+    other = found["resnet50_baseline"][1]
+    assert "SUSPICIOUS" not in other and "Gradient masking" not in other and "epoch" not in other
+
+
+def test_a_model_without_results_has_no_card(data, tmp_path):
+    clean = next(record for record in data.records if record.variant == "baseline")
+    records = (*data.records, dataclasses.replace(clean, model="resnet101"))
+    found = cards(dataclasses.replace(data, records=records), tmp_path)
+    assert "resnet101_baseline" in found and "resnet101_retrained" not in found

@@ -1,0 +1,130 @@
+"""A model card for each model, in Markdown.
+
+What a card tells follows Mitchell et al. 2019 (https://arxiv.org/abs/1810.03993). The metadata at its top are those
+of a Hugging Face model card, whose `model-index` lists each accuracy (JSON, which is valid YAML).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+from tfadv.evaluation.records import WORST_CASE, Record
+from tfadv.report.data import ReportData
+from tfadv.report.table import Cell, Table
+from tfadv.report.tables import checks_lines
+
+LIMITS = """## Limits
+
+- The accuracies are those of the test images of this data set, under attacks of these sizes in the L∞ norm, or in the
+  norm that the attack names. They say nothing about larger or other changes of an image.
+- Robust accuracy is an upper bound: a stronger attack may find more adversarial images.
+- The classes of the data set are the only answers. The model does not recognize images of something else."""
+
+
+def write(folder: pathlib.Path, data: ReportData) -> None:
+    """Writes model_cards/<model>_<recipe>.md for each model of the report."""
+    cards = folder / "model_cards"
+    cards.mkdir()
+    for model in data.models:
+        for recipe in data.recipes:
+            records = [record for record in data.records if (record.model, record.variant) == (model, recipe)]
+            if records:
+                name = f"{model}_{recipe}".replace("/", "_")
+                (cards / f"{name}.md").write_text(card(data, model, recipe, records), encoding="utf-8")
+
+
+def card(data: ReportData, model: str, recipe: str, records: list[Record]) -> str:
+    """The model card of one model.
+
+    Args:
+      data: the results.
+      model: name of the architecture.
+      recipe: name of the recipe that trained it.
+      records: the entries of results.json about it.
+
+    Returns:
+      Markdown.
+    """
+    title = f"{model}, {recipe}, on {data.dataset}"
+    blocks = [
+        f"---\n{json.dumps(_metadata(data, title, records), indent=1, ensure_ascii=False)}\n---",
+        f"# {title}",
+        f"An image classifier with {len(data.class_names)} classes: {', '.join(data.class_names)}.",
+        f'```python\nimport keras\n\nmodel = keras.models.load_model("models/{model}/{recipe}/model.keras")\n```',
+        "## Training",
+        _training(data, model, recipe),
+        "## Accuracy",
+        _accuracies(records).markdown(),
+        "An image that is misclassified without an attack counts as misclassified under it.",
+        *_masking(data, f"{model}/{recipe}"),
+        LIMITS,
+        "## How it was computed",
+        *([f"    {data.provenance['command']}"] if "command" in data.provenance else []),
+        _listing({key: text for key, text in data.provenance.items() if key not in ("command", "flags.txt")}),
+    ]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _metadata(data: ReportData, title: str, records: list[Record]) -> dict[str, Any]:
+    metrics = [
+        {"type": "accuracy", "name": f"accuracy, {_images(record)}", "value": round(100 * record.accuracy, 2)}
+        for record in records
+    ]
+    results = {
+        "task": {"type": "image-classification"},
+        "dataset": {"name": data.dataset, "type": data.dataset},
+        "metrics": metrics,
+    }
+    return {
+        "library_name": "keras",
+        "pipeline_tag": "image-classification",
+        "datasets": [data.dataset],
+        "tags": ["adversarial-robustness", "tfadv"],
+        "model-index": [{"name": title, "results": [results]}],
+    }
+
+
+def _training(data: ReportData, model: str, recipe: str) -> str:
+    summaries = {known.name: known.summary for known in data.experiment.recipes}
+    training = data.training.get(f"{model}/{recipe}")
+    entries = {"recipe": summaries.get(recipe, recipe)}
+    if training and training.gradients:
+        entries["cost"] = (
+            f"{training.gradients:,} forward and backward passes of single images, "
+            f"{training.seconds / 60:.1f} minutes, besides those of the recipe that it continues from"
+        )
+        epochs = max(map(len, training.history.values()), default=0)
+        entries["epochs"] = f"{epochs}, of which epoch {training.best_epoch} was kept"
+    if training and training.collapsed_epoch:
+        entries["collapse"] = (
+            f"training collapsed in epoch {training.collapsed_epoch} (catastrophic overfitting) and was "
+        )
+        entries["collapse"] += "continued from earlier weights with two attack steps"
+    return _listing(entries)
+
+
+def _accuracies(records: list[Record]) -> Table:
+    rows: list[tuple[Cell, ...]] = [(_images(record), record.interval_text, f"{record.n:,}") for record in records]
+    return Table("Accuracy, % [95% interval]", ("images", "accuracy", "number of images"), rows)
+
+
+def _images(record: Record) -> str:
+    if record.eps is None:
+        return "clean"
+    source = f", attacked on {record.source}" if record.source else ""
+    attack = "worst case per image of all attacks" if record.attack == WORST_CASE else record.attack_label
+    return f"{attack}{source}, eps {record.eps:g}"
+
+
+def _masking(data: ReportData, name: str) -> list[str]:
+    if name not in data.checks:
+        return []
+    lines = checks_lines(dataclasses.replace(data, checks={name: data.checks[name]}))
+    return ["## Gradient masking", "\n".join(lines)]
+
+
+def _listing(entries: dict[str, str]) -> str:
+    return "\n".join(f"- {key}: {text}" for key, text in entries.items())
