@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import textwrap
 from collections.abc import Sequence
 
 from absl import flags
@@ -24,7 +25,7 @@ Usage: tfadv [--setting=value ...] [--flagfile=FILE ...]
 
 Each setting is shown with its default. A later flag overrides an earlier one, so put a flagfile first.
 These flagfiles come with tfadv, by name:
-{flagfiles}.
+{flagfiles}
 
 {settings}
 
@@ -93,7 +94,8 @@ class CommandLine:
     def help_text(self) -> str:
         """Returns the text of `--help`; stages and recipes are those of the experiment that was given."""
         settings = describe(Config, read_flags(Config, self._values))
-        return _USAGE.format(version=tfadv.__version__, settings=settings, flagfiles=", ".join(shipped_flagfiles()))
+        flagfiles = textwrap.fill(", ".join(shipped_flagfiles()) + ".", 118)
+        return _USAGE.format(version=tfadv.__version__, settings=settings, flagfiles=flagfiles)
 
 
 def _with_shipped_flagfiles(arguments: Sequence[str]) -> list[str]:

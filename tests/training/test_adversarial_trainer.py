@@ -120,7 +120,9 @@ def test_the_table_of_objectives_has_settings_in_its_entries():
     assert OBJECTIVES["trades"](beta=3).beta == 3
 
 
-def test_a_defense_that_trains_on_stored_images_is_refused():
+def test_a_defense_that_trains_on_clean_or_on_stored_images_is_refused():
+    with pytest.raises(ValueError, match="cross_entropy trains on clean images only"):
+        AdversarialTrainer(cnn(), defense="cross_entropy")
     with pytest.raises(ValueError, match="ensemble needs stored adversarial images.*--defenses=ensemble"):
         AdversarialTrainer(cnn(), defense="ensemble")
 

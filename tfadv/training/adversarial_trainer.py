@@ -39,13 +39,15 @@ class AdversarialTrainer:
 
         Raises:
           UserError: an unknown defense or setting.
-          ValueError: eps is not above 0 and at most 1, or the defense trains on stored images.
+          ValueError: eps is not above 0 and at most 1, or the defense trains on clean or on stored images.
         """
         if not 0 < eps <= 1:
             raise ValueError(f"eps must be above 0 and at most 1, got {eps}.")
         specification = specs.split_specs(defense, OBJECTIVES)
         if len(specification) != 1:
             raise ValueError(f"defense must name one objective, got {defense!r}.")
+        if specification[0][0] == "cross_entropy":
+            raise ValueError("cross_entropy trains on clean images only: use model.fit, or a defense.")
         objective = as_objective(specs.build_with(*specification[0], OBJECTIVES))
         if objective.needs_mixed_samples:
             raise ValueError(f"{defense} needs stored adversarial images of other models: use --defenses={defense}.")

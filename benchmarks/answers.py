@@ -1,0 +1,134 @@
+"""The questions of `results/README.md`: functions from the results of one run to sentences, "" if it does not tell."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable
+
+from tfadv.evaluation.records import Record
+from tfadv.experiments.paper import AUGMENTED, EPSILONS, PAPER, RETRAINED, ROWS, STATED_GAINS
+from tfadv.report.comparison import strongest
+from tfadv.report.data import ReportData
+from tfadv.report.tables import mean_gain
+
+BASELINE = PAPER.reference
+
+
+def helps(data: ReportData) -> str:
+    """The gain of each recipe, and that of the paper's method over its control."""
+    parts = []
+    for recipe in data.recipes:
+        models = [model for model in data.models if data.record(model, recipe, "clean")]
+        gain = mean_gain(data, recipe, models=models)
+        if recipe != BASELINE and gain is not None:
+            change = statistics.mean(
+                data.accuracy(m, recipe, "clean") - data.accuracy(m, BASELINE, "clean") for m in models
+            )
+            only = "" if models == list(data.models) else f" ({', '.join(models)})"
+            half = 100 * statistics.mean(_half_widths(data, recipe, BASELINE, models))
+            parts.append(f"{recipe}{only} {gain:+.1f} ± {half:.1f} points, clean {change:+.1f}")
+    if not parts:
+        return ""
+    n = max(record.n for record in data.records)
+    text = f"gain at eps {_eps(data)}, n = {n:,}: {'; '.join(parts)}."
+    if {RETRAINED.name, AUGMENTED.name} <= set(data.recipes):
+        difference = mean_gain(data, RETRAINED.name) - mean_gain(data, AUGMENTED.name)
+        text += f" The paper's method (retrained) gains {difference:+.1f} points more than its control (augmented)."
+    if data.dataset in ROWS:
+        stated = STATED_GAINS[ROWS[data.dataset]]
+        at = "" if data.epsilons == EPSILONS else " at eps 0.01, 0.02 and 0.03"
+        text += f" The paper states {stated:+.2f}{at}."
+    return text
+
+
+def survives(data: ReportData) -> str:
+    """Accuracy of each recipe under the strongest attack, and how much of the gain under FGSM it leaves."""
+    parts = []
+    for model in data.models:
+        attack, robust = strongest(data, model)
+        if attack == "FGSM" or BASELINE not in robust:
+            continue
+        cells = []
+        for recipe, record in robust.items():
+            cell = f"{recipe} {record.interval_text}"
+            fgsm = [data.accuracy(model, r, "whitebox", record.eps) for r in (recipe, BASELINE)]
+            if recipe != BASELINE and None not in fgsm and fgsm[0] - fgsm[1] > 1:
+                kept = 100 * (record.accuracy - robust[BASELINE].accuracy) / (fgsm[0] - fgsm[1])
+                cell += f" ({100 * kept:.0f}% of the gain under FGSM)"
+            cells.append(cell)
+        first = next(iter(robust.values()))
+        parts.append(f"{model} under {attack} at eps {first.eps:g}, n = {first.n:,}: {', '.join(cells)}.")
+    return " ".join(parts)
+
+
+def carries_over(data: ReportData) -> str:
+    """How the retrained models do on the surrogate's stored images, and under a new attack."""
+    eps, parts = max(data.epsilons), []
+    for model in data.models:
+        stored = [data.record(model, recipe, "transfer", eps) for recipe in (BASELINE, RETRAINED.name)]
+        new = [data.record(model, recipe, "whitebox", eps) for recipe in (BASELINE, RETRAINED.name)]
+        if all(stored) and all(new):
+            parts.append(
+                f"{model} from {_percent(stored[0])} to {_percent(stored[1])} on the stored images, from "
+                f"{_percent(new[0])} to {_percent(new[1])} under a new attack"
+            )
+    if not parts:
+        return ""
+    n = data.record(data.models[0], BASELINE, "clean").n
+    return f"retraining on the stored images of the surrogate, eps {eps:g}, n = {n:,}: {'; '.join(parts)}."
+
+
+def larger(data: ReportData) -> str:
+    """The accuracy of the baselines under FGSM, by model."""
+    eps = max(data.epsilons)
+    records = {model: data.record(model, BASELINE, "whitebox", eps) for model in data.models}
+    clean = {model: data.record(model, BASELINE, "clean") for model in data.models}
+    if len(records) < 2 or not all(records.values()):
+        return ""
+    cells = [f"{model} {_percent(record)} (clean {_percent(clean[model])})" for model, record in records.items()]
+    return f"baselines under FGSM at eps {eps:g}, n = {next(iter(records.values())).n:,}: {', '.join(cells)}."
+
+
+def costs(data: ReportData) -> str:
+    """Passes and minutes of each recipe, by model."""
+    parts = []
+    for model in data.models:
+        own = {name.split("/")[1]: t for name, t in data.training.items() if name.split("/")[0] == model}
+        cells = [
+            f"{recipe} {own[recipe].gradients / 1000:,.0f}, {own[recipe].seconds / 60:.0f} min"
+            for recipe in data.recipes
+            if recipe in own
+        ]
+        if cells:
+            parts.append(f"{model}: {'; '.join(cells)}")
+    head = "thousands of forward and backward passes of single images, and minutes"
+    return f"{head}. {'. '.join(parts)}." if parts else ""
+
+
+QUESTIONS: dict[str, Callable[[ReportData], str]] = {
+    "Does the method help, also against its control?": helps,
+    "Does it survive stronger attacks?": survives,
+    "Does retraining on the images of ResNet18 carry over to the other networks?": carries_over,
+    "Are larger networks more robust?": larger,
+    "What does it cost?": costs,
+}
+
+
+def _half_widths(data: ReportData, recipe: str, reference: str, models: list[str]) -> list[float]:
+    """Half the 95% interval of each difference, as if the two accuracies were independent."""
+    found = []
+    for model in models:
+        for eps in data.epsilons:
+            pair = [data.record(model, name, "whitebox", eps) for name in (recipe, reference)]
+            if all(pair):
+                found.append(1.96 * math.sqrt(sum(r.accuracy * (1 - r.accuracy) / r.n for r in pair)))
+    return found
+
+
+def _eps(data: ReportData) -> str:
+    return ", ".join(f"{eps:g}" for eps in data.epsilons)
+
+
+def _percent(record: Record) -> str:
+    return record.interval_text

@@ -1,0 +1,123 @@
+"""The folder `results/`: measured accuracies that stay, and pages about them: `python -m benchmarks.results`.
+
+python -m benchmarks.results runs/paper_cifar10     # takes over the results of a work folder, rewrites the pages
+python -m benchmarks.results                        # rewrites the pages
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shutil
+
+from absl import app
+
+from benchmarks.answers import QUESTIONS
+from tfadv.evaluation.records import Record
+from tfadv.experiments.paper import PAPER
+from tfadv.report.comparison import comparison_table
+from tfadv.report.data import ReportData, Training
+from tfadv.report.tables import report_tables
+
+RESULTS = pathlib.Path(__file__).parents[1] / "results"
+NOTE = "<!-- Written by `python -m benchmarks.results` from the results.json files in this folder. -->"
+
+
+def take_over(workdir: pathlib.Path, results: pathlib.Path = RESULTS) -> pathlib.Path:
+    """Copies the accuracies of a work folder, how its models were trained, its settings, plots and model cards.
+
+    Args:
+      workdir: a work folder of tfadv whose report is up to date.
+      results: the folder that the new folder, of the same name, is put into.
+
+    Returns:
+      The new folder.
+    """
+    folder = results / workdir.name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    shutil.copy(workdir / "results.json", folder)
+    shutil.copy(workdir / "flags.txt", folder)
+    for plot in sorted((workdir / "report").glob("accuracy_*.png")):
+        shutil.copy(plot, folder)
+    shutil.copytree(workdir / "report" / "model_cards", folder / "model_cards")
+    training = {}
+    for path in sorted((workdir / "models").glob("*/*/history.json")):
+        record, manifest = (json.loads((path.parent / n).read_text()) for n in ("history.json", "manifest.json"))
+        training["/".join(path.parent.parts[-2:])] = {
+            "gradients": record["gradients"],
+            "seconds": manifest["seconds"],
+            "collapsed_epoch": record.get("collapsed_epoch"),
+            "history": record["history"],
+            "best_epoch": record["best_epoch"],
+        }
+    (folder / "training.json").write_text(json.dumps(training, indent=1) + "\n", encoding="utf-8")
+    return folder
+
+
+def read(folder: pathlib.Path) -> ReportData:
+    """The results in a folder that `take_over` wrote."""
+    records = tuple(map(Record.from_dict, json.loads((folder / "results.json").read_text(encoding="utf-8"))))
+    training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    return ReportData(
+        dataset=records[0].dataset,
+        class_names=(),
+        records=records,
+        experiment=PAPER,
+        training={name: Training(**fields) for name, fields in training.items()},
+    )
+
+
+def page(name: str, data: ReportData, plots: list[str]) -> str:
+    """README.md of one folder: its tables, the paper's accuracies beside ours."""
+    tables = report_tables(data)
+    comparison = comparison_table(data)
+    if comparison and "comparison" not in tables:
+        tables["comparison"] = comparison
+    flags = "The flags are in [flags.txt](flags.txt): `tfadv --flagfile=flags.txt`."
+    blocks = [NOTE, f"# {name}", flags, *(table.markdown() for table in tables.values())]
+    return "\n\n".join([*blocks, *(f"![Accuracy over eps]({plot})" for plot in plots)]) + "\n"
+
+
+def overview(runs: dict[str, ReportData]) -> str:
+    """README.md of `results/`: the questions, each with an answer for each folder."""
+    blocks = [NOTE, "# Results", INTRODUCTION]
+    for question, answer in QUESTIONS.items():
+        lines = [f"- [{name}]({name}/README.md): {text}" for name, data in runs.items() if (text := answer(data))]
+        blocks += [f"## {question}", "\n".join(lines) or "No results yet."]
+    return "\n\n".join([*blocks, DIFFERENCES]) + "\n"
+
+
+INTRODUCTION = """Accuracies on test images in %, with the 95% interval in brackets and the number of images n. The
+interval of a difference assumes that its two accuracies are independent; they are measured on the same images, so it
+is too wide rather than too narrow. *Gain* is the accuracy of a recipe under white-box FGSM minus that of the baseline,
+averaged over models and eps, in percentage points."""
+
+DIFFERENCES = """## What differs from the paper
+
+- Pixels are in [0, 1], and eps is in this unit. The paper does not give its unit.
+- Input sizes are 32×32 pixels (cats_vs_dogs 64×64), unless flags.txt says otherwise. The paper does not give its own.
+- The paper's accuracies of its retrained models may be those on the stored adversarial images of ResNet18. Gains here
+  are those under a new attack on each model itself.
+- The copy of CIFAR-10 had been JPEG-compressed once. That of cats_vs_dogs had been resized to 96×96 pixels.
+- Training is shorter: flags.txt and the costs above say how long."""
+
+
+def write_pages(results: pathlib.Path = RESULTS) -> None:
+    """Rewrites README.md in `results` and in each of its folders."""
+    runs = {path.parent.name: read(path.parent) for path in sorted(results.glob("*/results.json"))}
+    for name, data in runs.items():
+        plots = [plot.name for plot in sorted((results / name).glob("*.png"))]
+        (results / name / "README.md").write_text(page(name, data, plots), encoding="utf-8")
+    (results / "README.md").write_text(overview(runs), encoding="utf-8")
+
+
+def main(arguments: list[str]) -> None:
+    """Takes over the work folders that are named, then rewrites all pages."""
+    for workdir in arguments[1:]:
+        print(take_over(pathlib.Path(workdir)))
+    write_pages()
+
+
+if __name__ == "__main__":
+    app.run(main)
