@@ -42,7 +42,7 @@ def helps(data: ReportData) -> str:
     return text
 
 
-def survives(data: ReportData) -> str:
+def remains(data: ReportData) -> str:
     """Accuracy of each recipe under the strongest attack, and how much of the gain under FGSM it leaves."""
     parts = []
     for model in data.models:
@@ -55,7 +55,7 @@ def survives(data: ReportData) -> str:
             fgsm = [data.accuracy(model, r, "whitebox", record.eps) for r in (recipe, BASELINE)]
             if recipe != BASELINE and None not in fgsm and fgsm[0] - fgsm[1] > 1:
                 kept = 100 * (record.accuracy - robust[BASELINE].accuracy) / (fgsm[0] - fgsm[1])
-                cell += f" ({100 * kept:.0f}% of the gain under FGSM)"
+                cell += f" ({100 * kept:.0f}% of the FGSM gain)"
             cells.append(cell)
         first = next(iter(robust.values()))
         parts.append(f"{model} under {attack} at eps {first.eps:g}, n = {first.n:,}: {', '.join(cells)}.")
@@ -70,8 +70,8 @@ def carries_over(data: ReportData) -> str:
         new = [data.record(model, recipe, "whitebox", eps) for recipe in (BASELINE, RETRAINED.name)]
         if all(stored) and all(new):
             parts.append(
-                f"{model} from {_percent(stored[0])} to {_percent(stored[1])} on the stored images, from "
-                f"{_percent(new[0])} to {_percent(new[1])} under a new attack"
+                f"{model}{_surrogate(data, model)} from {_percent(stored[0])} to {_percent(stored[1])} on the stored "
+                f"images, from {_percent(new[0])} to {_percent(new[1])} under a new attack"
             )
     if not parts:
         return ""
@@ -96,19 +96,19 @@ def costs(data: ReportData) -> str:
     for model in data.models:
         own = {name.split("/")[1]: t for name, t in data.training.items() if name.split("/")[0] == model}
         cells = [
-            f"{recipe} {own[recipe].gradients / 1000:,.0f}, {own[recipe].seconds / 60:.0f} min"
+            f"{recipe} {own[recipe].gradients:,} in {own[recipe].seconds / 60:.0f} min"
             for recipe in data.recipes
             if recipe in own
         ]
         if cells:
             parts.append(f"{model}: {'; '.join(cells)}")
-    head = "thousands of forward and backward passes of single images, and minutes"
+    head = "forward and backward passes of single images, and minutes, for each recipe alone"
     return f"{head}. {'. '.join(parts)}." if parts else ""
 
 
 QUESTIONS: dict[str, Callable[[ReportData], str]] = {
-    "Does the method help, also against its control?": helps,
-    "Does it survive stronger attacks?": survives,
+    "Does the method help, and more than its control?": helps,
+    "Does the gain remain under stronger attacks?": remains,
     "Does retraining on the images of ResNet18 carry over to the other networks?": carries_over,
     "Are larger networks more robust?": larger,
     "What does it cost?": costs,
@@ -124,6 +124,12 @@ def _half_widths(data: ReportData, recipe: str, reference: str, models: list[str
             if all(pair):
                 found.append(1.96 * math.sqrt(sum(r.accuracy * (1 - r.accuracy) / r.n for r in pair)))
     return found
+
+
+def _surrogate(data: ReportData, model: str) -> str:
+    """A remark on the model that the stored images were computed on."""
+    sources = {record.source for record in data.records if record.source}
+    return " (the surrogate itself)" if any(source.split("/")[0] == model for source in sources) else ""
 
 
 def _eps(data: ReportData) -> str:

@@ -38,9 +38,10 @@ def take_over(workdir: pathlib.Path, results: pathlib.Path = RESULTS) -> pathlib
     folder.mkdir(parents=True)
     shutil.copy(workdir / "results.json", folder)
     shutil.copy(workdir / "flags.txt", folder)
-    for plot in sorted((workdir / "report").glob("accuracy_*.png")):
-        shutil.copy(plot, folder)
-    shutil.copytree(workdir / "report" / "model_cards", folder / "model_cards")
+    for report in filter(pathlib.Path.is_dir, (workdir / "report", workdir / "comparison")):
+        for plot in sorted([*report.glob("accuracy_*.png"), *report.glob("defenses_*.png")]):
+            shutil.copy(plot, folder)
+        shutil.copytree(report / "model_cards", folder / "model_cards", dirs_exist_ok=True)
     training = {}
     for path in sorted((workdir / "models").glob("*/*/history.json")):
         record, manifest = (json.loads((path.parent / n).read_text()) for n in ("history.json", "manifest.json"))
@@ -76,7 +77,7 @@ def page(name: str, data: ReportData, plots: list[str]) -> str:
         tables["comparison"] = comparison
     flags = "The flags are in [flags.txt](flags.txt): `tfadv --flagfile=flags.txt`."
     blocks = [NOTE, f"# {name}", flags, *(table.markdown() for table in tables.values())]
-    return "\n\n".join([*blocks, *(f"![Accuracy over eps]({plot})" for plot in plots)]) + "\n"
+    return "\n\n".join([*blocks, *(f"![{pathlib.Path(plot).stem.replace('_', ' ')}]({plot})" for plot in plots)]) + "\n"
 
 
 def overview(runs: dict[str, ReportData]) -> str:
@@ -89,9 +90,10 @@ def overview(runs: dict[str, ReportData]) -> str:
 
 
 INTRODUCTION = """Accuracies on test images in %, with the 95% interval in brackets and the number of images n. The
-interval of a difference assumes that its two accuracies are independent; they are measured on the same images, so it
-is too wide rather than too narrow. *Gain* is the accuracy of a recipe under white-box FGSM minus that of the baseline,
-averaged over models and eps, in percentage points."""
+interval of a difference assumes that its two accuracies are independent; they are measured on the same images, so the
+true interval is probably narrower. *Gain* is the accuracy of a recipe under white-box FGSM minus that of the baseline,
+averaged over models and eps, in percentage points; ± is the mean of the half widths of its intervals. *Clean* beside a
+gain is the change of clean accuracy."""
 
 DIFFERENCES = """## What differs from the paper
 
@@ -99,8 +101,8 @@ DIFFERENCES = """## What differs from the paper
 - Input sizes are 32×32 pixels (cats_vs_dogs 64×64), unless flags.txt says otherwise. The paper does not give its own.
 - The paper's accuracies of its retrained models may be those on the stored adversarial images of ResNet18. Gains here
   are those under a new attack on each model itself.
-- The copy of CIFAR-10 had been JPEG-compressed once. That of cats_vs_dogs had been resized to 96×96 pixels.
-- Training is shorter: flags.txt and the costs above say how long."""
+- The CIFAR-10 images had been JPEG-compressed once before use, and the cats_vs_dogs images resized to 96×96 pixels.
+- Training has fewer epochs: see flags.txt in each folder, and the cost above."""
 
 
 def write_pages(results: pathlib.Path = RESULTS) -> None:

@@ -107,8 +107,8 @@ class Config:
     dataset: str = setting(
         "digits",
         "The data set. Also any other image classification data set of TFDS, as name, name/config or name:version; the "
-        "folder of a prepared one; folder:PATH with a sub-folder of images for each class, or with such folders inside "
-        "train, validation and test; or npz:FILE with the arrays x and y.",
+        "folder of a TFDS data set that is already prepared; folder:PATH with a sub-folder of images for each class, "
+        "or with such folders inside train, validation and test; or npz:FILE with the arrays x and y.",
         group="Data",
         role="result",
         accepts=Names("dataset", lambda _: DATASETS, checked=False),
@@ -194,7 +194,7 @@ class Config:
         "and attacks. All rounds together take one budget.",
         group="Training",
         role="result",
-        accepts=Range(1, zero="--defense_epochs, or --retrain_epochs where images are stored"),
+        accepts=Range(1, zero="no budget; --defense_epochs applies, or --retrain_epochs for surrogate and rounds"),
     )
     defense_epochs: int = setting(
         4,
@@ -277,8 +277,8 @@ class Config:
     )
     retrain_from: str = setting(
         "",
-        "Where recipes that continue from another recipe start: from random weights (scratch) or from the weights of "
-        "this recipe. Empty: as each recipe declares.",
+        "The starting weights of all recipes that continue from another recipe: scratch (random), or the name of a "
+        "recipe. Empty: as each recipe declares.",
         group="Training",
         role="result",
         accepts=Names("retrain_from", choices.starts),
@@ -293,8 +293,8 @@ class Config:
 
     surrogate: tuple[str, ...] = setting(
         (),
-        "The model whose adversarial images are used to retrain all models. Of several, the recipe ensemble uses all, "
-        "and the others use the first. Empty: resnet18, or your own model.",
+        "The model on which the stored adversarial images are computed. If you give several, the recipe ensemble uses "
+        "all of them; other recipes use the first. Empty: resnet18, or your own model.",
         group="Attacks",
         role="result",
         accepts=Names("model", choices.models),
@@ -318,7 +318,7 @@ class Config:
     )
     eval_size: int = setting(
         0,
-        "Number of test images on which --attacks are evaluated, the first ones.",
+        "Number of test images, the first ones, that --attacks are evaluated on.",
         group="Attacks",
         role="selection",
         accepts=Range(1, zero="all"),
@@ -331,7 +331,12 @@ class Config:
         group="Execution",
         role="execution",
     )
-    verify: bool = setting(False, "First check all files of the work folder.", group="Execution", role="execution")
+    verify: bool = setting(
+        False,
+        "Check all files of the work folder against their checksums before the run.",
+        group="Execution",
+        role="execution",
+    )
     shard: str = setting(
         "",
         "i/n: compute only every n-th part of the stage, starting with part i, while other processes compute the "

@@ -199,7 +199,7 @@ def describe(settings: type, chosen: Mapping[str, Any], *, width: int = 100) -> 
     """
     groups: dict[str, list[str]] = {}
     for group, _, flag, text in explained(settings, chosen):
-        entry = textwrap.fill(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        entry = textwrap.fill(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6, break_on_hyphens=False)
         groups.setdefault(group, []).append(f"  {flag}\n{entry}")
     return "\n\n".join(f"{group}\n" + "\n".join(entries) for group, entries in groups.items())
 

@@ -9,7 +9,7 @@ import shutil
 import pytest
 
 from benchmarks import results
-from benchmarks.answers import QUESTIONS, carries_over, costs, helps, larger, survives
+from benchmarks.answers import QUESTIONS, carries_over, costs, helps, larger, remains
 from tfadv.evaluation.records import Record, wilson_interval
 from tfadv.experiments.paper import PAPER
 from tfadv.report.data import ReportData, Training
@@ -56,11 +56,11 @@ def test_the_answers_are_those_of_the_records(data):
     half = 196 * ((0.1 * 0.9 + 0.2 * 0.8) / 1000) ** 0.5, 196 * ((0.05 * 0.95 + 0.08 * 0.92) / 1000) ** 0.5
     assert f"retrained +6.5 ± {sum(half) / 2:.1f} points" in text
     # 100 of 1,000 images under FGSM, 50 under PGD: the gain of 10 points becomes one of 5.
-    assert "resnet18 under pgd at eps 0.03, n = 1,000: baseline 5.0 [" in survives(data)
-    assert re.search(r"retrained 10.0 \[[^]]*\] \(50% of the gain under FGSM\)", survives(data))
+    assert "resnet18 under pgd at eps 0.03, n = 1,000: baseline 5.0 [" in remains(data)
+    assert re.search(r"retrained 10.0 \[[^]]*\] \(50% of the FGSM gain\)", remains(data))
     assert re.search(r"resnet50 from 30.0 .* to 65.0 .* stored images, from 5.0 .* to 8.0 .* new", carries_over(data))
     assert re.search(r"resnet18 10.0 \[.*\] \(clean 80.0 .*resnet50 5.0 \[.*\] \(clean 70.0", larger(data))
-    assert costs(data).endswith("resnet18: baseline 12, 2 min.")
+    assert costs(data).endswith("resnet18: baseline 12,345 in 2 min.")
 
 
 def test_a_run_that_does_not_tell_has_no_answer(data):

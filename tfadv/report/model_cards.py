@@ -18,10 +18,10 @@ from tfadv.report.tables import checks_lines
 
 LIMITS = """## Limits
 
-- The accuracies are those of the test images of this data set, under attacks of these sizes in the L∞ norm, or in the
+- The accuracies are those of the test images of this data set, under attacks at these eps, in the L∞ norm or in the
   norm that the attack names. They say nothing about larger or other changes of an image.
-- Robust accuracy is an upper bound: a stronger attack may find more adversarial images.
-- The classes of the data set are the only answers. The model does not recognize images of something else."""
+- The true robust accuracy may be lower: a stronger attack may find more adversarial images.
+- The model always returns one of its classes, also for images of something else."""
 
 
 def write(folder: pathlib.Path, data: ReportData) -> None:
@@ -90,11 +90,13 @@ def _metadata(data: ReportData, title: str, records: list[Record]) -> dict[str, 
 def _training(data: ReportData, model: str, recipe: str) -> str:
     summaries = {known.name: known.summary for known in data.experiment.recipes}
     training = data.training.get(f"{model}/{recipe}")
+    if training and not training.gradients:
+        return "tfadv did not train this model. The weights are those that it came with."
     entries = {"recipe": summaries.get(recipe, recipe)}
-    if training and training.gradients:
+    if training:
         entries["cost"] = (
             f"{training.gradients:,} forward and backward passes of single images, "
-            f"{training.seconds / 60:.1f} minutes, besides those of the recipe that it continues from"
+            f"{training.seconds / 60:.1f} minutes, for this recipe alone"
         )
         epochs = max(map(len, training.history.values()), default=0)
         entries["epochs"] = f"{epochs}, of which epoch {training.best_epoch} was kept"
