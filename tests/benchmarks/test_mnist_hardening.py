@@ -18,4 +18,4 @@ def test_it_trains_and_attacks(real_data):
     assert done.returncode == 0, done.stderr[-3000:]
     assert "epoch 1 kept" in done.stdout and "pgd, eps 0.3:" in done.stdout
     clean = float(done.stdout.split("all test images, clean: ")[1].split("%")[0])
-    assert 90 < clean < 100
+    assert 80 < clean < 100

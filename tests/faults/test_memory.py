@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from tests.faults.harness import ROOT
 
 HEAD = """
@@ -50,6 +52,7 @@ def growth(code):
     return float(done.stdout.split()[-1])
 
 
+@pytest.mark.long
 def test_over_20_evaluations():
     assert growth(EVALUATIONS) < 1.05
 
