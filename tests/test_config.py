@@ -60,6 +60,7 @@ OTHER = {
     "attacks": ("fgsm,pgd(steps=50,restarts=5)", "fgsm,pgd(steps=50,restarts=5)"),
     "eval_size": ("26", 26),
     "workdir": ("somewhere", "somewhere"),
+    "in_memory": ("false", "false"),
     "overwrite": ("true", True),
     "verify": ("true", True),
     "shard": ("1/3", "1/3"),

@@ -325,6 +325,16 @@ class Config:
     )
 
     workdir: str = setting("", "Folder of all results. Empty: runs/<dataset>.", group="Execution", role="execution")
+    in_memory: str = setting(
+        "auto",
+        "Whether images and stored perturbations are kept in memory. false: in files in the work folder, from which "
+        "each batch is read. auto: in a file where an array would take more than a quarter of the free memory. The "
+        "results are the same.",
+        group="Execution",
+        role="execution",
+        accepts=Names("in_memory", ("auto", "true", "false")),
+        required=True,
+    )
     overwrite: bool = setting(
         False,
         "Use a work folder that was made with other settings. Artifacts that do not depend on what changed are kept.",

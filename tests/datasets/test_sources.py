@@ -23,7 +23,7 @@ def test_digits_upscaled_keep_dtype_and_range(digits):
     assert digits.images.max() > 250
 
 
-def _digits_as(source, data_dir, folder):
+def digits_as(source, data_dir, folder):
     """The name of a data set with the first 40 digits, 8x8 pixels: of TFDS, of a folder or of a file."""
     digits = sources.load("digits", data_dir, 8)
     x, y = digits.images[:40], digits.labels[:40]
@@ -40,7 +40,7 @@ def _digits_as(source, data_dir, folder):
 
 @pytest.mark.parametrize("source", ["tfds", "npz", "folder"])
 def test_images_are_padded_or_scaled(source, data_dir, tmp_path):
-    name = _digits_as(source, data_dir, tmp_path)
+    name = digits_as(source, data_dir, tmp_path)
     own = sources.load(name, data_dir, 8).images
     padded, scaled = (sources.load(name, data_dir, 13, fit=fit).images for fit in ("pad", "resize"))
     np.testing.assert_array_equal(padded, np.pad(own, ((0, 0), (2, 3), (2, 3), (0, 0))))

@@ -1,4 +1,4 @@
-"""Images in memory → tf.data batches.
+"""Images in memory or on the disk → tf.data batches.
 
 The images stay uint8 and the perturbations int8 until a batch is cut out of
 them; order and augmentation are pure functions of (seed, epoch, step).
@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfadv.datasets.augment import augment
+from tfadv.datasets.storage import Images, Rows, take
 
 PARALLEL = 2  # batches prepared at a time: preparing one takes a twentieth of a training step
 
@@ -29,9 +30,9 @@ class Samples:
         k // (N · E).  0 is the image itself, so (0.0,) is the plain data set, and (0.0, 0.0) shows each image twice.
     """
 
-    images: np.ndarray
+    images: Images
     labels: np.ndarray
-    perturbations: np.ndarray | None = None
+    perturbations: Images | None = None
     epsilons: tuple[float, ...] = (0.0,)
 
     def __post_init__(self) -> None:
@@ -54,27 +55,27 @@ class Samples:
         """The samples of some of the images, by position."""
         perturbations = self.perturbations
         if perturbations is not None:
-            of_sources = perturbations.reshape(self.sources, len(self.labels), *perturbations.shape[1:])
-            perturbations = of_sources[:, positions].reshape(-1, *perturbations.shape[1:])
+            rows = np.arange(len(perturbations)).reshape(self.sources, len(self.labels))[:, positions]
+            perturbations = take(perturbations, rows.reshape(-1))
         return dataclasses.replace(
-            self, images=self.images[positions], labels=self.labels[positions], perturbations=perturbations
+            self, images=take(self.images, positions), labels=self.labels[positions], perturbations=perturbations
         )
 
     def batch_fn(self) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
         """A function from int64 sample numbers (B,) to (images float32 (B, H, W, C) in [0, 1], labels int64 (B,))."""
         # These tensors are created here and not in the function, so that all batches share their memory.
         with tf.device("cpu"):
-            images, labels = tf.constant(self.images), tf.constant(self.labels)
-            perturbations = None if self.perturbations is None else tf.constant(self.perturbations)
+            images, labels = _gatherer(self.images), tf.constant(self.labels)
+            perturbations = None if self.perturbations is None else _gatherer(self.perturbations)
             epsilons = tf.constant(self.epsilons, tf.float32)
 
         def batch(numbers):
             n, e = tf.shape(labels, tf.int64)[0], len(self.epsilons)
             rows, levels, sources = numbers % n, numbers // n % e, numbers // n // e
-            x = to_float(tf.gather(images, rows))
+            x = to_float(images(rows))
             if perturbations is not None:
                 eps = tf.gather(epsilons, levels)[:, None, None, None]
-                x = perturbed(x, tf.gather(perturbations, rows + n * sources), eps)
+                x = perturbed(x, perturbations(rows + n * sources), eps)
             return x, tf.gather(labels, rows)
 
         return batch
@@ -110,6 +111,20 @@ class MixedSamples(Samples):
             return tf.random.experimental.stateless_shuffle(tf.constant(numbers, tf.int64), folded)[:n]
 
         return tf.reshape(tf.stack([shuffled(numbers[:n], 0), shuffled(adversarial, 1)], axis=1), [-1])
+
+
+def _gatherer(array: Images) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A function from int64 row numbers (B,) to these rows of an array."""
+    if not isinstance(array, (Rows, np.memmap)):
+        values = tf.constant(array)
+        return lambda numbers: tf.gather(values, numbers)
+
+    def from_disk(numbers):
+        rows = tf.numpy_function(lambda rows: np.array(array[rows]), [numbers], array.dtype, stateful=False)
+        rows.set_shape((*numbers.shape, *array.shape[1:]))
+        return rows
+
+    return from_disk
 
 
 def to_float(images: np.ndarray | tf.Tensor) -> tf.Tensor:

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tfadv.datasets.sources import ImageDataset
+from tfadv.datasets.storage import Allocate
 from tfadv.errors import UserError
 
 LOG = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ SPLITS = {"train": "train", "validation": "validation", "val": "validation", "te
 _GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F")
 
 
-def load(path: pathlib.Path, image_size: int, fit: str = "resize") -> ImageDataset:
+def load(path: pathlib.Path, image_size: int, fit: str = "resize", allocate: Allocate = np.empty) -> ImageDataset:
     """Reads all images.
 
     Images of several frames give their first one; transparent pixels become white; 16-bit images are scaled to 8 bits;
@@ -35,6 +36,7 @@ def load(path: pathlib.Path, image_size: int, fit: str = "resize") -> ImageDatas
         the same sub-folders.
       image_size: pixels per side, to which other images are brought; 0 is the size of all images.
       fit: "pad" or "resize", see `tfadv.datasets.DatasetSpec`.
+      allocate: creates the array of the images from its shape and type.
 
     Returns:
       The images in the order of splits, classes and file names.
@@ -58,7 +60,8 @@ def load(path: pathlib.Path, image_size: int, fit: str = "resize") -> ImageDatas
     sizes, grey = _headers(files)
     if not image_size:
         image_size = _common_size(path, sizes)
-    images = _decode(files, image_size, grey, fit)
+    images = allocate((len(files), image_size, image_size, 1 if grey else 3), np.uint8)
+    _decode(files, images, fit)
     return ImageDataset(images, np.asarray(labels, np.int64), list(classes), f"folder {path.resolve().name}", official)
 
 
@@ -122,10 +125,12 @@ def _common_size(path: pathlib.Path, sizes: Sequence[tuple[int, int]]) -> int:
     return least[0]
 
 
-def _decode(files: Sequence[pathlib.Path], size: int, grey: bool, fit: str) -> np.ndarray:
-    """uint8 (N, size, size, 1 or 3)."""
+def _decode(files: Sequence[pathlib.Path], images: np.ndarray, fit: str) -> None:
+    """Fills uint8 (N, size, size, 1 or 3)."""
+    size, channels = images.shape[2:]
+    grey, numbers = channels == 1, {file: number for number, file in enumerate(files)}
 
-    def decode(file: pathlib.Path) -> np.ndarray:
+    def decode(file: pathlib.Path) -> None:
         with Image.open(file) as image:
             image.load()
             converted = _eight_bits(ImageOps.exif_transpose(image), grey)
@@ -135,9 +140,9 @@ def _decode(files: Sequence[pathlib.Path], size: int, grey: bool, fit: str) -> n
                 converted = bordered
             elif converted.size != (size, size):
                 converted = converted.resize((size, size), Image.Resampling.BILINEAR)  # antialiased
-            return np.asarray(converted, np.uint8).reshape(size, size, 1 if grey else 3)
+            images[numbers[file]] = np.asarray(converted, np.uint8).reshape(size, size, channels)
 
-    return np.stack(_of_each(decode, files))
+    _of_each(decode, files)
 
 
 def _eight_bits(image: Image.Image, grey: bool) -> Image.Image:

@@ -8,12 +8,13 @@ import pathlib
 import numpy as np
 
 from tfadv.datasets.sources import ImageDataset, fitted
+from tfadv.datasets.storage import Allocate, parts
 from tfadv.errors import UserError
 
 LOG = logging.getLogger(__name__)
 
 
-def load(path: pathlib.Path, image_size: int, fit: str = "resize") -> ImageDataset:
+def load(path: pathlib.Path, image_size: int, fit: str = "resize", allocate: Allocate = np.empty) -> ImageDataset:
     """Reads the arrays.
 
     Args:
@@ -21,6 +22,7 @@ def load(path: pathlib.Path, image_size: int, fit: str = "resize") -> ImageDatas
         (N, K); or with `x_train`, `y_train`, `x_test` and `y_test`; and, if need be, `class_names`.
       image_size: pixels per side, to which other images are brought; 0 is the size of the images.
       fit: "pad" or "resize", see `tfadv.datasets.DatasetSpec`.
+      allocate: creates the array of the images from its shape and type; the file is first read into memory.
 
     Returns:
       The images in their order, training images first.  Classes are numbered in the order of `class_names`, or else of
@@ -49,14 +51,16 @@ def load(path: pathlib.Path, image_size: int, fit: str = "resize") -> ImageDatas
     for split, x in zip(suffixes, images):
         official[split] = range(done, done + len(x))
         done += len(x)
-    x, (y, names) = np.concatenate(images), _numbered(path, np.concatenate(labels), arrays.get("class_names"))
-    if not image_size and x.shape[1] != x.shape[2]:
-        raise UserError(f"the images in {path} are not square but {x.shape[1]}x{x.shape[2]}: give --image_size.")
-    if image_size and x.shape[1:3] != (image_size, image_size):
-        x = np.concatenate(
-            [np.asarray(fitted(part, image_size, fit)) for part in np.array_split(x, -(-len(x) // 1024))]
-        )
-    return ImageDataset(x, y, names, f"npz {path.name}", official)
+    y, names = _numbered(path, np.concatenate(labels), arrays.get("class_names"))
+    height, width, channels = images[0].shape[1:]
+    if not image_size and height != width:
+        raise UserError(f"the images in {path} are not square but {height}x{width}: give --image_size.")
+    size, row = image_size or height, 0
+    fitted_images = allocate((done, size, size, channels), np.uint8)
+    for part in (part for x in images for part in parts(x, 1024)):
+        fitted_images[row : row + len(part)] = fitted(part, size, fit)
+        row += len(part)
+    return ImageDataset(fitted_images, y, names, f"npz {path.name}", official)
 
 
 def _images(path: pathlib.Path, name: str, x: np.ndarray) -> np.ndarray:

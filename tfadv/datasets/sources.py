@@ -1,4 +1,4 @@
-"""Data sets → uint8 images in memory: those of TFDS here, and by name those of a folder or a file."""
+"""Data sets → uint8 images: those of TFDS here, and by name those of a folder or a file."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from tfadv.datasets import DatasetSpec, find, reader
+from tfadv.datasets.storage import Allocate, Images, parts, take
 from tfadv.errors import UserError
 
 LOG = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ class ImageDataset:
       official_splits: TFDS split name → positions of its images.
     """
 
-    images: np.ndarray
+    images: Images
     labels: np.ndarray
     class_names: list[str]
     full_name: str
@@ -43,7 +44,8 @@ class ImageDataset:
     def digest(self) -> str:
         """The SHA-256 of images and labels: ties splits to exactly these pixels."""
         sha = hashlib.sha256(repr(self.images.shape).encode())
-        sha.update(np.ascontiguousarray(self.images).data)
+        for images in parts(self.images):
+            sha.update(images.data)
         sha.update(np.ascontiguousarray(self.labels).data)
         return sha.hexdigest()
 
@@ -51,7 +53,7 @@ class ImageDataset:
         """The same images in random order within each official split; the same order in every call."""
         rng = np.random.default_rng(0)
         order = np.concatenate([rng.permutation(np.asarray(rows, np.int64)) for rows in self.official_splits.values()])
-        return dataclasses.replace(self, images=self.images[order], labels=self.labels[order])
+        return dataclasses.replace(self, images=take(self.images, order), labels=self.labels[order])
 
     def labeled(self) -> ImageDataset:
         """The images that have a class, a label of at least 0."""
@@ -59,11 +61,16 @@ class ImageDataset:
         before = np.concatenate([[0], np.cumsum(has_class)])
         official = {name: range(before[rows.start], before[rows.stop]) for name, rows in self.official_splits.items()}
         return dataclasses.replace(
-            self, images=self.images[has_class], labels=self.labels[has_class], official_splits=official
+            self,
+            images=take(self.images, np.flatnonzero(has_class)),
+            labels=self.labels[has_class],
+            official_splits=official,
         )
 
 
-def load(name: str, data_dir: str, image_size: int = 0, label: str = "", fit: str = "") -> ImageDataset:
+def load(
+    name: str, data_dir: str, image_size: int = 0, label: str = "", fit: str = "", allocate: Allocate = np.empty
+) -> ImageDataset:
     """Reads a data set, and prepares or downloads it where it is one of TFDS and absent.
 
     Args:
@@ -72,6 +79,7 @@ def load(name: str, data_dir: str, image_size: int = 0, label: str = "", fit: st
       image_size: pixels per side; 0 is that of the data set.
       label: the TFDS feature that holds the class; "" finds it.
       fit: "pad" or "resize", see `tfadv.datasets.DatasetSpec`; "" is that of the data set.
+      allocate: creates the array of the images from its shape and type.
 
     Returns:
       The images of all official splits, one split after the other, each in its stored order.
@@ -84,11 +92,13 @@ def load(name: str, data_dir: str, image_size: int = 0, label: str = "", fit: st
     if read:
         module, path = read
         # Files come class by class; evaluations take the first images, which must be of all classes.
-        return importlib.import_module(module).load(path, image_size, spec.fit).shuffled()
-    return _load_tfds(name, spec, data_dir, image_size, label)
+        return importlib.import_module(module).load(path, image_size, spec.fit, allocate).shuffled()
+    return _load_tfds(name, spec, data_dir, image_size, label, allocate)
 
 
-def _load_tfds(name: str, spec: DatasetSpec, data_dir: str, image_size: int, label: str) -> ImageDataset:
+def _load_tfds(
+    name: str, spec: DatasetSpec, data_dir: str, image_size: int, label: str, allocate: Allocate
+) -> ImageDataset:
     builder = _prepared_builder(name, spec, data_dir)
     image_key, label_key, channels, own_size = _features(name, builder.info, label or spec.label)
     image_size = image_size or spec.image_size or own_size
@@ -101,7 +111,7 @@ def _load_tfds(name: str, spec: DatasetSpec, data_dir: str, image_size: int, lab
 
     sizes = {split: builder.info.splits[split].num_examples for split in sorted(builder.info.splits)}
     total = sum(sizes.values())
-    images = np.empty((total, image_size, image_size, channels), np.uint8)
+    images = allocate((total, image_size, image_size, channels), np.uint8)
     labels = np.empty(total, np.int64)
     official, done = {}, 0
     # Only the features used are decoded: oxford_iiit_pet also has masks and boxes.

@@ -24,6 +24,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from tfadv.datasets.batches import Samples
+from tfadv.datasets.storage import Allocate
 from tfadv.errors import UserError
 
 VERSION = "1.0.0"
@@ -209,13 +210,16 @@ def _lower_priority() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
-def read(folder: pathlib.Path, split: str, epsilons: Sequence[float]) -> tuple[Samples, np.ndarray]:
+def read(
+    folder: pathlib.Path, split: str, epsilons: Sequence[float], allocate: Allocate = np.empty
+) -> tuple[Samples, np.ndarray]:
     """Reads the stored samples of one split.
 
     Args:
       folder: the TFDS folder.
       split: "train", "validation" or "test".
       epsilons: the levels at which each image is seen; 0 is the clean image.
+      allocate: creates the arrays of images and perturbations from their shape and type.
 
     Returns:
       (samples in the order of writing, ids int64 (N,)).
@@ -227,12 +231,17 @@ def read(folder: pathlib.Path, split: str, epsilons: Sequence[float]) -> tuple[S
         builder = tfds.builder_from_directory(folder)
         in_order = tfds.ReadConfig(interleave_cycle_length=1)  # the default mixes the files
         dataset = builder.as_dataset(split=split, shuffle_files=False, read_config=in_order)
-        batches = list(dataset.batch(1024).prefetch(2).as_numpy_iterator())
+        expected, done = builder.info.splits[split].num_examples, 0
+        shape = (expected, *builder.info.features["image"].shape)
+        images, perturbations = allocate(shape, np.uint8), allocate(shape, np.int8)
+        labels, ids = np.empty(expected, np.int64), np.empty(expected, np.int64)
+        for batch in dataset.batch(1024).prefetch(2).as_numpy_iterator():
+            rows = slice(done, done + len(batch["label"]))
+            images[rows], perturbations[rows] = batch["image"], batch["perturbation"]
+            labels[rows], ids[rows] = batch["label"], batch["id"]
+            done = rows.stop
     except (tf.errors.OpError, OSError, ValueError, KeyError) as error:
         raise UserError(f"the stored samples in {folder} can't be read: {str(error).splitlines()[0][:200]}")
-    columns = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
-    expected = builder.info.splits[split].num_examples
-    if len(columns["label"]) != expected:
-        raise UserError(f"{folder} holds {len(columns['label'])} samples of split {split} instead of {expected}.")
-    samples = Samples(columns["image"], columns["label"], columns["perturbation"], tuple(epsilons))
-    return samples, columns["id"]
+    if done != expected:
+        raise UserError(f"{folder} holds {done} samples of split {split} instead of {expected}.")
+    return Samples(images, labels, perturbations, tuple(epsilons)), ids

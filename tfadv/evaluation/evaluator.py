@@ -15,6 +15,7 @@ from tfadv.attacks.cost import Cost
 from tfadv.attacks.gradient import check_inputs, compiled_logits
 from tfadv.datasets.arrays import as_arrays
 from tfadv.datasets.batches import full_batches, perturbed, to_float
+from tfadv.datasets.storage import Images
 from tfadv.evaluation.result import CostSummary, Result
 from tfadv.models.compiled import PerModel
 from tfadv.runtime.console import progress_disabled
@@ -43,7 +44,7 @@ class StoredPerturbations:
 
     name = "stored"
 
-    def __init__(self, perturbations: np.ndarray, clean_correct: np.ndarray | None = None) -> None:
+    def __init__(self, perturbations: Images, clean_correct: np.ndarray | None = None) -> None:
         """Takes the perturbations of all images that will be evaluated.
 
         Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from tfadv.config import Config
+from tfadv.datasets.storage import Storage
 from tfadv.experiments.graph import Graph
 from tfadv.experiments.model_pool import ModelPool
 from tfadv.runtime.devices import Devices
@@ -23,6 +24,7 @@ class Context:
       devices: where training and one-step attacks run.
       graph: builds artifacts.
       pool: built models for reuse.
+      storage: creates arrays of images, in memory or on the disk.
     """
 
     config: Config
@@ -30,3 +32,4 @@ class Context:
     devices: Devices
     graph: Graph
     pool: ModelPool
+    storage: Storage

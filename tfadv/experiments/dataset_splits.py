@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfadv.datasets import find, reader, sources, splits
+from tfadv.datasets.storage import Images, take
 from tfadv.errors import UserError
 from tfadv.experiments.graph import WholeArtifact
 from tfadv.models.own import is_own
@@ -27,7 +28,7 @@ LOG = logging.getLogger(__name__)
 class SplitImages:
     """The images of one split: uint8 (N, H, W, C), labels int64 (N,), and ids int64 (N,), rows of the data set."""
 
-    images: np.ndarray
+    images: Images
     labels: np.ndarray
     ids: np.ndarray
 
@@ -95,9 +96,8 @@ class DatasetSplits(WholeArtifact):
 
     @functools.cached_property
     def _dataset(self) -> sources.ImageDataset:
-        dataset = sources.load(
-            *(getattr(self._config, name) for name in ("dataset", "data_dir", "image_size", "label", "fit"))
-        )
+        config, allocate = self._config, self._context.storage.allocate
+        dataset = sources.load(config.dataset, config.data_dir, config.image_size, config.label, config.fit, allocate)
         LOG.info("%s: %d images, %d classes", dataset.full_name, len(dataset.labels), len(dataset.class_names))
         return dataset
 
@@ -136,7 +136,7 @@ class DatasetSplits(WholeArtifact):
                 f"{self._context.workdir.root} was built from: restore them, or give another --workdir."
             )
         rows = {split: np.asarray(record[split], np.int64) for split in splits.SPLITS}
-        return {split: SplitImages(dataset.images[r], dataset.labels[r], r) for split, r in rows.items()}
+        return {split: SplitImages(take(dataset.images, r), dataset.labels[r], r) for split, r in rows.items()}
 
 
 def _listing(dataset: str) -> str:

@@ -10,6 +10,7 @@ from tfadv import attacks, specs
 from tfadv.attacks.base import Attack
 from tfadv.choices import COMPARE
 from tfadv.config import Config
+from tfadv.datasets.storage import Storage
 from tfadv.errors import UserError
 from tfadv.evaluation.records import Record, attack_records, worst_case_records
 from tfadv.evaluation.result import worst_case
@@ -66,7 +67,8 @@ class Session:
         workdir.barrier = functools.partial(self.devices.sum_over_workers, 1)
         workdir.barrier()  # the chief has opened the folder
         self.graph = Graph(workdir, config.shard_of())
-        self._context = Context(config, workdir, self.devices, self.graph, ModelPool())
+        storage = Storage(config.in_memory, workdir.root)
+        self._context = Context(config, workdir, self.devices, self.graph, ModelPool(), storage)
         self._known = config.selected_experiment
         for recipe in self._earlier_recipes():
             with contextlib.suppress(ValueError):  # starts from a recipe that is not there any more

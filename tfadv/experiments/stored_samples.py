@@ -142,7 +142,7 @@ class StoredSamples(PartedArtifact):
           UserError: the files are damaged or hold other images.
         """
         folder = self._context.graph.open(self)
-        samples, ids = stored.read(folder, split, levels)
+        samples, ids = stored.read(folder, split, levels, self._context.storage.allocate)
         if ids.tolist() != self._splits.record[split]:
             raise UserError(f"{folder} holds other images than the split {split}: remove it.")
         return samples

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
-import numpy as np
 
 from tfadv import specs
 from tfadv.datasets.batches import MixedSamples, Samples
 from tfadv.datasets.splits import undersample
+from tfadv.datasets.storage import concatenated
 from tfadv.errors import UserError
 from tfadv.evaluation.records import Subject
 from tfadv.experiments.graph import Artifact, WholeArtifact
@@ -289,7 +289,9 @@ class TrainedModel(WholeArtifact):
         if self._samples:
             read = [stored.read("train", self._levels) for stored in self._samples]
             kind = MixedSamples if self._objective.needs_mixed_samples else Samples
-            perturbations = np.concatenate([samples.perturbations for samples in read])
+            perturbations = concatenated(
+                [s.perturbations for s in read if s.perturbations is not None], self._context.storage.allocate
+            )
             samples = kind(read[0].images, read[0].labels, perturbations, self._levels)
         else:
             # Where clean images are repeated, they are seen as often as retraining sees them: both take equally many

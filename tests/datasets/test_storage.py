@@ -1,0 +1,120 @@
+"""Arrays on the disk: the same values as in memory, read row by row, and no file that stays."""
+
+import pathlib
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.datasets.test_sources import digits_as
+from tfadv.datasets import sources, storage, stored
+from tfadv.datasets.batches import MixedSamples, Samples, evaluation_batches, training_batches
+from tfadv.datasets.storage import Rows, Storage, concatenated, parts, take
+from tfadv.errors import UserError
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (30, 6, 6, 1), np.uint8)
+PERTURBATIONS = np.random.default_rng(1).integers(-127, 128, (60, 6, 6, 1)).astype(np.int8)
+LABELS = np.arange(30) % 5
+
+
+def on_disk(array):
+    """The array in a file."""
+    copy = Storage("false").allocate(array.shape, array.dtype)
+    copy[:] = array
+    return copy
+
+
+@given(st.lists(st.integers(0, 29), min_size=1, max_size=40), st.data())
+def test_rows_of_rows_are_those_of_an_array(first, data):
+    second = data.draw(st.lists(st.integers(0, len(first) - 1), max_size=40))
+    first, second = np.array(first), np.array(second, np.int64)
+    lazy = take(take(on_disk(IMAGES), first), second)
+    assert isinstance(lazy, Rows) and lazy.dtype == np.uint8 and lazy.ndim == 4
+    assert lazy.shape == (len(second), 6, 6, 1) == np.asarray(lazy).shape
+    np.testing.assert_array_equal(lazy[:], IMAGES[first][second])
+    np.testing.assert_array_equal(take(lazy, slice(1, 3))[:], IMAGES[first][second][1:3])
+    assert not isinstance(lazy[:], np.memmap)  # in memory
+    np.testing.assert_array_equal(np.concatenate([*parts(lazy, 7), lazy[:0]]), lazy[:])
+
+
+@pytest.mark.parametrize("kind, levels", [(Samples, (0.0, 0.1, 0.3)), (MixedSamples, (0.0, 0.1))])
+@pytest.mark.parametrize("balanced", [False, True])
+def test_batches_are_the_same_bit_for_bit(kind, levels, balanced):
+    of = [
+        kind(images, LABELS, perturbations, levels)
+        for images, perturbations in ((IMAGES, PERTURBATIONS), (on_disk(IMAGES), on_disk(PERTURBATIONS)))
+    ]
+    if balanced:
+        of = [samples.select(np.array([2, 3, 5, 7, 11, 13, 17, 19])) for samples in of]
+        assert isinstance(of[1].images, Rows) and isinstance(of[1].perturbations, Rows)
+    settings = {"batch_size": 6, "epochs": 3, "seed": 4, "augmentations": ("shift", "noise")}
+    memory, disk = ([*training_batches(samples, **settings)[0]] for samples in of)
+    assert len(memory) == len(disk) > 3
+    for (x, y), (x_, y_) in zip(memory, disk):
+        assert x.shape == x_.shape == (6, 6, 6, 1)
+        np.testing.assert_array_equal(x, x_)
+        np.testing.assert_array_equal(y, y_)
+    for batch, batch_ in zip(*(evaluation_batches(samples, batch_size=7) for samples in of), strict=True):
+        for a, b in zip(batch, batch_):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_several_arrays_become_one():
+    allocate = Storage("false").allocate
+    whole = concatenated([take(on_disk(IMAGES), np.arange(5)), on_disk(IMAGES)], allocate)
+    np.testing.assert_array_equal(whole, np.concatenate([IMAGES[:5], IMAGES]))
+    assert isinstance(whole, np.memmap) and concatenated([IMAGES], allocate) is IMAGES
+
+
+def test_auto_uses_the_disk_where_memory_is_short(monkeypatch, tmp_path):
+    for free, kind in ((4000, np.ndarray), (3999, np.memmap)):
+        monkeypatch.setattr(storage, "free_memory", lambda free=free: free)
+        assert type(Storage("auto", tmp_path).allocate((10, 10, 10, 1), np.uint8)) is kind
+    assert type(Storage("true", tmp_path).allocate((10, 10, 10, 1), np.uint8)) is np.ndarray
+    assert not list(tmp_path.iterdir())  # the file has no name
+
+
+def test_a_limit_of_the_process_counts():
+    code = (
+        "import psutil; from tfadv.datasets.storage import free_memory; before = free_memory();"
+        "used = psutil.Process().memory_info().data;"
+        "psutil.Process().rlimit(psutil.RLIMIT_DATA, (used + 2**28, -1)); print(before, free_memory())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=pathlib.Path(__file__).parents[2]
+    )
+    before, after = map(int, done.stdout.split())
+    assert before > 2**28 >= after > 2**27, done.stderr
+
+
+def test_too_little_disk_space_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=99))
+    with pytest.raises(UserError, match="0.0 GB of images do not fit .* --workdir, or --in_memory=true"):
+        Storage("false", tmp_path).allocate((10, 10), np.uint8)
+
+
+@pytest.mark.parametrize("source", ["tfds", "npz", "folder"])
+def test_data_sets_are_the_same_on_the_disk(source, data_dir, tmp_path):
+    name = digits_as(source, data_dir, tmp_path)
+    memory = sources.load(name, data_dir, 12)
+    disk = sources.load(name, data_dir, 12, allocate=Storage("false").allocate)
+    assert isinstance(disk.images, (np.memmap, Rows)) and disk.digest() == memory.digest()
+    assert disk.labeled().digest() == memory.labeled().digest()
+
+
+def test_stored_samples_are_the_same_on_the_disk(tmp_path):
+    files = stored.sample_files({"train": 30}, (6, 6, 1))
+    for file in files:
+        stored.write_file(tmp_path, "toy_surrogate", file, (IMAGES, LABELS, np.arange(30)), [PERTURBATIONS[:30]])
+    names = [str(number) for number in range(5)]
+    stored.write_metadata(tmp_path, "toy_surrogate", files, shape=(6, 6, 1), class_names=names, description="")
+    samples, ids = stored.read(tmp_path, "train", (0.0, 0.1), Storage("false").allocate)
+    assert isinstance(samples.images, np.memmap) and isinstance(samples.perturbations, np.memmap)
+    np.testing.assert_array_equal(samples.images, IMAGES)
+    np.testing.assert_array_equal(samples.perturbations, PERTURBATIONS[:30])
+    np.testing.assert_array_equal(samples.labels, LABELS)
+    assert ids.tolist() == list(range(30))
