@@ -3,6 +3,8 @@ import pytest
 import tensorflow as tf
 
 from tfadv.datasets import AUGMENTATIONS, batches
+from tfadv.datasets.batches import Samples
+from tfadv.datasets.storage import Rows
 
 
 def samples(n=10, epsilons=(0.0,), perturbed=False):
@@ -49,6 +51,42 @@ def test_labels_stay_with_their_images_under_augmentation():
     x, y = collect(dataset)
     own = np.abs(x - data.images[y].astype("float32") / 255)
     assert own.max() < 0.15 and sorted(y) == list(range(64))
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_the_parts_of_all_hosts_are_the_batches(hosts):
+    """Bit for bit, with every augmentation; each host reads its own images only."""
+    data = samples(20, (0.0, 0.1), perturbed=True)
+    keywords = dict(batch_size=8, epochs=2, seed=1, augmentations=AUGMENTATIONS)
+    whole, steps = batches.training_batches(data, **keywords)
+    parts = [batches.training_batches(data, share=(i, hosts), **keywords) for i in range(hosts)]
+    assert {part[1] for part in parts} == {steps}
+    for batch, *own in zip(whole, *(part[0] for part in parts), strict=True):
+        assert all(x.shape == (8 // hosts, *batch[0].shape[1:]) for x, _ in own)
+        for together, values in zip(zip(*own), batch):
+            np.testing.assert_array_equal(np.concatenate(together), values)
+    whole = batches.evaluation_batches(data, batch_size=12)
+    parts = [batches.evaluation_batches(data, batch_size=12, share=(i, hosts)) for i in range(hosts)]
+    for batch, *own in zip(whole, *parts, strict=True):
+        for together, values in zip(zip(*own), batch):
+            np.testing.assert_array_equal(np.concatenate(together), values)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_host_reads_only_the_images_of_its_part(index, monkeypatch):
+    read = []
+
+    class Counted(Rows):
+        def __getitem__(self, positions):
+            read.append(len(positions))
+            return super().__getitem__(positions)
+
+    plain = samples(20)
+    data = Samples(Counted(plain.images, np.arange(20)), plain.labels)
+    dataset, steps = batches.training_batches(data, batch_size=8, epochs=3, seed=1, share=(index, 2))
+    assert len(list(dataset)) == 3 * steps and read == [4] * (3 * steps)
+    with pytest.raises(ValueError, match="8 images has no 3 equal parts"):
+        list(batches.training_batches(data, batch_size=8, epochs=1, seed=1, share=(0, 3))[0])
 
 
 @pytest.mark.parametrize("epoch, step", [(2, 0), (1, 3), (0, 4)])

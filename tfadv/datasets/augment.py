@@ -58,18 +58,19 @@ def _geometry(name: str, n: tf.Tensor, side: int, draw: Callable[[int], tf.Tenso
     return None
 
 
-def augment(images: tf.Tensor, seed: tf.Tensor, names: Sequence[str]) -> tf.Tensor:
+def augment(images: tf.Tensor, seed: tf.Tensor, names: Sequence[str], share: tuple[int, int] = (0, 1)) -> tf.Tensor:
     """Changes half of the images of a batch, each by its own random amounts.
 
     Args:
       images: float32 (N, H, W, C) in [0, 1], H = W.
       seed: int32 or int64 (2,); the same seed gives the same result.
       names: names in `tfadv.datasets.AUGMENTATIONS`; each draws the same numbers whatever the others are.
+      share: (i, n) where `images` are part i of n equal parts of a batch; each image is changed as in the whole batch.
 
     Returns:
       float32 (N, H, W, C) in [0, 1].
     """
-    side = images.shape[1]
+    side, (part, of_parts) = images.shape[1], share
     seeds = {name: tf.random.experimental.stateless_fold_in(seed, i) for name, i in _STREAMS.items()}
 
     def draw_for(name):
@@ -77,10 +78,16 @@ def augment(images: tf.Tensor, seed: tf.Tensor, names: Sequence[str]) -> tf.Tens
             [n], tf.random.experimental.stateless_fold_in(seeds[name], i), -1.0, 1.0
         )
 
-    # Only the chosen images are computed: at 32x32 pixels, this is the most expensive part of the data path.
-    chosen = tf.random.stateless_uniform([tf.shape(images)[0]], seeds["choice"]) < AUGMENTED_SHARE
-    places = tf.where(chosen)
-    n = tf.shape(places)[0]
+    # Only the chosen images are computed: at 32x32 pixels, this is the most expensive part of the data path.  What is
+    # drawn and computed for each image of the whole batch is little, and the same to the bit whatever the part is.
+    size = tf.shape(images)[0]
+    chosen = tf.where(tf.random.stateless_uniform([of_parts * size], seeds["choice"]) < AUGMENTED_SHARE)
+    n = tf.shape(chosen)[0]
+
+    def own(values: tf.Tensor) -> tf.Tensor:
+        return values if of_parts == 1 else tf.boolean_mask(values, tf.cast(chosen[:, 0], tf.int32) // size == part)
+
+    places = own(chosen) - tf.cast(part * size, tf.int64)
     result = tf.gather_nd(images, places)
     geometry = [_geometry(name, n, side, draw_for(name)) for name in names]
     geometry = [matrices for matrices in geometry if matrices is not None]
@@ -92,15 +99,17 @@ def augment(images: tf.Tensor, seed: tf.Tensor, names: Sequence[str]) -> tf.Tens
         total = total @ _affine(n, (1, 0, -centre), (0, 1, -centre))
         result = tf.raw_ops.ImageProjectiveTransformV3(
             images=result,
-            transforms=tf.reshape(total, (n, 9))[:, :8],
+            transforms=own(tf.reshape(total, (n, 9))[:, :8]),
             output_shape=[side, side],
             fill_value=0.0,
             interpolation="BILINEAR",
             fill_mode="NEAREST",
         )
     if "brightness" in names:
-        result += BRIGHTNESS * draw_for("brightness")(0)[:, None, None, None]
+        # Of two additions, TensorFlow would exchange the order where it likes, and with it the last bit.
+        result -= own(-BRIGHTNESS * draw_for("brightness")(0)[:, None, None, None])
     if "noise" in names:
-        result += tf.random.stateless_normal(tf.shape(result), seeds["noise"], stddev=NOISE)
+        shape = tf.concat([[n], tf.shape(images)[1:]], axis=0)
+        result += own(tf.random.stateless_normal(shape, seeds["noise"], stddev=NOISE))
     result = tf.tensor_scatter_nd_update(images, places, tf.clip_by_value(result, 0.0, 1.0))
     return tf.ensure_shape(result, images.shape)

@@ -158,6 +158,7 @@ def training_batches(
     seed: int,
     augmentations: Sequence[str] = (),
     first: tuple[int, int] = (0, 0),
+    share: tuple[int, int] = (0, 1),
 ) -> tuple[tf.data.Dataset, int]:
     """Shuffled, augmented batches for all epochs in one tf.data.Dataset.
 
@@ -171,10 +172,12 @@ def training_batches(
       seed: int.
       augmentations: names in `tfadv.datasets.AUGMENTATIONS`.
       first: (epoch, step) to begin with; the batches equal those of an uninterrupted run.
+      share: (i, n) for part i of n equal parts of each batch, which host i of n needs; only these images are read and
+        augmented.
 
     Returns:
-      (dataset, steps): a tf.data.Dataset of (x float32 (B, H, W, C), y int64
-      (B,)) with known cardinality, and the number of steps in an epoch.
+      (dataset, steps): a tf.data.Dataset of (x float32 (B / n, H, W, C), y int64
+      (B / n,)) with known cardinality, and the number of steps in an epoch.
     """
     batch_size = min(batch_size, len(samples))
     steps = len(samples) // batch_size
@@ -182,14 +185,14 @@ def training_batches(
 
     def order(epoch):
         numbers = samples.order(tf.stack([tf.constant(seed, tf.int64), epoch]))
-        numbers = tf.reshape(numbers[: steps * batch_size], (steps, batch_size))
+        numbers = tf.reshape(numbers[: steps * batch_size], (steps, batch_size))[:, _part(batch_size, share)]
         first = epoch * steps
         return tf.data.Dataset.from_tensor_slices((numbers, tf.range(first, first + steps)))
 
     def batch(numbers, step):
         x, y = batch_of(numbers)
         if augmentations:
-            x = augment(x, tf.stack([tf.constant(seed, tf.int64), step]), augmentations)
+            x = augment(x, tf.stack([tf.constant(seed, tf.int64), step]), augmentations, share)
         return x, y
 
     epoch, step = first
@@ -199,19 +202,33 @@ def training_batches(
     return _prefetched(dataset.map(batch, PARALLEL, deterministic=True)), steps
 
 
-def evaluation_batches(samples: Samples, *, batch_size: int) -> tf.data.Dataset:
+def evaluation_batches(samples: Samples, *, batch_size: int, share: tuple[int, int] = (0, 1)) -> tf.data.Dataset:
     """All samples once, in order, in full batches: the last batch is filled up with the first samples at weight 0.
 
+    Args:
+      samples: `Samples`.
+      batch_size: int.
+      share: as in `training_batches`.
+
     Returns:
-      tf.data.Dataset of (x float32 (B, H, W, C), y int64 (B,), weights float32 (B,), 1 or 0), of known cardinality.
+      tf.data.Dataset of (x float32 (B / n, H, W, C), y int64 (B / n,), weights float32 (B / n,), 1 or 0), of known
+      cardinality.
     """
     batch_of, n = samples.batch_fn(), len(samples)
 
     def batch(start):
-        numbers = start + tf.range(batch_size, dtype=tf.int64)
+        numbers = start + tf.range(batch_size, dtype=tf.int64)[_part(batch_size, share)]
         return *batch_of(numbers % n), tf.cast(numbers < n, tf.float32)
 
     return _prefetched(tf.data.Dataset.range(0, n, batch_size).map(batch, PARALLEL, deterministic=True))
+
+
+def _part(batch_size: int, share: tuple[int, int]) -> slice:
+    part, of_parts = share
+    if batch_size % of_parts:
+        raise ValueError(f"a batch of {batch_size} images has no {of_parts} equal parts.")
+    size = batch_size // of_parts
+    return slice(part * size, (part + 1) * size)
 
 
 def full_batches(n: int, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:

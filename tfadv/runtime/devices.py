@@ -28,6 +28,7 @@ class Devices:
       strategy: the `tf.distribute.Strategy`; models are built in its scope.
       replicas: number of devices, on all hosts, that share a batch.
       workers: number of hosts.
+      share: (i, n) where this is host i of n, which computes part i of n equal parts of each batch.
     """
 
     def __init__(self, distribute: str = "none", virtual_devices: int = 0) -> None:
@@ -47,7 +48,9 @@ class Devices:
             tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * virtual_devices)
         self.strategy: tf.distribute.Strategy = _strategy(distribute)
         self.replicas: int = self.strategy.num_replicas_in_sync
-        self.workers = cluster()[0] if isinstance(self.strategy, tf.distribute.MultiWorkerMirroredStrategy) else 1
+        several = isinstance(self.strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        self.workers, worker = cluster() if several else (1, 0)
+        self.share = worker, self.workers
         # The compiled functions of `gather` live as long as their model.
         self._gathered: weakref.WeakKeyDictionary[Any, dict] = weakref.WeakKeyDictionary()
         self._sum: Callable[..., tf.Tensor] | None = None
@@ -72,6 +75,19 @@ class Devices:
         def slice_of_device(context: Any) -> tf.Tensor:
             start = context.replica_id_in_sync_group * size
             return tf.convert_to_tensor(batch[start : start + size])
+
+        return self.strategy.experimental_distribute_values_from_function(slice_of_device)
+
+    def distribute_share(self, part: np.ndarray | tf.Tensor) -> Any:
+        """Splits this host's part of a batch, see `share`, into the slices of its devices."""
+        if self.replicas == 1:
+            return part
+        of_host = self.replicas // self.workers
+        size, first = len(part) // of_host, self.share[0] * of_host
+
+        def slice_of_device(context: Any) -> tf.Tensor:
+            start = (context.replica_id_in_sync_group - first) * size
+            return tf.convert_to_tensor(part[start : start + size])
 
         return self.strategy.experimental_distribute_values_from_function(slice_of_device)
 

@@ -270,8 +270,9 @@ class Trainer:
             seed=settings.seed,
             augmentations=settings.augmentations,
             first=(progress.epoch, progress.step),
+            share=self._devices.share,
         )
-        held_out = evaluation_batches(validation, batch_size=batch_size)
+        held_out = evaluation_batches(validation, batch_size=batch_size, share=self._devices.share)
         loss, _, images = progress.sums
         check = divergence.DivergenceCheck(
             self.model.output_shape[-1], progress.epoch * steps + progress.step, loss, images
@@ -308,11 +309,10 @@ class Trainer:
                 x, y = next(run.batches)
                 step = run.steps_done(progress)
                 self._optimizer.learning_rate = warmup_cosine(step, peak=settings.learning_rate, total=total)
-                sums += self.train_step(
-                    self._devices.distribute(x), self._devices.distribute(y), *self._perturbation(settings, step, total)
-                )
+                x, y = self._devices.distribute_share(x), self._devices.distribute_share(y)
+                sums += self.train_step(x, y, *self._perturbation(settings, step, total))
                 progress.step += 1
-                progress.gradients += len(y) * self._active_objective.cost
+                progress.gradients += run.batch_size * self._active_objective.cost
                 if self._average:
                     self._average.update(step + 1, settings.average)
                 bar.update()
@@ -339,7 +339,7 @@ class Trainer:
         logs = {"loss": loss / images, "accuracy": correct / images}
         sums = np.zeros(3)
         for batch in run.validation:
-            sums += self._steps.validate(*map(self._devices.distribute, batch)).numpy()
+            sums += self._steps.validate(*map(self._devices.distribute_share, batch)).numpy()
             signals.asked()  # shows that this process reacts to signals, however long validation takes
         logs |= {"val_loss": sums[0] / sums[2], "val_accuracy": sums[1] / sums[2]}
         if self._objective.is_adversarial:
@@ -354,7 +354,7 @@ class Trainer:
         """Accuracy under PGD on the first validation images."""
         sums = np.zeros(2)
         for batch in run.validation:
-            x, y, weights = map(self._devices.distribute, batch)
+            x, y, weights = map(self._devices.distribute_share, batch)
             sums += self._steps.robust(self._objective, x, y, weights, run.settings.eps).numpy()
             signals.asked()
             if sums[1] >= ROBUST_VALIDATION_IMAGES:
