@@ -96,7 +96,7 @@ def costs(data: ReportData) -> str:
     for model in data.models:
         own = {name.split("/")[1]: t for name, t in data.training.items() if name.split("/")[0] == model}
         cells = [
-            f"{recipe} {own[recipe].gradients:,} in {own[recipe].seconds / 60:.0f} min"
+            f"{recipe} {own[recipe].gradients:,} in {own[recipe].seconds / 60:.1f} min"
             for recipe in data.recipes
             if recipe in own
         ]

@@ -60,7 +60,7 @@ def test_the_answers_are_those_of_the_records(data):
     assert re.search(r"retrained 10.0 \[[^]]*\] \(50% of the FGSM gain\)", remains(data))
     assert re.search(r"resnet50 from 30.0 .* to 65.0 .* stored images, from 5.0 .* to 8.0 .* new", carries_over(data))
     assert re.search(r"resnet18 10.0 \[.*\] \(clean 80.0 .*resnet50 5.0 \[.*\] \(clean 70.0", larger(data))
-    assert costs(data).endswith("resnet18: baseline 12,345 in 2 min.")
+    assert costs(data).endswith("resnet18: baseline 12,345 in 1.5 min.")
 
 
 def test_a_run_that_does_not_tell_has_no_answer(data):
