@@ -196,7 +196,7 @@ def _is_exact(model: keras.Model, without: keras.Model, images: np.ndarray) -> b
 
 
 def _outputs(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    return keras.ops.convert_to_numpy(model.predict_on_batch(images)).astype("float64")
+    return keras.ops.convert_to_numpy(model(images, training=False)).astype("float64")
 
 
 @keras.saving.register_keras_serializable("tfadv")
