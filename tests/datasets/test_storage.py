@@ -1,9 +1,10 @@
 """Arrays on the disk: the same values as in memory, read row by row, and no file that stays."""
 
+import errno
+import os
 import pathlib
 import subprocess
 import sys
-import types
 
 import numpy as np
 import pytest
@@ -92,9 +93,27 @@ def test_a_limit_of_the_process_counts():
 
 
 def test_too_little_disk_space_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=99))
-    with pytest.raises(UserError, match="0.0 GB of images do not fit .* --workdir, or --in_memory=true"):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(storage.os, "posix_fallocate", full)
+    with pytest.raises(UserError, match=r"0.0 GB of images .*\(No space left on device\).*--in_memory=true"):
         Storage("false", tmp_path).allocate((10, 10), np.uint8)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="absent.*No such file"):
+        Storage("false", tmp_path / "absent").allocate((10, 10), np.uint8)
+
+
+def test_the_space_of_a_file_is_reserved(tmp_path, monkeypatch):
+    reserve, reserved = os.posix_fallocate, []
+
+    def watched(descriptor, *span):
+        reserve(descriptor, *span)
+        reserved.append(512 * os.fstat(descriptor).st_blocks)
+
+    monkeypatch.setattr(storage.os, "posix_fallocate", watched)
+    Storage("false", tmp_path).allocate((50, 2**16), np.uint8)
+    assert reserved and reserved[0] >= 50 * 2**16
 
 
 @pytest.mark.parametrize("source", ["tfds", "npz", "folder"])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import pathlib
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -130,11 +130,14 @@ class Storage:
         if self._in_memory == "auto" and size <= MEMORY_SHARE * free_memory():
             return np.empty(shape, dtype)
         # The file has no name, so that it vanishes with the process, however that ends.
-        with tempfile.TemporaryFile(dir=self._folder) as file:
-            free = shutil.disk_usage(self._folder or tempfile.gettempdir()).free
-            if free < size:
-                raise UserError(
-                    f"{size / 1e9:.1f} GB of images do not fit on the disk of {self._folder}, which has "
-                    f"{free / 1e9:.1f} GB left: free some space, give another --workdir, or --in_memory=true."
-                )
-            return np.memmap(file, dtype, "w+", shape=shape)
+        try:
+            with tempfile.TemporaryFile(dir=self._folder) as file:
+                if hasattr(os, "posix_fallocate"):  # a file with holes would kill the process where the disk fills up
+                    os.posix_fallocate(file.fileno(), 0, size)
+                return np.memmap(file, dtype, "w+", shape=shape)
+        except OSError as error:
+            folder = self._folder or tempfile.gettempdir()
+            raise UserError(
+                f"can't write {size / 1e9:.1f} GB of images to a file in {folder} ({error.strerror}): free some space, "
+                "give another --workdir, or --in_memory=true."
+            )
