@@ -41,11 +41,12 @@ def take_over(workdir: pathlib.Path, results: pathlib.Path = RESULTS) -> pathlib
     for report in filter(pathlib.Path.is_dir, (workdir / "report", workdir / "comparison")):
         for plot in sorted([*report.glob("accuracy_*.png"), *report.glob("defenses_*.png")]):
             shutil.copy(plot, folder)
-        shutil.copytree(report / "model_cards", folder / "model_cards", dirs_exist_ok=True)
+        if (report / "model_cards").is_dir():
+            shutil.copytree(report / "model_cards", folder / "model_cards", dirs_exist_ok=True)
     training = {}
     for path in sorted((workdir / "models").glob("*/*/history.json")):
         record, manifest = (json.loads((path.parent / n).read_text()) for n in ("history.json", "manifest.json"))
-        training["/".join(path.parent.parts[-2:])] = {
+        training[f"{path.parent.parts[-2]}/{manifest['inputs']['recipe']}"] = {
             "gradients": record["gradients"],
             "seconds": manifest["seconds"],
             "collapsed_epoch": record.get("collapsed_epoch"),
