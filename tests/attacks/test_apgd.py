@@ -94,12 +94,15 @@ def iterate(model, x, start, eps, steps, done, norm):
 
 @pytest.mark.parametrize("norm, eps", [("linf", 0.1), ("l2", 0.6)])
 def test_iterates_are_those_of_algorithm_1(norm, eps):
-    """On a network so rough that the loss often falls, and so confident in class 0 that no image is done early."""
+    """On a network so rough that the loss often falls, and so confident in class 0 that no image is done early.
+
+    A larger bias would round the losses, and rounding would decide which of two is higher.
+    """
     model = perceptron(5)
     w, b, last, bias = model.get_weights()
-    model.set_weights([(8 if norm == "linf" else 3) * w, b, last, bias + [100, 0, 0, 0, 0]])
-    x = np.random.default_rng(0).uniform(size=(6, 6, 6, 2)).astype("float32")
-    start = np.clip(x + eps / 8 * np.random.default_rng(1).uniform(-1, 1, x.shape), 0, 1).astype("float32")
+    model.set_weights([(8 if norm == "linf" else 3) * w, b, last, bias + [30, 0, 0, 0, 0]])
+    x = np.random.default_rng(3).uniform(size=(6, 6, 6, 2)).astype("float32")
+    start = np.clip(x + eps / 8 * np.random.default_rng(4).uniform(-1, 1, x.shape), 0, 1).astype("float32")
     steps = 20
     expected = [algorithm_1(model, x[i], 0, start[i], np.float32(eps), steps, norm, LOSSES["cw"]) for i in range(6)]
     halvings = [len(set(sizes)) - 1 for _, sizes in expected]
@@ -107,7 +110,7 @@ def test_iterates_are_those_of_algorithm_1(norm, eps):
     for done in (1, 2, 5, 6, 9, 10, 13, 16, 20):
         images = iterate(model, x, start, eps, steps, done, norm)
         off = [np.abs(iterates[done] - image).max() for (iterates, _), image in zip(expected, images)]
-        assert np.median(off) < 1e-3 * eps and sorted(off)[-3] < 1e-2 * eps, done  # rounding may decide close races
+        assert np.median(off) < 1e-3 * eps and sorted(off)[-2] < 1e-2 * eps, done  # rounding may decide one close race
 
 
 def test_a_step_that_rises_without_a_new_best_is_halved():

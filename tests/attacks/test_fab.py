@@ -61,7 +61,8 @@ def test_first_steps_by_hand(norm, steps, ratio, targets):
     exact = distances(x, y, w, b, norm).min(1)
     attack = FAB(norm=norm, steps=steps, targets=targets)
     adversarial = attack(model, x, y, [0.1 * exact.min(), 10.0]).numpy()[1]
-    np.testing.assert_allclose(size(adversarial - x, norm), ratio * exact, rtol=1e-3, atol=1e-6)
+    rounding = 5e-7  # of pixels in float32, which decides the last digits of the smallest distances, 2e-4
+    np.testing.assert_allclose(size(adversarial - x, norm), ratio * exact, rtol=1e-4, atol=rounding)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

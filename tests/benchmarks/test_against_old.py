@@ -49,7 +49,6 @@ def test_every_task_runs_with_both_versions(old):
     assert loss_old == pytest.approx(loss_new, rel=1e-5)
 
 
-@pytest.mark.long
 def test_a_version_beside_itself():
     done = compare(ROOT, "--tasks=fgsm,png")
     assert done.returncode == 0, done.stderr[-2000:]

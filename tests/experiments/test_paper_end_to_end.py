@@ -205,7 +205,6 @@ def test_a_diverged_run_ends_with_one_line_and_keeps_the_last_good_weights(smoke
     assert all(np.isfinite(w).all() for w in keras.models.load_model(path).get_weights())
 
 
-@pytest.mark.long
 def test_evaluation_without_optimized_clones_gives_the_same_figures(smoke, tmp_path):
     run = smoke.copy(tmp_path / "run")
     for name in ("surrogate", "evaluations"):
@@ -224,9 +223,9 @@ def test_evaluation_without_optimized_clones_gives_the_same_figures(smoke, tmp_p
     "name, start",
     [
         pytest.param("mnist", "baseline", marks=pytest.mark.long),
-        pytest.param("cifar10", "scratch", marks=pytest.mark.long),
+        ("cifar10", "scratch"),
         pytest.param("cats_vs_dogs", "baseline", marks=pytest.mark.long),
-        ("oxford_iiit_pet", "scratch"),
+        ("oxford_iiit_pet", "baseline"),
     ],
 )
 def test_real_images_from_prepare_to_retrain(real_data, smoke, tmp_path, name, start):

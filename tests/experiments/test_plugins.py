@@ -4,7 +4,6 @@ import json
 
 import keras
 import numpy as np
-import pytest
 
 from tests.experiments.conftest import Smoke
 
@@ -91,7 +90,6 @@ def write(folder, **plugins):
         (folder / f"{name}.py").write_text(source)
 
 
-@pytest.mark.long
 def test_attack_recipe_objective_and_report_format(smoke, tmp_path):
     write(tmp_path, toy_attack=ATTACK, toy_recipe=RECIPE, toy_objective=OBJECTIVE, toy_format=FORMAT)
     run = smoke.copy(tmp_path / "run")

@@ -25,7 +25,6 @@ ATTACKS.register("my-attack", Mine)
 """
 
 
-@pytest.mark.long
 def test_results_of_other_settings_do_not_stay(smoke, tmp_path):
     run = smoke.copy(tmp_path / "run")
     run.succeed("--overwrite", "--seed=1", "--stage=train")
@@ -44,7 +43,6 @@ def test_results_of_earlier_defenses_stay(smoke, tmp_path):
     assert run.records() == with_defense
 
 
-@pytest.mark.long
 def test_a_later_report_keeps_the_transfer_matrix_and_the_checks(smoke, tmp_path):
     run = smoke.copy(tmp_path / "run")
     report = run.workdir / "report/report.md"
@@ -81,7 +79,6 @@ def test_flags_of_a_run_can_be_repeated_without_overwriting(smoke, tmp_path):
     assert "--nooverwrite" in flags and "--noverify" in flags and "--seed=0" in flags
 
 
-@pytest.mark.long
 def test_the_state_of_an_unfinished_attack_is_not_continued_with_xla(smoke, tmp_path):
     """Outside XLA, images leave the batch: the shapes differ, and the results agree."""
     run = smoke.copy(tmp_path / "run")
@@ -97,7 +94,6 @@ def test_the_state_of_an_unfinished_attack_is_not_continued_with_xla(smoke, tmp_
     assert "xla" not in inputs
 
 
-@pytest.mark.long
 def test_defenses_with_settings_are_trained_compared_and_kept(smoke, tmp_path):
     run = smoke.copy(tmp_path / "run")
     stdout = run.succeed("--defenses=nfgsm,nfgsm(share=0.5)", "--defense_epochs=2", "--overwrite")

@@ -3,8 +3,6 @@
 import subprocess
 import sys
 
-import pytest
-
 from tests.faults.harness import ROOT
 
 HEAD = """
@@ -52,7 +50,6 @@ def growth(code):
     return float(done.stdout.split()[-1])
 
 
-@pytest.mark.long
 def test_over_20_evaluations():
     assert growth(EVALUATIONS) < 1.05
 
