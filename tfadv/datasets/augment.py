@@ -106,7 +106,7 @@ def augment(images: tf.Tensor, seed: tf.Tensor, names: Sequence[str], share: tup
             fill_mode="NEAREST",
         )
     if "brightness" in names:
-        # Of two additions, TensorFlow would exchange the order where it likes, and with it the last bit.
+        # A subtraction, because TensorFlow reorders two additions in some graphs, which changes the last bit.
         result -= own(-BRIGHTNESS * draw_for("brightness")(0)[:, None, None, None])
     if "noise" in names:
         shape = tf.concat([[n], tf.shape(images)[1:]], axis=0)

@@ -70,13 +70,9 @@ class Devices:
         """Splits a batch (N, …), N a multiple of `replicas`, into the slices of this host's devices."""
         if self.replicas == 1:
             return batch
-        size = len(batch) // self.replicas
-
-        def slice_of_device(context: Any) -> tf.Tensor:
-            start = context.replica_id_in_sync_group * size
-            return tf.convert_to_tensor(batch[start : start + size])
-
-        return self.strategy.experimental_distribute_values_from_function(slice_of_device)
+        host, hosts = self.share
+        size = len(batch) // hosts
+        return self.distribute_share(batch[host * size : (host + 1) * size])
 
     def distribute_share(self, part: np.ndarray | tf.Tensor) -> Any:
         """Splits this host's part of a batch, see `share`, into the slices of its devices."""
