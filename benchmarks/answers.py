@@ -6,7 +6,6 @@ import math
 import statistics
 from collections.abc import Callable
 
-from tfadv.evaluation.records import Record
 from tfadv.experiments.paper import AUGMENTED, EPSILONS, PAPER, RETRAINED, ROWS, STATED_GAINS
 from tfadv.report.comparison import strongest
 from tfadv.report.data import ReportData
@@ -54,8 +53,8 @@ def remains(data: ReportData) -> str:
             cell = f"{recipe} {record.interval_text}"
             fgsm = [data.accuracy(model, r, "whitebox", record.eps) for r in (recipe, BASELINE)]
             if recipe != BASELINE and None not in fgsm and fgsm[0] - fgsm[1] > 1:
-                kept = 100 * (record.accuracy - robust[BASELINE].accuracy) / (fgsm[0] - fgsm[1])
-                cell += f" ({100 * kept:.0f}% of the FGSM gain)"
+                gain = 100 * (record.accuracy - robust[BASELINE].accuracy)
+                cell += f" ({100 * gain / (fgsm[0] - fgsm[1]):.0f}% of the FGSM gain)"
             cells.append(cell)
         first = next(iter(robust.values()))
         parts.append(f"{model} under {attack} at eps {first.eps:g}, n = {first.n:,}: {', '.join(cells)}.")
@@ -70,8 +69,8 @@ def carries_over(data: ReportData) -> str:
         new = [data.record(model, recipe, "whitebox", eps) for recipe in (BASELINE, RETRAINED.name)]
         if all(stored) and all(new):
             parts.append(
-                f"{model}{_surrogate(data, model)} from {_percent(stored[0])} to {_percent(stored[1])} on the stored "
-                f"images, from {_percent(new[0])} to {_percent(new[1])} under a new attack"
+                f"{model}{_surrogate(data, model)} from {stored[0].interval_text} to {stored[1].interval_text} on "
+                f"the stored images, from {new[0].interval_text} to {new[1].interval_text} under a new attack"
             )
     if not parts:
         return ""
@@ -86,7 +85,7 @@ def larger(data: ReportData) -> str:
     clean = {model: data.record(model, BASELINE, "clean") for model in data.models}
     if len(records) < 2 or not all(records.values()):
         return ""
-    cells = [f"{model} {_percent(record)} (clean {_percent(clean[model])})" for model, record in records.items()]
+    cells = [f"{m} {records[m].interval_text} (clean {clean[m].interval_text})" for m in data.models]
     return f"baselines under FGSM at eps {eps:g}, n = {next(iter(records.values())).n:,}: {', '.join(cells)}."
 
 
@@ -134,7 +133,3 @@ def _surrogate(data: ReportData, model: str) -> str:
 
 def _eps(data: ReportData) -> str:
     return ", ".join(f"{eps:g}" for eps in data.epsilons)
-
-
-def _percent(record: Record) -> str:
-    return record.interval_text

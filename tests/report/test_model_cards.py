@@ -6,6 +6,7 @@ import dataclasses
 import json
 
 from tfadv.report import model_cards
+from tfadv.specs import folder_name
 
 
 def cards(data, folder):
@@ -43,6 +44,12 @@ def test_a_card_tells_how_the_model_was_trained_and_what_the_checks_found(full_d
     assert "    tfadv --flagfile=flags.txt" in text and "seed: 0" in text
     other = found["resnet50_baseline"][1]
     assert "SUSPICIOUS" not in other and "Gradient masking" not in other and "epoch" not in other
+
+
+def test_a_card_names_the_file_of_the_model_as_it_is_on_the_disk(data, tmp_path):
+    records = tuple(dataclasses.replace(r, variant="nfgsm(share=0.5)") for r in data.records if r.model == "resnet18")
+    ((_, text),) = cards(dataclasses.replace(data, records=records), tmp_path).values()
+    assert f'"models/resnet18/{folder_name("nfgsm(share=0.5)")}/model.keras"' in text
 
 
 def test_a_model_without_results_has_no_card(data, tmp_path):

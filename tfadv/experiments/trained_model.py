@@ -230,13 +230,7 @@ class TrainedModel(WholeArtifact):
         record = json.loads((folder / "history.json").read_text(encoding="utf-8"))
         manifest = self._context.workdir.manifest(self.name)
         assert manifest is not None
-        return Training(
-            gradients=record["gradients"],
-            seconds=manifest["seconds"],
-            collapsed_epoch=record.get("collapsed_epoch"),
-            history=record["history"],
-            best_epoch=record["best_epoch"],
-        )
+        return Training.from_files(record, manifest)
 
     def cleanup(self) -> None:
         """Removes the checkpoints of a model that is complete."""

@@ -84,6 +84,17 @@ class Training:
     history: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
     best_epoch: int = 0
 
+    @classmethod
+    def from_files(cls, history: Mapping[str, Any], manifest: Mapping[str, Any]) -> Training:
+        """What history.json and manifest.json of a trained model say."""
+        return cls(
+            gradients=history["gradients"],
+            seconds=manifest["seconds"],
+            collapsed_epoch=history.get("collapsed_epoch"),
+            history=history["history"],
+            best_epoch=history["best_epoch"],
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class ReportData:

@@ -15,6 +15,7 @@ from tfadv.evaluation.records import WORST_CASE, Record
 from tfadv.report.data import ReportData
 from tfadv.report.table import Cell, Table
 from tfadv.report.tables import checks_lines
+from tfadv.specs import folder_name
 
 LIMITS = """## Limits
 
@@ -32,8 +33,8 @@ def write(folder: pathlib.Path, data: ReportData) -> None:
         for recipe in data.recipes:
             records = [record for record in data.records if (record.model, record.variant) == (model, recipe)]
             if records:
-                name = f"{model}_{recipe}".replace("/", "_")
-                (cards / f"{name}.md").write_text(card(data, model, recipe, records), encoding="utf-8")
+                path = cards / f"{folder_name(f'{model}_{recipe}')}.md"
+                path.write_text(card(data, model, recipe, records), encoding="utf-8")
 
 
 def card(data: ReportData, model: str, recipe: str, records: list[Record]) -> str:
@@ -49,11 +50,12 @@ def card(data: ReportData, model: str, recipe: str, records: list[Record]) -> st
       Markdown.
     """
     title = f"{model}, {recipe}, on {data.dataset}"
+    path = f"models/{folder_name(model)}/{folder_name(recipe)}/model.keras"
     blocks = [
         f"---\n{json.dumps(_metadata(data, title, records), indent=1, ensure_ascii=False)}\n---",
         f"# {title}",
         f"An image classifier with {len(data.class_names)} classes: {', '.join(data.class_names)}.",
-        f'```python\nimport keras\n\nmodel = keras.models.load_model("models/{model}/{recipe}/model.keras")\n```',
+        f'```python\nimport keras\n\nmodel = keras.models.load_model("{path}")\n```',
         "## Training",
         _training(data, model, recipe),
         "## Accuracy",
@@ -102,9 +104,9 @@ def _training(data: ReportData, model: str, recipe: str) -> str:
         entries["epochs"] = f"{epochs}, of which epoch {training.best_epoch} was kept"
     if training and training.collapsed_epoch:
         entries["collapse"] = (
-            f"training collapsed in epoch {training.collapsed_epoch} (catastrophic overfitting) and was "
+            f"training collapsed in epoch {training.collapsed_epoch} (catastrophic overfitting) and was continued from "
+            "earlier weights with two attack steps"
         )
-        entries["collapse"] += "continued from earlier weights with two attack steps"
     return _listing(entries)
 
 
