@@ -6,6 +6,7 @@ python -m benchmarks.results                        # rewrites the pages
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -13,9 +14,9 @@ import shutil
 from absl import app
 
 from benchmarks.answers import QUESTIONS
+from tfadv.errors import UserError
 from tfadv.evaluation.records import Record
 from tfadv.experiments.paper import PAPER
-from tfadv.report.comparison import comparison_table
 from tfadv.report.data import ReportData, Training
 from tfadv.report.tables import report_tables
 
@@ -32,9 +33,15 @@ def take_over(workdir: pathlib.Path, results: pathlib.Path = RESULTS) -> pathlib
 
     Returns:
       The new folder.
+
+    Raises:
+      UserError: there are no results in the work folder.
     """
+    if not (workdir / "results.json").is_file():
+        raise UserError(f"{workdir} has no results.json: run tfadv with --stage=report first.")
     folder = results / workdir.name
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        shutil.rmtree(folder)
     folder.mkdir(parents=True)
     shutil.copy(workdir / "results.json", folder)
     shutil.copy(workdir / "flags.txt", folder)
@@ -46,13 +53,8 @@ def take_over(workdir: pathlib.Path, results: pathlib.Path = RESULTS) -> pathlib
     training = {}
     for path in sorted((workdir / "models").glob("*/*/history.json")):
         record, manifest = (json.loads((path.parent / n).read_text()) for n in ("history.json", "manifest.json"))
-        training[f"{path.parent.parts[-2]}/{manifest['inputs']['recipe']}"] = {
-            "gradients": record["gradients"],
-            "seconds": manifest["seconds"],
-            "collapsed_epoch": record.get("collapsed_epoch"),
-            "history": record["history"],
-            "best_epoch": record["best_epoch"],
-        }
+        name = f"{path.parent.parts[-2]}/{manifest['inputs']['recipe']}"
+        training[name] = dataclasses.asdict(Training.from_files(record, manifest))
     (folder / "training.json").write_text(json.dumps(training, indent=1) + "\n", encoding="utf-8")
     return folder
 
@@ -73,9 +75,6 @@ def read(folder: pathlib.Path) -> ReportData:
 def page(name: str, data: ReportData, plots: list[str]) -> str:
     """README.md of one folder: its tables, the paper's accuracies beside ours."""
     tables = report_tables(data)
-    comparison = comparison_table(data)
-    if comparison and "comparison" not in tables:
-        tables["comparison"] = comparison
     flags = "The flags are in [flags.txt](flags.txt): `tfadv --flagfile=flags.txt`."
     blocks = [NOTE, f"# {name}", flags, *(table.markdown() for table in tables.values())]
     return "\n\n".join([*blocks, *(f"![{pathlib.Path(plot).stem.replace('_', ' ')}]({plot})" for plot in plots)]) + "\n"
@@ -94,7 +93,7 @@ INTRODUCTION = """Accuracies on test images in %, with the 95% interval in brack
 interval of a difference assumes that its two accuracies are independent; they are measured on the same images, so the
 true interval is probably narrower. *Gain* is the accuracy of a recipe under white-box FGSM minus that of the baseline,
 averaged over models and eps, in percentage points; ± is the mean of the half widths of its intervals. *Clean* beside a
-gain is the change of clean accuracy."""
+gain is the change of clean accuracy. Stronger attacks run on the first n test images, FGSM on all."""
 
 DIFFERENCES = """## What differs from the paper
 
@@ -117,8 +116,11 @@ def write_pages(results: pathlib.Path = RESULTS) -> None:
 
 def main(arguments: list[str]) -> None:
     """Takes over the work folders that are named, then rewrites all pages."""
-    for workdir in arguments[1:]:
-        print(take_over(pathlib.Path(workdir)))
+    try:
+        for workdir in arguments[1:]:
+            print(take_over(pathlib.Path(workdir)))
+    except UserError as error:
+        raise SystemExit(str(error))
     write_pages()
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import results
 from benchmarks.answers import QUESTIONS, carries_over, costs, helps, larger, remains
+from tfadv.errors import UserError
 from tfadv.evaluation.records import Record, wilson_interval
 from tfadv.experiments.paper import PAPER
 from tfadv.report.data import ReportData, Training
@@ -82,6 +83,14 @@ def test_results_of_a_run_are_taken_over(smoke, tmp_path):
     history = json.loads((smoke.workdir / "models/resnet_tiny/baseline/history.json").read_text())
     assert data.training["resnet_tiny/baseline"].gradients == history["gradients"] > 0
     assert (folder / "model_cards/resnet_tiny_baseline.md").exists()
+
+
+def test_results_stay_where_there_are_none_to_take_over(tmp_path):
+    (tmp_path / "results/run").mkdir(parents=True)
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UserError, match="run has no results.json: run tfadv"):
+        results.take_over(tmp_path / "run", tmp_path / "results")
+    assert (tmp_path / "results/run").is_dir()
 
 
 def test_the_committed_pages_are_those_of_the_committed_results(tmp_path):
