@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -58,6 +59,13 @@ def one_line(finished):
     lines = [line for line in finished.stderr.splitlines() if line.startswith("tfadv: ")]
     assert len(lines) == 1, finished.stderr[-2000:]
     return lines[0]
+
+
+def free_port() -> int:
+    """A port of this machine that no process listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def wait_for(process, text, seconds=120):

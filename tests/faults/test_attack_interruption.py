@@ -41,8 +41,8 @@ class SingleRun(Run):
     def command(self, *more):
         return super().command("--plugins=single_recipe", "--experiment=single", "--epsilons=0.02,0.1", *more)
 
-    def start(self):
-        return super().start("--stage=evaluate", "--shard=0/1", "--eval_size=200", ATTACK, **self.environment)
+    def start(self, *more):
+        return super().start("--stage=evaluate", "--shard=0/1", "--eval_size=200", ATTACK, *more, **self.environment)
 
     def finish(self):
         """Runs to the end; the lines of units that were served from the disk."""
@@ -53,7 +53,7 @@ class SingleRun(Run):
 
     def states(self):
         """The saved units: "000000-done-….npz", and last the one that is partly done."""
-        return sorted(path.name for path in self.workdir.glob("parts/attacks/**/.scratch-*/*.npz"))
+        return sorted(path.name for path in self.workdir.glob("parts/attacks/**/.scratch-*/**/*.npz"))
 
     def wait_for_state(self, process, units):
         """Waits until so many finished units are on the disk, and another one that is partly done."""
@@ -114,10 +114,15 @@ def test_killed_and_continued_equals_uninterrupted(run, trained, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "number, code", [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)]
+    "number, code, devices",
+    [
+        (signal.SIGINT, 130, ()),
+        (signal.SIGINT, 130, ("--distribute=mirrored", "--virtual_devices=2")),
+        pytest.param(signal.SIGTERM, 143, (), marks=pytest.mark.long),
+    ],
 )
-def test_a_signal_during_an_attack_ends_the_process_within_seconds(run, number, code):
-    process = run.start()
+def test_a_signal_during_an_attack_ends_the_process_within_seconds(run, number, code, devices):
+    process = run.start(*devices)
     run.wait_for_state(process, units=0)
     process.send_signal(number)
     sent = time.monotonic()

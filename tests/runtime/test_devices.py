@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import types
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.faults.harness import ROOT, Run, one_line, wait_for
+from tests.faults.harness import ROOT, Run, free_port, one_line, wait_for
 from tfadv.datasets import stored
 from tfadv.errors import UserError
 from tfadv.runtime.devices import Devices
@@ -126,12 +125,7 @@ def test_all_devices_keep_the_same_variables_without_synchronized_norms(script):
 
 def workers(run, *more):
     """Two processes of one distributed run, the chief first."""
-    ports = []
-    for _ in range(2):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            ports.append(free.getsockname()[1])
-    hosts = {"worker": [f"127.0.0.1:{port}" for port in ports]}
+    hosts = {"worker": [f"127.0.0.1:{free_port()}" for _ in range(2)]}
     return [
         run.start(
             "--sync_batchnorm",

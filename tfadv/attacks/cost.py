@@ -35,3 +35,11 @@ class Cost:
         """Records the loss that replaced another; nothing where both are the same."""
         if replacement != loss:
             self.fallbacks[loss] = replacement
+
+    def add_all(self, other: Cost) -> None:
+        """Adds the cost of the same attack on other images."""
+        self.add(other.gradients, other.forwards)
+        self.fallbacks |= other.fallbacks
+        for name, counts in other.remaining.items():
+            before = self.remaining.get(name, [0] * len(counts))
+            self.remaining[name] = [a + b for a, b in zip(before, counts, strict=True)]

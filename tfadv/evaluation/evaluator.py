@@ -16,6 +16,7 @@ from tfadv.attacks.gradient import check_inputs, compiled_logits
 from tfadv.datasets.arrays import as_arrays
 from tfadv.datasets.batches import full_batches, perturbed, to_float
 from tfadv.datasets.storage import Images
+from tfadv.evaluation.distributed import OnAllDevices
 from tfadv.evaluation.result import CostSummary, Result
 from tfadv.models.compiled import PerModel
 from tfadv.runtime.console import progress_disabled
@@ -27,7 +28,7 @@ class Execution:
     """How an evaluation runs; nothing here changes which images are robust.
 
     Attributes:
-      devices: where one-step attacks run; None is the default device.
+      devices: where attacks run; the model is built in the scope of their strategy.  None is the default device.
       progress: function that is called with the number of images completed since its last call.
       resume: an object that saves and restores the state of a long attack, see `tfadv.attacks.base`.
       keep_images: whether the result holds the adversarial images.
@@ -138,10 +139,13 @@ def _evaluated(
 ) -> Result:
     """See `evaluate`."""
     epsilons = [] if attack is None else [float(e) for e in np.atleast_1d(eps)]
+    devices = execution.devices or Devices()
+    devices.check_batch(batch_size)
     started = time.monotonic()
     cost, kept = Cost(), None
     if attack is None:
-        clean, adversarial = predict(model, to_float(images), batch_size) == labels, np.zeros((0, len(labels)), bool)
+        clean = predict(model, to_float(images), batch_size, devices) == labels
+        adversarial = np.zeros((0, len(labels)), bool)
     elif isinstance(attack, StoredPerturbations):
         clean, adversarial = _evaluate_stored(model, images, labels, attack, epsilons, batch_size, execution)
     elif hasattr(attack, "one_pass") and not execution.keep_images:
@@ -149,10 +153,11 @@ def _evaluated(
         cost.add(gradients=len(labels))
     else:
         x = to_float(images)
-        common = dict(seed=seed, batch_size=batch_size, cost=cost)
-        attacked = attack(model, x, labels, epsilons, progress=execution.progress, resume=execution.resume, **common)
-        clean = predict(model, x, batch_size) == labels
-        adversarial = np.stack([predict(model, x_adv, batch_size) == labels for x_adv in attacked])
+        common = dict(seed=seed, batch_size=batch_size, cost=cost, progress=execution.progress, resume=execution.resume)
+        of_devices = attack if isinstance(attack, FixedImages) else OnAllDevices(attack, devices)
+        attacked = of_devices(model, x, labels, epsilons, **common)
+        clean = predict(model, x, batch_size, devices) == labels
+        adversarial = np.stack([predict(model, x_adv, batch_size, devices) == labels for x_adv in attacked])
         kept = np.asarray(attacked[0] if np.ndim(eps) == 0 else attacked) if execution.keep_images else None
     return Result(
         attack=None if attack is None else attack.name,
@@ -179,11 +184,12 @@ def _check(
         raise ValueError("there must be at least one image.")
 
 
-def predict(model: Any, images: np.ndarray | tf.Tensor, batch_size: int) -> np.ndarray:
+def predict(model: Any, images: np.ndarray | tf.Tensor, batch_size: int, devices: Devices | None = None) -> np.ndarray:
     """The classes that a model predicts, int64 (N,), for float32 images (N, H, W, C) in [0, 1]."""
+    logits_of_batch = (devices or Devices()).gather(compiled_logits, model)
     classes = []
     for rows, new in full_batches(len(images), batch_size):
-        logits = compiled_logits(model, tf.gather(images, rows))
+        logits = logits_of_batch(tf.gather(images, rows))
         classes.append(np.argmax(logits, axis=1)[:new])
     return np.concatenate(classes)
 
@@ -235,7 +241,7 @@ def _evaluate_stored(model, images, labels, attack, epsilons, batch_size, execut
     adversarial = _in_batches(of_batch, (images, labels, attack.perturbations), batch_size, execution.progress)
     clean = attack.clean_correct
     if clean is None:
-        clean = predict(model, to_float(images), batch_size) == labels
+        clean = predict(model, to_float(images), batch_size, devices) == labels
     return clean, adversarial
 
 

@@ -93,7 +93,7 @@ def collect_diagnostics(
     *,
     surrogate: Any = None,
     settings: DiagnosticSettings | None = None,
-    resume: Any = None,
+    execution: Execution | None = None,
 ) -> dict:
     """Attacks a few images in all the ways that tell robustness from masked gradients.
 
@@ -121,7 +121,7 @@ def collect_diagnostics(
       eps: a number > 0 in units of a [0, 1] pixel: the size of perturbation whose robust accuracy is in question.
       surrogate: another such model, trained without the defense, or None.
       settings: None means the defaults.
-      resume: as in `evaluator.Execution`.
+      execution: on which devices, and where the state is saved; None means the default device.
 
     Returns:
       dict of JSON values. A value for each image is a str of N characters "0" and "1":
@@ -159,7 +159,7 @@ def collect_diagnostics(
     diagnostics |= {"refused": None, "zero_gradient": _flags(~directions.any(axis=(1, 2, 3)))}
     attacks = _diagnostic_attacks(surrogate, tuple(x.shape), float(eps), settings)
     return diagnostics | {
-        "attacks": {name: _outcome(model, x, y, attack, size, settings, resume) for name, attack, size in attacks}
+        "attacks": {name: _outcome(model, x, y, attack, size, settings, execution) for name, attack, size in attacks}
     }
 
 
@@ -216,10 +216,9 @@ def _diagnostic_attacks(surrogate, shape, eps, settings):
         yield "transfer", _Transfer(pgd(eps, long, early_stop=False), surrogate), eps
 
 
-def _outcome(model, x, y, attack, eps, settings, resume):
+def _outcome(model, x, y, attack, eps, settings, execution):
     """The entry of one attack in the diagnostics."""
-    execution = Execution(resume=resume)
-    common = dict(batch_size=settings.batch_size, seed=settings.seed, execution=execution)
+    common = dict(batch_size=settings.batch_size, seed=settings.seed, execution=execution or Execution())
     result = evaluate(model, x, y.numpy(), attack, eps, **common)
     return {
         "eps": eps,

@@ -73,7 +73,7 @@ class AttackEvaluation(PartedArtifact):
                 config.epsilons,
                 batch_size=config.batch_size,
                 seed=config.seed,
-                execution=Execution(progress=progress, resume=resume),
+                execution=Execution(self._context.devices, progress=progress, resume=resume),
             )
         save_result(folder, result)
 

@@ -21,7 +21,7 @@ class Context:
     Attributes:
       config: the settings, resolved.
       workdir: the work folder.
-      devices: where training and one-step attacks run.
+      devices: where training and attacks run.
       graph: builds artifacts.
       pool: built models for reuse.
       storage: creates arrays of images, in memory or on the disk.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfadv.datasets.batches import to_float
 from tfadv.evaluation.checks import Check, run_checks
+from tfadv.evaluation.evaluator import Execution
 from tfadv.evaluation.masking import DiagnosticSettings, collect_diagnostics
 from tfadv.experiments.graph import Artifact, WholeArtifact
 from tfadv.store.files import digest, write_json
@@ -55,9 +56,9 @@ class MaskingDiagnostics(WholeArtifact):
         """Runs the diagnostics."""
         config, test = self._context.config, self._splits.images["test"]
         x, y, eps = to_float(test.images[: self._n]), test.labels[: self._n], max(config.epsilons)
-        options = dict(
+        options: dict[str, Any] = dict(
             settings=DiagnosticSettings(batch_size=config.batch_size, seed=config.seed),
-            resume=resume,
+            execution=Execution(self._context.devices, resume=resume),
         )
         with self._trained.loaded() as model:
             if self._surrogate:

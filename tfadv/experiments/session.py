@@ -44,7 +44,7 @@ class Session:
       config: the settings.
       experiment: the recipes.
       workdir: the folder.
-      devices: where training and one-step attacks run.
+      devices: where training and attacks run.
       graph: builds artifacts.
     """
 

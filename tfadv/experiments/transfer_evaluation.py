@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from tfadv.attacks.pgd import PGD
 from tfadv.datasets.batches import to_float
-from tfadv.evaluation.evaluator import FixedImages, evaluate
+from tfadv.evaluation.distributed import OnAllDevices
+from tfadv.evaluation.evaluator import Execution, FixedImages, evaluate
 from tfadv.experiments.graph import Artifact, WholeArtifact
 from tfadv.store.files import write_json
 
@@ -55,11 +56,14 @@ class TransferRow(WholeArtifact):
         eps, x, labels = max(config.epsilons), to_float(test.images[: self._n]), test.labels[: self._n]
         common: dict[str, Any] = {"seed": config.seed, "batch_size": config.batch_size}
         with self._source.loaded() as model:
-            adversarial = FixedImages(self._attack(model, x, labels, [eps], resume=resume, **common))
+            attack = OnAllDevices(self._attack, self._context.devices)
+            adversarial = FixedImages(attack(model, x, labels, [eps], resume=resume, **common))
         correct = {}
         for target in self._targets:
             with target.loaded() as model:
-                result = evaluate(model, x, labels, adversarial, eps, **common)
+                result = evaluate(
+                    model, x, labels, adversarial, eps, execution=Execution(self._context.devices), **common
+                )
             correct[f"{target.model}/{target.recipe.name}"] = int(result.robust.sum())
         write_json(folder / "transfer.json", {"n": len(labels), "eps": eps, "correct": correct})
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -19,6 +21,8 @@ import tensorflow as tf
 from tfadv.errors import UserError
 from tfadv.runtime import compilation
 from tfadv.runtime.cluster import cluster
+
+_SECONDS_TO_END = 1.0  # for the threads of `Devices.in_threads` when the whole is stopping
 
 
 class Devices:
@@ -127,6 +131,72 @@ class Devices:
             own = functools.partial(_with_model, function, weakref.ref(model), settings)
             compiled[key] = tf.function(functools.partial(_gathered, self.strategy, own, axis))
         return lambda *batches: compiled[key](*map(self.distribute, batches))
+
+    def in_threads(self, function: Callable[[int, threading.Event], np.ndarray]) -> list[np.ndarray]:
+        """Calls a function once for each device of this host, at the same time.
+
+        Args:
+          function: takes the number of its device, from 0 to `replicas` - 1, and an event after which it should end
+            soon, with an error.  It runs in a thread in which TensorFlow uses this device.
+
+        Returns:
+          What it returned, in the order of the devices.
+
+        Raises:
+          BaseException: what the first function that failed has raised.
+        """
+        names = self.strategy.extended.worker_devices
+        numbers = range(self.share[0] * len(names), (self.share[0] + 1) * len(names))
+        results: dict[int, np.ndarray] = {}
+        errors: list[BaseException] = []
+        stopping = threading.Event()
+
+        def run(number: int, name: str) -> None:
+            try:
+                with self.strategy.scope(), tf.device(name):  # a variable is read from the copy on this device
+                    results[number] = function(number, stopping)
+            except BaseException as error:
+                errors.append(error)
+                stopping.set()
+
+        # As daemons, they do not keep the process alive that the user stops.
+        threads = [threading.Thread(target=run, args=pair, daemon=True) for pair in zip(numbers, names, strict=True)]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                thread.join()
+        finally:
+            stopping.set()
+            end = time.monotonic() + _SECONDS_TO_END
+            for thread in threads:
+                thread.join(max(0.0, end - time.monotonic()))
+        if errors:
+            raise errors[0]
+        return [results[number] for number in numbers]
+
+    def gather_shares(self, shares: Sequence[np.ndarray], total: int) -> np.ndarray:
+        """Puts together the rows of all devices, of which device k has the rows k, k + `replicas`, k + 2 `replicas`, ….
+
+        Args:
+          shares: of the devices of this host, (M, …) each.
+          total: number of rows N of all devices.
+
+        Returns:
+          (N, …), on all hosts.
+        """
+        most = -(-total // self.replicas)
+        padded = [np.concatenate([s, np.zeros((most - len(s), *s.shape[1:]), s.dtype)]) for s in shares]
+        if self.workers == 1:
+            gathered = np.concatenate(padded)
+        else:
+            first = self.share[0] * len(shares)
+            values = self.strategy.experimental_distribute_values_from_function(
+                lambda context: tf.constant(padded[context.replica_id_in_sync_group - first])
+            )
+            gathered = tf.function(functools.partial(_gathered, self.strategy, tf.identity, 0))(values).numpy()
+        of_devices = gathered.reshape(self.replicas, most, *gathered.shape[1:])
+        return of_devices.swapaxes(0, 1).reshape(gathered.shape)[:total]
 
     def average(self, variables: Sequence[Any]) -> None:
         """Replaces Keras variables that each device has updated for itself by their mean; call it within a step."""

@@ -51,12 +51,21 @@ class ResumeLog:
         self._written = time.monotonic()
         self._waiting: dict[int, list[np.ndarray]] = {}  # finished units that are not on the disk yet
         self._files: dict[int, pathlib.Path] = {}
+        self._children: dict[str, ResumeLog] = {}
         for path in sorted(self._folder.iterdir()):  # "done" sorts before "step"
             match = _NAME.fullmatch(path.name)
             if match and int(match[1]) not in self._files:
                 self._files[int(match[1])] = path
             elif match or path.name.startswith(".tmp-"):  # of a process that was killed while it wrote
                 path.unlink()
+
+    def child(self, name: str) -> ResumeLog:
+        """The log of a computation that runs beside others of this one, in a folder of this name within this folder."""
+        if name not in self._children:
+            folder = self._folder / name
+            folder.mkdir(exist_ok=True)
+            self._children[name] = ResumeLog(folder, self._interval)
+        return self._children[name]
 
     def load(self) -> Saved | None:
         """Begins the next unit.

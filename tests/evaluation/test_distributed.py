@@ -1,0 +1,172 @@
+"""Attacks on several devices find, image by image, what they find on one."""
+
+import json
+import os
+import subprocess
+import sys
+
+from tests.faults.harness import ROOT, free_port
+
+# One process has its devices for good, so these run in their own.
+BEGIN = """
+import sys, threading, time
+import tfadv, keras, numpy as np, tensorflow as tf
+from tfadv.errors import UserError
+from tfadv.attacks import ATTACKS, parse
+from tfadv.attacks.cost import Cost
+from tfadv.evaluation.distributed import OnAllDevices
+from tfadv.evaluation.evaluator import Execution, evaluate
+from tfadv.runtime.devices import Devices
+from tfadv.store.resume import ResumeLog
+devices = Devices("mirrored", int(sys.argv[1]))
+with devices.strategy.scope():
+    keras.utils.set_random_seed(0)
+    layers = keras.layers.Conv2D(4, 3, activation="relu"), keras.layers.Flatten(), keras.layers.Dense(5)
+    model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
+rng = np.random.default_rng(0)
+x = rng.uniform(size=(21, 8, 8, 1)).astype("float32")
+y = model.predict(x, verbose=0).argmax(axis=1)
+y[3] = (y[3] + 1) % 5  # one image that is misclassified from the start
+"""
+
+EVERY_ATTACK = """
+found = 0
+for name in ATTACKS:
+    text = {"square": "square(steps=30)", "autoattack": "autoattack(steps=5, queries=20, targets=2)"}.get(
+        name, name if name in ("fgsm", "onestep") else f"{name}(steps=6)")
+    attack, one, several = parse(text), Cost(), Cost()
+    expected = attack(model, x, y, [0.0, 0.02, 0.1], seed=1, cost=one).numpy()
+    result = OnAllDevices(attack, devices)(model, x, y, [0.0, 0.02, 0.1], seed=1, cost=several)
+    np.testing.assert_allclose(result, expected, atol=1e-6, err_msg=name)
+    # How many restarts run at the same time depends on the number of images, and the cost depends on it a little.
+    assert abs(several.gradients - one.gradients) <= 0.1 * one.gradients, (name, several, one)
+    assert several.remaining == one.remaining, name
+    found += (expected[2] != x).any(axis=(1, 2, 3)).sum()
+assert found > 100
+print("equal")
+"""
+
+HOSTS = """
+assert devices.replicas == devices.workers == 2
+for text in ("pgd(steps=6, restarts=2)", "autoattack(steps=5, queries=20, targets=2)"):
+    attack, one, several = parse(text), Cost(), Cost()
+    expected = attack(model, x, y, [0.0, 0.02, 0.1], cost=one).numpy()
+    result = OnAllDevices(attack, devices)(model, x, y, [0.0, 0.02, 0.1], cost=several)
+    np.testing.assert_allclose(result, expected, atol=1e-6, err_msg=text)
+    assert several.remaining == one.remaining
+    assert abs(several.gradients - one.gradients) <= 0.1 * one.gradients
+result = evaluate(model, x, y, "pgd(steps=6)", [0.02, 0.1], batch_size=8, execution=Execution(devices))
+expected = evaluate(model, x, y, "pgd(steps=6)", [0.02, 0.1], batch_size=8, execution=Execution())
+np.testing.assert_array_equal(result.robust, expected.robust)
+assert result.cost.gradients == expected.cost.gradients
+print("equal")
+"""
+
+# A variable is read from the copy on the device: copies that differ give other results.
+OWN_COPY = """
+attack = parse("pgd(steps=3)")
+zeros = model.trainable_variables[-2].value.values[1]
+zeros.assign(0 * zeros)
+with devices.strategy.scope(), tf.device(devices.strategy.extended.worker_devices[1]):
+    expected = attack(model, x[1::2], y[1::2], [0.05]).numpy()
+result = OnAllDevices(attack, devices)(model, x, y, [0.05])
+np.testing.assert_array_equal(result[:, 1::2], expected)
+assert (result[:, 1::2] != attack(model, x, y, [0.05]).numpy()[:, 1::2]).any()
+few = OnAllDevices(attack, devices)(model, x[:1], y[:1], [0.05])  # too few images for two devices
+assert few.shape == (1, 1, 8, 8, 1)
+print("own copy")
+"""
+
+RESUMED = """
+import pathlib
+folder = pathlib.Path(sys.argv[2])
+attack = parse("autoattack(steps=5, queries=20, targets=2)")
+distributed = OnAllDevices(attack, devices)
+whole, cost = distributed(model, x, y, [0.02, 0.1]), Cost()
+first = ResumeLog(folder, interval=0.0)
+distributed(model, x, y, [0.02, 0.1], resume=first)
+files = sorted(folder.rglob("*.npz"))
+assert {path.parent.name for path in files} == {"device-0-of-2", "device-1-of-2"}
+for path in files[::2]:  # as if a kill had come before they were written
+    path.unlink()
+np.testing.assert_array_equal(distributed(model, x, y, [0.02, 0.1], resume=ResumeLog(folder), cost=cost), whole)
+expected = Cost()
+distributed(model, x, y, [0.02, 0.1], cost=expected)
+assert cost == expected
+print("resumed")
+"""
+
+ENDED = """
+slow = threading.Event()
+def attack(model, x, y, eps, *, resume, **options):
+    if len(x) == 10:  # the second device fails
+        slow.wait()
+        raise ValueError("no such image")
+    slow.set()
+    while True:  # the first one would go on forever
+        time.sleep(0.01)
+        resume.partial(0, list)
+started = time.monotonic()
+try:
+    OnAllDevices(attack, devices)(model, x, y, [0.1])
+except ValueError as error:
+    assert str(error) == "no such image" and time.monotonic() < started + 5
+    assert threading.active_count() == 1 or not any(t.daemon and t.is_alive() for t in threading.enumerate()[1:])
+    print("ended")
+"""
+
+EVALUATED = """
+one = evaluate(model, x, y, "pgd(steps=5)", [0.02, 0.1], batch_size=8, execution=Execution())
+several = evaluate(model, x, y, "pgd(steps=5)", [0.02, 0.1], batch_size=8, execution=Execution(devices))
+np.testing.assert_array_equal(one.clean_correct, several.clean_correct)
+np.testing.assert_array_equal(one.adversarial_correct, several.adversarial_correct)
+assert one.cost.gradients == several.cost.gradients and 0 < one.robust.sum() < one.robust.size
+try:
+    evaluate(model, x, y, None, batch_size=7, execution=Execution(devices))
+except UserError as error:
+    assert "can't be shared by 2 devices" in str(error)
+    print("evaluated")
+"""
+
+
+def said(script, *arguments):
+    done = subprocess.run([sys.executable, "-c", BEGIN + script, *arguments], capture_output=True, text=True, cwd=ROOT)
+    return done.stdout.strip().splitlines()[-1:] or done.stderr[-3000:]
+
+
+def test_every_attack_finds_the_same_on_each_image():
+    assert said(EVERY_ATTACK, "2") == ["equal"]
+
+
+def test_two_hosts():
+    hosts = {"worker": [f"127.0.0.1:{free_port()}" for _ in range(2)]}
+    configs = [{"cluster": hosts, "task": {"type": "worker", "index": index}} for index in range(2)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", BEGIN.replace('"mirrored", int(sys.argv[1])', '"multiworker"') + HOSTS],
+            env=os.environ | {"TF_CONFIG": json.dumps(config)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        for config in configs
+    ]
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [out.strip().splitlines()[-1:] for out, _ in outputs] == [["equal"], ["equal"]], outputs[0][1][-3000:]
+
+
+def test_each_device_reads_its_own_copy_of_the_model():
+    assert said(OWN_COPY, "2") == ["own copy"]
+
+
+def test_an_interrupted_attack_continues_on_each_device(tmp_path):
+    assert said(RESUMED, "2", str(tmp_path)) == ["resumed"]
+
+
+def test_an_error_on_one_device_ends_the_others():
+    assert said(ENDED, "2") == ["ended"]
+
+
+def test_an_evaluation_counts_the_same():
+    assert said(EVALUATED, "2") == ["evaluated"]

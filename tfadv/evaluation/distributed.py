@@ -1,0 +1,118 @@
+"""Attacks on all devices: each device attacks its own images, at its own pace."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfadv.attacks.cost import Cost
+from tfadv.attacks.loop import Resume
+from tfadv.runtime.devices import Devices
+
+
+class OnAllDevices:
+    """An attack that shares the images among all devices of all hosts.
+
+    Of G devices, device k attacks the images k, k + G, k + 2G, ….  A device has no
+    need to wait for another one before it has attacked all of its images, so that
+    images which are soon adversarial save time as they do on one device.  The result
+    is that of one device, image by image, up to the rounding of another batch size.
+
+    With several hosts, all of them must call the attack with the same arguments; all
+    of them get the whole result.
+    """
+
+    def __init__(self, attack: Any, devices: Devices) -> None:
+        """`attack`: a `tfadv.attacks.base.Attack`, or a callable with the same arguments; treats each image by itself.
+        `devices`: in the scope of whose strategy the attacked models were built."""
+        self._attack, self._devices = attack, devices
+
+    def __call__(
+        self,
+        model: Any,
+        x: Any,
+        y: Any,
+        eps: Sequence[float],
+        *,
+        cost: Cost | None = None,
+        resume: Resume | None = None,
+        **options: Any,
+    ) -> np.ndarray | tf.Tensor:
+        """Attacks images.
+
+        Args:
+          model, x, y, eps, cost, resume: as for `tfadv.attacks.base.Attack`, except that eps is a sequence of E
+            numbers.  On each device, `resume` saves its state under a name of its own.
+          **options: the other arguments of the attack.
+
+        Returns:
+          float32 (E, N, H, W, C).
+        """
+        number, cost = self._devices.replicas, Cost() if cost is None else cost
+        if number == 1 or len(y) < number:
+            return self._attack(model, x, y, eps, cost=cost, resume=resume, **options)
+        x, y = np.asarray(x), np.asarray(y)
+        costs = {}
+
+        def attack_share(device: int, stopping: threading.Event) -> np.ndarray:
+            costs[device] = Cost()
+            own = _Stoppable(resume.child(f"device-{device}-of-{number}") if resume else None, stopping)
+            share = slice(device, None, number)
+            result = self._attack(model, x[share], y[share], eps, cost=costs[device], resume=own, **options)
+            return np.moveaxis(np.asarray(result), 1, 0)
+
+        shares = self._devices.in_threads(attack_share)
+        gathered = self._devices.gather_shares(shares, len(y))
+        for of_device in self._of_all_hosts([costs[device] for device in sorted(costs)]):
+            cost.add_all(of_device)
+        return np.moveaxis(gathered, 0, 1)
+
+    def _of_all_hosts(self, costs: list[Cost]) -> list[Cost]:
+        """The costs of all devices, given those of this host's devices."""
+        if self._devices.workers == 1:
+            return costs
+        template = costs[0]
+        vectors = [np.array([_numbers(cost)], np.int64) for cost in costs]
+        return [_cost(template, row) for row in self._devices.gather_shares(vectors, self._devices.replicas)]
+
+
+class _Stoppable:
+    """Keeps the state of an attack in another thread, and ends the attack once the whole is stopping.
+
+    An attack asks for its state before each unit of work and reports it about twice a second.
+    """
+
+    def __init__(self, resume: Resume | None, stopping: threading.Event) -> None:
+        self._resume, self._stopping = resume, stopping
+
+    def load(self) -> Any:
+        self._check()
+        return self._resume.load() if self._resume else None
+
+    def partial(self, step: int, arrays_fn: Callable[[], list[np.ndarray]]) -> None:
+        self._check()
+        if self._resume:
+            self._resume.partial(step, arrays_fn)
+
+    def done(self, arrays: list[np.ndarray]) -> None:
+        if self._resume:
+            self._resume.done(arrays)
+
+    def _check(self) -> None:
+        if self._stopping.is_set():
+            raise InterruptedError("the attack is stopping.")
+
+
+def _numbers(cost: Cost) -> list[int]:
+    return [cost.gradients, cost.forwards, *(n for counts in cost.remaining.values() for n in counts)]
+
+
+def _cost(template: Cost, numbers: np.ndarray) -> Cost:
+    """The inverse of `_numbers`, for a cost with the same attacks."""
+    gradients, forwards, *counts = map(int, numbers)
+    remaining = {name: [counts.pop(0) for _ in own] for name, own in template.remaining.items()}
+    return Cost(gradients, forwards, dict(template.fallbacks), remaining)
