@@ -239,6 +239,15 @@ class Config:
     batch_size: int = setting(
         128, "Images per optimizer step.", group="Training", role="result", accepts=Range(1, 2**16)
     )
+    batch_parts: int = setting(
+        1,
+        "Process each batch in so many equal parts, one after the other, and add up their gradients: takes less "
+        "memory. Each part has its own BatchNorm statistics. Attacks and evaluations process one part at a time as "
+        "well.",
+        group="Training",
+        role="result",
+        accepts=Range(1, 2**10),
+    )
     learning_rate: float = setting(
         0.0,
         "Peak of the learning rate, reached after warm-up.",
@@ -408,9 +417,19 @@ class Config:
         choices.check_models(self)
         check_dataset(self.dataset, self.data_dir, self.label)
         self._check_shard()
+        if self.batch_size % self.batch_parts:
+            raise UserError(
+                f"--batch_size={self.batch_size} can't be processed in {self.batch_parts} equal parts: give a multiple "
+                f"of --batch_parts."
+            )
         for name in ("data_dir", "workdir"):
             if "\0" in getattr(self, name):
                 raise UserError(f"--{name} must be the path of a folder.")
+
+    @property
+    def images_at_once(self) -> int:
+        """The number of images that are processed at once, on all devices together."""
+        return self.batch_size // self.batch_parts
 
     def _check_shard(self) -> None:
         if not self.shard:

@@ -130,7 +130,8 @@ except UserError as error:
 
 
 def said(script, *arguments):
-    done = subprocess.run([sys.executable, "-c", BEGIN + script, *arguments], capture_output=True, text=True, cwd=ROOT)
+    command = [sys.executable, "-c", BEGIN + script, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=180)
     return done.stdout.strip().splitlines()[-1:] or done.stderr[-3000:]
 
 

@@ -239,6 +239,12 @@ def test_a_batch_that_can_not_be_shared_is_refused():
         Devices.check_batch(two, 31)
 
 
+def test_parts_of_a_batch_can_not_share_statistics(tmp_path, data_dir):
+    run = Run(tmp_path / "run", data_dir)
+    done = run("--batch_parts=2", "--sync_batchnorm", "--stage=train", *TWO)
+    assert "--batch_parts and --sync_batchnorm can't be combined" in one_line(done)
+
+
 def test_several_hosts_need_their_names(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     with pytest.raises(UserError, match="TF_CONFIG"):

@@ -10,6 +10,15 @@ from tfadv.runtime.devices import Devices
 from tfadv.training.awp import perturbed_weights
 
 
+def gradient_of(loss):
+    def gradient(variables):
+        with tf.GradientTape() as tape:
+            value = loss()
+        return tape.gradient(value, [v.value for v in variables])
+
+    return gradient
+
+
 def test_weights_move_along_the_gradient_and_come_back():
     layer = keras.layers.Dense(2)
     model = keras.Sequential([keras.Input((3,)), layer])
@@ -18,7 +27,7 @@ def test_weights_move_along_the_gradient_and_come_back():
     def loss():
         return tf.reduce_sum(model(x, training=True) * [1.0, -2.0])  # its gradient at the kernel is xᵀ (1, -2)
 
-    with perturbed_weights(model, loss, 0.1, Devices()):
+    with perturbed_weights(model, gradient_of(loss), 0.1, Devices()):
         kernel, bias = model.get_weights()
     gradient = np.outer(x, [1, -2])
     expected = before[0] + 0.1 * np.linalg.norm(before[0]) * gradient / np.linalg.norm(gradient)
@@ -38,7 +47,7 @@ def test_statistics_are_those_of_one_call(size):
     def loss():
         return tf.reduce_sum(model(x, training=True) ** 2)
 
-    with perturbed_weights(model, loss, size, Devices()):
+    with perturbed_weights(model, gradient_of(loss), size, Devices()):
         inside = model.get_weights()
     moved = [(a != b).any() for a, b in zip(inside, start)]
     assert any(moved) == (size > 0)

@@ -49,7 +49,7 @@ class AttackEvaluation(PartedArtifact):
             "epsilons": list(config.epsilons),
             "images": self.n,
             "seed": config.seed,
-            "batch_size": config.batch_size,
+            "batch_size": config.images_at_once,
         }
 
     def code(self) -> tuple:
@@ -71,7 +71,7 @@ class AttackEvaluation(PartedArtifact):
                 test.labels[rows],
                 self.attack,
                 config.epsilons,
-                batch_size=config.batch_size,
+                batch_size=config.images_at_once,
                 seed=config.seed,
                 execution=Execution(self._context.devices, progress=progress, resume=resume),
             )

@@ -52,7 +52,7 @@ class FgsmEvaluation(PartedArtifact):
         samples = self._samples.test.select(slice(piece.start, piece.stop))
         if samples.perturbations is None:
             raise UserError("the surrogate's samples hold no perturbations.")
-        common: dict[str, Any] = {"eps": config.epsilons, "batch_size": config.batch_size}
+        common: dict[str, Any] = {"eps": config.epsilons, "batch_size": config.images_at_once}
         with self._trained.loaded() as model:
             execution = Execution(devices=self._context.devices, progress=progress)
             whitebox = evaluate(model, samples.images, samples.labels, FGSM(), execution=execution, **common)

@@ -51,8 +51,8 @@ class GalleryImages(WholeArtifact):
         adversarial = np.empty((len(epsilons), len(shown), *test.images.shape[1:]), np.uint8)
         found = []
         with self._trained.loaded() as model:
-            for start in range(0, len(labels), self._context.config.batch_size):
-                rows = slice(start, min(start + self._context.config.batch_size, len(labels)))
+            for start in range(0, len(labels), self._context.config.images_at_once):
+                rows = slice(start, min(start + self._context.config.images_at_once, len(labels)))
                 x = to_float(test.images[rows])
                 attacked = tf.convert_to_tensor(self.attack(model, x, labels[rows], epsilons))
                 stacked = tf.concat([x[None], attacked], axis=0)

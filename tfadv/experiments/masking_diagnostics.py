@@ -49,7 +49,7 @@ class MaskingDiagnostics(WholeArtifact):
             "eps": max(config.epsilons),
             "images": self._n,
             "seed": config.seed,
-            "batch_size": config.batch_size,
+            "batch_size": config.images_at_once,
         }
 
     def build(self, folder: pathlib.Path, manifest: dict, resume: Any) -> None:
@@ -57,7 +57,7 @@ class MaskingDiagnostics(WholeArtifact):
         config, test = self._context.config, self._splits.images["test"]
         x, y, eps = to_float(test.images[: self._n]), test.labels[: self._n], max(config.epsilons)
         options: dict[str, Any] = dict(
-            settings=DiagnosticSettings(batch_size=config.batch_size, seed=config.seed),
+            settings=DiagnosticSettings(batch_size=config.images_at_once, seed=config.seed),
             execution=Execution(self._context.devices, resume=resume),
         )
         with self._trained.loaded() as model:

@@ -58,11 +58,14 @@ class Session:
         compares = config.stage == COMPARE
         self.experiment = config.compared_experiment if compares else config.selected_experiment
         self.devices = Devices(config.distribute, config.virtual_devices)
-        self.devices.check_batch(config.batch_size)
+        self.devices.check_batch(config.batch_size, config.batch_parts)
+        if config.batch_parts > 1 and config.sync_batchnorm and self.devices.replicas > 1:
+            raise UserError("--batch_parts and --sync_batchnorm can't be combined: each part has its own statistics.")
         if any(recipe.samples == "ensemble" for recipe in self.experiment.recipes):
-            if config.batch_size % (2 * self.devices.replicas):
+            if config.images_at_once % (2 * self.devices.replicas):
                 raise UserError(
-                    f"ensemble needs an even number of images per device: change --batch_size={config.batch_size}."
+                    "ensemble needs an even number of images per device and part: "
+                    f"change --batch_size={config.batch_size}."
                 )
         workdir.barrier = functools.partial(self.devices.sum_over_workers, 1)
         workdir.barrier()  # the chief has opened the folder

@@ -100,7 +100,7 @@ class StoredSamples(PartedArtifact):
                 model,
                 images,
                 labels,
-                batch_size=self._config.batch_size,
+                batch_size=self._config.images_at_once,
                 devices=self._context.devices,
                 progress=progress,
             )

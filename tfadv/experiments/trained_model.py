@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 # The settings that the training of every recipe depends on.
 TRAINING_SETTINGS = (
-    "seed", "batch_size", "learning_rate", "precision", "sync_batchnorm", "patience",
+    "seed", "batch_size", "batch_parts", "learning_rate", "precision", "sync_batchnorm", "patience",
 )  # fmt: skip
 
 
@@ -275,6 +275,7 @@ class TrainedModel(WholeArtifact):
                 weight_decay=weight_decay,
                 objective=self._objective,
                 precision=self._config.precision,
+                batch_parts=self._config.batch_parts,
                 devices=self._context.devices,
             )
         return entry.trainers[key]

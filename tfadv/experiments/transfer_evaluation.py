@@ -47,14 +47,14 @@ class TransferRow(WholeArtifact):
             "eps": max(config.epsilons),
             "images": self._n,
             "seed": config.seed,
-            "batch_size": config.batch_size,
+            "batch_size": config.images_at_once,
         }
 
     def build(self, folder: pathlib.Path, manifest: dict, resume: Any) -> None:
         """Attacks the images and evaluates all models on them."""
         config, test = self._context.config, self._splits.images["test"]
         eps, x, labels = max(config.epsilons), to_float(test.images[: self._n]), test.labels[: self._n]
-        common: dict[str, Any] = {"seed": config.seed, "batch_size": config.batch_size}
+        common: dict[str, Any] = {"seed": config.seed, "batch_size": config.images_at_once}
         with self._source.loaded() as model:
             attack = OnAllDevices(self._attack, self._context.devices)
             adversarial = FixedImages(attack(model, x, labels, [eps], resume=resume, **common))

@@ -63,11 +63,13 @@ class Devices:
         kind = type(self.strategy).__name__
         return f"{kind}, {self.replicas} devices" + (f" on {self.workers} hosts" if self.workers > 1 else "")
 
-    def check_batch(self, size: int) -> None:
-        """Raises UserError where the devices can't share batches of this size equally."""
-        if size % self.replicas:
+    def check_batch(self, size: int, parts: int = 1) -> None:
+        """Raises UserError where the devices can't share batches of this size equally, in so many parts each."""
+        if size % (self.replicas * parts):
+            of_parts = f", in {parts} parts each" if parts > 1 else ""
             raise UserError(
-                f"--batch_size={size} can't be shared by {self.replicas} devices: give a multiple of {self.replicas}."
+                f"--batch_size={size} can't be shared by {self.replicas} devices{of_parts}: "
+                f"give a multiple of {self.replicas * parts}."
             )
 
     def distribute(self, batch: np.ndarray | tf.Tensor) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -23,9 +23,18 @@ class Steps:
     Tracing and optimizing the graph of a deep network takes longer than an epoch on few images.
     """
 
-    def __init__(self, network: keras.Model, optimizer: keras.optimizers.Optimizer, devices: Devices) -> None:
-        """`network` and `optimizer`: built in the scope of the devices' strategy."""
+    def __init__(
+        self, network: keras.Model, optimizer: keras.optimizers.Optimizer, devices: Devices, batch_parts: int = 1
+    ) -> None:
+        """Compiles nothing yet.
+
+        Args:
+          network, optimizer: built in the scope of the devices' strategy.
+          devices: where the steps run.
+          batch_parts: each device processes its slice of a batch in so many equal parts, see `train`.
+        """
         self._network, self._optimizer, self._devices = network, optimizer, devices
+        self._parts = batch_parts
         self._compiled: dict[tuple, Callable[..., tf.Tensor]] = {}
 
     def train(
@@ -38,6 +47,9 @@ class Steps:
         uniform: bool = False,
     ) -> tf.Tensor:
         """Updates the weights by one batch.
+
+        Where there are several parts, they go through the network one after the other, and the update uses the sum of
+        their gradients.  Each part has its own BatchNorm statistics and random numbers.
 
         Args:
           objective: what to minimize.
@@ -75,37 +87,95 @@ class Steps:
         if uniform:
             stream = tf.random.experimental.stateless_fold_in(seed, _EPS_STREAM)
             eps *= tf.random.stateless_uniform((x.shape[0], 1, 1, 1), stream)
-        adversarial = objective.perturb(self._network, x, y, eps, seed)
+        x, y, eps = (self._in_parts(tensor) for tensor in (x, y, eps))
+
+        def perturb(part: tf.Tensor, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor) -> Any:
+            own_seed = tf.random.experimental.stateless_fold_in(seed, part) if self._parts > 1 else seed
+            adversarial = objective.perturb(self._network, x, y, eps, own_seed)
+            return (), [] if adversarial is None else [adversarial]
+
+        def move(part: tf.Tensor, *tensors: tf.Tensor) -> Any:
+            return (), [objective.next_adversarial(*tensors)]
+
+        _, adversarial = self._over_parts(perturb, x, y, eps)  # a list of one or none
         for replay in range(objective.replays):
-            losses, logits, gradient = self._update(objective, x, y, adversarial)
+            losses, logits, *gradient = self._update(objective, x, y, *adversarial)
             if replay + 1 < objective.replays:
-                assert adversarial is not None
-                adversarial = objective.next_adversarial(x, adversarial, gradient, eps)
+                _, adversarial = self._over_parts(move, x, *adversarial, *gradient, eps)
         # Each device has updated BatchNorm's statistics from its own slice.
         self._devices.average([v for v in self._network.non_trainable_variables if v.dtype == "float32"])
+        losses, logits, y = (tf.reshape(t, (-1, *t.shape[2:])) for t in (losses, logits, y))
         return _sums(losses, logits, y, tf.ones_like(losses))
 
-    def _update(
-        self, objective: Objective, x: tf.Tensor, y: tf.Tensor, adversarial: tf.Tensor | None
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
-        """(losses, logits, gradient of the loss at the adversarial images where they are replayed)."""
+    def _update(self, objective: Objective, *batch: tf.Tensor) -> list[tf.Tensor]:
+        """Updates the weights by a batch in parts: x, y and, where the objective has any, adversarial images.
+
+        Returns:
+          The losses, the logits and, where the images are replayed, the gradient at the adversarial ones, in parts.
+        """
         # The optimizer sums over the devices.
-        images = x.shape[0] * self._devices.replicas
-        variables, replayed = self._network.trainable_variables, objective.replays > 1
+        images = batch[0].shape[0] * batch[0].shape[1] * self._devices.replicas
+        variables = self._network.trainable_variables
 
-        def mean_loss() -> tf.Tensor:
-            return tf.reduce_sum(objective.loss(self._network, x, y, adversarial)[0]) / images
-
-        with perturbed_weights(self._network, mean_loss, objective.weight_perturbation, self._devices):
+        def of_part(watched: Sequence[Any], part: tf.Tensor, x: tf.Tensor, y: tf.Tensor, *adversarial: Any) -> Any:
+            replayed = adversarial if objective.replays > 1 else ()
             with tf.GradientTape() as tape:
-                if replayed:
-                    tape.watch(adversarial)
-                losses, logits = objective.loss(self._network, x, y, adversarial)
+                tape.watch(replayed)
+                losses, logits = objective.loss(self._network, x, y, adversarial[0] if adversarial else None)
                 loss = tf.reduce_sum(losses) / images
-            gradients, at_images = tape.gradient(loss, (variables, adversarial if replayed else []))
+            gradients, at_images = tape.gradient(loss, ([v.value for v in watched], list(replayed)))
+            # A variable that the loss does not depend on has no gradient.
+            return {i: g for i, g in enumerate(gradients) if g is not None}, [losses, logits, *at_images]
+
+        def gradients(watched: Sequence[Any]) -> Any:
+            found, results = self._over_parts(functools.partial(of_part, watched), *batch)
+            return [found.get(i) for i in range(len(watched))], results
+
+        size = objective.weight_perturbation
+        with perturbed_weights(self._network, lambda kernels: gradients(kernels)[0], size, self._devices):
+            at_weights, results = gradients(variables)
         if variables:
-            self._optimizer.apply(gradients, variables)
-        return losses, logits, at_images if replayed else None
+            self._optimizer.apply(at_weights, variables)
+        return results
+
+    def _in_parts(self, tensor: tf.Tensor) -> tf.Tensor:
+        """(P, N / P, …) from (N, …); a scalar stays as it is."""
+        return tf.reshape(tensor, (self._parts, -1, *tensor.shape[1:])) if tensor.shape.rank else tensor
+
+    def _over_parts(self, function: Callable[..., Any], *tensors: tf.Tensor) -> Any:
+        """Calls a function of the number of a part and its slices of tensors, for one part after the other.
+
+        Args:
+          function: returns (a nest of tensors to be summed, a nest of tensors to be stacked).
+          *tensors: (P, …), or scalars, which all parts share.
+
+        Returns:
+          (the sums, the stacked tensors (P, …)).
+        """
+
+        def of_part(part: tf.Tensor) -> Any:
+            return function(part, *(t[part] if t.shape.rank else t for t in tensors))
+
+        if self._parts == 1:
+            sums, stacked = of_part(0)
+            return sums, tf.nest.map_structure(lambda t: t[None], stacked)
+        sums, stacked = of_part(0)
+        arrays = tf.nest.map_structure(lambda t: tf.TensorArray(t.dtype, self._parts, element_shape=t.shape), stacked)
+        arrays = tf.nest.map_structure(lambda array, t: array.write(0, t), arrays, stacked)
+
+        def add(part: tf.Tensor, sums: Any, arrays: Any) -> Any:
+            more, stacked = of_part(part)
+            return (
+                part + 1,
+                tf.nest.map_structure(tf.add, sums, more),
+                tf.nest.map_structure(lambda array, t: array.write(part, t), arrays, stacked),
+            )
+
+        # A loop and not a list: in a graph, parts that do not depend on each other would run at the same time.
+        _, sums, arrays = tf.while_loop(
+            lambda part, *_: part < self._parts, add, (1, sums, arrays), parallel_iterations=1
+        )
+        return sums, tf.nest.map_structure(lambda array: array.stack(), arrays)
 
     def _robust_slice(
         self, objective: Objective, x: tf.Tensor, y: tf.Tensor, weights: tf.Tensor, eps: tf.Tensor

@@ -132,6 +132,7 @@ class Trainer:
         weight_decay: float,
         objective: Objective | Callable,
         precision: str = "float32",
+        batch_parts: int = 1,
         devices: Devices | None = None,
     ) -> None:
         """Compiles the steps.
@@ -141,6 +142,8 @@ class Trainer:
           weight_decay: see `SGD`.
           objective: what to minimize.
           precision: as in `accelerated`.
+          batch_parts: each device processes its slice of a batch in so many equal parts, which takes less memory; see
+            `Steps.train`.
           devices: None means the default device.
 
         Raises:
@@ -158,7 +161,8 @@ class Trainer:
             self._optimizer.build(self._network.trainable_variables)
             self._network.compile(self._optimizer)  # where callbacks look for the optimizer
         self._average: WeightAverage | None = None
-        self._steps = Steps(self._network, self._optimizer, self._devices)
+        self._parts = batch_parts
+        self._steps = Steps(self._network, self._optimizer, self._devices, batch_parts)
         self._helper: keras.Model | None = None
         # A partial, because TensorFlow warns of retracing where functions of the same code are traced for many models.
         self._weights_finite = tf.function(functools.partial(_all_finite, self._network.weights))
@@ -205,7 +209,7 @@ class Trainer:
           Stopped: a signal came; the present step was completed and a checkpoint written.
           UserError: the devices can't share the batch equally, or another host is gone.
         """
-        self._devices.check_batch(settings.batch_size)
+        self._devices.check_batch(settings.batch_size, self._parts)
         for variable in self._optimizer.variables:  # momentum and step count of an earlier run
             variable.assign(np.zeros(variable.shape))
         # Not the loss: that of an over-confident network rises while its accuracy still rises, too.
@@ -260,8 +264,8 @@ class Trainer:
         name: str,
         progress: _Progress,
     ) -> _Run:
-        replicas = self._devices.replicas
-        batch_size = min(settings.batch_size, len(samples) // replicas * replicas)
+        slices = self._devices.replicas * self._parts
+        batch_size = min(settings.batch_size, len(samples) // slices * slices)
         total = settings.steps or settings.epochs * (len(samples) // batch_size)
         batches, steps = training_batches(
             samples,
@@ -272,7 +276,7 @@ class Trainer:
             first=(progress.epoch, progress.step),
             share=self._devices.share,
         )
-        held_out = evaluation_batches(validation, batch_size=batch_size, share=self._devices.share)
+        held_out = evaluation_batches(validation, batch_size=batch_size // self._parts, share=self._devices.share)
         loss, _, images = progress.sums
         check = divergence.DivergenceCheck(
             self.model.output_shape[-1], progress.epoch * steps + progress.step, loss, images
