@@ -68,7 +68,8 @@ class Session:
                     f"change --batch_size={config.batch_size}."
                 )
         workdir.barrier = functools.partial(self.devices.sum_over_workers, 1)
-        workdir.barrier()  # the chief has opened the folder
+        if self.devices.workers > 1:
+            workdir.check_shared(self.devices.sum_over_workers)
         self.graph = Graph(workdir, config.shard_of())
         storage = Storage(config.in_memory, workdir.root)
         self._context = Context(config, workdir, self.devices, self.graph, ModelPool(), storage)

@@ -276,7 +276,7 @@ def peers_may_die() -> Iterator[None]:
     """Turns the failure of a collective operation, when another host is gone, into a `UserError`."""
     try:
         yield
-    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.InternalError, tf.errors.CancelledError) as e:
+    except tf.errors.OpError as e:  # Unavailable, Aborted, Internal, Cancelled or DeadlineExceeded
         words = ("Collective", "peer", "heartbeat", "Socket closed", "connect", "GRPC", "task")
         if cluster()[0] == 1 or not any(word in str(e) for word in words):
             raise

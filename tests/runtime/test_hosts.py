@@ -1,0 +1,93 @@
+"""Hosts that lose each other, or that do not share a disk; each host is a process."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+
+import pytest
+
+from tests.faults.harness import ROOT, free_port, wait_for
+
+SETTINGS = ("--flagfile=smoke", "--epochs=60", "--patience=60", "--stage=train")
+
+
+def start(number, hosts, workdir, data_dir, prefix=()):
+    """Host `number` of those with these addresses."""
+    config = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": number}}
+    return subprocess.Popen(
+        [*prefix, sys.executable, "-m", "tfadv.main", *SETTINGS, f"--workdir={workdir}", f"--data_dir={data_dir}"],
+        cwd=ROOT, env=os.environ | {"TF_CONFIG": json.dumps(config)},
+        text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+
+
+def closing_line(process, seconds):
+    """The only line of tfadv with which a process ends in so many seconds."""
+    errors = process.communicate(timeout=seconds)[1]
+    assert process.returncode == 1 and "Traceback" not in errors, errors[-3000:]
+    (line,) = (line for line in errors.splitlines() if line.startswith("tfadv: "))
+    return line
+
+
+def test_hosts_without_a_common_disk_are_told(tmp_path, data_dir):
+    hosts = [f"127.0.0.1:{free_port()}" for _ in range(2)]
+    chief, other = (start(i, hosts, tmp_path / f"disk{i}" / "run", data_dir) for i in range(2))
+    assert "not all hosts see the work folder" in closing_line(chief, 120)
+    assert "this host does not see the work folder" in closing_line(other, 30)
+    assert not list((tmp_path / "disk0").rglob(".shared-*"))
+
+
+@pytest.fixture
+def namespaces():
+    """Two network namespaces with the addresses 10.99.0.1 and 10.99.0.2, and a cable between them."""
+    if not shutil.which("ip"):
+        pytest.skip("needs the command ip")
+    names = [f"tfadv{uuid.uuid4().hex[:6]}" for _ in range(2)]
+    try:
+        for name in names:
+            subprocess.run(["ip", "netns", "add", name], check=True, capture_output=True)
+        cable = [
+            "ip",
+            "link",
+            "add",
+            "eth",
+            "netns",
+            names[0],
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth",
+            "netns",
+            names[1],
+        ]
+        subprocess.run(cable, check=True, capture_output=True)
+        for number, name in enumerate(names, start=1):
+            for command in (f"address add 10.99.0.{number}/24 dev eth", "link set eth up", "link set lo up"):
+                subprocess.run(["ip", "-n", name, *command.split()], check=True, capture_output=True)
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"needs the right to create network namespaces: {error.stderr.decode().strip()}")
+    else:
+        yield names
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+
+
+def test_hosts_whose_cable_is_cut_both_end(namespaces, tmp_path, data_dir):
+    hosts = ["10.99.0.1:2222", "10.99.0.2:2222"]
+    chief, other = (
+        start(i, hosts, tmp_path / "run", data_dir, ("ip", "netns", "exec", name)) for i, name in enumerate(namespaces)
+    )
+    wait_for(chief, "epoch  2/")
+    cut = time.monotonic()
+    subprocess.run(["ip", "-n", namespaces[0], "link", "set", "eth", "down"], check=True)
+    for process in (chief, other):
+        assert "another worker of this run is gone" in closing_line(process, 60)
+    assert time.monotonic() < cut + 30  # 14 s where no other process slows this down
