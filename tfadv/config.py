@@ -241,7 +241,7 @@ class Config:
     )
     batch_parts: int = setting(
         1,
-        "Process each batch in so many equal parts, one after the other, and add up their gradients: takes less "
+        "Process each batch in this many equal parts, one after the other, and add up their gradients: takes less "
         "memory. Each part has its own BatchNorm statistics. Attacks and evaluations process one part at a time as "
         "well.",
         group="Training",

@@ -99,7 +99,7 @@ def _fail(message: str) -> int:
 
 def run() -> None:
     """The console script."""
-    sys.exit(main())
+    signals.end_process(main())
 
 
 if __name__ == "__main__":

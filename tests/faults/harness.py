@@ -1,5 +1,6 @@
 """tfadv in processes of its own, to be killed, and what to look at afterwards."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -61,11 +62,13 @@ def one_line(finished):
     return lines[0]
 
 
-def free_port() -> int:
-    """A port of this machine that no process listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+def free_ports(number: int) -> list[int]:
+    """Different ports of this machine that no process listens on."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
 
 
 def wait_for(process, text, seconds=120):

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.faults.harness import ROOT, Run, free_port, one_line, wait_for
+from tests.faults.harness import ROOT, Run, free_ports, one_line, wait_for
 from tfadv.datasets import stored
 from tfadv.errors import UserError
-from tfadv.runtime.devices import Devices
+from tfadv.runtime.devices import Devices, peers_may_die
 
 TWO = ("--distribute=mirrored", "--virtual_devices=2")
 FOUR = ("--distribute=mirrored", "--virtual_devices=4")
@@ -104,11 +104,12 @@ devices = Devices("mirrored", 2)
 rng = np.random.default_rng(0)
 samples = Samples(rng.uniform(size=(256, 16, 16, 1)).astype("float32"), rng.integers(0, 3, 256))
 settings = TrainingSettings(epochs=2, batch_size=16, learning_rate=0.1, patience=9, eps=0.1, average=0.9)
-for objective in (PGDTraining(steps=1, awp=0.1), FreeTraining(replays=2), HAT(steps=1)):
+for objective, parts in ((PGDTraining(steps=1, awp=0.1), 2), (FreeTraining(replays=2), 1), (HAT(steps=1), 1)):
     with devices.strategy.scope():
         model = models.build("resnet_tiny", (16, 16, 1), 3)
     before = model.get_weights()
-    Trainer(model, weight_decay=0.0, objective=objective, devices=devices).fit(samples, samples, settings)
+    trainer = Trainer(model, weight_decay=0.0, objective=objective, batch_parts=parts, devices=devices)
+    trainer.fit(samples, samples, settings)
     for variable in model.weights:
         first, second = (v.numpy() for v in variable.value.values)
         assert np.isfinite(first).all() and (first == second).all(), variable.path
@@ -125,7 +126,7 @@ def test_all_devices_keep_the_same_variables_without_synchronized_norms(script):
 
 def workers(run, *more):
     """Two processes of one distributed run, the chief first."""
-    hosts = {"worker": [f"127.0.0.1:{free_port()}" for _ in range(2)]}
+    hosts = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
     return [
         run.start(
             "--sync_batchnorm",
@@ -173,6 +174,9 @@ from tfadv.runtime.devices import Devices
 devices = Devices("mirrored", 2)
 assert devices.replicas == 2 and devices.workers == 1 and str(devices) == "MirroredStrategy, 2 devices"
 assert devices.sum_over_workers(3) == 3.0
+devices.workers, devices.replicas = 2, 2  # as if each of them were a host of its own
+assert devices.sum_over_workers(2**23 - 1) == 2**24 - 2
+devices.workers = 1
 x = np.arange(8, dtype="float32")[:, None]
 
 total = devices.reduce(lambda rows: tf.reduce_sum(rows) + rows.shape[0])
@@ -233,16 +237,40 @@ def test_one_device_leaves_batches_and_functions_as_they_are():
 
 
 def test_a_batch_that_can_not_be_shared_is_refused():
-    two = types.SimpleNamespace(replicas=2)
+    one, two = (types.SimpleNamespace(replicas=replicas) for replicas in (1, 2))
     Devices.check_batch(two, 32)
-    with pytest.raises(UserError, match="--batch_size=31 can't be shared by 2 devices"):
+    with pytest.raises(UserError, match="31 images can't be shared equally by 2 devices: give .* a multiple of 2"):
         Devices.check_batch(two, 31)
+    with pytest.raises(UserError, match="31 images can't be shared equally in 3 parts: give .* a multiple of 3"):
+        Devices.check_batch(one, 31, 3)
+    with pytest.raises(UserError, match="equally by 2 devices in 3 parts: give .* a multiple of 6"):
+        Devices.check_batch(two, 9, 3)
 
 
 def test_parts_of_a_batch_can_not_share_statistics(tmp_path, data_dir):
     run = Run(tmp_path / "run", data_dir)
     done = run("--batch_parts=2", "--sync_batchnorm", "--stage=train", *TWO)
     assert "--batch_parts and --sync_batchnorm can't be combined" in one_line(done)
+
+
+@pytest.mark.parametrize(
+    "error, gone",
+    [
+        (tf.errors.UnavailableError, True),
+        (tf.errors.DeadlineExceededError, True),
+        (tf.errors.ResourceExhaustedError, False),  # the user has to see that memory is short
+    ],
+)
+def test_which_errors_mean_that_a_host_is_gone(error, gone, monkeypatch):
+    hosts = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(hosts))
+    message = "Collective ops on /job:worker/replica:0/task:0/device:GPU:0"
+    with pytest.raises(UserError if gone else error, match="is gone" if gone else "Collective"):
+        with peers_may_die():
+            raise error(None, None, message)
+    other = error(None, None, "OOM on /job:worker/replica:0/task:0/device:GPU:0")
+    with pytest.raises(error), peers_may_die():
+        raise other
 
 
 def test_several_hosts_need_their_names(monkeypatch):

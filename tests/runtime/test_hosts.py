@@ -11,20 +11,30 @@ import uuid
 
 import pytest
 
-from tests.faults.harness import ROOT, free_port, wait_for
+from tests.faults.harness import ROOT, free_ports, wait_for
 
 SETTINGS = ("--flagfile=smoke", "--epochs=60", "--patience=60", "--stage=train")
 
 
-def start(number, hosts, workdir, data_dir, prefix=()):
-    """Host `number` of those with these addresses."""
-    config = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": number}}
-    return subprocess.Popen(
-        [*prefix, sys.executable, "-m", "tfadv.main", *SETTINGS, f"--workdir={workdir}", f"--data_dir={data_dir}"],
-        cwd=ROOT, env=os.environ | {"TF_CONFIG": json.dumps(config)},
-        text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
+@pytest.fixture
+def start():
+    """A function that starts host `number` of those with these addresses; it ends with the test."""
+    started = []
+
+    def start(number, hosts, workdir, data_dir, prefix=()):
+        config = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": number}}
+        process = subprocess.Popen(
+            [*prefix, sys.executable, "-m", "tfadv.main", *SETTINGS, f"--workdir={workdir}", f"--data_dir={data_dir}"],
+            cwd=ROOT, env=os.environ | {"TF_CONFIG": json.dumps(config)},
+            text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
 
 
 def closing_line(process, seconds):
@@ -35,8 +45,8 @@ def closing_line(process, seconds):
     return line
 
 
-def test_hosts_without_a_common_disk_are_told(tmp_path, data_dir):
-    hosts = [f"127.0.0.1:{free_port()}" for _ in range(2)]
+def test_hosts_without_a_common_disk_are_told(start, tmp_path, data_dir):
+    hosts = [f"127.0.0.1:{port}" for port in free_ports(2)]
     chief, other = (start(i, hosts, tmp_path / f"disk{i}" / "run", data_dir) for i in range(2))
     assert "not all hosts see the work folder" in closing_line(chief, 120)
     assert "this host does not see the work folder" in closing_line(other, 30)
@@ -80,7 +90,7 @@ def namespaces():
             subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
 
 
-def test_hosts_whose_cable_is_cut_both_end(namespaces, tmp_path, data_dir):
+def test_hosts_whose_cable_is_cut_both_end(start, namespaces, tmp_path, data_dir):
     hosts = ["10.99.0.1:2222", "10.99.0.2:2222"]
     chief, other = (
         start(i, hosts, tmp_path / "run", data_dir, ("ip", "netns", "exec", name)) for i, name in enumerate(namespaces)

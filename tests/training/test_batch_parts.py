@@ -11,9 +11,11 @@ from tfadv.config import Config
 from tfadv.datasets.batches import Samples
 from tfadv.errors import UserError
 from tfadv.objectives.adversarial import ascend
-from tfadv.objectives.cross_entropy import cross_entropy, smoothed_cross_entropy
+from tfadv.objectives.cross_entropy import cross_entropy
 from tfadv.objectives.free import FreeTraining
+from tfadv.objectives.mart import MART
 from tfadv.objectives.nfgsm import NFGSM
+from tfadv.objectives.trades import TRADES
 from tfadv.runtime import compilation
 from tfadv.training import Trainer, TrainingSettings
 
@@ -45,25 +47,31 @@ def batches(number=3, size=12):
         yield tf.constant(rng.uniform(size=(size, 8, 8, 1)), tf.float32), tf.constant(rng.integers(0, 5, size))
 
 
-def trained(objective, parts, **options):
+def trained(objective, parts, uniform):
     """(weights, sums) after some steps."""
     model = network()
     trainer = Trainer(model, weight_decay=0.01, objective=objective, batch_parts=parts)
     trainer._optimizer.learning_rate = 0.1
-    sums = [trainer.train_step(x, y, 0.1, (0, step), **options).numpy() for step, (x, y) in enumerate(batches())]
+    sums = [trainer.train_step(x, y, 0.1, (0, step), uniform).numpy() for step, (x, y) in enumerate(batches())]
     return model.get_weights(), np.array(sums)
 
 
-@pytest.mark.parametrize("jit_compile", ["false", "true"])
 @pytest.mark.parametrize(
-    "objective",
-    [cross_entropy, WithoutChance(), WithoutChance(replays=3), WithoutChance(awp=0.2)],
-    ids=["clean", "adversarial", "replayed", "awp"],
+    "objective, uniform, jit_compile",
+    [
+        (cross_entropy, False, "false"),
+        (WithoutChance(), False, "false"),
+        (WithoutChance(), True, "false"),  # of sizes that are drawn for each image
+        (WithoutChance(replays=3), False, "false"),
+        (WithoutChance(awp=0.2), False, "false"),
+        (WithoutChance(replays=2, awp=0.2), True, "true"),
+    ],
+    ids=["clean", "adversarial", "uniform", "replayed", "awp", "xla"],
 )
-def test_the_update_is_that_of_the_whole_batch(objective, jit_compile):
+def test_the_update_is_that_of_the_whole_batch(objective, uniform, jit_compile):
     compilation.configure(jit_compile=jit_compile)
     try:
-        (whole, sums), (in_parts, sums_of_parts) = trained(objective, 1), trained(objective, 3)
+        (whole, sums), (in_parts, sums_of_parts) = (trained(objective, parts, uniform) for parts in (1, 3))
     finally:
         compilation.configure()
     np.testing.assert_allclose(sums_of_parts, sums, rtol=1e-4)
@@ -72,33 +80,57 @@ def test_the_update_is_that_of_the_whole_batch(objective, jit_compile):
         assert np.abs(a - start).max() > 1e-2
 
 
-def test_each_part_has_its_own_sizes_and_random_numbers():
-    """With one image in each part, four times: they differ where each draws for itself."""
-    seen = []
+def test_each_part_has_its_own_random_numbers():
+    """Neither those of another part, nor those of the sizes that are drawn for each image."""
+    starts = []
 
     @dataclasses.dataclass(frozen=True)
-    class Recorded(NFGSM):
-        def losses_of(self, logits, y):
-            seen.append(logits)
-            return smoothed_cross_entropy(logits, y), logits
+    class Recorded(FreeTraining):
+        def perturb(self, model, x, y, eps, seed):
+            adversarial = super().perturb(model, x, y, eps, seed)
+            starts.append((adversarial - x) / eps)  # the random start in units of eps, from -1 to 1
+            sizes.append(eps)
+            return adversarial
 
-    model = network()
-    trainer = Trainer(model, weight_decay=0.0, objective=Recorded(), batch_parts=4)
-    x = tf.fill((4, 8, 8, 1), 0.5)
-    per_image = []
-    trainer._steps._over_parts, over_parts = (
-        lambda function, *tensors: per_image.append(over_parts(function, *tensors)) or per_image[-1],
-        trainer._steps._over_parts,
-    )
+    sizes = []
+    trainer = Trainer(network(), weight_decay=0.0, objective=Recorded(replays=1), batch_parts=3)
     tf.config.run_functions_eagerly(True)
     try:
-        trainer.train_step(x, tf.constant([0, 1, 2, 3], tf.int64), 0.2, (0, 0), uniform=True)
+        x, y = tf.fill((12, 8, 8, 1), 0.5), tf.zeros(12, tf.int64)
+        trainer.train_step(x, y, 0.2, (0, 0), uniform=True)
     finally:
         tf.config.run_functions_eagerly(False)
-    (adversarial,) = per_image[0][1]
-    sizes = np.abs(adversarial.numpy() - 0.5).reshape(4, -1).max(axis=1)
-    assert len(np.unique(sizes.round(4))) == 4 and seen
-    assert not np.allclose(np.sign(adversarial[0] - 0.5), np.sign(adversarial[1] - 0.5))
+    noise = [start.numpy().ravel() for start in starts]
+    of_sizes = 2 * np.concatenate(sizes).ravel() / 0.2 - 1
+    assert len(noise) == 3 and len(of_sizes) == 12
+    for a, b in [(noise[0], noise[1]), (noise[1], noise[2]), *((part[:12], of_sizes) for part in noise)]:
+        assert np.abs(a - b).max() > 0.1
+
+
+def split(model, objective, **options):
+    """One step of a batch in three parts; the trainer."""
+    trainer = Trainer(model, weight_decay=0.0, objective=objective, batch_parts=3)
+    trainer._optimizer.learning_rate = 0.1
+    (x, y), before = next(batches(1)), model.get_weights()
+    losses, _, images = trainer.train_step(x, y, 0.1, (0, 0)).numpy()
+    assert np.isfinite(losses) and images == 12
+    assert all((a != b).any() for a, b in zip(before, model.get_weights(), strict=True))
+    return trainer
+
+
+@pytest.mark.parametrize(
+    "objective", [TRADES(steps=1), MART(steps=1), NFGSM(share=0.5)], ids=lambda o: type(o).__name__
+)
+def test_other_objectives_train_in_parts(objective):
+    split(network(), objective)
+
+
+def test_a_model_with_an_embedding_trains_in_parts():
+    """Its gradient is sparse."""
+    inputs = keras.Input((8, 8, 1))
+    rows = keras.layers.Lambda(lambda x: tf.cast(x[:, :, 0, 0] * 3, tf.int32))(inputs)
+    embedded = keras.layers.Flatten()(keras.layers.Embedding(3, 4)(rows))
+    split(keras.Model(inputs, keras.layers.Dense(5)(embedded)), cross_entropy)
 
 
 def test_batchnorm_sees_one_part_at_a_time():
@@ -117,8 +149,11 @@ def test_a_run_in_parts_uses_full_batches_only():
     samples = Samples(x.numpy(), y.numpy())
     trainer = Trainer(network(), weight_decay=0.0, objective=cross_entropy, batch_parts=4)
     assert trainer.fit(samples, samples, settings)["gradients"] == 48  # a multiple of 4
-    with pytest.raises(UserError, match="in 4 parts each: give a multiple of 4"):
+    with pytest.raises(UserError, match="30 images can't be shared equally in 4 parts: give .* a multiple of 4"):
         trainer.fit(samples, samples, dataclasses.replace(settings, batch_size=30))
+    few = samples.select(slice(0, 3))
+    with pytest.raises(UserError, match="3 training images can't be shared by 4 devices or parts of a batch"):
+        trainer.fit(few, samples, settings)
 
 
 def test_settings_that_do_not_fit_are_named():

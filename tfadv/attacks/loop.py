@@ -43,8 +43,6 @@ class Resume(Protocol):
 
     def done(self, arrays: list[np.ndarray]) -> None: ...
 
-    def child(self, name: str) -> Resume: ...
-
 
 class Step(NamedTuple):
     """What a step of an attack returns.

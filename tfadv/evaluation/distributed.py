@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from tfadv.attacks.cost import Cost
 from tfadv.attacks.loop import Resume
@@ -17,10 +16,10 @@ from tfadv.runtime.devices import Devices
 class OnAllDevices:
     """An attack that shares the images among all devices of all hosts.
 
-    Of G devices, device k attacks the images k, k + G, k + 2G, ….  A device has no
-    need to wait for another one before it has attacked all of its images, so that
-    images which are soon adversarial save time as they do on one device.  The result
-    is that of one device, image by image, up to the rounding of another batch size.
+    Of G devices, device k attacks the images k, k + G, k + 2G, ….  It does not wait for the
+    others before it has attacked all of its images, so that images which are soon
+    adversarial save time as they do on one device.  The same images become adversarial as on
+    one device; where several restarts run at the same time, another one may be returned.
 
     With several hosts, all of them must call the attack with the same arguments; all
     of them get the whole result.
@@ -38,15 +37,19 @@ class OnAllDevices:
         y: Any,
         eps: Sequence[float],
         *,
+        batch_size: int,
         cost: Cost | None = None,
-        resume: Resume | None = None,
+        progress: Callable[[int], Any] | None = None,
+        resume: Any = None,
         **options: Any,
-    ) -> np.ndarray | tf.Tensor:
+    ) -> np.ndarray:
         """Attacks images.
 
         Args:
-          model, x, y, eps, cost, resume: as for `tfadv.attacks.base.Attack`, except that eps is a sequence of E
-            numbers.  On each device, `resume` saves its state under a name of its own.
+          model, x, y, eps, cost, progress: as for `tfadv.attacks.base.Attack`, except that eps is a sequence of E
+            numbers.
+          batch_size: number of images that are attacked at once, on all devices together.
+          resume: a `tfadv.store.resume.ResumeLog`, in which each device has a log of its own; or None.
           **options: the other arguments of the attack.
 
         Returns:
@@ -54,22 +57,27 @@ class OnAllDevices:
         """
         number, cost = self._devices.replicas, Cost() if cost is None else cost
         if number == 1 or len(y) < number:
-            return self._attack(model, x, y, eps, cost=cost, resume=resume, **options)
+            options |= {"batch_size": batch_size, "cost": cost, "progress": progress, "resume": resume}
+            return np.asarray(self._attack(model, x, y, eps, **options))
         x, y = np.asarray(x), np.asarray(y)
+        options["batch_size"] = max(1, batch_size // number)
+        reported = _Reported(progress)
         costs = {}
 
         def attack_share(device: int, stopping: threading.Event) -> np.ndarray:
             costs[device] = Cost()
-            own = _Stoppable(resume.child(f"device-{device}-of-{number}") if resume else None, stopping)
+            own = _Stoppable(resume and resume.child(f"device-{device}-of-{number}"), stopping)
             share = slice(device, None, number)
-            result = self._attack(model, x[share], y[share], eps, cost=costs[device], resume=own, **options)
+            watched = {"cost": costs[device], "progress": reported, "resume": own}
+            result = self._attack(model, x[share], y[share], eps, **watched, **options)
             return np.moveaxis(np.asarray(result), 1, 0)
 
         shares = self._devices.in_threads(attack_share)
         gathered = self._devices.gather_shares(shares, len(y))
+        reported(len(y) - reported.images)  # those of other hosts
         for of_device in self._of_all_hosts([costs[device] for device in sorted(costs)]):
             cost.add_all(of_device)
-        return np.moveaxis(gathered, 0, 1)
+        return np.ascontiguousarray(np.moveaxis(gathered, 0, 1))
 
     def _of_all_hosts(self, costs: list[Cost]) -> list[Cost]:
         """The costs of all devices, given those of this host's devices."""
@@ -80,10 +88,27 @@ class OnAllDevices:
         return [_cost(template, row) for row in self._devices.gather_shares(vectors, self._devices.replicas)]
 
 
-class _Stoppable:
-    """Keeps the state of an attack in another thread, and ends the attack once the whole is stopping.
+class _Reported:
+    """Reports progress from several threads, and counts the images."""
 
-    An attack asks for its state before each unit of work and reports it about twice a second.
+    def __init__(self, progress: Callable[[int], Any] | None) -> None:
+        self._progress, self._lock, self.images = progress, threading.Lock(), 0
+
+    def __call__(self, images: int) -> None:
+        with self._lock:
+            self.images += images
+            if self._progress:
+                self._progress(images)
+
+
+class _Stopping(Exception):
+    """Ends the attack of a thread."""
+
+
+class _Stoppable:
+    """A `Resume` for an attack in a thread, which raises once the other threads are stopping.
+
+    An attack with several steps asks it before each unit of work, and about twice a second.
     """
 
     def __init__(self, resume: Resume | None, stopping: threading.Event) -> None:
@@ -104,7 +129,7 @@ class _Stoppable:
 
     def _check(self) -> None:
         if self._stopping.is_set():
-            raise InterruptedError("the attack is stopping.")
+            raise _Stopping
 
 
 def _numbers(cost: Cost) -> list[int]:

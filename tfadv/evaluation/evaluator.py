@@ -141,6 +141,7 @@ def _evaluated(
     epsilons = [] if attack is None else [float(e) for e in np.atleast_1d(eps)]
     devices = execution.devices or Devices()
     devices.check_batch(batch_size)
+    execution = dataclasses.replace(execution, devices=devices)
     started = time.monotonic()
     cost, kept = Cost(), None
     if attack is None:
@@ -154,8 +155,8 @@ def _evaluated(
     else:
         x = to_float(images)
         common = dict(seed=seed, batch_size=batch_size, cost=cost, progress=execution.progress, resume=execution.resume)
-        of_devices = attack if isinstance(attack, FixedImages) else OnAllDevices(attack, devices)
-        attacked = of_devices(model, x, labels, epsilons, **common)
+        on_devices = attack if isinstance(attack, FixedImages) else OnAllDevices(attack, devices)
+        attacked = on_devices(model, x, labels, epsilons, **common)
         clean = predict(model, x, batch_size, devices) == labels
         adversarial = np.stack([predict(model, x_adv, batch_size, devices) == labels for x_adv in attacked])
         kept = np.asarray(attacked[0] if np.ndim(eps) == 0 else attacked) if execution.keep_images else None
@@ -187,9 +188,9 @@ def _check(
 def predict(model: Any, images: np.ndarray | tf.Tensor, batch_size: int, devices: Devices | None = None) -> np.ndarray:
     """The classes that a model predicts, int64 (N,), for float32 images (N, H, W, C) in [0, 1]."""
     logits_of_batch = (devices or Devices()).gather(compiled_logits, model)
-    classes = []
+    images, classes = np.asarray(images), []
     for rows, new in full_batches(len(images), batch_size):
-        logits = logits_of_batch(tf.gather(images, rows))
+        logits = logits_of_batch(images[rows])
         classes.append(np.argmax(logits, axis=1)[:new])
     return np.concatenate(classes)
 
@@ -228,20 +229,18 @@ def _stored_batch(
 
 def _evaluate_one_pass(model, images, labels, attack, epsilons, batch_size, execution):
     """(clean bool (N,), adversarial bool (E, N)) of an attack that has `one_pass`."""
-    devices = execution.devices or Devices()
-    of_batch = devices.gather(_one_pass_batch, model, axis=1, epsilons=tuple(epsilons), attack=attack)
+    of_batch = execution.devices.gather(_one_pass_batch, model, axis=1, epsilons=tuple(epsilons), attack=attack)
     correct = _in_batches(of_batch, (images, labels), batch_size, execution.progress)
     return correct[0], correct[1:]
 
 
 def _evaluate_stored(model, images, labels, attack, epsilons, batch_size, execution):
     """(clean bool (N,), adversarial bool (E, N)) on stored perturbations."""
-    devices = execution.devices or Devices()
-    of_batch = devices.gather(_stored_batch, model, axis=1, epsilons=tuple(epsilons))
+    of_batch = execution.devices.gather(_stored_batch, model, axis=1, epsilons=tuple(epsilons))
     adversarial = _in_batches(of_batch, (images, labels, attack.perturbations), batch_size, execution.progress)
     clean = attack.clean_correct
     if clean is None:
-        clean = predict(model, to_float(images), batch_size, devices) == labels
+        clean = predict(model, to_float(images), batch_size, execution.devices) == labels
     return clean, adversarial
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 
@@ -39,7 +40,8 @@ def run(config: Config) -> str | None:
         workdir = Workdir(config.workdir, config.fingerprint(), follower=True)
         if config.verify:
             _verify(workdir)
-        return status_text(Session(config, workdir))
+        # It computes nothing, so it need not wait for other hosts.
+        return status_text(Session(dataclasses.replace(config, distribute="none"), workdir))
     workers, number = cluster() if config.distribute in ("auto", "multiworker") else (1, 0)
     follower = workers > 1 and number > 0
     with (

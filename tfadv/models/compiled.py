@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,8 @@ import tensorflow as tf
 
 from tfadv.models.accelerate import accelerated
 from tfadv.runtime import compilation
+
+_BUILDING = threading.Lock()  # the threads of several devices would otherwise build the same function each
 
 
 class PerModel:
@@ -44,14 +47,22 @@ class PerModel:
         jit_compile, use_clone = compilation.use_xla(), compilation.use_accelerated()
         compiled = self._compiled.setdefault(model, {})
         key = jit_compile, use_clone, specs, *sorted(static.items())
-        if key not in compiled:
-            clone = accelerated(model) if use_clone else model
-            get_model = weakref.ref(model) if clone is model else lambda: clone  # a clone does not hold the model
-            # TensorFlow warns of frequent retracing when functions with the same Python code are traced for several
-            # models. It tells functions apart by their code object where they have one; a partial has none.
-            call = functools.partial(_call, self._function, get_model, specs, static)
-            compiled[key] = tf.function(call, input_signature=tf.nest.flatten(specs), jit_compile=jit_compile or None)
+        with _BUILDING:
+            if key not in compiled:
+                compiled[key] = self._compile(model, specs, static, jit_compile, use_clone)
         return compiled[key](*tf.nest.flatten(arguments))
+
+    def _compile(self, model: Any, specs: Any, static: dict, jit_compile: bool, use_clone: bool) -> Any:
+        """The function for one kind of arguments; it does not keep the model alive."""
+        clone = accelerated(model) if use_clone else model
+        get_model = weakref.ref(model) if clone is model else lambda: clone  # a clone does not hold the model
+        # TensorFlow warns of frequent retracing when functions with the same Python code are traced for several
+        # models. It tells functions apart by their code object where they have one; a partial has none.
+        call = functools.partial(_call, self._function, get_model, specs, static)
+        # Without AutoGraph, as in Keras: converting functions that do not need it took most of the time of tracing.
+        return tf.function(
+            call, input_signature=tf.nest.flatten(specs), jit_compile=jit_compile or None, autograph=False
+        )
 
 
 def _spec(tensor: tf.Tensor) -> tf.TensorSpec:

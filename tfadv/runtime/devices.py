@@ -19,9 +19,17 @@ import numpy as np
 import tensorflow as tf
 
 from tfadv.errors import UserError
-from tfadv.runtime import compilation
+from tfadv.runtime import compilation, signals
 from tfadv.runtime.cluster import cluster
 
+_PEER_ERRORS = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.InternalError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+)
+_BYTES_GATHERED = 2**26  # at a time: each device holds those of all
 _SECONDS_TO_END = 1.0  # for the threads of `Devices.in_threads` when the whole is stopping
 
 
@@ -64,12 +72,13 @@ class Devices:
         return f"{kind}, {self.replicas} devices" + (f" on {self.workers} hosts" if self.workers > 1 else "")
 
     def check_batch(self, size: int, parts: int = 1) -> None:
-        """Raises UserError where the devices can't share batches of this size equally, in so many parts each."""
+        """Raises UserError where the devices can't share batches of this size equally, in this many parts each."""
         if size % (self.replicas * parts):
-            of_parts = f", in {parts} parts each" if parts > 1 else ""
+            devices = "" if self.replicas == 1 else f" by {self.replicas} devices"
+            of_parts = "" if parts == 1 else f" in {parts} parts"
             raise UserError(
-                f"--batch_size={size} can't be shared by {self.replicas} devices{of_parts}: "
-                f"give a multiple of {self.replicas * parts}."
+                f"a batch of {size} images can't be shared equally{devices}{of_parts}: "
+                f"give a batch size that is a multiple of {self.replicas * parts}."
             )
 
     def distribute(self, batch: np.ndarray | tf.Tensor) -> Any:
@@ -103,12 +112,13 @@ class Devices:
         Returns:
           A function of batches from `distribute`, which returns the sum of what `step` returns on the devices.
         """
+        # Without AutoGraph, as in Keras: converting functions that do not need it took most of the time of tracing.
         # TensorFlow warns of frequent retracing when functions with the same code object are traced, such as this
         # step of several models.  A partial has no code object.
         if self.replicas == 1:
-            return tf.function(functools.partial(step), jit_compile=jit_compile or None)
+            return tf.function(functools.partial(step), jit_compile=jit_compile or None, autograph=False)
         # XLA can't compile across devices; Keras does without it here as well.
-        return tf.function(functools.partial(_reduced, self.strategy, step))
+        return tf.function(functools.partial(_reduced, self.strategy, step), autograph=False)
 
     def gather(
         self, function: Callable[..., tf.Tensor], model: Any, axis: int = 0, **settings: Any
@@ -131,7 +141,7 @@ class Devices:
         key = function, axis, choices, *sorted(settings.items())
         if key not in compiled:
             own = functools.partial(_with_model, function, weakref.ref(model), settings)
-            compiled[key] = tf.function(functools.partial(_gathered, self.strategy, own, axis))
+            compiled[key] = tf.function(functools.partial(_gathered, self.strategy, own, axis), autograph=False)
         return lambda *batches: compiled[key](*map(self.distribute, batches))
 
     def in_threads(self, function: Callable[[int, threading.Event], np.ndarray]) -> list[np.ndarray]:
@@ -161,18 +171,20 @@ class Devices:
                 errors.append(error)
                 stopping.set()
 
-        # As daemons, they do not keep the process alive that the user stops.
-        threads = [threading.Thread(target=run, args=pair, daemon=True) for pair in zip(numbers, names, strict=True)]
-        for thread in threads:
-            thread.start()
+        threads: list[threading.Thread] = []
         try:
+            for pair in zip(numbers, names, strict=True):
+                # As daemons, they do not keep the process alive that the user stops; see `signals.end_process`.
+                threads.append(threading.Thread(target=run, args=pair, name=signals.DEVICE_THREAD, daemon=True))
+                threads[-1].start()
             for thread in threads:
                 thread.join()
         finally:
             stopping.set()
             end = time.monotonic() + _SECONDS_TO_END
             for thread in threads:
-                thread.join(max(0.0, end - time.monotonic()))
+                if thread.is_alive():
+                    thread.join(max(0.0, end - time.monotonic()))
         if errors:
             raise errors[0]
         return [results[number] for number in numbers]
@@ -190,15 +202,27 @@ class Devices:
         most = -(-total // self.replicas)
         padded = [np.concatenate([s, np.zeros((most - len(s), *s.shape[1:]), s.dtype)]) for s in shares]
         if self.workers == 1:
-            gathered = np.concatenate(padded)
+            of_devices = np.stack(padded)
         else:
-            first = self.share[0] * len(shares)
-            values = self.strategy.experimental_distribute_values_from_function(
-                lambda context: tf.constant(padded[context.replica_id_in_sync_group - first])
-            )
-            gathered = tf.function(functools.partial(_gathered, self.strategy, tf.identity, 0))(values).numpy()
-        of_devices = gathered.reshape(self.replicas, most, *gathered.shape[1:])
-        return of_devices.swapaxes(0, 1).reshape(gathered.shape)[:total]
+            rows = max(1, _BYTES_GATHERED // max(1, padded[0][:1].nbytes * self.replicas))
+            blocks = [self._gather_block([p[i : i + rows] for p in padded]) for i in range(0, most, rows)]
+            of_devices = np.concatenate(blocks, axis=1)
+        return of_devices.swapaxes(0, 1).reshape(-1, *of_devices.shape[2:])[:total]
+
+    def _gather_block(self, rows: Sequence[np.ndarray]) -> np.ndarray:
+        """(replicas, M, …) from the rows of this host's devices, (M, …) each."""
+        first = self.share[0] * len(rows)
+        values = self.strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant(rows[context.replica_id_in_sync_group - first])
+        )
+        gathered = self._gather_rows(values).numpy()
+        return gathered.reshape(self.replicas, -1, *gathered.shape[1:])
+
+    @functools.cached_property
+    def _gather_rows(self) -> Callable[..., tf.Tensor]:
+        """Puts the rows of all devices one after another."""
+        gather = functools.partial(_gathered, self.strategy, tf.identity, 0)
+        return tf.function(gather, autograph=False, reduce_retracing=True)
 
     def average(self, variables: Sequence[Any]) -> None:
         """Replaces Keras variables that each device has updated for itself by their mean; call it within a step."""
@@ -230,15 +254,17 @@ class Devices:
         tf.distribute.get_replica_context().merge_call(update, args=(list(values),))
 
     def sum_over_workers(self, number: float) -> float:
-        """The sum of a number of each host; waits for all of them."""
+        """The sum of a number of each host, in float32; waits for all of them."""
         if self.workers == 1:
             return float(number)
-        per_device = number * self.workers / self.replicas
         if self._sum is None:
             self._sum = self.reduce(tf.identity)
-        values = self.strategy.experimental_distribute_values_from_function(
-            lambda _: tf.constant(per_device, tf.float32)
-        )
+        of_host = self.replicas // self.workers
+
+        def of_device(context: Any) -> tf.Tensor:  # all of it on the first one, because parts of it would be rounded
+            return tf.constant(0.0 if context.replica_id_in_sync_group % of_host else number, tf.float32)
+
+        values = self.strategy.experimental_distribute_values_from_function(of_device)
         return float(self._sum(values))
 
 
@@ -276,13 +302,13 @@ def peers_may_die() -> Iterator[None]:
     """Turns the failure of a collective operation, when another host is gone, into a `UserError`."""
     try:
         yield
-    except tf.errors.OpError as e:  # Unavailable, Aborted, Internal, Cancelled or DeadlineExceeded
-        words = ("Collective", "peer", "heartbeat", "Socket closed", "connect", "GRPC", "task")
-        if cluster()[0] == 1 or not any(word in str(e) for word in words):
+    except _PEER_ERRORS as error:
+        words = ("Collective", "peer", "heartbeat", "Socket closed", "connect", "GRPC")
+        if cluster()[0] == 1 or not any(word in str(error) for word in words):
             raise
         raise UserError(
             "another worker of this run is gone: start all of them again; the run continues from its last checkpoint."
-        )
+        ) from error
 
 
 def _strategy(distribute: str) -> tf.distribute.Strategy:

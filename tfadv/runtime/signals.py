@@ -18,11 +18,12 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from tfadv.runtime import console
 
@@ -36,6 +37,21 @@ SECONDS = 1.5
 SECONDS_IN_STEPS = 30.0  # for a step of training, and for its checkpoint
 SECONDS_SECOND_SIGNAL = 0.25
 _POLL_SECONDS = 0.05
+
+
+DEVICE_THREAD = "tfadv-device"  # the name of threads that run work for the main thread and may outlive it
+
+
+def end_process(code: int) -> NoReturn:
+    """Exits with this code.
+
+    Where a thread is still inside of TensorFlow, which may not survive the end of Python, the process ends at once.
+    """
+    if any(thread.name == DEVICE_THREAD for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 class Stopped(BaseException):

@@ -120,14 +120,16 @@ class Workdir:
           UserError: one of them does not see it; raised on all of them.
         """
         number = 0 if self.follower else secrets.randbelow(2**24 - 1) + 1
-        if number:
-            (self.root / f".shared-{number}").touch()
-        number_of_chief = round(sum_over_workers(number))
-        missing = not _appears(self.root / f".shared-{number_of_chief}")
-        others_missing = sum_over_workers(missing) > 0
-        if number:
-            (self.root / f".shared-{number}").unlink()
-        if others_missing:
+        own = self.root / f".shared-{number}"
+        try:
+            if number:
+                own.touch()
+            number_of_chief = round(sum_over_workers(number))
+            missing = not _appears(self.root / f".shared-{number_of_chief}")
+            anyone_misses_it = sum_over_workers(missing) > 0
+        finally:
+            own.unlink(missing_ok=True)
+        if anyone_misses_it:
             host = "this host does not" if missing else "not all hosts"
             raise UserError(
                 f"{host} see the work folder {self.root} of the first host: --workdir must be on a disk that all hosts "

@@ -20,7 +20,7 @@ class WeightAverage:
         """Starts at the present values; call it in the scope of the strategy that the variables were created in."""
         self._variables = [v for v in variables if v.dtype == "float32"]
         self._averages = [keras.Variable(v.numpy(), trainable=False, dtype="float32") for v in self._variables]
-        self._move = tf.function(functools.partial(_move, self._averages, self._variables))
+        self._move = tf.function(functools.partial(_move, self._averages, self._variables), autograph=False)
 
     def reset(self) -> None:
         """Starts again at the present values."""

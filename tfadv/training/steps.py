@@ -14,7 +14,9 @@ from tfadv.runtime.compilation import use_xla
 from tfadv.runtime.devices import Devices
 from tfadv.training.awp import perturbed_weights
 
-_EPS_STREAM = 1  # of the step's seed; objectives draw from the seed itself
+# Streams of the step's seed; objectives draw from the seed itself where a batch is one part.
+_EPS_STREAM = 1
+_FIRST_PART_STREAM = 2
 
 
 class Steps:
@@ -31,7 +33,7 @@ class Steps:
         Args:
           network, optimizer: built in the scope of the devices' strategy.
           devices: where the steps run.
-          batch_parts: each device processes its slice of a batch in so many equal parts, see `train`.
+          batch_parts: each device processes its slice of a batch in this many equal parts, see `train`.
         """
         self._network, self._optimizer, self._devices = network, optimizer, devices
         self._parts = batch_parts
@@ -49,7 +51,8 @@ class Steps:
         """Updates the weights by one batch.
 
         Where there are several parts, they go through the network one after the other, and the update uses the sum of
-        their gradients.  Each part has its own BatchNorm statistics and random numbers.
+        their gradients.  Each part has its own BatchNorm statistics and random numbers, and an objective with a `share`
+        attacks this share of each part, rounded to whole images.
 
         Args:
           objective: what to minimize.
@@ -89,15 +92,16 @@ class Steps:
             eps *= tf.random.stateless_uniform((x.shape[0], 1, 1, 1), stream)
         x, y, eps = (self._in_parts(tensor) for tensor in (x, y, eps))
 
-        def perturb(part: tf.Tensor, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor) -> Any:
-            own_seed = tf.random.experimental.stateless_fold_in(seed, part) if self._parts > 1 else seed
+        def perturb(x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor, stream: tf.Tensor) -> Any:
+            own_seed = tf.random.experimental.stateless_fold_in(seed, stream) if self._parts > 1 else seed
             adversarial = objective.perturb(self._network, x, y, eps, own_seed)
             return (), [] if adversarial is None else [adversarial]
 
-        def move(part: tf.Tensor, *tensors: tf.Tensor) -> Any:
+        def move(*tensors: tf.Tensor) -> Any:
             return (), [objective.next_adversarial(*tensors)]
 
-        _, adversarial = self._over_parts(perturb, x, y, eps)  # a list of one or none
+        streams = _FIRST_PART_STREAM + tf.range(self._parts)
+        _, adversarial = self._over_parts(perturb, x, y, eps, streams)  # a list of one or none
         for replay in range(objective.replays):
             losses, logits, *gradient = self._update(objective, x, y, *adversarial)
             if replay + 1 < objective.replays:
@@ -117,7 +121,7 @@ class Steps:
         images = batch[0].shape[0] * batch[0].shape[1] * self._devices.replicas
         variables = self._network.trainable_variables
 
-        def of_part(watched: Sequence[Any], part: tf.Tensor, x: tf.Tensor, y: tf.Tensor, *adversarial: Any) -> Any:
+        def differentiate(watched: Sequence[Any], x: tf.Tensor, y: tf.Tensor, *adversarial: Any) -> Any:
             replayed = adversarial if objective.replays > 1 else ()
             with tf.GradientTape() as tape:
                 tape.watch(replayed)
@@ -125,10 +129,13 @@ class Steps:
                 loss = tf.reduce_sum(losses) / images
             gradients, at_images = tape.gradient(loss, ([v.value for v in watched], list(replayed)))
             # A variable that the loss does not depend on has no gradient.
-            return {i: g for i, g in enumerate(gradients) if g is not None}, [losses, logits, *at_images]
+            found = {i: gradient for i, gradient in enumerate(gradients) if gradient is not None}
+            if self._parts > 1:  # the gradient of an Embedding is sparse, and can't be added up
+                found = {i: tf.convert_to_tensor(gradient) for i, gradient in found.items()}
+            return found, [losses, logits, *at_images]
 
         def gradients(watched: Sequence[Any]) -> Any:
-            found, results = self._over_parts(functools.partial(of_part, watched), *batch)
+            found, results = self._over_parts(functools.partial(differentiate, watched), *batch)
             return [found.get(i) for i in range(len(watched))], results
 
         size = objective.weight_perturbation
@@ -143,7 +150,7 @@ class Steps:
         return tf.reshape(tensor, (self._parts, -1, *tensor.shape[1:])) if tensor.shape.rank else tensor
 
     def _over_parts(self, function: Callable[..., Any], *tensors: tf.Tensor) -> Any:
-        """Calls a function of the number of a part and its slices of tensors, for one part after the other.
+        """Calls a function of a part's slices of tensors, for one part after the other.
 
         Args:
           function: returns (a nest of tensors to be summed, a nest of tensors to be stacked).
@@ -154,12 +161,11 @@ class Steps:
         """
 
         def of_part(part: tf.Tensor) -> Any:
-            return function(part, *(t[part] if t.shape.rank else t for t in tensors))
+            return function(*(t[part] if t.shape.rank else t for t in tensors))
 
-        if self._parts == 1:
-            sums, stacked = of_part(0)
-            return sums, tf.nest.map_structure(lambda t: t[None], stacked)
         sums, stacked = of_part(0)
+        if self._parts == 1:
+            return sums, tf.nest.map_structure(lambda t: t[None], stacked)
         arrays = tf.nest.map_structure(lambda t: tf.TensorArray(t.dtype, self._parts, element_shape=t.shape), stacked)
         arrays = tf.nest.map_structure(lambda array, t: array.write(0, t), arrays, stacked)
 

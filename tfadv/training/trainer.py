@@ -142,7 +142,7 @@ class Trainer:
           weight_decay: see `SGD`.
           objective: what to minimize.
           precision: as in `accelerated`.
-          batch_parts: each device processes its slice of a batch in so many equal parts, which takes less memory; see
+          batch_parts: each device processes its slice of a batch in this many equal parts, which takes less memory; see
             `Steps.train`.
           devices: None means the default device.
 
@@ -165,7 +165,7 @@ class Trainer:
         self._steps = Steps(self._network, self._optimizer, self._devices, batch_parts)
         self._helper: keras.Model | None = None
         # A partial, because TensorFlow warns of retracing where functions of the same code are traced for many models.
-        self._weights_finite = tf.function(functools.partial(_all_finite, self._network.weights))
+        self._weights_finite = tf.function(functools.partial(_all_finite, self._network.weights), autograph=False)
 
     def train_step(
         self, x: Any, y: Any, eps: float = 0.0, seed: tuple[int, int] = (0, 0), uniform: bool = False
@@ -265,6 +265,8 @@ class Trainer:
         progress: _Progress,
     ) -> _Run:
         slices = self._devices.replicas * self._parts
+        if len(samples) < slices:
+            raise UserError(f"{len(samples)} training images can't be shared by {slices} devices or parts of a batch.")
         batch_size = min(settings.batch_size, len(samples) // slices * slices)
         total = settings.steps or settings.epochs * (len(samples) // batch_size)
         batches, steps = training_batches(
