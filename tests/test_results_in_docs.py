@@ -1,0 +1,50 @@
+"""The tables of docs/results.md about runs in results/ have the figures of their results.json."""
+
+import json
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+TEXT = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+# The folder is named before its table.
+TABLES = re.findall(r"records are in\s+`results/(\w+)/`\.\n\n(\|.+?)\n\n", TEXT, re.DOTALL)
+
+
+def rows(table):
+    """A dict from column to cell for each row."""
+    header, _, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
+    return [dict(zip(header, line, strict=True)) for line in lines]
+
+
+def percent(values):
+    return " / ".join(f"{100 * value:.1f}" for value in values)
+
+
+def test_there_are_such_tables():
+    assert {folder for folder, _ in TABLES} == {"cifar10_rounds", "cifar10_compare"}
+
+
+@pytest.mark.parametrize("folder, table", TABLES, ids=[folder for folder, _ in TABLES])
+def test_a_table_has_the_figures_of_results_json(folder, table):
+    records = json.loads((ROOT / "results" / folder / "results.json").read_text(encoding="utf-8"))
+
+    def accuracies(recipe, protocol, attack=None):
+        found = [r for r in records if (r["variant"], r["protocol"], r["attack"]) == (recipe, protocol, attack)]
+        return [r["accuracy"] for r in sorted(found, key=lambda r: r["eps"] or 0)]
+
+    baseline = accuracies("baseline", "whitebox", "fgsm")
+    assert len(rows(table)) == len({r["variant"] for r in records})
+    for row in rows(table):
+        recipe = re.sub(r"^rounds, round (\d)$", r"rounds(round=\1)", row["recipe"])
+        fgsm = accuracies(recipe, "whitebox", "fgsm")
+        assert row["clean"] == percent(accuracies(recipe, "clean"))
+        assert row["FGSM 0.01 / 0.02 / 0.03"] == percent(fgsm)
+        assert row["PGD-20 0.01 / 0.02 / 0.03"] == percent(accuracies(recipe, "whitebox", "pgd"))
+        assert row["stored images, eps 0.03"] == percent(accuracies(recipe, "transfer", "fgsm")[-1:])
+        (strongest,) = (r for r in records if (r["variant"], r["attack"], r["eps"]) == (recipe, "pgd", 0.03))
+        assert row["interval at 0.03"] == "–".join(f"{100 * limit:.1f}" for limit in strongest["interval"])
+        if recipe != "baseline":
+            gain = 100 * sum(a - b for a, b in zip(fgsm, baseline, strict=True)) / len(fgsm)
+            assert row["mean FGSM Δ"].replace("−", "-") == f"{gain:+.1f}"
