@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfadv.attacks import FGSM, PGD
 from tfadv.datasets import sources
 from tfadv.evaluation.checks import run_checks
+from tfadv.evaluation.evaluator import Execution
 from tfadv.evaluation.masking import DiagnosticSettings, check_gradient_masking, collect_diagnostics
 from tfadv.models.random_layers import random_layers
 from tfadv.store.resume import ResumeLog
@@ -234,7 +235,8 @@ def test_a_resumed_call_gives_the_same_diagnostics(standard, few, diagnostics, t
     """The second call is served from the log, except for one-step attacks and predictions."""
     common = dict(surrogate=standard, settings=SHORT)
     for _ in range(2):
-        again = collect_diagnostics(standard, *few, EPS, resume=ResumeLog(tmp_path, interval=0.0), **common)
+        execution = Execution(resume=ResumeLog(tmp_path, interval=0.0))
+        again = collect_diagnostics(standard, *few, EPS, execution=execution, **common)
         for name, attack in again["attacks"].items():
             attack = {key: value for key, value in attack.items() if key != "seconds"}
             assert attack.items() <= diagnostics["attacks"][name].items(), name
