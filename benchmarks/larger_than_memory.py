@@ -24,7 +24,7 @@ from tfadv.training import Trainer, TrainingSettings
 
 FLAGS = flags.FLAGS
 flags.DEFINE_float("gigabytes", 20.0, "Size of all images.")
-flags.DEFINE_integer("image_size", 224, "Height and width of the images in pixels.")
+flags.DEFINE_integer("image_size", 128, "Height and width of the images in pixels.")
 flags.DEFINE_integer("batch_size", 128, "Images per step.")
 flags.DEFINE_string("folder", ".", "Where the file is created.")
 CLASSES = 10

@@ -14,7 +14,8 @@ import tensorflow as tf
 from tests.faults.harness import ROOT, Run, free_ports, one_line, wait_for
 from tfadv.datasets import stored
 from tfadv.errors import UserError
-from tfadv.runtime.devices import Devices, peers_may_die
+from tfadv.runtime.devices import Devices
+from tfadv.runtime.peers import peers_may_die
 
 TWO = ("--distribute=mirrored", "--virtual_devices=2")
 FOUR = ("--distribute=mirrored", "--virtual_devices=4")

@@ -21,10 +21,11 @@ def start():
     """A function that starts host `number` of those with these addresses; it ends with the test."""
     started = []
 
-    def start(number, hosts, workdir, data_dir, prefix=()):
+    def start(number, hosts, workdir, data_dir, prefix=(), more=()):
         config = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": number}}
         process = subprocess.Popen(
-            [*prefix, sys.executable, "-m", "tfadv.main", *SETTINGS, f"--workdir={workdir}", f"--data_dir={data_dir}"],
+            [*prefix, sys.executable, "-m", "tfadv.main", *SETTINGS, f"--workdir={workdir}", f"--data_dir={data_dir}",
+             *more],
             cwd=ROOT, env=os.environ | {"TF_CONFIG": json.dumps(config)},
             text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
@@ -53,16 +54,21 @@ def test_hosts_without_a_common_disk_are_told(start, tmp_path, data_dir):
     assert not list((tmp_path / "disk0").rglob(".shared-*"))
 
 
+def test_status_does_not_wait_for_the_other_hosts(start, tmp_path, data_dir):
+    process = start(0, ["127.0.0.1:1", "127.0.0.1:2"], tmp_path / "run", data_dir, more=("--stage=status",))
+    assert process.communicate(timeout=60) and process.returncode == 0
+
+
 @pytest.fixture
 def namespaces():
-    """Two network namespaces with the addresses 10.99.0.1 and 10.99.0.2, and a cable between them."""
+    """Two network namespaces with the addresses 10.99.0.1 and 10.99.0.2, and a link between them."""
     if not shutil.which("ip"):
         pytest.skip("needs the command ip")
     names = [f"tfadv{uuid.uuid4().hex[:6]}" for _ in range(2)]
     try:
         for name in names:
             subprocess.run(["ip", "netns", "add", name], check=True, capture_output=True)
-        cable = [
+        link = [
             "ip",
             "link",
             "add",
@@ -77,7 +83,7 @@ def namespaces():
             "netns",
             names[1],
         ]
-        subprocess.run(cable, check=True, capture_output=True)
+        subprocess.run(link, check=True, capture_output=True)
         for number, name in enumerate(names, start=1):
             for command in (f"address add 10.99.0.{number}/24 dev eth", "link set eth up", "link set lo up"):
                 subprocess.run(["ip", "-n", name, *command.split()], check=True, capture_output=True)
@@ -90,7 +96,7 @@ def namespaces():
             subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
 
 
-def test_hosts_whose_cable_is_cut_both_end(start, namespaces, tmp_path, data_dir):
+def test_hosts_whose_network_is_cut_both_end(start, namespaces, tmp_path, data_dir):
     hosts = ["10.99.0.1:2222", "10.99.0.2:2222"]
     chief, other = (
         start(i, hosts, tmp_path / "run", data_dir, ("ip", "netns", "exec", name)) for i, name in enumerate(namespaces)

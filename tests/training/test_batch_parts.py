@@ -21,7 +21,7 @@ from tfadv.training import Trainer, TrainingSettings
 
 
 @dataclasses.dataclass(frozen=True)
-class WithoutChance(FreeTraining):
+class Deterministic(FreeTraining):
     """Attacks from the images themselves, because each part of a batch has its own random numbers."""
 
     replays: int = 1
@@ -60,11 +60,11 @@ def trained(objective, parts, uniform):
     "objective, uniform, jit_compile",
     [
         (cross_entropy, False, "false"),
-        (WithoutChance(), False, "false"),
-        (WithoutChance(), True, "false"),  # of sizes that are drawn for each image
-        (WithoutChance(replays=3), False, "false"),
-        (WithoutChance(awp=0.2), False, "false"),
-        (WithoutChance(replays=2, awp=0.2), True, "true"),
+        (Deterministic(), False, "false"),
+        (Deterministic(), True, "false"),  # of sizes that are drawn for each image
+        (Deterministic(replays=3), False, "false"),
+        (Deterministic(awp=0.2), False, "false"),
+        (Deterministic(replays=2, awp=0.2), True, "true"),
     ],
     ids=["clean", "adversarial", "uniform", "replayed", "awp", "xla"],
 )
@@ -107,22 +107,21 @@ def test_each_part_has_its_own_random_numbers():
         assert np.abs(a - b).max() > 0.1
 
 
-def split(model, objective, **options):
-    """One step of a batch in three parts; the trainer."""
+def check_step_in_parts(model, objective):
+    """Takes one step of a batch in three parts."""
     trainer = Trainer(model, weight_decay=0.0, objective=objective, batch_parts=3)
     trainer._optimizer.learning_rate = 0.1
     (x, y), before = next(batches(1)), model.get_weights()
     losses, _, images = trainer.train_step(x, y, 0.1, (0, 0)).numpy()
     assert np.isfinite(losses) and images == 12
     assert all((a != b).any() for a, b in zip(before, model.get_weights(), strict=True))
-    return trainer
 
 
 @pytest.mark.parametrize(
     "objective", [TRADES(steps=1), MART(steps=1), NFGSM(share=0.5)], ids=lambda o: type(o).__name__
 )
 def test_other_objectives_train_in_parts(objective):
-    split(network(), objective)
+    check_step_in_parts(network(), objective)
 
 
 def test_a_model_with_an_embedding_trains_in_parts():
@@ -130,7 +129,7 @@ def test_a_model_with_an_embedding_trains_in_parts():
     inputs = keras.Input((8, 8, 1))
     rows = keras.layers.Lambda(lambda x: tf.cast(x[:, :, 0, 0] * 3, tf.int32))(inputs)
     embedded = keras.layers.Flatten()(keras.layers.Embedding(3, 4)(rows))
-    split(keras.Model(inputs, keras.layers.Dense(5)(embedded)), cross_entropy)
+    check_step_in_parts(keras.Model(inputs, keras.layers.Dense(5)(embedded)), cross_entropy)
 
 
 def test_batchnorm_sees_one_part_at_a_time():

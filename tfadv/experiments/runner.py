@@ -16,7 +16,7 @@ from tfadv.experiments.session import Session
 from tfadv.experiments.status import status_text
 from tfadv.runtime import signals
 from tfadv.runtime.cluster import cluster
-from tfadv.runtime.devices import peers_may_die
+from tfadv.runtime.peers import peers_may_die
 from tfadv.store.workdir import Workdir
 
 AFFECTS_RESULTS = False

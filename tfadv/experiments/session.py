@@ -32,6 +32,7 @@ from tfadv.experiments.transfer_evaluation import TransferRow
 from tfadv.models import MODELS, own
 from tfadv.runtime.devices import Devices
 from tfadv.store.files import write_json
+from tfadv.store.shared_disk import check_shared
 from tfadv.store.workdir import Workdir
 
 AFFECTS_RESULTS = False
@@ -69,7 +70,7 @@ class Session:
                 )
         workdir.barrier = functools.partial(self.devices.sum_over_workers, 1)
         if self.devices.workers > 1:
-            workdir.check_shared(self.devices.sum_over_workers)
+            check_shared(workdir, self.devices.sum_over_workers)
         self.graph = Graph(workdir, config.shard_of())
         storage = Storage(config.in_memory, workdir.root)
         self._context = Context(config, workdir, self.devices, self.graph, ModelPool(), storage)

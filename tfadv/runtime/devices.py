@@ -7,12 +7,11 @@ code of training and attacks is that of one device.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,13 +21,6 @@ from tfadv.errors import UserError
 from tfadv.runtime import compilation, signals
 from tfadv.runtime.cluster import cluster
 
-_PEER_ERRORS = (
-    tf.errors.UnavailableError,
-    tf.errors.AbortedError,
-    tf.errors.InternalError,
-    tf.errors.CancelledError,
-    tf.errors.DeadlineExceededError,
-)
 _BYTES_GATHERED = 2**26  # at a time: each device holds those of all
 _SECONDS_TO_END = 1.0  # for the threads of `Devices.in_threads` when the whole is stopping
 
@@ -295,20 +287,6 @@ def _gathered(
         return tf.cast(result, tf.int32) if result.dtype in (tf.bool, tf.int8) else result  # gather takes neither
 
     return tf.cast(strategy.gather(strategy.run(on_device, slices), axis=axis), dtypes[0])
-
-
-@contextlib.contextmanager
-def peers_may_die() -> Iterator[None]:
-    """Turns the failure of a collective operation, when another host is gone, into a `UserError`."""
-    try:
-        yield
-    except _PEER_ERRORS as error:
-        words = ("Collective", "peer", "heartbeat", "Socket closed", "connect", "GRPC")
-        if cluster()[0] == 1 or not any(word in str(error) for word in words):
-            raise
-        raise UserError(
-            "another worker of this run is gone: start all of them again; the run continues from its last checkpoint."
-        ) from error
 
 
 def _strategy(distribute: str) -> tf.distribute.Strategy:

@@ -17,7 +17,6 @@ import logging
 import os
 import pathlib
 import platform
-import secrets
 import shlex
 import shutil
 import tempfile
@@ -35,7 +34,6 @@ LOG = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 FINGERPRINT = "config.json"
 SCRATCH_INPUTS = "inputs.json"
-_SECONDS_TO_APPEAR = 10.0
 
 
 class Workdir:
@@ -109,32 +107,6 @@ class Workdir:
                 )
         if write:
             write_json(path, fingerprint)
-
-    def check_shared(self, sum_over_workers: Callable[[float], float]) -> None:
-        """Checks that all workers of a distributed run see the same folder; all of them call it.
-
-        Args:
-          sum_over_workers: function that waits for all workers and returns the sum of their numbers, exact up to 2^24.
-
-        Raises:
-          UserError: one of them does not see it; raised on all of them.
-        """
-        number = 0 if self.follower else secrets.randbelow(2**24 - 1) + 1
-        own = self.root / f".shared-{number}"
-        try:
-            if number:
-                own.touch()
-            number_of_chief = round(sum_over_workers(number))
-            missing = not _appears(self.root / f".shared-{number_of_chief}")
-            anyone_misses_it = sum_over_workers(missing) > 0
-        finally:
-            own.unlink(missing_ok=True)
-        if anyone_misses_it:
-            host = "this host does not" if missing else "not all hosts"
-            raise UserError(
-                f"{host} see the work folder {self.root} of the first host: --workdir must be on a disk that all hosts "
-                "share."
-            )
 
     # ---- reading ----------------------------------------------------------------------------------------
 
@@ -303,16 +275,6 @@ class Workdir:
     def _scratch(self, name: str) -> pathlib.Path:
         target = self.root / name
         return target.parent / f".scratch-{target.name}"
-
-
-def _appears(path: pathlib.Path) -> bool:
-    """Whether a file exists within some seconds, which a network file system may take to show it."""
-    end = time.monotonic() + _SECONDS_TO_APPEAR
-    while not path.exists():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 def versions() -> dict[str, str | None]:

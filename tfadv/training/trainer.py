@@ -24,7 +24,8 @@ from tfadv.objectives.base import Objective, as_objective
 from tfadv.runtime import signals
 from tfadv.runtime.compilation import use_accelerated
 from tfadv.runtime.console import progress_disabled
-from tfadv.runtime.devices import Devices, peers_may_die
+from tfadv.runtime.devices import Devices
+from tfadv.runtime.peers import peers_may_die
 from tfadv.training import divergence
 from tfadv.training.averaging import WeightAverage
 from tfadv.training.checkpoints import Checkpoints
