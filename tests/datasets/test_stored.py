@@ -1,4 +1,6 @@
 import shutil
+import threading
+import time
 import zlib
 
 import hypothesis
@@ -109,7 +111,7 @@ def test_a_damaged_file_is_an_error(written, tmp_path, damage):
         stored.read(copy, "train", EPSILONS)
 
 
-def test_an_error_in_the_writing_thread_ends_the_attack(tmp_path, digits, monkeypatch):
+def test_an_error_of_the_writer_ends_the_attack(tmp_path, digits, monkeypatch):
     """Such as a full disk: the attack must not continue as if its samples were written."""
 
     class Full:
@@ -138,6 +140,28 @@ def test_an_error_in_the_writing_thread_ends_the_attack(tmp_path, digits, monkey
     with pytest.raises(OSError, match="No space left"):
         stored.write_file(tmp_path, "digits_surrogate", file, samples, attack())
     assert len(batches) <= stored.MAX_WAITING_BATCHES + 2
+
+
+def test_several_threads_encode_and_the_order_stays(tmp_path, digits, monkeypatch):
+    (file,) = stored.sample_files({"train": 60}, (32, 32, 1))
+    samples = digits.images[:60], digits.labels[:60], np.arange(60)
+    perturbed = np.random.default_rng(0).choice(np.int8([-127, 127]), (60, 32, 32, 1))
+    encoded, threads = stored._encoded, set()
+
+    def slow_at_first(images, perturbations, labels, ids):
+        threads.add(threading.get_ident())
+        time.sleep(0.3 if ids[0] == 0 else 0.02)  # the first batch ends last
+        return encoded(images, perturbations, labels, ids)
+
+    files = []
+    for encoders in (1, 4):
+        monkeypatch.setattr(stored, "ENCODERS", encoders)
+        monkeypatch.setattr(stored, "_encoded", encoded if encoders == 1 else slow_at_first)
+        folder = tmp_path / str(encoders)
+        folder.mkdir()
+        stored.write_file(folder, "some", file, samples, (perturbed[i : i + 10] for i in range(0, 60, 10)))
+        files.append([path.read_bytes() for path in folder.iterdir()])
+    assert files[0] == files[1] and len(threads) > 1
 
 
 @pytest.mark.parametrize("number", [3, 5])

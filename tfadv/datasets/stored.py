@@ -31,7 +31,8 @@ VERSION = "1.0.0"
 # One file is also what a killed run has to repeat.
 MAX_SAMPLES_PER_FILE = 4096
 MAX_BYTES_PER_FILE = 128 * 2**20
-MAX_WAITING_BATCHES = 4
+ENCODERS = max(1, (os.cpu_count() or 1) // 2)  # threads; on a CPU, the attack needs the cores itself
+MAX_WAITING_BATCHES = 4 + ENCODERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,9 +95,13 @@ def encode(images: np.ndarray, perturbations: np.ndarray, labels: np.ndarray, id
         yield example.SerializeToString(deterministic=True)  # else the order of the features depends on the process
 
 
+def _encoded(*samples: np.ndarray) -> list[bytes]:
+    return list(encode(*samples))
+
+
 @tf.function(input_signature=[tf.TensorSpec((None, None, None, None), tf.uint8)])
 def _encode_pngs(images: tf.Tensor) -> tf.Tensor:
-    """PNG files, string (N,), of uint8 (N, H, W, C); one at a time, because the attack needs the other cores."""
+    """PNG files, string (N,), of uint8 (N, H, W, C); one at a time: the threads share the cores."""
     return tf.map_fn(
         lambda image: tf.io.encode_png(image, compression=1),
         images,
@@ -127,25 +132,24 @@ def write_file(
     images, labels, ids = samples
     path = _template(folder, name, file.split).sharded_filepath(shard_index=file.index, num_shards=file.count)
     row = 0
-
-    def append(batch: np.ndarray) -> None:
-        nonlocal row
-        rows = slice(row, row + len(batch))
-        for record in encode(images[rows], batch, labels[rows], ids[rows]):
-            writer.write(record)
-        row += len(batch)
-
     with (
         tf.io.TFRecordWriter(str(path)) as writer,
-        concurrent.futures.ThreadPoolExecutor(1, initializer=_lower_priority) as thread,
+        concurrent.futures.ThreadPoolExecutor(ENCODERS, initializer=_lower_priority) as encoders,
     ):
         waiting: collections.deque[concurrent.futures.Future] = collections.deque()
-        for batch in batches:  # the attack computes a batch while those before are written
-            waiting.append(thread.submit(append, batch))
+
+        def write_next() -> None:
+            for record in waiting.popleft().result():
+                writer.write(record)
+
+        for batch in batches:  # the attack computes a batch while those before are encoded
+            rows = slice(row, row + len(batch))
+            waiting.append(encoders.submit(_encoded, images[rows], batch, labels[rows], ids[rows]))
+            row = rows.stop
             if len(waiting) > MAX_WAITING_BATCHES:
-                waiting.popleft().result()
-        for written in waiting:
-            written.result()
+                write_next()
+        while waiting:
+            write_next()
     if row != len(labels):
         raise ValueError(f"{row} perturbations for {len(labels)} images of {path.name}.")
 
