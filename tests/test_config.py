@@ -108,6 +108,7 @@ OTHER = {
         ({"attacks": "pgd(steps=5),fgsm,pgd(steps=5)"}, "names pgd twice"),
         ({"jit_compile": "yes"}, "unknown jit_compile"),
         ({"accelerate": "on"}, "unknown accelerate"),
+        ({"accelerate": "off", "attacks": "pgd(precision=mixed_bfloat16)"}, "needs --accelerate=auto"),
         ({"virtual_devices": 65}, "at most 64"),
         ({"checkpoint_steps": -1}, "--checkpoint_steps"),
         ({"shard": "0/4"}, "--shard is for .*--stage=evaluate.*, not for all"),

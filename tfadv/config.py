@@ -271,8 +271,8 @@ class Config:
     )
     precision: str = setting(
         "float32",
-        "Precision of training; attacks and evaluations are always float32. mixed_bfloat16 is much slower on CPUs "
-        "without bfloat16 instructions.",
+        "Precision of training; for that of attacks, see the setting precision of --attacks. mixed_bfloat16 is much "
+        "slower on CPUs without bfloat16 instructions.",
         group="Training",
         role="result",
         accepts=Names("precision", ("float32", "mixed_bfloat16")),
@@ -414,6 +414,8 @@ class Config:
         check(self)
         self.attack_specs  # noqa: B018  raises where the text is wrong
         self.input_range_given  # noqa: B018
+        if self.accelerate == "off" and any("precision" in settings for _, settings in self.attack_specs):
+            raise UserError("an attack in another precision needs --accelerate=auto: optimized clones compute in it.")
         choices.check_models(self)
         check_dataset(self.dataset, self.data_dir, self.label)
         self._check_shard()

@@ -131,15 +131,15 @@ def test_an_error_of_the_writer_ends_the_attack(tmp_path, digits, monkeypatch):
     batches = []
 
     def attack():
-        for start in range(0, 400, 10):
+        for start in range(0, 1000, 10):
             batches.append(start)
             yield np.zeros((10, 32, 32, 1), np.int8)
 
-    (file,) = stored.sample_files({"train": 400}, (32, 32, 1))
-    samples = digits.images[:400], digits.labels[:400], np.arange(400)
+    (file,) = stored.sample_files({"train": 1000}, (32, 32, 1))
+    samples = digits.images[:1000], digits.labels[:1000], np.arange(1000)
     with pytest.raises(OSError, match="No space left"):
         stored.write_file(tmp_path, "digits_surrogate", file, samples, attack())
-    assert len(batches) <= stored.MAX_WAITING_BATCHES + 2
+    assert len(batches) <= stored.MAX_WAITING_TASKS + 2
 
 
 def test_several_threads_encode_and_the_order_stays(tmp_path, digits, monkeypatch):
@@ -155,13 +155,26 @@ def test_several_threads_encode_and_the_order_stays(tmp_path, digits, monkeypatc
 
     files = []
     for encoders in (1, 4):
-        monkeypatch.setattr(stored, "ENCODERS", encoders)
+        monkeypatch.setattr(stored, "_encoders", lambda: encoders)  # noqa: B023
+        monkeypatch.setattr(stored, "SAMPLES_PER_TASK", 5)
+        monkeypatch.setattr(stored, "MAX_WAITING_TASKS", 3)
         monkeypatch.setattr(stored, "_encoded", encoded if encoders == 1 else slow_at_first)
         folder = tmp_path / str(encoders)
         folder.mkdir()
         stored.write_file(folder, "some", file, samples, (perturbed[i : i + 10] for i in range(0, 60, 10)))
         files.append([path.read_bytes() for path in folder.iterdir()])
     assert files[0] == files[1] and len(threads) > 1
+
+
+def test_an_error_of_an_encoder_ends_the_attack(tmp_path, digits, monkeypatch):
+    def fail(*samples):
+        raise ValueError("can't be encoded")
+
+    monkeypatch.setattr(stored, "_encoded", fail)
+    (file,) = stored.sample_files({"train": 60}, (32, 32, 1))
+    samples = digits.images[:60], digits.labels[:60], np.arange(60)
+    with pytest.raises(ValueError, match="can't be encoded"):
+        stored.write_file(tmp_path, "some", file, samples, [np.zeros((60, 32, 32, 1), np.int8)])
 
 
 @pytest.mark.parametrize("number", [3, 5])

@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras import layers
 
 from tfadv import models
-from tfadv.models.accelerate import accelerated, convolve
+from tfadv.models.accelerate import accelerated, computes_in_bfloat16, convolve
 
 
 def randomize(model, seed=0):
@@ -202,6 +202,35 @@ def test_a_mixed_precision_clone_shares_float32_variables_and_returns_float32_lo
         close(ours, theirs, 0.05)
         assert (ours != theirs).numpy().any()  # it does compute in another precision
     assert (np.sign(accelerated(net)(x)) == np.sign(net(x))).all()  # the float32 clone is a different one
+
+
+class Doubled(layers.Layer):
+    """A layer without weights that can't be created from a configuration."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def call(self, x):
+        return self.factor * x
+
+
+def test_a_layer_of_the_user_and_the_outputs_stay_float32():
+    inputs = keras.Input((8, 8, 8))
+    x = Doubled(2.0)(layers.ReLU()(layers.Conv2D(8, 3)(inputs)))
+    net = keras.Model(inputs, layers.GlobalAveragePooling2D()(layers.MaxPooling2D()(x)))
+    clone = accelerated(net, "mixed_bfloat16")
+    kinds = [layer.compute_dtype for layer in clone.layers[1:]]
+    assert kinds == ["bfloat16", "bfloat16", "float32", "bfloat16", "float32"]
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 8)).astype("float32")
+    assert clone(x).dtype == tf.float32
+    close(clone(x), net(x), 0.02)
+
+
+def test_a_clone_is_its_own_clone():
+    clone = accelerated(NETS["resnet_tiny"](), "mixed_bfloat16")
+    assert accelerated(clone) is clone and computes_in_bfloat16(clone)
+    assert not computes_in_bfloat16(accelerated(NETS["resnet_tiny"]()))
 
 
 def test_a_model_of_mixed_precision():

@@ -48,6 +48,8 @@ class AutoAttack(Attack):
     targets: int = setting(9, least=1)
     queries: int = setting(5000, least=1)
 
+    searches_in_bfloat16 = True  # except FAB
+
     def part(self, name: str) -> IterativeAttack:
         """One of the attacks, with its settings."""
         common: dict[str, Any] = {"norm": self.norm, "restarts": self.restarts}

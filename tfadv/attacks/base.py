@@ -20,14 +20,20 @@ from tfadv import specs
 from tfadv.attacks import loop, losses
 from tfadv.attacks.cost import Cost
 from tfadv.attacks.gradient import check_inputs, compiled_logits, is_adversarial
-from tfadv.errors import check_name
+from tfadv.errors import UserError, check_name
+from tfadv.models.accelerate import accelerated, computes_in_bfloat16
 from tfadv.runtime import compilation
 
 _MAX_INT = 2**31 - 1
 
 
 def setting(
-    default: Any, *, choices: Iterable[str] | None = None, least: float | None = None, above: float | None = None
+    default: Any,
+    *,
+    choices: Iterable[str] | None = None,
+    least: float | None = None,
+    above: float | None = None,
+    kw_only: bool = False,
 ) -> Any:
     """A field of an attack with the values that it accepts; `Attack` checks its type and these.
 
@@ -36,9 +42,10 @@ def setting(
       choices: names, for a str.
       least: the smallest number.
       above: a number that the setting must exceed.
+      kw_only: whether it can only be given by its name.
     """
     metadata = {"choices": choices, "least": least, "above": above}
-    return dataclasses.field(default=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata, kw_only=kw_only)
 
 
 class Images(NamedTuple):
@@ -66,9 +73,15 @@ class Bounds(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """One call of an attack: the model and the arguments that all batches share."""
+    """One call of an attack: the model and the arguments that all batches share.
+
+    Attributes:
+      model: the model under attack, in float32.
+      search_model: the same model in the precision of the search.
+    """
 
     model: Any
+    search_model: Any
     seed: int
     clip: tuple[float, float]
     cost: Cost
@@ -85,14 +98,25 @@ class Call:
 class Attack:
     """An attack and its settings.
 
+    Attributes:
+      precision: "float32"; or "mixed_bfloat16", to compute logits and gradients on the model's bfloat16 clone, which is
+        faster on GPUs and on CPUs with bfloat16 instructions.  Where an attack stops early on an image that fools the
+        clone, it continues in float32 unless the image fools the model, too.
+
     Raises:
       ValueError: a setting has the wrong type or is out of range.
       UserError: the name of a norm, loss or target rule is unknown; the message suggests the nearest one.
     """
 
+    precision: str = setting("float32", choices=("float32", "mixed_bfloat16"), kw_only=True)
+
+    searches_in_bfloat16 = False  # whether the attack uses `Call.search_model`, so that `precision` can be set
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
+        if self.precision != "float32" and not self.searches_in_bfloat16:
+            raise ValueError(f"{self.name} runs in float32 only.")
 
     @property
     def name(self) -> str:
@@ -146,6 +170,7 @@ class Attack:
 
         Raises:
           ValueError: an argument has the wrong type, shape or range, or the model's last layer is a softmax.
+          UserError: the model has no bfloat16 clone.
         """
         if not tf.executing_eagerly():
             raise ValueError(
@@ -155,7 +180,7 @@ class Attack:
             raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size}.")
         x, y, sizes = check_inputs(model, x, y, eps, clip)
         cost = Cost() if cost is None else cost
-        call = Call(model, seed, clip, cost, resume, getattr(self, "targeted", False))
+        call = Call(model, self._search_model(model), seed, clip, cost, resume, getattr(self, "targeted", False))
         if len(y):
             adversarial = self.attack_images(call, x, y, sizes, int(batch_size), progress or (lambda n: None))
         else:
@@ -176,6 +201,22 @@ class Attack:
     def attack_batch(self, call: Call, x: tf.Tensor, y: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
         """float32 (E, N, H, W, C): the adversarial images of one batch; adds to `call.cost`."""
         raise NotImplementedError
+
+    def _search_model(self, model: Any) -> Any:
+        """The model in the precision of the search."""
+        if self.precision == "float32":
+            return model
+        if not compilation.use_accelerated():
+            raise UserError(
+                f"precision={self.precision} needs --accelerate=auto: optimized clones compute in bfloat16."
+            )
+        clone = accelerated(model, self.precision)
+        if not computes_in_bfloat16(clone):
+            raise UserError(
+                f"precision={self.precision}: no layer of {getattr(model, 'name', 'this model')} can be computed in "
+                "bfloat16. This needs convolutions in a functional or sequential model that uses each layer once."
+            )
+        return clone
 
     def _defaults(self) -> Attack:
         """The attack of the same name with its default settings."""
@@ -204,6 +245,7 @@ class IterativeAttack(Attack):
 
     steps: int
 
+    searches_in_bfloat16 = True
     concurrent_rounds = True  # whether rounds may run at the same time, each on a copy of the image
 
     def traced(self) -> IterativeAttack:
@@ -277,22 +319,58 @@ class IterativeAttack(Attack):
           (images (N, H, W, C), scores (N,)), undefined where not active.
         """
         shape, classes = tuple(images.x.shape[1:]), self._resolve(call, images)
-        number, passes, traced = self.rounds(classes), self.passes(classes), self.traced()
+        number, passes = self.rounds(classes), self.passes(classes)
+        traced = dataclasses.replace(self.traced(), precision="float32")  # the model decides
         random = self.draw(number, shape, call.seed)
+        search_model = call.search_model if self.searches_in_bfloat16 else call.model
+        compact = not compilation.use_xla()
 
-        def attempt(rounds, rows, active):
+        def attempt_on(model, rounds, rows, active):
             state = self.start(images.take(rows), rounds, bounds, random)
             inputs = self.inputs(bounds, shape, random, int(rounds[0]))
-            result = loop.run_unit(call.model, traced, inputs, state, self.steps, rows, active, call.resume)
+            result = loop.run_unit(model, traced, inputs, state, self.steps, rows, active, call.resume)
             call.cost.add(
                 gradients=passes.gradients * result.visits,
                 forwards=passes.forwards * result.visits + passes.forwards_at_end * result.finished,
             )
             return result.images, result.scores
 
+        def attempt(rounds, rows, active):
+            found, scores = attempt_on(search_model, rounds, rows, active)
+            if search_model is call.model:
+                return found, scores
+            false, again = self._false_positives(call, (found, scores), images.y, rows)
+            scores, again = tf.where(false, loop.NOT_ADVERSARIAL, scores), again & active
+            if not again.any():
+                return found, scores
+            chosen = np.flatnonzero(again) if compact else np.arange(len(rows))
+            repeated = attempt_on(call.model, rounds[chosen], rows[chosen], again[chosen])
+            return loop.replace_rows((found, scores), chosen, again[chosen], repeated)
+
         capacity = (capacity or len(active)) if self.concurrent_rounds else 1
-        compact = not compilation.use_xla()
         return loop.run_rounds(attempt, number, images.x, active, float(bounds.goal), capacity, compact=compact)
+
+    def _false_positives(self, call: Call, found: tuple, y: tf.Tensor, rows: np.ndarray) -> tuple:
+        """Two bool (M,).
+
+        The first: rows whose score says adversarial, but which do not fool the model in float32.  The second: all rows
+        of their images, which have left the loop too early, unless another row of the image does fool the model.
+        """
+        images, scores = found
+        claimed = scores.numpy() <= loop.ADVERSARIAL
+        call.cost.add(forwards=len(rows) if claimed.any() else 0)
+        saved = call.resume.load() if call.resume else None  # another rounding must not change what follows in the log
+        if saved:
+            return tuple(saved[1])
+        fools = np.zeros(len(rows), bool)
+        if claimed.any():
+            logits = compiled_logits(call.model, images)
+            fools = is_adversarial(logits, tf.gather(y, rows), call.targeted).numpy()
+        false = claimed & ~fools
+        again = np.isin(rows, rows[false]) & ~np.isin(rows, rows[claimed & fools])
+        if call.resume:
+            call.resume.done([false, again])
+        return false, again
 
     def _resolve(self, call: Call, images: Images) -> int:
         """The number of classes; notes in the cost where they are too few for the attack's loss."""

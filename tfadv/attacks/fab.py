@@ -92,6 +92,8 @@ class FAB(IterativeAttack):
     targets: int = setting(0, least=0)
     targeted: bool = False
 
+    searches_in_bfloat16 = False  # it walks along the decision boundary, which bfloat16 moves
+
     @property
     def name(self) -> str:
         """See `Attack.name`."""

@@ -54,6 +54,8 @@ class FGSM(Attack):
 
     targeted: bool = False
 
+    searches_in_bfloat16 = True
+
     def one_pass(
         self, model: Any, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor, clip: tuple[float, float] = (0.0, 1.0)
     ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -74,7 +76,7 @@ class FGSM(Attack):
     def attack_batch(self, call: Call, x: tf.Tensor, y: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
         """See `Attack.attack_batch`."""
         call.cost.add(gradients=len(y))
-        return self._move(x, direction(call.model, x, y), sizes, call.clip)
+        return self._move(x, direction(call.search_model, x, y), sizes, call.clip)
 
     def _move(self, x: tf.Tensor, sign: tf.Tensor, eps: tf.Tensor, clip: tuple[float, float]) -> tf.Tensor:
         return step(x, -sign if self.targeted else sign, eps[:, None, None, None, None], clip)

@@ -261,6 +261,12 @@ def run_rounds(
     return best
 
 
+def replace_rows(tensors: tuple, rows: np.ndarray, replaced: np.ndarray, values: tuple) -> tuple:
+    """The tensors (N, …) with the values (M, …) in those of the rows (M,) that are to be replaced, bool (M,)."""
+    values = _where(tf.constant(replaced), values, _take(tensors, rows))
+    return _scatter(tensors, tf.constant(rows), values)
+
+
 def _take(tensors: Any, rows: tf.Tensor) -> Any:
     return tf.nest.map_structure(lambda t: tf.gather(t, rows), tensors)
 

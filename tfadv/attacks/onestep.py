@@ -23,6 +23,8 @@ class OneStep(Attack):
 
     target: str = setting("least-likely", choices=TARGETS)
 
+    searches_in_bfloat16 = True
+
     def attack_batch(self, call: Call, x: tf.Tensor, y: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
         """See `Attack.attack_batch`."""
         target = choose_targets(self.target, call.model, x, y, call.seed)

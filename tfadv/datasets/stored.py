@@ -31,8 +31,8 @@ VERSION = "1.0.0"
 # One file is also what a killed run has to repeat.
 MAX_SAMPLES_PER_FILE = 4096
 MAX_BYTES_PER_FILE = 128 * 2**20
-ENCODERS = max(1, (os.cpu_count() or 1) // 2)  # threads; on a CPU, the attack needs the cores itself
-MAX_WAITING_BATCHES = 4 + ENCODERS
+SAMPLES_PER_TASK = 32  # that a thread encodes at a time
+MAX_WAITING_TASKS = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _encoded(*samples: np.ndarray) -> list[bytes]:
 
 @tf.function(input_signature=[tf.TensorSpec((None, None, None, None), tf.uint8)])
 def _encode_pngs(images: tf.Tensor) -> tf.Tensor:
-    """PNG files, string (N,), of uint8 (N, H, W, C); one at a time: the threads share the cores."""
+    """PNG files, string (N,), of uint8 (N, H, W, C); one after the other, because each thread encodes its own."""
     return tf.map_fn(
         lambda image: tf.io.encode_png(image, compression=1),
         images,
@@ -132,24 +132,27 @@ def write_file(
     images, labels, ids = samples
     path = _template(folder, name, file.split).sharded_filepath(shard_index=file.index, num_shards=file.count)
     row = 0
-    with (
-        tf.io.TFRecordWriter(str(path)) as writer,
-        concurrent.futures.ThreadPoolExecutor(ENCODERS, initializer=_lower_priority) as encoders,
-    ):
-        waiting: collections.deque[concurrent.futures.Future] = collections.deque()
+    encoders = concurrent.futures.ThreadPoolExecutor(_encoders(), initializer=_lower_priority)
+    waiting: collections.deque[concurrent.futures.Future] = collections.deque()
+    with tf.io.TFRecordWriter(str(path)) as writer:
 
         def write_next() -> None:
             for record in waiting.popleft().result():
                 writer.write(record)
 
-        for batch in batches:  # the attack computes a batch while those before are encoded
-            rows = slice(row, row + len(batch))
-            waiting.append(encoders.submit(_encoded, images[rows], batch, labels[rows], ids[rows]))
-            row = rows.stop
-            if len(waiting) > MAX_WAITING_BATCHES:
+        try:
+            for batch in batches:  # the attack computes a batch while those before are encoded
+                for start in range(0, len(batch), SAMPLES_PER_TASK):
+                    part = batch[start : start + SAMPLES_PER_TASK]
+                    rows = slice(row, row + len(part))
+                    waiting.append(encoders.submit(_encoded, images[rows], part, labels[rows], ids[rows]))
+                    row = rows.stop
+                while len(waiting) > MAX_WAITING_TASKS or (waiting and waiting[0].done()):
+                    write_next()
+            while waiting:
                 write_next()
-        while waiting:
-            write_next()
+        finally:
+            encoders.shutdown(cancel_futures=True)
     if row != len(labels):
         raise ValueError(f"{row} perturbations for {len(labels)} images of {path.name}.")
 
@@ -202,6 +205,11 @@ def _template(folder: pathlib.Path, name: str, split: str) -> tfds.core.ShardedF
     return tfds.core.ShardedFileTemplate(
         data_dir=pathlib.Path(folder), dataset_name=name, split=split, filetype_suffix="tfrecord"
     )
+
+
+def _encoders() -> int:
+    """The number of threads: an attack on the CPU needs the cores itself."""
+    return max(1, (os.cpu_count() or 1) // 2) if tf.config.list_physical_devices("GPU") else 1
 
 
 def _lower_priority() -> None:

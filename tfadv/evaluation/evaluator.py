@@ -149,7 +149,7 @@ def _evaluated(
         adversarial = np.zeros((0, len(labels)), bool)
     elif isinstance(attack, StoredPerturbations):
         clean, adversarial = _evaluate_stored(model, images, labels, attack, epsilons, batch_size, execution)
-    elif hasattr(attack, "one_pass") and not execution.keep_images:
+    elif _has_one_pass(attack) and not execution.keep_images:
         clean, adversarial = _evaluate_one_pass(model, images, labels, attack, epsilons, batch_size, execution)
         cost.add(gradients=len(labels))
     else:
@@ -183,6 +183,10 @@ def _check(
     check_inputs(model if needs_gradient else None, to_float(images), labels, sizes, (0.0, 1.0))
     if not len(labels):
         raise ValueError("there must be at least one image.")
+
+
+def _has_one_pass(attack: Any) -> bool:
+    return hasattr(attack, "one_pass") and getattr(attack, "precision", "float32") == "float32"
 
 
 def predict(model: Any, images: np.ndarray | tf.Tensor, batch_size: int, devices: Devices | None = None) -> np.ndarray:

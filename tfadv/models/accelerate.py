@@ -8,6 +8,7 @@ uses that, and changes results only by float32 rounding.
 
 from __future__ import annotations
 
+import threading
 import weakref
 
 import keras
@@ -15,6 +16,8 @@ import tensorflow as tf
 
 _BATCH = 32  # the least batch size expected: decides whether to scale a kernel or the result of its convolution
 _CLONES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model → its clones by precision
+_OPTIMIZED: weakref.WeakSet = weakref.WeakSet()  # all clones
+_BUILDING = threading.RLock()  # the threads of several devices would otherwise build the same clone each
 
 
 def accelerated(model: keras.Model, precision: str = "float32") -> keras.Model:
@@ -30,22 +33,32 @@ def accelerated(model: keras.Model, precision: str = "float32") -> keras.Model:
 
     Returns:
       A functional `keras.Model` of the same inputs and outputs, or `model` itself
-      where its layers are unknown (subclassed) or one of them is used twice.
+      where its layers are unknown (subclassed), one of them is used twice, or it is such a clone.
     """
-    clones = _CLONES.setdefault(model, {})
-    if precision not in clones:
-        try:
-            functional = keras.Model(model.inputs, model.outputs, name=model.name)
-        except (AttributeError, ValueError):
+    with _BUILDING:
+        if model in _OPTIMIZED:
             return model
-        if any(len(layer._inbound_nodes) > 1 for layer in functional.layers):
-            return model
-        clones[precision] = _optimized_clone(functional, precision)
-    return clones[precision]
+        clones = _CLONES.setdefault(model, {})
+        if precision not in clones:
+            try:
+                functional = keras.Model(model.inputs, model.outputs, name=model.name)
+            except (AttributeError, ValueError):
+                return model
+            if any(len(layer._inbound_nodes) > 1 for layer in functional.layers):
+                return model
+            clones[precision] = _optimized_clone(functional, precision)
+            _OPTIMIZED.add(clones[precision])
+        return clones[precision]
+
+
+def computes_in_bfloat16(model: keras.Model) -> bool:
+    """Whether any of its layers does."""
+    return any(getattr(layer, "compute_dtype", None) == "bfloat16" for layer in model._flatten_layers())
 
 
 def _optimized_clone(functional, precision):
     layers = functional.layers
+    outputs = keras.tree.flatten(functional.output)
     users = {layer.name: [u for u in layers if _reads(u, layer)] for layer in layers}
     convolutions = {c.name: _Convolution(c, _precision(c, precision)) for c in layers if _is_convolution(c)}
     absorbed = set()  # names of the layers that a convolution computes as well
@@ -67,11 +80,8 @@ def _optimized_clone(functional, precision):
             return _Shared(accelerated(layer, precision), layer.dtype_policy, name=layer.name)
         if not isinstance(layer, keras.Layer) or isinstance(layer, keras.layers.InputLayer):
             return layer.__class__.from_config(layer.get_config())  # an operation such as x + y
-        if (
-            _precision(layer, precision) != "float32"
-            and not layer.weights
-            and not isinstance(layer, keras.layers.Lambda)
-        ):
+        is_output = any(layer.output is output for output in outputs)  # stays float32
+        if _precision(layer, precision) != "float32" and not is_output and _is_plain(layer):
             return layer.__class__.from_config(layer.get_config() | {"dtype": precision})
         return _Shared(layer, layer.dtype_policy)
 
@@ -100,6 +110,12 @@ def _is_convolution(layer):
         and len(set(layer.strides)) == len(set(layer.kernel_size)) == 1
         and None not in layer.input.shape[1:]
     )
+
+
+def _is_plain(layer):
+    """Whether it is a layer of Keras without a state, which can be created anew from its configuration."""
+    of_keras = type(layer).__module__.startswith("keras.")
+    return of_keras and not layer.variables and not isinstance(layer, keras.layers.Lambda)
 
 
 def _is_padding(layer):
