@@ -48,3 +48,25 @@ def test_a_table_has_the_figures_of_results_json(folder, table):
         if recipe != "baseline":
             gain = 100 * sum(a - b for a, b in zip(fgsm, baseline, strict=True)) / len(fgsm)
             assert row["mean FGSM Δ"].replace("−", "-") == f"{gain:+.1f}"
+
+
+def test_the_grid_in_the_readme_has_the_figures_of_results_json():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"^(\| clean; FGSM 0\.01 / 0\.02 / 0\.03 \|.+?)\n\n", readme, re.DOTALL | re.MULTILINE)
+    records = json.loads((ROOT / "results/paper_cifar10/results.json").read_text(encoding="utf-8"))
+    shown = 0
+    for row in rows(table):
+        (recipe,) = re.findall(r"^`(.+?)`", row.pop("clean; FGSM 0.01 / 0.02 / 0.03"))
+        for model, cell in row.items():
+            found = {
+                (r["protocol"], r["eps"]): r["accuracy"]
+                for r in records
+                if (r["model"], r["variant"]) == (model.lower(), recipe) and r["attack"] in (None, "fgsm")
+            }
+            if cell == "–":
+                assert not found
+                continue
+            fgsm = [found["whitebox", eps] for eps in (0.01, 0.02, 0.03)]
+            assert cell == f"{percent([found['clean', None]])}; {percent(fgsm)}"
+            shown += 1
+    assert shown == 13

@@ -11,7 +11,7 @@ class Cost:
 
     The passes are counted and not estimated, because an image that is
     adversarial early costs less than another.  Images that XLA computes only
-    because of its fixed shapes count as well.
+    because of its fixed shapes count as well.  Passes in bfloat16 count like those in float32.
 
     Attributes:
       gradients: images that went forward and backward through the model.

@@ -35,7 +35,7 @@ _MAX_GROWTH = 4  # of the number of steps from one chunk to the next
 
 
 class Resume(Protocol):
-    """Where finished and partial units of a call are kept (`tfadv.store.resume.ResumeLog`); a unit is one round."""
+    """Where finished and partial units of a call are kept (`tfadv.store.resume.ResumeLog`); a unit is one round, or its verification or repetition in float32."""
 
     def load(self) -> Any: ...
 
