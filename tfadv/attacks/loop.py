@@ -35,7 +35,10 @@ _MAX_GROWTH = 4  # of the number of steps from one chunk to the next
 
 
 class Resume(Protocol):
-    """Where finished and partial units of a call are kept (`tfadv.store.resume.ResumeLog`); a unit is one round, or its verification or repetition in float32."""
+    """Where finished and partial units of a call are kept (`tfadv.store.resume.ResumeLog`).
+
+    A unit is one round, or its verification or its repetition in float32.
+    """
 
     def load(self) -> Any: ...
 
