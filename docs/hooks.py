@@ -9,7 +9,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 from tfadv import specs
-from tfadv.attacks import ATTACKS, Attack
+from tfadv.attacks import ATTACKS
 from tfadv.command_line import CommandLine, flagfile_folder, shipped_flagfiles
 from tfadv.config import Config
 from tfadv.evaluation.checks import RULES
@@ -24,12 +24,7 @@ def on_files(files: Files, config) -> Files:
     """Adds the generated pages."""
     for path, text in {
         "reference/flags.md": flags_page(),
-        "reference/attacks.md": table_page(
-            "Attacks",
-            "--attacks",
-            ATTACKS,
-            f"All but FAB also have the setting `precision` of [`Attack`][{_path(Attack)}].",
-        ),
+        "reference/attacks.md": table_page("Attacks", "--attacks", ATTACKS),
         "reference/objectives.md": table_page("Training objectives", "--defenses", OBJECTIVES),
     }.items():
         files.append(File.generated(config, path, content=text))
@@ -63,7 +58,7 @@ def flags_page() -> str:
     return "\n".join(lines)
 
 
-def table_page(title: str, flag: str, table: Registry, remark: str = "") -> str:
+def table_page(title: str, flag: str, table: Registry) -> str:
     """The entries of a table with their first sentences, and the documentation of each class or function."""
     rows, targets = [], []
     for name in table:
@@ -74,13 +69,7 @@ def table_page(title: str, flag: str, table: Registry, remark: str = "") -> str:
         changed = f" With {specs.label('', settings)[1:-1]}." if settings else ""
         rows.append(f"| [`{name}`](#{target}) | {_escaped(_paragraphs(entry)[0] + changed)} |")
         targets += [target, *_bases_with_settings(entry)]
-    lines = [
-        f"# {title}",
-        "",
-        f"The names that `{flag}` and the Python functions accept. {remark}",
-        "",
-        "| name | what it is |",
-    ]
+    lines = [f"# {title}", "", f"The names that `{flag}` and the Python functions accept.", "", "| name | what it is |"]
     lines += ["| --- | --- |", *rows]
     for target in dict.fromkeys(targets):
         lines += ["", f"::: {target}", "    options: {members: false}"]
@@ -92,11 +81,9 @@ def _path(entry: Any) -> str:
 
 
 def _bases_with_settings(entry: Any) -> list[str]:
-    """The base classes whose docstrings explain settings, without `Attack`, which is on the page about Python."""
+    """The base classes whose docstrings explain settings."""
     bases = inspect.getmro(entry)[1:] if inspect.isclass(entry) else ()
-    return [
-        _path(base) for base in bases if base is not Attack and "Attributes:" in (base.__dict__.get("__doc__") or "")
-    ]
+    return [_path(base) for base in bases if "Attributes:" in (base.__dict__.get("__doc__") or "")]
 
 
 def check_text(name: str) -> str:

@@ -412,9 +412,9 @@ class Config:
 
     def __post_init__(self) -> None:
         check(self)
-        self.attack_specs  # noqa: B018  raises where the text is wrong
         self.input_range_given  # noqa: B018
-        if self.accelerate == "off" and any("precision" in settings for _, settings in self.attack_specs):
+        precisions = {settings.get("precision", "float32") for _, settings in self.attack_specs}
+        if self.accelerate == "off" and precisions - {"float32"}:
             raise UserError("an attack in another precision needs --accelerate=auto: optimized clones compute in it.")
         choices.check_models(self)
         check_dataset(self.dataset, self.data_dir, self.label)

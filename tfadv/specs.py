@@ -105,9 +105,7 @@ def build_with(name: str, settings: Mapping[str, Any], table: Registry) -> Any:
       UserError: the name is unknown, or a setting is unknown, has the wrong type or is out of range.
     """
     factory = table[name]
-    kind = getattr(factory, "func", factory)  # of a partial
-    hidden = {"targeted"} if getattr(kind, "searches_in_bfloat16", True) else {"targeted", "precision"}
-    accepted = [key for key in inspect.signature(factory).parameters if key not in hidden]
+    accepted = [key for key in inspect.signature(factory).parameters if key != "targeted"]
     listing = f"{name} accepts {', '.join(accepted)}" if accepted else f"{name} has no settings"
     if "targeted" in settings:
         raise UserError(f"{name}(targeted=...): attacks on given target classes run only from Python; {listing}.")

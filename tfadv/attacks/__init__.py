@@ -19,11 +19,12 @@ from tfadv.registry import Registry
 if TYPE_CHECKING:
     from tfadv.attacks.apgd import APGD
     from tfadv.attacks.autoattack import AutoAttack
-    from tfadv.attacks.base import Attack, IterativeAttack
+    from tfadv.attacks.base import Attack
     from tfadv.attacks.bim import BIM
     from tfadv.attacks.cost import Cost
     from tfadv.attacks.fab import FAB
     from tfadv.attacks.fgsm import FGSM
+    from tfadv.attacks.iterative import IterativeAttack
     from tfadv.attacks.mifgsm import MIFGSM
     from tfadv.attacks.onestep import OneStep
     from tfadv.attacks.pgd import PGD
@@ -52,7 +53,7 @@ ATTACKS = Registry(
 _MODULES = {
     **{"APGD": "apgd", "AutoAttack": "autoattack", "BIM": "bim", "FAB": "fab", "FGSM": "fgsm", "MIFGSM": "mifgsm"},
     **{"OneStep": "onestep", "PGD": "pgd", "Square": "square"},
-    **{"Attack": "base", "IterativeAttack": "base", "Cost": "cost"},
+    **{"Attack": "base", "IterativeAttack": "iterative", "Cost": "cost"},
 }
 
 __all__ = [

@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfadv.attacks import gradient, losses
-from tfadv.attacks.base import Bounds, Images, IterativeAttack, setting
+from tfadv.attacks.base import Bounds, Images, precision_setting, setting
+from tfadv.attacks.iterative import IterativeAttack
 from tfadv.attacks.loop import Step, score
 from tfadv.attacks.norms import NORMS, get_norm
 from tfadv.attacks.targets import most_likely_others
@@ -76,6 +77,7 @@ class APGD(IterativeAttack):
       restarts: number of random starts (for each target).
       targets: how many other classes a loss whose name ends in "-t" attacks; at most K - 1 are used.
       targeted: True moves the images to class y instead of away from it; not with a loss whose name ends in "-t".
+      precision: "float32" or "mixed_bfloat16", of the search; which images are adversarial is decided in float32.
     """
 
     loss: str = setting("ce", choices=tuple(losses.LOSSES))
@@ -84,6 +86,7 @@ class APGD(IterativeAttack):
     restarts: int = setting(1, least=1)
     targets: int = setting(9, least=1)
     targeted: bool = False
+    precision: str = precision_setting()
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,9 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfadv.attacks.apgd import APGD
-from tfadv.attacks.base import Attack, Call, Images, IterativeAttack, setting
+from tfadv.attacks.base import Attack, Call, Images, precision_setting, setting
 from tfadv.attacks.fab import FAB
 from tfadv.attacks.gradient import is_adversarial
+from tfadv.attacks.iterative import IterativeAttack
 from tfadv.attacks.loop import ADVERSARIAL
 from tfadv.attacks.norms import NORMS
 from tfadv.attacks.square import Square
@@ -39,6 +40,8 @@ class AutoAttack(Attack):
       restarts: number of restarts of each attack (and target).
       targets: number of target classes of APGD-T and FAB-T; at most K - 1 are used.
       queries: number of queries of Square Attack.
+      precision: "float32" or "mixed_bfloat16", of the search; FAB always searches in float32, and which images are
+        adversarial is decided in float32.
     """
 
     norm: str = setting("linf", choices=tuple(NORMS))
@@ -47,16 +50,16 @@ class AutoAttack(Attack):
     restarts: int = setting(1, least=1)
     targets: int = setting(9, least=1)
     queries: int = setting(5000, least=1)
-
-    searches_in_bfloat16 = True  # except FAB
+    precision: str = precision_setting()
 
     def part(self, name: str) -> IterativeAttack:
         """One of the attacks, with its settings."""
         common: dict[str, Any] = {"norm": self.norm, "restarts": self.restarts}
-        if name == "square":
-            return Square(steps=self.queries, **common)
         if name.startswith("fab"):
             return FAB(steps=self.steps, targets=self.targets if name == "fab-t" else 0, **common)
+        common["precision"] = self.precision
+        if name == "square":
+            return Square(steps=self.queries, **common)
         losses = {"apgd-ce": "ce", "apgd-dlr": "dlr", "apgd-t": "dlr-t"}
         return APGD(loss=losses[name], steps=self.steps, targets=self.targets, **common)
 

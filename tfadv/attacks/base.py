@@ -1,8 +1,8 @@
-"""What all attacks share: checks of settings, batches, several eps with early stopping, and the count of the cost.
+"""What all attacks share: checks of settings and inputs, and batches.
 
 An attack is a frozen dataclass whose fields are its settings.  A new one is a
 subclass of `Attack`, which defines how one batch is attacked, or of
-`IterativeAttack`, which defines a start and a step.
+`tfadv.attacks.iterative.IterativeAttack`, which defines a start and a step.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfadv import specs
-from tfadv.attacks import loop, losses
+from tfadv.attacks import loop
 from tfadv.attacks.cost import Cost
-from tfadv.attacks.gradient import check_inputs, compiled_logits, is_adversarial
+from tfadv.attacks.gradient import check_inputs
 from tfadv.errors import UserError, check_name
 from tfadv.models.accelerate import accelerated, computes_in_bfloat16
 from tfadv.runtime import compilation
@@ -28,12 +28,7 @@ _MAX_INT = 2**31 - 1
 
 
 def setting(
-    default: Any,
-    *,
-    choices: Iterable[str] | None = None,
-    least: float | None = None,
-    above: float | None = None,
-    kw_only: bool = False,
+    default: Any, *, choices: Iterable[str] | None = None, least: float | None = None, above: float | None = None
 ) -> Any:
     """A field of an attack with the values that it accepts; `Attack` checks its type and these.
 
@@ -42,10 +37,18 @@ def setting(
       choices: names, for a str.
       least: the smallest number.
       above: a number that the setting must exceed.
-      kw_only: whether it can only be given by its name.
     """
     metadata = {"choices": choices, "least": least, "above": above}
-    return dataclasses.field(default=default, metadata=metadata, kw_only=kw_only)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def precision_setting() -> Any:
+    """The field `precision` of an attack whose search can run in bfloat16; given by name only.
+
+    With "mixed_bfloat16", such an attack computes logits and gradients on `Call.search_model`.
+    """
+    metadata = {"choices": ("float32", "mixed_bfloat16")}
+    return dataclasses.field(default="float32", metadata=metadata, kw_only=True)
 
 
 class Images(NamedTuple):
@@ -77,7 +80,7 @@ class Call:
 
     Attributes:
       model: the model under attack, in float32.
-      search_model: the same model in the precision of the search.
+      search_model: its bfloat16 clone if the attack's `precision` is mixed_bfloat16; otherwise the model itself.
     """
 
     model: Any
@@ -98,25 +101,16 @@ class Call:
 class Attack:
     """An attack and its settings.
 
-    Attributes:
-      precision: "float32"; or "mixed_bfloat16", to compute logits and gradients on the model's bfloat16 clone, which is
-        faster on GPUs and on CPUs with bfloat16 instructions.  Where an attack stops early on an image that fools the
-        clone, it continues in float32 unless the image fools the model, too.
-
     Raises:
       ValueError: a setting has the wrong type or is out of range.
       UserError: the name of a norm, loss or target rule is unknown; the message suggests the nearest one.
     """
 
-    precision: str = setting("float32", choices=("float32", "mixed_bfloat16"), kw_only=True)
-
-    searches_in_bfloat16 = False  # whether the attack uses `Call.search_model`, so that `precision` can be set
+    precision = "float32"  # where it can be set, it is a field: `precision_setting`
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
-        if self.precision != "float32" and not self.searches_in_bfloat16:
-            raise ValueError(f"{self.name} runs in float32 only.")
 
     @property
     def name(self) -> str:
@@ -203,7 +197,7 @@ class Attack:
         raise NotImplementedError
 
     def _search_model(self, model: Any) -> Any:
-        """The model in the precision of the search."""
+        """See `Call.search_model`."""
         if self.precision == "float32":
             return model
         if not compilation.use_accelerated():
@@ -221,164 +215,6 @@ class Attack:
     def _defaults(self) -> Attack:
         """The attack of the same name with its default settings."""
         return type(self)()
-
-
-class Passes(NamedTuple):
-    """Passes through the model per image: gradients and forwards in each step, and forwards after the last step."""
-
-    gradients: int
-    forwards: int
-    forwards_at_end: int
-
-
-class IterativeAttack(Attack):
-    """An attack that repeats a step, from one start or several, until an image is adversarial.
-
-    At each eps, only images that were not adversarial at a smaller eps are attacked.
-    The others keep their adversarial image at all larger eps.  An image that is
-    misclassified before the attack, or on which the attack fails, is returned unchanged.
-
-    A subclass has a setting `steps` and the methods below.  `start` runs in
-    Python, `step` and `last` inside of a graph.  The graph is compiled for the
-    settings of `traced()`; other settings reach it as tensors, see `inputs`.
-    """
-
-    steps: int
-
-    searches_in_bfloat16 = True
-    concurrent_rounds = True  # whether rounds may run at the same time, each on a copy of the image
-
-    def traced(self) -> IterativeAttack:
-        """This attack with a fixed value for each setting that `step` and `last` do not read from `self`.
-
-        Attacks that are equal here share one compiled graph.
-        """
-        return self
-
-    def rounds(self, classes: int) -> int:
-        """How many rounds (restarts, targets) at most, for a model with this many classes."""
-        return 1
-
-    def passes(self, classes: int) -> Passes:
-        """The passes through the model of one image."""
-        return Passes(1, 0, 1)
-
-    def draw(self, number: int, shape: tuple[int, ...], seed: int) -> Any:
-        """Random numbers for `number` rounds on images of `shape` (H, W, C), a nest of tensors.
-
-        They are drawn outside of the graph, because XLA would draw others, and are shared by all images.
-        """
-        return ()
-
-    def start(self, images: Images, rounds: np.ndarray, bounds: Bounds, random: Any) -> Any:
-        """The state of images (M) before the first step, each in its round, int32 (M,): a nest of tensors with M rows.
-
-        The first tensor of the nest holds images.
-        """
-        raise NotImplementedError
-
-    def inputs(self, bounds: Bounds, shape: tuple[int, ...], random: Any, first_round: int) -> Any:
-        """What the steps of a round share: a nest of tensors."""
-        return bounds
-
-    def step(self, model: Any, inputs: Any, i: tf.Tensor, state: Any) -> loop.Step:
-        """One step; must treat each image by itself."""
-        raise NotImplementedError
-
-    def last(self, model: Any, inputs: Any, state: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        """The (images, scores) of images for which no step reported `done`."""
-        raise NotImplementedError
-
-    def attack_batch(self, call: Call, x: tf.Tensor, y: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-        """See `Attack.attack_batch`."""
-        images = Images(x, y, compiled_logits(call.model, x))
-        call.cost.add(forwards=len(y))
-        adversarial, active = x, ~is_adversarial(images.logits, y, call.targeted)
-        results: dict[int, tf.Tensor] = {}
-        for k in np.argsort(sizes, kind="stable"):
-            candidates, scores = self.run(call, images, active.numpy(), call.bounds(sizes[k]))
-            success = active & (scores <= loop.ADVERSARIAL)
-            adversarial = tf.where(success[:, None, None, None], candidates, adversarial)
-            active &= ~success
-            results[k] = adversarial
-        return tf.stack([results[k] for k in range(len(results))])
-
-    def run(
-        self, call: Call, images: Images, active: np.ndarray, bounds: Bounds, capacity: int | None = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """All rounds at one eps on the active images; adds to `call.cost`.
-
-        Args:
-          call: the call.
-          images: N images; the logits may be None where `start` does not need them.
-          active: bool (N,).
-          bounds: eps and the like.
-          capacity: how many copies of images may be attacked at once; N where it is None.
-
-        Returns:
-          (images (N, H, W, C), scores (N,)), undefined where not active.
-        """
-        shape, classes = tuple(images.x.shape[1:]), self._resolve(call, images)
-        number, passes = self.rounds(classes), self.passes(classes)
-        traced = dataclasses.replace(self.traced(), precision="float32")  # the model decides
-        random = self.draw(number, shape, call.seed)
-        search_model = call.search_model if self.searches_in_bfloat16 else call.model
-        compact = not compilation.use_xla()
-
-        def attempt_on(model, rounds, rows, active):
-            state = self.start(images.take(rows), rounds, bounds, random)
-            inputs = self.inputs(bounds, shape, random, int(rounds[0]))
-            result = loop.run_unit(model, traced, inputs, state, self.steps, rows, active, call.resume)
-            call.cost.add(
-                gradients=passes.gradients * result.visits,
-                forwards=passes.forwards * result.visits + passes.forwards_at_end * result.finished,
-            )
-            return result.images, result.scores
-
-        def attempt(rounds, rows, active):
-            found, scores = attempt_on(search_model, rounds, rows, active)
-            if search_model is call.model:
-                return found, scores
-            false, again = self._false_positives(call, (found, scores), images.y, rows)
-            scores, again = tf.where(false, loop.NOT_ADVERSARIAL, scores), again & active
-            if not again.any():
-                return found, scores
-            chosen = np.flatnonzero(again) if compact else np.arange(len(rows))
-            repeated = attempt_on(call.model, rounds[chosen], rows[chosen], again[chosen])
-            return loop.replace_rows((found, scores), chosen, again[chosen], repeated)
-
-        capacity = (capacity or len(active)) if self.concurrent_rounds else 1
-        return loop.run_rounds(attempt, number, images.x, active, float(bounds.goal), capacity, compact=compact)
-
-    def _false_positives(self, call: Call, found: tuple, y: tf.Tensor, rows: np.ndarray) -> tuple:
-        """Two bool (M,).
-
-        The first: rows whose score says adversarial, but which do not fool the model in float32.  The second: all rows
-        of their images, which have left the loop too early, unless another row of the image does fool the model.
-        """
-        images, scores = found
-        claimed = scores.numpy() <= loop.ADVERSARIAL
-        call.cost.add(forwards=len(rows) if claimed.any() else 0)
-        saved = call.resume.load() if call.resume else None  # another rounding must not change what follows in the log
-        if saved:
-            return tuple(saved[1])
-        fools = np.zeros(len(rows), bool)
-        if claimed.any():
-            logits = compiled_logits(call.model, images)
-            fools = is_adversarial(logits, tf.gather(y, rows), call.targeted).numpy()
-        false = claimed & ~fools
-        again = np.isin(rows, rows[false]) & ~np.isin(rows, rows[claimed & fools])
-        if call.resume:
-            call.resume.done([false, again])
-        return false, again
-
-    def _resolve(self, call: Call, images: Images) -> int:
-        """The number of classes; notes in the cost where they are too few for the attack's loss."""
-        loss = getattr(self, "loss", None)
-        logits = compiled_logits(call.model, images.x[:1]) if images.logits is None else images.logits
-        if loss is not None:
-            call.cost.add_fallback(loss, losses.resolve_loss(loss, logits.shape[-1]))
-        return logits.shape[-1]
 
 
 def _checked(field: dataclasses.Field, value: Any) -> Any:

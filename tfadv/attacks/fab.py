@@ -10,8 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfadv.attacks import gradient, loop, losses
-from tfadv.attacks.base import Bounds, Call, Images, IterativeAttack, Passes, setting
+from tfadv.attacks.base import Bounds, Call, Images, setting
 from tfadv.attacks.hyperplane import project_onto_hyperplane
+from tfadv.attacks.iterative import IterativeAttack, Passes
 from tfadv.attacks.norms import NORMS, finite, get_norm
 from tfadv.attacks.targets import most_likely_others
 from tfadv.models.compiled import compiled_logits
@@ -74,7 +75,8 @@ class FAB(IterativeAttack):
     """Walks along the decision boundary to the adversarial image nearest to x, and returns it where it is within eps.
 
     The walk does not depend on eps, so one run is enough for all eps.  It ends for an
-    image that is adversarial within the smallest eps.
+    image that is adversarial within the smallest eps.  There is no setting
+    `precision`, because bfloat16 moves the boundary.
 
     Attributes:
       norm: "linf" or "l2".
@@ -91,8 +93,6 @@ class FAB(IterativeAttack):
     restarts: int = setting(1, least=1)
     targets: int = setting(0, least=0)
     targeted: bool = False
-
-    searches_in_bfloat16 = False  # it walks along the decision boundary, which bfloat16 moves
 
     @property
     def name(self) -> str:

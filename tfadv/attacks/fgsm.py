@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfadv.attacks import gradient
-from tfadv.attacks.base import Attack, Call
+from tfadv.attacks.base import Attack, Call, precision_setting
 from tfadv.models.compiled import PerModel
 
 
@@ -50,11 +50,11 @@ class FGSM(Attack):
 
     Attributes:
       targeted: True moves the images to class y (the paper's eq. 2) instead of away from it.
+      precision: "float32" or "mixed_bfloat16", of the search; which images are adversarial is decided in float32.
     """
 
     targeted: bool = False
-
-    searches_in_bfloat16 = True
+    precision: str = precision_setting()
 
     def one_pass(
         self, model: Any, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor, clip: tuple[float, float] = (0.0, 1.0)

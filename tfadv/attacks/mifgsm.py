@@ -28,7 +28,7 @@ class MIFGSM(IteratedGradient):
 
     def traced(self) -> MIFGSM:
         """See `IterativeAttack.traced`."""
-        return dataclasses.replace(self, steps=1, step_size=None, targeted=False, decay=0.0)
+        return dataclasses.replace(self, steps=1, step_size=None, targeted=False, precision="float32", decay=0.0)
 
     def default_step_size(self, eps: tf.Tensor) -> tf.Tensor:
         """See `IteratedGradient.default_step_size`."""

@@ -6,7 +6,7 @@ import dataclasses
 
 import tensorflow as tf
 
-from tfadv.attacks.base import Attack, Call, setting
+from tfadv.attacks.base import Attack, Call, precision_setting, setting
 from tfadv.attacks.fgsm import FGSM
 from tfadv.attacks.targets import TARGETS, choose_targets
 
@@ -19,11 +19,11 @@ class OneStep(Attack):
 
     Attributes:
       target: "least-likely" or "random" (`targets.choose_targets`).
+      precision: "float32" or "mixed_bfloat16", of the search; which images are adversarial is decided in float32.
     """
 
     target: str = setting("least-likely", choices=TARGETS)
-
-    searches_in_bfloat16 = True
+    precision: str = precision_setting()
 
     def attack_batch(self, call: Call, x: tf.Tensor, y: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
         """See `Attack.attack_batch`."""

@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfadv.attacks import gradient, losses
-from tfadv.attacks.base import Bounds, Call, Images, IterativeAttack, Passes, setting
+from tfadv.attacks.base import Bounds, Call, Images, precision_setting, setting
+from tfadv.attacks.iterative import IterativeAttack, Passes
 from tfadv.attacks.loop import ADVERSARIAL, Step, score
 from tfadv.attacks.norms import NORMS, finite, get_norm
 
@@ -43,12 +44,14 @@ class IteratedGradient(IterativeAttack):
         at a smaller eps.  An image on which the attack fails is returned unchanged.  False takes all steps and
         returns the last iterate of each image.
       targeted: True moves the images to class y instead of away from it.
+      precision: "float32" or "mixed_bfloat16", of the search; which images are adversarial is decided in float32.
     """
 
     steps: int = setting(10, least=1)
     step_size: float | None = setting(None, above=0)
     early_stop: bool = True
     targeted: bool = False
+    precision: str = precision_setting()
 
     # The plain method, which subclasses change; where it is a choice of the user, it is a field.
     loss = "ce"
@@ -59,7 +62,7 @@ class IteratedGradient(IterativeAttack):
 
     def traced(self) -> IteratedGradient:
         """See `IterativeAttack.traced`."""
-        return dataclasses.replace(self, steps=1, step_size=None, targeted=False)
+        return dataclasses.replace(self, steps=1, step_size=None, targeted=False, precision="float32")
 
     def rounds(self, classes: int) -> int:
         """See `IterativeAttack.rounds`."""
@@ -151,5 +154,5 @@ class PGD(IteratedGradient):
 
     def traced(self) -> PGD:
         """See `IterativeAttack.traced`; of the restarts only matters whether there are several."""
-        plain = dataclasses.replace(self, steps=1, step_size=None, targeted=False, random_start=True)
-        return dataclasses.replace(plain, restarts=min(self.restarts, 2))
+        plain = dataclasses.replace(self, steps=1, step_size=None, targeted=False, precision="float32")
+        return dataclasses.replace(plain, random_start=True, restarts=min(self.restarts, 2))

@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfadv.attacks import gradient, losses, squares
-from tfadv.attacks.base import Bounds, Images, IterativeAttack, Passes, setting
+from tfadv.attacks.base import Bounds, Images, precision_setting, setting
+from tfadv.attacks.iterative import IterativeAttack, Passes
 from tfadv.attacks.loop import Step, score
 from tfadv.attacks.norms import NORMS, get_norm
 
@@ -45,12 +46,14 @@ class Square(IterativeAttack):
       steps: maximum number of queries (forward passes) per image, for each eps and restart.
       restarts: number of searches, each from a new start.
       targeted: True moves the images to class y instead of away from it.
+      precision: "float32" or "mixed_bfloat16", of the search; which images are adversarial is decided in float32.
     """
 
     norm: str = setting("linf", choices=tuple(NORMS))
     steps: int = setting(5000, least=1)
     restarts: int = setting(1, least=1)
     targeted: bool = False
+    precision: str = precision_setting()
 
     concurrent_rounds = False  # all images share the squares of a round
 
