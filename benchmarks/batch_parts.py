@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 
 import numpy as np
-import psutil
 from absl import app, flags
 
+from benchmarks.memory import gigabytes
 from tfadv import models
 from tfadv.objectives.nfgsm import NFGSM
 from tfadv.training import Trainer
@@ -24,13 +24,6 @@ flags.DEFINE_integer("batch_size", 64, "Images per step.")
 STEPS = 3
 
 
-def most_memory() -> float:
-    """GB of resident memory that this process has taken at most, on Linux."""
-    with open("/proc/self/status", encoding="ascii") as status:
-        (line,) = (line for line in status if line.startswith("VmHWM:"))
-    return int(line.split()[1]) / 1e6
-
-
 def main(_: list[str]) -> None:
     """Prints the memory that the steps took beyond that of the model, and the time of the last step."""
     shape = FLAGS.image_size, FLAGS.image_size, 3
@@ -38,12 +31,13 @@ def main(_: list[str]) -> None:
     trainer = Trainer(model, weight_decay=0.0, objective=NFGSM(), batch_parts=FLAGS.parts)
     rng = np.random.default_rng(0)
     x, y = rng.random((FLAGS.batch_size, *shape), np.float32), rng.integers(0, 10, FLAGS.batch_size)
-    before = psutil.Process().memory_info().rss / 1e9
+    before = gigabytes("VmRSS")
     for step in range(STEPS):
         started = time.perf_counter()
         trainer.train_step(x, y, 0.03, (0, step)).numpy()
     seconds = time.perf_counter() - started
-    print(f"{FLAGS.parts} parts: {most_memory() - before:.2f} GB more than before, {seconds:.1f} s per step")
+    more = gigabytes("VmHWM") - before
+    print(f"{FLAGS.parts} parts: {more:.2f} GB more than before, {seconds:.1f} s per step")
 
 
 if __name__ == "__main__":

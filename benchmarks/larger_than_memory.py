@@ -8,7 +8,6 @@ The images are random, each brighter the higher its class, so that the tiny netw
 from __future__ import annotations
 
 import pathlib
-import re
 import threading
 import time
 
@@ -16,6 +15,7 @@ import numpy as np
 from absl import app, flags
 
 import tfadv  # noqa: F401  before Keras and TensorFlow
+from benchmarks.memory import gigabytes
 from tfadv import models
 from tfadv.datasets.batches import Samples
 from tfadv.datasets.storage import Images, Storage, take
@@ -29,12 +29,6 @@ flags.DEFINE_integer("batch_size", 128, "Images per step.")
 flags.DEFINE_string("folder", ".", "Where the file is created.")
 CLASSES = 10
 BLOCK = 1000  # images written at a time
-
-
-def anonymous_memory() -> float:
-    """GB of memory of this process without pages of files, which the system takes back when it needs them."""
-    status = pathlib.Path("/proc/self/status").read_text()
-    return int(re.search(r"RssAnon:\s+(\d+) kB", status)[1]) / 1e6
 
 
 def images_on_disk(number: int, size: int, folder: pathlib.Path) -> tuple[Images, np.ndarray]:
@@ -60,7 +54,7 @@ class MemoryWatch(threading.Thread):
     def run(self) -> None:
         """Until `stop`."""
         while not self._end.wait(0.1):
-            self.gigabytes.append(anonymous_memory())
+            self.gigabytes.append(gigabytes("RssAnon"))
 
     def stop(self) -> list[float]:
         """What was noted."""

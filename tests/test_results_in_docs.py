@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 
+import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -50,23 +51,46 @@ def test_a_table_has_the_figures_of_results_json(folder, table):
             assert row["mean FGSM Δ"].replace("−", "-") == f"{gain:+.1f}"
 
 
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+GRID = json.loads((ROOT / "results/paper_cifar10/results.json").read_text(encoding="utf-8"))
+
+
+def in_grid(model, recipe):
+    """A dict from (protocol, eps) to the accuracy, clean and under FGSM; empty where the model was not trained so."""
+    own = [r for r in GRID if (r["model"], r["variant"]) == (model, recipe) and r["attack"] in (None, "fgsm")]
+    return {(r["protocol"], r["eps"]): r["accuracy"] for r in own}
+
+
+def fgsm_in_grid(model, recipe):
+    return np.array([in_grid(model, recipe)["whitebox", eps] for eps in (0.01, 0.02, 0.03)])
+
+
 def test_the_grid_in_the_readme_has_the_figures_of_results_json():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (table,) = re.findall(r"^(\| clean; FGSM 0\.01 / 0\.02 / 0\.03 \|.+?)\n\n", readme, re.DOTALL | re.MULTILINE)
-    records = json.loads((ROOT / "results/paper_cifar10/results.json").read_text(encoding="utf-8"))
+    (table,) = re.findall(r"^(\| clean; FGSM 0\.01 / 0\.02 / 0\.03 \|.+?)\n\n", README, re.DOTALL | re.MULTILINE)
     shown = set()
     for row in rows(table):
         (recipe,) = re.findall(r"^`(.+?)`", row.pop("clean; FGSM 0.01 / 0.02 / 0.03"))
         for model, cell in row.items():
-            found = {
-                (r["protocol"], r["eps"]): r["accuracy"]
-                for r in records
-                if (r["model"], r["variant"]) == (model.lower(), recipe) and r["attack"] in (None, "fgsm")
-            }
+            found = in_grid(model.lower(), recipe)
             if cell == "–":
                 assert not found
-                continue
-            fgsm = [found["whitebox", eps] for eps in (0.01, 0.02, 0.03)]
-            assert cell == f"{percent([found['clean', None]])}; {percent(fgsm)}"
-            shown.add((model.lower(), recipe))
-    assert shown == {(r["model"], r["variant"]) for r in records}
+            else:
+                assert cell == f"{percent([found['clean', None]])}; {percent(fgsm_in_grid(model.lower(), recipe))}"
+                shown.add((model.lower(), recipe))
+    assert shown == {(r["model"], r["variant"]) for r in GRID}
+
+
+def test_the_gains_in_the_readme_follow_from_results_json():
+    def gain(model, recipe):
+        return 100 * (fgsm_in_grid(model, recipe) - fgsm_in_grid(model, "baseline")).mean()
+
+    models = "resnet18", "resnet50", "resnet101"
+    text = " ".join(README.split())
+    stated = re.search(
+        r"gains ([\d.]+) points for ResNet18, .+? and ([\d.]+) and ([\d.]+) for the other two\. The average of the three "
+        r"is ([\d.]+); .+? The control gains ([\d.]+)\. .+? ResNet50 gains ([\d.]+)\.",
+        text,
+    )
+    retrained, control = ([gain(model, recipe) for model in models] for recipe in ("retrained", "augmented"))
+    expected = [*retrained, np.mean(retrained), np.mean(control), gain("resnet50", "rounds(round=1)")]
+    assert list(stated.groups()) == [f"{value:.1f}" for value in expected]
