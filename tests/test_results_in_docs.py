@@ -87,8 +87,8 @@ def test_the_gains_in_the_readme_follow_from_results_json():
     models = "resnet18", "resnet50", "resnet101"
     text = " ".join(README.split())
     stated = re.search(
-        r"gains ([\d.]+) points for ResNet18, .+? and ([\d.]+) and ([\d.]+) for the other two\. The average of the three "
-        r"is ([\d.]+); .+? The control gains ([\d.]+)\. .+? ResNet50 gains ([\d.]+)\.",
+        r"gains ([\d.]+) points for ResNet18, .+? and ([\d.]+) and ([\d.]+) for the other two\. The average of the "
+        r"three is ([\d.]+); .+? The control gains ([\d.]+)\. .+? ResNet50 gains ([\d.]+)\.",
         text,
     )
     retrained, control = ([gain(model, recipe) for model in models] for recipe in ("retrained", "augmented"))
