@@ -131,30 +131,36 @@ def write_file(
     """
     images, labels, ids = samples
     path = _template(folder, name, file.split).sharded_filepath(shard_index=file.index, num_shards=file.count)
-    row = 0
+
+    def tasks() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+        row = 0
+        for batch in batches:
+            for start in range(0, len(batch), SAMPLES_PER_TASK):
+                part = batch[start : start + SAMPLES_PER_TASK]
+                rows = slice(row, row + len(part))
+                yield images[rows], part, labels[rows], ids[rows]
+                row = rows.stop
+        if row != len(labels):
+            raise ValueError(f"{row} perturbations for {len(labels)} images of {path.name}.")
+
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for record in _encoded_in_threads(tasks()):
+            writer.write(record)
+
+
+def _encoded_in_threads(tasks: Iterable[tuple]) -> Iterator[bytes]:
+    """The records of all tasks in order; the next tasks are prepared while threads encode those before."""
     encoders = concurrent.futures.ThreadPoolExecutor(_encoders(), initializer=_lower_priority)
     waiting: collections.deque[concurrent.futures.Future] = collections.deque()
-    with tf.io.TFRecordWriter(str(path)) as writer:
-
-        def write_next() -> None:
-            for record in waiting.popleft().result():
-                writer.write(record)
-
-        try:
-            for batch in batches:  # the attack computes a batch while those before are encoded
-                for start in range(0, len(batch), SAMPLES_PER_TASK):
-                    part = batch[start : start + SAMPLES_PER_TASK]
-                    rows = slice(row, row + len(part))
-                    waiting.append(encoders.submit(_encoded, images[rows], part, labels[rows], ids[rows]))
-                    row = rows.stop
-                while len(waiting) > MAX_WAITING_TASKS or (waiting and waiting[0].done()):
-                    write_next()
-            while waiting:
-                write_next()
-        finally:
-            encoders.shutdown(cancel_futures=True)
-    if row != len(labels):
-        raise ValueError(f"{row} perturbations for {len(labels)} images of {path.name}.")
+    try:
+        for task in tasks:
+            waiting.append(encoders.submit(_encoded, *task))
+            while waiting and (waiting[0].done() or len(waiting) > MAX_WAITING_TASKS):
+                yield from waiting.popleft().result()
+        for encoded in waiting:
+            yield from encoded.result()
+    finally:
+        encoders.shutdown(cancel_futures=True)
 
 
 def write_metadata(
