@@ -69,6 +69,7 @@ OTHER = {
     "virtual_devices": ("2", 2),
     "jit_compile": ("false", "false"),
     "accelerate": ("off", "off"),
+    "rematerialize": ("true", True),
     "profile": ("true", True),
     "verbosity": ("debug", "debug"),
 }

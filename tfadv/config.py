@@ -395,6 +395,13 @@ class Config:
         accepts=Names("accelerate", ("auto", "off")),
         required=True,
     )
+    rematerialize: bool = setting(
+        False,
+        "In training, keep few activations for the backward pass and compute the others again: takes less memory and "
+        "one more forward pass.",
+        group="Execution",
+        role="execution",
+    )
     profile: bool = setting(
         False,
         "Record a profile of ten training steps of each model for TensorBoard, in logs/<model>/<recipe>/train.",

@@ -105,11 +105,14 @@ devices = Devices("mirrored", 2)
 rng = np.random.default_rng(0)
 samples = Samples(rng.uniform(size=(256, 16, 16, 1)).astype("float32"), rng.integers(0, 3, 256))
 settings = TrainingSettings(epochs=2, batch_size=16, learning_rate=0.1, patience=9, eps=0.1, average=0.9)
-for objective, parts in ((PGDTraining(steps=1, awp=0.1), 2), (FreeTraining(replays=2), 1), (HAT(steps=1), 1)):
+for objective, *how in (
+    (PGDTraining(steps=1, awp=0.1), 2, True), (FreeTraining(replays=2), 1, False), (HAT(steps=1), 1, False)
+):
     with devices.strategy.scope():
         model = models.build("resnet_tiny", (16, 16, 1), 3)
     before = model.get_weights()
-    trainer = Trainer(model, weight_decay=0.0, objective=objective, batch_parts=parts, devices=devices)
+    how = dict(zip(("batch_parts", "rematerialize"), how))
+    trainer = Trainer(model, weight_decay=0.0, objective=objective, devices=devices, **how)
     trainer.fit(samples, samples, settings)
     for variable in model.weights:
         first, second = (v.numpy() for v in variable.value.values)

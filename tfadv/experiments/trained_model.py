@@ -276,6 +276,7 @@ class TrainedModel(WholeArtifact):
                 objective=self._objective,
                 precision=self._config.precision,
                 batch_parts=self._config.batch_parts,
+                rematerialize=self._config.rematerialize,
                 devices=self._context.devices,
             )
         return entry.trainers[key]

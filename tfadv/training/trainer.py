@@ -19,6 +19,7 @@ from tqdm import tqdm
 from tfadv.datasets.batches import Samples, evaluation_batches, training_batches
 from tfadv.errors import UserError, check_name
 from tfadv.models.accelerate import accelerated
+from tfadv.models.rematerialization import rematerialized
 from tfadv.objectives import EPS_SCHEDULES
 from tfadv.objectives.base import Objective, as_objective
 from tfadv.runtime import signals
@@ -134,6 +135,7 @@ class Trainer:
         objective: Objective | Callable,
         precision: str = "float32",
         batch_parts: int = 1,
+        rematerialize: bool = False,
         devices: Devices | None = None,
     ) -> None:
         """Compiles the steps.
@@ -145,19 +147,18 @@ class Trainer:
           precision: as in `accelerated`.
           batch_parts: each device processes its slice of a batch in this many equal parts, which takes less memory; see
             `Steps.train`.
+          rematerialize: keep few activations for the backward pass and compute the others again, as `rematerialized`
+            does.
           devices: None means the default device.
 
         Raises:
-          UserError: mixed precision without optimized clones.
+          UserError: mixed precision or rematerialization without optimized clones, or of a model that has none.
         """
-        if precision != "float32" and not use_accelerated():
-            raise UserError(f"--precision={precision} needs --accelerate=auto: optimized clones compute in bfloat16.")
         self.model = model
         self._given_objective = self._objective = self._active_objective = as_objective(objective)
         self._devices = devices or Devices()
         with self._devices.strategy.scope():
-            # The clone has the same variables.
-            self._network = accelerated(model, precision) if use_accelerated() else _same_variables(model)
+            self._network = _network(model, precision, rematerialize)
             self._optimizer = SGD(decay=weight_decay)
             self._optimizer.build(self._network.trainable_variables)
             self._network.compile(self._optimizer)  # where callbacks look for the optimizer
@@ -468,9 +469,23 @@ class Trainer:
         return _Progress(sums=sums, **{name: state[name] for name in names})
 
 
-def _same_variables(model: keras.Model) -> keras.Model:
-    """A second model of the same layers, whose `compile` and `stop_training` leave `model` alone."""
-    return keras.Model(model.inputs, model.outputs, name=model.name)
+def _network(model: keras.Model, precision: str, rematerialize: bool) -> keras.Model:
+    """The model in the form in which it is trained, with the same variables."""
+    if not use_accelerated():
+        if precision != "float32":
+            raise UserError(f"--precision={precision} needs --accelerate=auto: optimized clones compute in bfloat16.")
+        if rematerialize:
+            raise UserError("--rematerialize needs --accelerate=auto: it works on optimized clones.")
+        # Its `compile` and `stop_training` leave `model` alone.
+        return keras.Model(model.inputs, model.outputs, name=model.name)
+    network = accelerated(model, precision)
+    if not rematerialize:
+        return network
+    if network is model:
+        raise UserError(
+            f"--rematerialize needs a functional or sequential model that uses each layer once: {model.name}."
+        )
+    return rematerialized(network)
 
 
 def _raise_stopped() -> None:
