@@ -83,8 +83,7 @@ def _grouped(pieces: Sequence[list[Any]]) -> list[list[Any]]:
         largest = max(sum(sizes[start:end]) for start, end in zip(starts, ends, strict=True))
         return largest + sum(kept[end - 1] for end in ends[:-1])
 
-    limits = {sum(sizes[i:j]) for j in range(len(sizes) + 1) for i in range(j)}
-    ends = min(map(bounds, sorted(limits)), key=memory)
+    ends = min((bounds(sum(sizes) // number) for number in range(1, len(sizes) + 1)), key=memory)
     return [sum(pieces[start:end], []) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
