@@ -101,14 +101,20 @@ class _Segment(keras.layers.Layer):
     def __init__(self, start: keras.KerasTensor, operations: Sequence[Any], name: str) -> None:
         super().__init__(name=name, autocast=False)
         self.layers = [o for o in operations if isinstance(o, keras.layers.Layer)]
-        self._function = keras.Function(start, operations[-1].output)
+        self._start, self._operations = start, tuple(operations)
         self.built = True
 
     def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        return self._function(x)  # the layers inherit `training` from this call
+        computed = {id(self._start): x}
+        for operation in self._operations:
+            # Layers inherit `training` from this call.
+            arguments, named = operation._inbound_nodes[0].arguments.fill_in(computed)
+            x = operation(*arguments, **named)
+            computed |= zip(map(id, keras.tree.flatten(operation.output)), keras.tree.flatten(x), strict=True)
+        return x
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> keras.KerasTensor:
-        (end,) = self._function.outputs
+        end = self._operations[-1].output
         return keras.KerasTensor(end.shape, end.dtype)
 
 
