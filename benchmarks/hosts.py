@@ -1,4 +1,4 @@
-"""One experiment on several devices and hosts: whether the figures are equal, and what each host reads and computes.
+"""Trains and attacks on several devices and hosts, and compares the results and what each host reads and computes.
 
     python -m benchmarks.hosts --out=runs/hosts
 
@@ -32,13 +32,13 @@ from tfadv.training import Trainer, TrainingSettings
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "runs/hosts", "Folder of what each host finds.")
 flags.DEFINE_string("layout", "", "Run this layout in this process, as one of its hosts.")
-LAYOUTS = {  # hosts, devices of each
-    "1 device": (1, 1),
-    "2 devices": (1, 2),
-    "4 devices": (1, 4),
-    "2 hosts": (2, 1),
-    "3 hosts": (3, 1),
-    "4 hosts": (4, 1),
+LAYOUTS = {  # the number of hosts, and the arguments of `Devices` on each
+    "1 device": (1, ()),
+    "2 devices": (1, ("mirrored", 2)),
+    "4 devices": (1, ("mirrored", 4)),
+    "2 hosts": (2, ("multiworker",)),
+    "3 hosts": (3, ("multiworker",)),
+    "4 hosts": (4, ("multiworker",)),
 }
 BATCH, VALIDATION, ATTACKED, EPS = 48, 240, 96, (0.05, 0.1, 0.2)
 FEW_STEPS = {"square": "square(steps=100)", "autoattack": "autoattack(steps=10, queries=100, targets=2)"}
@@ -66,8 +66,8 @@ def images_on_disk(folder: pathlib.Path) -> tuple[CountedImages, np.ndarray]:
 
 def run_host(layout: str, folder: pathlib.Path) -> None:
     """Trains and attacks as one host of a layout, and writes what it found to a file."""
-    hosts, number = LAYOUTS[layout]
-    devices = Devices("multiworker" if hosts > 1 else "mirrored" if number > 1 else "auto", number if number > 1 else 0)
+    _, arguments = LAYOUTS[layout]
+    devices = Devices(*arguments)
     host, _ = devices.share
     images, labels = images_on_disk(folder)
     training = Samples(images[VALIDATION:], labels[VALIDATION:])
@@ -76,8 +76,9 @@ def run_host(layout: str, folder: pathlib.Path) -> None:
     with devices.strategy.scope():
         model = models.build("resnet_tiny", (16, 16, 1), 10, synchronized=True)
     trainer = Trainer(model, weight_decay=0.0, objective=NFGSM(), devices=devices)
+    settings = TrainingSettings(epochs=1, batch_size=BATCH, learning_rate=0.05, patience=1, eps=0.1)
     CountedImages.read, before = 0, cpu_seconds()
-    history = trainer.fit(training, validation, TrainingSettings(1, BATCH, 0.05, 1, eps=0.1))["history"]
+    history = trainer.fit(training, validation, settings)["history"]
     read, training_seconds = CountedImages.read, cpu_seconds() - before
     weights = folder / "weights.npz"  # of one device, which comes first
     if not weights.exists():
@@ -99,7 +100,6 @@ def run_host(layout: str, folder: pathlib.Path) -> None:
         "read": read,
         "training_seconds": training_seconds,
         "attack_seconds": cpu_seconds() - before,
-        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
     }
     (folder / f"{layout}, host {host}.json").write_text(json.dumps(found))
 
@@ -122,13 +122,14 @@ def run_layout(layout: str, folder: pathlib.Path) -> list[dict]:
             task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
             environment["TF_CONFIG"] = json.dumps(task)
         processes.append(subprocess.Popen(command, env=environment))
-    if any(process.wait() for process in processes):
+    codes = [process.wait() for process in processes]
+    if any(codes):
         sys.exit(f"{layout} failed")
     return [json.loads((folder / f"{layout}, host {host}.json").read_text()) for host in range(hosts)]
 
 
 def free_addresses(number: int) -> list[str]:
-    """Of ports of this machine that no process listens on."""
+    """Addresses of free ports of this machine."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
     addresses = [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]
     for each in sockets:

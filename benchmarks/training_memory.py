@@ -18,7 +18,7 @@ from tfadv.training import Trainer
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("parts", 1, "Number of parts of the batch.")
-flags.DEFINE_bool("rematerialize", False, "Compute activations again in the backward pass.")
+flags.DEFINE_bool("rematerialize", False, "Recompute activations in the backward pass.")
 flags.DEFINE_string("model", "resnet50", "The network.")
 flags.DEFINE_integer("image_size", 128, "Height and width of the images in pixels.")
 flags.DEFINE_integer("batch_size", 64, "Images per step.")

@@ -110,6 +110,7 @@ OTHER = {
         ({"jit_compile": "yes"}, "unknown jit_compile"),
         ({"accelerate": "on"}, "unknown accelerate"),
         ({"accelerate": "off", "attacks": "pgd(precision=mixed_bfloat16)"}, "needs --accelerate=auto"),
+        ({"accelerate": "off", "rematerialize": True}, "needs --accelerate=auto"),
         ({"virtual_devices": 65}, "at most 64"),
         ({"checkpoint_steps": -1}, "--checkpoint_steps"),
         ({"shard": "0/4"}, "--shard is for .*--stage=evaluate.*, not for all"),
@@ -220,7 +221,9 @@ def test_the_fingerprint_is_what_decides_results():
 
 def test_flags_txt_gives_the_same_settings_again(tmp_path):
     left_out = ("shard", "overwrite", "verify", "profile", "input_range")
-    for changes in ({}, {name: value for name, (_, value) in OTHER.items() if name not in left_out}):
+    others = {name: value for name, (_, value) in OTHER.items() if name not in left_out}
+    rematerialize = {"rematerialize": others.pop("rematerialize")}  # not with accelerate=off
+    for changes in ({}, others, rematerialize):
         config = Config(**changes).resolved()
         (tmp_path / "flags.txt").write_text(config.flagfile())
         assert CommandLine([f"--flagfile={tmp_path / 'flags.txt'}"]).config() == config

@@ -397,8 +397,8 @@ class Config:
     )
     rematerialize: bool = setting(
         False,
-        "In training, keep few activations for the backward pass and compute the others again: takes less memory and "
-        "one more forward pass.",
+        "Gradient checkpointing in training: keep few activations and recompute the others in each backward pass. "
+        "Takes less memory, and almost one more forward pass.",
         group="Execution",
         role="execution",
     )
@@ -423,6 +423,8 @@ class Config:
         precisions = {settings.get("precision", "float32") for _, settings in self.attack_specs}
         if self.accelerate == "off" and precisions - {"float32"}:
             raise UserError("an attack in another precision needs --accelerate=auto: optimized clones compute in it.")
+        if self.accelerate == "off" and self.rematerialize:
+            raise UserError("--rematerialize needs --accelerate=auto: it works on optimized clones.")
         choices.check_models(self)
         check_dataset(self.dataset, self.data_dir, self.label)
         self._check_shard()

@@ -1,4 +1,5 @@
-"""One of two hosts killed at any moment: the other one ends, and the same commands end as an uninterrupted run."""
+"""One of two hosts is killed at a random moment: the other one exits with one line, and starting both again gives the
+files of an uninterrupted run."""
 
 import json
 import random
@@ -11,7 +12,7 @@ import pytest
 from tests.faults.harness import Run, free_ports, one_line, wait_for
 
 KILLS = 10
-ENDS_WITHIN = 30  # seconds
+ENDS_WITHIN = 120  # seconds, on a busy machine
 SETTINGS = ("--sync_batchnorm", "--epochs=6", "--patience=6", "--stage=attack", "--attacks=pgd(steps=5)")
 
 
@@ -28,9 +29,10 @@ def test_a_host_killed_at_a_random_moment(tmp_path, data_dir, tally):
     chief, other = start(unbroken)
     wait_for(chief, "models/resnet_tiny/baseline")
     started = time.monotonic()
-    assert [process.communicate() and process.returncode for process in (chief, other)] == [0, 0]
+    errors = ended([chief, other])
+    assert [chief.returncode, other.returncode] == [0, 0], errors
     span = time.monotonic() - started
-    moments, slowest = random.Random(0), 0.0
+    moments, slowest, running = random.Random(0), 0.0, 0
     for number in range(KILLS):
         run = Run(tmp_path / f"run{number}", data_dir)
         processes = start(run)
@@ -40,17 +42,28 @@ def test_a_host_killed_at_a_random_moment(tmp_path, data_dir, tally):
         processes[killed].send_signal(signal.SIGKILL)
         killed_at = time.monotonic()
         survivor = processes[1 - killed]
-        errors = survivor.communicate(timeout=ENDS_WITHIN)[1]
+        (errors,) = ended([survivor])
         slowest = max(slowest, time.monotonic() - killed_at)
         processes[killed].communicate()
         if survivor.returncode != 0:  # otherwise it had finished before
-            ended = subprocess.CompletedProcess(survivor.args, survivor.returncode, stderr=errors)
-            assert "another worker of this run is gone" in one_line(ended)
-            tally["hosts killed, whose other host ended with one line"] += 1
+            done = subprocess.CompletedProcess(survivor.args, survivor.returncode, stderr=errors)
+            assert "another worker of this run is gone" in one_line(done)
+            running += 1
         resumed = start(run)
-        errors = [process.communicate()[1] for process in resumed]
+        errors = ended(resumed)
         assert [process.returncode for process in resumed] == [0, 0], errors
         assert run.contents() == unbroken.contents()
         assert not list(run.workdir.rglob(".tmp-*"))
-        tally["hosts killed, all resumed to the same files"] += 1
-    tally["seconds until the other host had ended, at most"] = round(slowest, 1)
+    assert running >= KILLS / 2
+    tally["hosts killed, all resumed to the same files"] += KILLS
+    tally["killed hosts whose peer was running, and exited with one line"] += running
+    tally["most seconds until the peer had exited"] = round(slowest, 1)
+
+
+def ended(processes):
+    """What each process wrote until it exited; all are killed where one of them does not."""
+    try:
+        return [process.communicate(timeout=ENDS_WITHIN)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -54,6 +55,12 @@ def accelerated(model: keras.Model, precision: str = "float32") -> keras.Model:
 def computes_in_bfloat16(model: keras.Model) -> bool:
     """Whether any of its layers does."""
     return any(getattr(layer, "compute_dtype", None) == "bfloat16" for layer in model._flatten_layers())
+
+
+def nested_clone(operation: Any) -> keras.Model | None:
+    """The optimized clone of a nested model that an operation of a clone calls, or None."""
+    layer = operation.layer if isinstance(operation, _Shared) else None
+    return layer if layer in _OPTIMIZED else None
 
 
 def _optimized_clone(functional, precision):
@@ -137,8 +144,8 @@ class _Shared(keras.layers.Layer):
         self.layer = layer
         self.built = True
 
-    def call(self, *args, **kwargs):
-        return self.layer(*args, **kwargs)
+    def call(self, *args, training=None, **kwargs):
+        return self.layer(*args, training=training, **kwargs)
 
     def compute_output_spec(self, *args, **kwargs):
         # Known already; to infer it, Keras would believe that a tensor times a number is sparse, and fail.
@@ -158,7 +165,7 @@ class _Convolution(_Shared):
         _, height, width, _ = layer.output.shape
         self._fold = size * size * layer.input.shape[-1] < _BATCH * height * width
 
-    def call(self, x, training=None):
+    def call(self, x, training=None):  # type: ignore[override]
         layer, norm = self.layer, self.norm
         # Keras returns variables in the dtype of the computation; BatchNorm computes in float32 in any case.
         kernel, bias = tf.convert_to_tensor(layer.kernel), _float32(layer.bias) if layer.use_bias else None

@@ -147,12 +147,12 @@ class Trainer:
           precision: as in `accelerated`.
           batch_parts: each device processes its slice of a batch in this many equal parts, which takes less memory; see
             `Steps.train`.
-          rematerialize: keep few activations for the backward pass and compute the others again, as `rematerialized`
-            does.
+          rematerialize: recompute activations in the backward pass, see `rematerialized`.
           devices: None means the default device.
 
         Raises:
-          UserError: mixed precision or rematerialization without optimized clones, or of a model that has none.
+          UserError: `precision` or `rematerialize` needs an optimized clone, and clones are off; or `rematerialize`,
+            and the model has none or can't be cut into segments.
         """
         self.model = model
         self._given_objective = self._objective = self._active_objective = as_objective(objective)
@@ -470,20 +470,20 @@ class Trainer:
 
 
 def _network(model: keras.Model, precision: str, rematerialize: bool) -> keras.Model:
-    """The model in the form in which it is trained, with the same variables."""
+    """The model that is trained in place of `model`; it shares its variables."""
     if not use_accelerated():
         if precision != "float32":
             raise UserError(f"--precision={precision} needs --accelerate=auto: optimized clones compute in bfloat16.")
         if rematerialize:
             raise UserError("--rematerialize needs --accelerate=auto: it works on optimized clones.")
-        # Its `compile` and `stop_training` leave `model` alone.
+        # A second model of the same layers, so that `compile` and `stop_training` do not affect `model`.
         return keras.Model(model.inputs, model.outputs, name=model.name)
     network = accelerated(model, precision)
     if not rematerialize:
         return network
     if network is model:
         raise UserError(
-            f"--rematerialize needs a functional or sequential model that uses each layer once: {model.name}."
+            f"--rematerialize: {model.name} must be a functional or sequential model that uses each layer once."
         )
     return rematerialized(network)
 
