@@ -25,7 +25,7 @@ from tfadv import attacks, models
 from tfadv.datasets.batches import Samples
 from tfadv.datasets.storage import Storage
 from tfadv.evaluation.evaluator import Execution, evaluate
-from tfadv.objectives.nfgsm import NFGSM
+from tfadv.objectives.cross_entropy import cross_entropy
 from tfadv.runtime.devices import Devices
 from tfadv.training import Trainer, TrainingSettings
 
@@ -75,8 +75,8 @@ def run_host(layout: str, folder: pathlib.Path) -> None:
     keras.utils.set_random_seed(0)
     with devices.strategy.scope():
         model = models.build("resnet_tiny", (16, 16, 1), 10, synchronized=True)
-    trainer = Trainer(model, weight_decay=0.0, objective=NFGSM(), devices=devices)
-    settings = TrainingSettings(epochs=1, batch_size=BATCH, learning_rate=0.05, patience=1, eps=0.1)
+    trainer = Trainer(model, weight_decay=0.0, objective=cross_entropy, devices=devices)
+    settings = TrainingSettings(epochs=1, batch_size=BATCH, learning_rate=0.05, patience=1)
     CountedImages.read, before = 0, cpu_seconds()
     history = trainer.fit(training, validation, settings)["history"]
     read, training_seconds = CountedImages.read, cpu_seconds() - before

@@ -52,37 +52,55 @@ def test_a_table_has_the_figures_of_results_json(folder, table):
 
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-GRID = json.loads((ROOT / "results/paper_cifar10/results.json").read_text(encoding="utf-8"))
+# Cells of a grid: clean accuracy; accuracy under FGSM at each eps.
+GRIDS = [
+    ("paper_cifar10", README, (0.01, 0.02, 0.03)),
+    ("paper_mnist_strong", TEXT, (0.1, 0.2, 0.3)),
+    ("paper_mnist", TEXT, (0.01, 0.02, 0.03)),
+]
 
 
-def in_grid(model, recipe):
-    """A dict from (protocol, eps) to the accuracy, clean and under FGSM; empty where the model was not trained so."""
-    own = [r for r in GRID if (r["model"], r["variant"]) == (model, recipe) and r["attack"] in (None, "fgsm")]
-    return {(r["protocol"], r["eps"]): r["accuracy"] for r in own}
+class Grid:
+    """The results of a run on several models and recipes."""
+
+    def __init__(self, folder, eps):
+        self.records = json.loads((ROOT / "results" / folder / "results.json").read_text(encoding="utf-8"))
+        self.eps = eps
+
+    def accuracies(self, model, recipe):
+        """From (protocol, eps) to the accuracy, clean and under FGSM; empty where the model was not trained so."""
+        own = [
+            r for r in self.records if (r["model"], r["variant"]) == (model, recipe) and r["attack"] in (None, "fgsm")
+        ]
+        return {(r["protocol"], r["eps"]): r["accuracy"] for r in own}
+
+    def fgsm(self, model, recipe):
+        return np.array([self.accuracies(model, recipe)["whitebox", eps] for eps in self.eps])
 
 
-def fgsm_in_grid(model, recipe):
-    return np.array([in_grid(model, recipe)["whitebox", eps] for eps in (0.01, 0.02, 0.03)])
-
-
-def test_the_grid_in_the_readme_has_the_figures_of_results_json():
-    (table,) = re.findall(r"^(\| clean; FGSM 0\.01 / 0\.02 / 0\.03 \|.+?)\n\n", README, re.DOTALL | re.MULTILINE)
+@pytest.mark.parametrize("folder, text, eps", GRIDS, ids=[folder for folder, *_ in GRIDS])
+def test_the_table_of_a_grid_has_the_figures_of_results_json(folder, text, eps):
+    grid = Grid(folder, eps)
+    corner = f"clean; FGSM {' / '.join(map(str, eps))}"
+    (table,) = re.findall(rf"^(\| {re.escape(corner)} \|.+?)\n\n", text, re.DOTALL | re.MULTILINE)
     shown = set()
     for row in rows(table):
-        (recipe,) = re.findall(r"^`(.+?)`", row.pop("clean; FGSM 0.01 / 0.02 / 0.03"))
+        (recipe,) = re.findall(r"^`(.+?)`", row.pop(corner))
         for model, cell in row.items():
-            found = in_grid(model.lower(), recipe)
+            found = grid.accuracies(model.lower(), recipe)
             if cell == "–":
                 assert not found
             else:
-                assert cell == f"{percent([found['clean', None]])}; {percent(fgsm_in_grid(model.lower(), recipe))}"
+                assert cell == f"{percent([found['clean', None]])}; {percent(grid.fgsm(model.lower(), recipe))}"
                 shown.add((model.lower(), recipe))
-    assert shown == {(r["model"], r["variant"]) for r in GRID}
+    assert shown == {(r["model"], r["variant"]) for r in grid.records}
 
 
 def test_the_gains_in_the_readme_follow_from_results_json():
+    grid = Grid("paper_cifar10", (0.01, 0.02, 0.03))
+
     def gain(model, recipe):
-        return 100 * (fgsm_in_grid(model, recipe) - fgsm_in_grid(model, "baseline")).mean()
+        return 100 * (grid.fgsm(model, recipe) - grid.fgsm(model, "baseline")).mean()
 
     models = "resnet18", "resnet50", "resnet101"
     text = " ".join(README.split())
