@@ -11,10 +11,10 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import resource
 import socket
 import subprocess
 import sys
+import time
 
 import keras
 import numpy as np
@@ -77,16 +77,16 @@ def run_host(layout: str, folder: pathlib.Path) -> None:
         model = models.build("resnet_tiny", (16, 16, 1), 10, synchronized=True)
     trainer = Trainer(model, weight_decay=0.0, objective=cross_entropy, devices=devices)
     settings = TrainingSettings(epochs=1, batch_size=BATCH, learning_rate=0.05, patience=1)
-    CountedImages.read, before = 0, cpu_seconds()
+    CountedImages.read, before = 0, time.process_time()
     history = trainer.fit(training, validation, settings)["history"]
-    read, training_seconds = CountedImages.read, cpu_seconds() - before
+    read, training_seconds = CountedImages.read, time.process_time() - before
     weights = folder / "weights.npz"  # of one device, which comes first
     if not weights.exists():
         np.savez(weights, *model.get_weights())
     with np.load(weights) as saved:
         model.set_weights(list(saved.values()))
     x, y = validation.images[:ATTACKED].astype(np.float32) / 255, validation.labels[:ATTACKED]
-    before = cpu_seconds()
+    before = time.process_time()
     robust = {
         name: evaluate(
             model, x, y, FEW_STEPS.get(name, name), EPS, batch_size=BATCH, execution=Execution(devices)
@@ -99,15 +99,9 @@ def run_host(layout: str, folder: pathlib.Path) -> None:
         "robust": robust,
         "read": read,
         "training_seconds": training_seconds,
-        "attack_seconds": cpu_seconds() - before,
+        "attack_seconds": time.process_time() - before,
     }
     (folder / f"{layout}, host {host}.json").write_text(json.dumps(found))
-
-
-def cpu_seconds() -> float:
-    """CPU time of this process, on all cores."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
 
 
 def run_layout(layout: str, folder: pathlib.Path) -> list[dict]:

@@ -1,12 +1,11 @@
 """Attacks on several devices find, image by image, what they find on one."""
 
-import json
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.faults.harness import ROOT, free_ports
+from tests.faults.harness import ROOT, host_configs
 
 # One process has its devices for good, so these run in their own.
 BEGIN = """
@@ -171,18 +170,16 @@ def test_every_attack_finds_the_same_on_each_image():
 
 
 def test_two_hosts():
-    hosts = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
-    configs = [{"cluster": hosts, "task": {"type": "worker", "index": index}} for index in range(2)]
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", BEGIN.replace('"mirrored", int(sys.argv[1])', '"multiworker"') + HOSTS],
-            env=os.environ | {"TF_CONFIG": json.dumps(config)},
+            env=os.environ | {"TF_CONFIG": config},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             cwd=ROOT,
         )
-        for config in configs
+        for config in host_configs(2)
     ]
     with ThreadPoolExecutor() as pool:  # both are read at the same time: neither waits for room in its pipe
         outputs = list(pool.map(output_of, processes))

@@ -36,6 +36,10 @@ class Run:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )  # fmt: skip
 
+    def start_hosts(self, *more, number=2):
+        """The processes of one distributed run, the chief first."""
+        return [self.start(*more, TF_CONFIG=config) for config in host_configs(number)]
+
     def manifests(self):
         """Those of complete artifacts."""
         found = self.workdir.rglob("manifest.json")
@@ -69,6 +73,12 @@ def free_ports(number: int) -> list[int]:
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return [each.getsockname()[1] for each in sockets]
+
+
+def host_configs(number: int) -> list[str]:
+    """TF_CONFIG for each of the hosts of a distributed run, which are processes of this machine."""
+    hosts = {"worker": [f"127.0.0.1:{port}" for port in free_ports(number)]}
+    return [json.dumps({"cluster": hosts, "task": {"type": "worker", "index": index}}) for index in range(number)]
 
 
 def wait_for(process, text, seconds=120):

@@ -1,7 +1,6 @@
 """One of two hosts is killed at a random moment: the other one exits with one line, and starting both again gives the
 files of an uninterrupted run."""
 
-import json
 import random
 import signal
 import subprocess
@@ -9,24 +8,17 @@ import time
 
 import pytest
 
-from tests.faults.harness import Run, free_ports, one_line, wait_for
+from tests.faults.harness import Run, one_line, wait_for
 
 KILLS = 10
 ENDS_WITHIN = 120  # seconds, on a busy machine
 SETTINGS = ("--sync_batchnorm", "--epochs=6", "--patience=6", "--stage=attack", "--attacks=pgd(steps=5)")
 
 
-def start(run):
-    """Two hosts, the chief first."""
-    hosts = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
-    tasks = ({"cluster": hosts, "task": {"type": "worker", "index": index}} for index in range(2))
-    return [run.start(*SETTINGS, TF_CONFIG=json.dumps(task)) for task in tasks]
-
-
 @pytest.mark.long
 def test_a_host_killed_at_a_random_moment(tmp_path, data_dir, tally):
     unbroken = Run(tmp_path / "unbroken", data_dir)
-    chief, other = start(unbroken)
+    chief, other = unbroken.start_hosts(*SETTINGS)
     wait_for(chief, "models/resnet_tiny/baseline")
     started = time.monotonic()
     errors = ended([chief, other])
@@ -35,7 +27,7 @@ def test_a_host_killed_at_a_random_moment(tmp_path, data_dir, tally):
     moments, slowest, running = random.Random(0), 0.0, 0
     for number in range(KILLS):
         run = Run(tmp_path / f"run{number}", data_dir)
-        processes = start(run)
+        processes = run.start_hosts(*SETTINGS)
         wait_for(processes[0], "models/resnet_tiny/baseline")
         time.sleep(moments.uniform(0, span))
         killed = moments.randrange(2)
@@ -49,7 +41,7 @@ def test_a_host_killed_at_a_random_moment(tmp_path, data_dir, tally):
             done = subprocess.CompletedProcess(survivor.args, survivor.returncode, stderr=errors)
             assert "another worker of this run is gone" in one_line(done)
             running += 1
-        resumed = start(run)
+        resumed = run.start_hosts(*SETTINGS)
         errors = ended(resumed)
         assert [process.returncode for process in resumed] == [0, 0], errors
         assert run.contents() == unbroken.contents()

@@ -288,3 +288,22 @@ def test_convolve_equals_padding_and_convolution(shape, size, stride, pad):
     close(got, expected, 1e-5)
     for variable in (x, kernel):
         close(tape.gradient(losses[1], variable), tape.gradient(losses[0], variable), 1e-5)
+
+
+@pytest.mark.parametrize("training", [None, False, True])
+def test_a_layer_with_a_training_of_its_own_is_called_as_in_the_model(training):
+    keras.utils.set_random_seed(0)
+    x = inputs = keras.Input((8, 8, 3))
+    nested = keras.Sequential([keras.Input((8, 8, 3)), layers.BatchNormalization(), layers.Conv2D(4, 3)])
+    x = layers.BatchNormalization()(nested(x, training=False), training=True)
+    model = keras.Model(inputs, layers.Flatten()(x))
+    images = np.random.default_rng(0).random((4, 8, 8, 3), np.float32)
+    found = []
+    for network in (model, accelerated(model)):
+        start = model.get_weights()
+        found.append((network(images, training=training).numpy(), model.get_weights()))
+        model.set_weights(start)
+    (expected, statistics), (output, clone_statistics) = found
+    np.testing.assert_allclose(output, expected, atol=1e-5)
+    for ours, theirs in zip(clone_statistics, statistics, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)

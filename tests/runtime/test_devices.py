@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.faults.harness import ROOT, Run, free_ports, one_line, wait_for
+from tests.faults.harness import ROOT, Run, one_line, wait_for
 from tfadv.datasets import stored
 from tfadv.errors import UserError
 from tfadv.runtime.devices import Devices
@@ -135,22 +135,9 @@ def test_all_devices_keep_the_same_variables_without_synchronized_norms(script):
     assert "alike" in done.stdout, done.stderr[-2000:]
 
 
-def workers(run, *more):
-    """Two processes of one distributed run, the chief first."""
-    hosts = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
-    return [
-        run.start(
-            "--sync_batchnorm",
-            *more,
-            TF_CONFIG=json.dumps({"cluster": hosts, "task": {"type": "worker", "index": index}}),
-        )
-        for index in range(2)
-    ]
-
-
 def test_two_hosts_and_one_of_them_killed(one, tmp_path, long):
     run = Run(tmp_path / "run", one.data_dir)
-    chief, other = workers(run, "--epochs=1", "--stage=attack")
+    chief, other = run.start_hosts("--sync_batchnorm", "--epochs=1", "--stage=attack")
     errors = [process.communicate()[1] for process in (chief, other)]
     assert chief.returncode == other.returncode == 0, errors
     same_epoch(run, one)
@@ -159,8 +146,8 @@ def test_two_hosts_and_one_of_them_killed(one, tmp_path, long):
     assert not list(run.workdir.rglob(".tmp-*"))
 
     run = Run(tmp_path / "killed", one.data_dir)
-    settings = ("--epochs=40", "--patience=40", "--stage=train")
-    chief, other = workers(run, *settings)
+    settings = ("--sync_batchnorm", "--epochs=40", "--patience=40", "--stage=train")
+    chief, other = run.start_hosts(*settings)
     wait_for(chief, "epoch  2/")
     other.send_signal(signal.SIGKILL)
     other.communicate()
@@ -169,7 +156,7 @@ def test_two_hosts_and_one_of_them_killed(one, tmp_path, long):
     assert "another worker of this run is gone" in one_line(ended)
     if not long:
         return
-    chief, other = workers(run, *settings)
+    chief, other = run.start_hosts(*settings)
     lines = wait_for(chief, "resuming after epoch")
     assert lines and wait_for(chief, "epoch  4/")
     for process in (chief, other):  # asked to stop, both do at the same step

@@ -92,8 +92,7 @@ def _optimized_clone(functional, precision):
             return layer.__class__.from_config(layer.get_config() | {"dtype": precision})
         return _Shared(layer, layer.dtype_policy)
 
-    def call(layer, *args, training=None, **kwargs):
-        # Layers inherit `training` from the call of the model, which overrides theirs.
+    def call(layer, *args, **kwargs):
         return args[0] if layer.name in absorbed else layer(*args, **kwargs)
 
     return keras.models.clone_model(functional, clone_function=clone, call_function=call)

@@ -123,20 +123,19 @@ class _Segment(keras.layers.Layer):
 
     def __init__(self, start: keras.KerasTensor, operations: Sequence[Any], name: str) -> None:
         super().__init__(name=name, autocast=False)
-        self.layers = [o for o in operations if isinstance(o, keras.layers.Layer)]
-        self._start, self._operations = start, tuple(operations)
+        self.start, self.operations = start, tuple(operations)
         self.built = True
 
     def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         return self._compute(x, training)
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> keras.KerasTensor:
-        end = self._operations[-1].output
+        end = self.operations[-1].output
         return keras.KerasTensor(end.shape, end.dtype)
 
     def _compute(self, x: tf.Tensor, training: bool | None) -> tf.Tensor:
-        computed = {id(self._start): x}
-        for operation in self._operations:
+        computed = {id(self.start): x}
+        for operation in self.operations:
             node = operation._inbound_nodes[0]
             arguments, named = node.arguments.fill_in(computed)
             if isinstance(operation, keras.layers.Layer) and training is not None:
