@@ -166,6 +166,17 @@ def test_several_threads_encode_and_the_order_stays(tmp_path, digits, monkeypatc
     assert files[0] == files[1] and len(threads) > 1
 
 
+def test_threads_that_encode_at_once_cause_no_warning(digits, monkeypatch, caplog):
+    spec = tf.TensorSpec((None, None, None, None), tf.uint8)
+    never_traced = tf.function(stored._encode_pngs.python_function, input_signature=[spec])
+    monkeypatch.setattr(stored, "_encode_pngs", never_traced)
+    monkeypatch.setattr(stored, "_encoders", lambda: 8)
+    part = digits.images[:4], np.zeros((4, 32, 32, 1), np.int8), digits.labels[:4], np.arange(4)
+    assert len(list(stored._encoded_in_threads([part] * 32))) == 128
+    assert never_traced.experimental_get_tracing_count() == 1
+    assert "retracing" not in caplog.text
+
+
 def test_an_error_of_an_encoder_ends_the_attack(tmp_path, digits, monkeypatch):
     def fail(*samples):
         raise ValueError("can't be encoded")

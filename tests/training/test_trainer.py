@@ -5,6 +5,7 @@ import json
 import math
 import os
 import signal
+import types
 
 import keras
 import numpy as np
@@ -155,6 +156,24 @@ def test_tensorboard_has_the_curves_of_the_history(halves, tmp_path):
             assert [step for step, _ in own[tag]] == [1, 2]
             assert [value for _, value in own[tag]] == pytest.approx(history[prefix + tag], rel=1e-6)
     assert train["learning_rate"][0][1] > train["learning_rate"][1][1] >= 0
+
+
+def test_the_first_step_which_may_compile_does_not_count_in_the_rate(halves, tmp_path, monkeypatch, caplog):
+    seconds = [0.0]
+    monkeypatch.setattr("tfadv.training.trainer.time", types.SimpleNamespace(monotonic=lambda: seconds[0]))
+    t = trainer()
+    step = t.train_step
+
+    def timed(*arguments):
+        seconds[0] += 100 if not seconds[0] else 0.5
+        return step(*arguments)
+
+    monkeypatch.setattr(t, "train_step", timed)
+    with caplog.at_level("INFO", logger="tfadv"):
+        fit(t, halves, tmp_path, epochs=2)
+    rates = [rate for _, rate in scalars(tmp_path / "train")["images_per_second"]]
+    assert rates == pytest.approx([64 / 0.5] * 2)
+    assert "128 images/s  3 s left" in caplog.text  # 6 steps of 64 images
 
 
 def test_a_new_run_replaces_the_curves_of_the_earlier_one(halves, tmp_path):

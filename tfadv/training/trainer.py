@@ -290,14 +290,15 @@ class Trainer:
     def _run_epochs(self, run: _Run, progress: _Progress) -> None:
         while progress.epoch < run.epochs and not self._network.stop_training:
             started, first = time.monotonic(), run.steps_done(progress)
-            stop = self._run_epoch(run, progress)
-            rate = (run.steps_done(progress) - first) * run.batch_size / (time.monotonic() - started)
+            stop, first_step = self._run_epoch(run, progress)
+            done = min(run.steps_done(progress), run.total)
+            rate = run.batch_size / _seconds_per_step(time.monotonic() - started, done - first, first_step)
             with self._averaged():
                 metrics = self._finish_epoch(run, progress)
                 run.early_stopping.on_epoch_end(progress.epoch - 1, metrics)
             self._check_collapse(run, progress, metrics)
-            done = min(run.steps_done(progress), run.total)
-            seconds_left = (time.monotonic() - started) / (done - first) * (run.total - done)
+            seconds = time.monotonic() - started
+            seconds_left = _seconds_per_step(seconds, done - first, first_step) * (run.total - done)
             learning_rate = warmup_cosine(done - 1, peak=run.settings.learning_rate, total=run.total)
             run.log.epoch(progress.epoch, metrics, learning_rate=learning_rate, images_per_second=rate)
             LOG.info("%s", epoch_line(run.name, progress.epoch, run.epochs, metrics, rate, seconds_left))
@@ -306,10 +307,11 @@ class Trainer:
                 if stop:
                     _raise_stopped()
 
-    def _run_epoch(self, run: _Run, progress: _Progress) -> bool:
-        """The rest of an epoch, from `progress` on; returns whether to stop after it."""
+    def _run_epoch(self, run: _Run, progress: _Progress) -> tuple[bool, float]:
+        """The rest of an epoch, from `progress` on; returns whether to stop after it, and its first step's seconds."""
         settings, total, steps = run.settings, run.total, run.steps_in(progress.epoch)
         sums, stop, workers = tf.constant(progress.sums), False, self._devices.workers
+        started, first_step = time.monotonic(), None
         with tqdm(
             total=steps, initial=progress.step, unit="step", desc=run.name, leave=False, disable=progress_disabled()
         ) as bar:
@@ -319,6 +321,7 @@ class Trainer:
                 self._optimizer.learning_rate = warmup_cosine(step, peak=settings.learning_rate, total=total)
                 x, y = self._devices.distribute_share(x), self._devices.distribute_share(y)
                 sums += self.train_step(x, y, *self._perturbation(settings, step, total))
+                first_step = first_step or time.monotonic() - started
                 progress.step += 1
                 progress.gradients += run.batch_size * self._active_objective.cost
                 if self._average:
@@ -339,7 +342,7 @@ class Trainer:
                     if stop:
                         _raise_stopped()
         run.divergence.new_epoch()
-        return stop
+        return stop, first_step or 0.0
 
     def _finish_epoch(self, run: _Run, progress: _Progress) -> dict[str, float]:
         """Validates, appends to the history and moves `progress` to the next epoch; returns the epoch's metrics."""
@@ -486,6 +489,11 @@ def _network(model: keras.Model, precision: str, rematerialize: bool) -> keras.M
             f"--rematerialize: {model.name} must be a functional or sequential model that uses each layer once."
         )
     return rematerialized(network)
+
+
+def _seconds_per_step(seconds: float, steps: int, first_step: float) -> float:
+    """Leaves out the first step, which may compile, where there are others."""
+    return (seconds - first_step) / (steps - 1) if steps > 1 else seconds / steps
 
 
 def _raise_stopped() -> None:
