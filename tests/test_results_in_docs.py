@@ -1,5 +1,6 @@
 """The tables of docs/results.md about runs in results/ have the figures of their results.json."""
 
+import fractions
 import json
 import pathlib
 import re
@@ -10,7 +11,9 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = (ROOT / "docs/results.md").read_text(encoding="utf-8")
 # The folder is named before its table.
-TABLES = re.findall(r"records are in\s+`results/(\w+)/`\.\n\n(\|.+?)\n\n", TEXT, re.DOTALL)
+TABLES = re.findall(r"records\s+are in\s+`results/(\w+)/`\.\n\n(\|.+?)\n\n", TEXT, re.DOTALL)
+
+ATTACKS = {"FGSM": "fgsm", "PGD-20": "pgd", "AutoAttack": "autoattack"}
 
 
 def rows(table):
@@ -24,7 +27,12 @@ def percent(values):
 
 
 def test_there_are_such_tables():
-    assert {folder for folder, _ in TABLES} == {"cifar10_rounds", "cifar10_compare"}
+    assert {folder for folder, _ in TABLES} == {
+        "cifar10_rounds",
+        "cifar10_compare",
+        "cifar10_nfgsm_gpu",
+        "cats_vs_dogs_gpu",
+    }
 
 
 @pytest.mark.parametrize("folder, table", TABLES, ids=[folder for folder, _ in TABLES])
@@ -41,11 +49,22 @@ def test_a_table_has_the_figures_of_results_json(folder, table):
         recipe = re.sub(r"^rounds, round (\d)$", r"rounds(round=\1)", row["recipe"])
         fgsm = accuracies(recipe, "whitebox", "fgsm")
         assert row["clean"] == percent(accuracies(recipe, "clean"))
-        assert row["FGSM 0.01 / 0.02 / 0.03"] == percent(fgsm)
-        assert row["PGD-20 0.01 / 0.02 / 0.03"] == percent(accuracies(recipe, "whitebox", "pgd"))
-        assert row["stored images, eps 0.03"] == percent(accuracies(recipe, "transfer", "fgsm")[-1:])
-        (strongest,) = (r for r in records if (r["variant"], r["attack"], r["eps"]) == (recipe, "pgd", 0.03))
-        assert row["interval at 0.03"] == "–".join(f"{100 * limit:.1f}" for limit in strongest["interval"])
+        attack, eps = "fgsm", 0
+        for column, cell in row.items():
+            name, *levels = column.split()
+            if name in ATTACKS:
+                attack, eps = ATTACKS[name], float(fractions.Fraction(levels[-1]))
+                assert cell == percent(accuracies(recipe, "whitebox", attack)), column
+        assert {"FGSM", "PGD-20"} <= {column.split()[0] for column in row}
+        (stored,) = (cell for column, cell in row.items() if column.startswith("stored images, eps"))
+        assert stored == percent(accuracies(recipe, "transfer", "fgsm")[-1:])
+        *_, strongest = sorted(  # the last attack of the table, at the greatest eps
+            (r for r in records if (r["variant"], r["protocol"], r["attack"]) == (recipe, "whitebox", attack)),
+            key=lambda r: r["eps"],
+        )
+        assert strongest["eps"] == pytest.approx(eps, abs=1e-6)
+        (interval,) = (cell for column, cell in row.items() if column.startswith("interval"))
+        assert interval == "–".join(f"{100 * limit:.1f}" for limit in strongest["interval"])
         if recipe != "baseline":
             gain = 100 * sum(a - b for a, b in zip(fgsm, baseline, strict=True)) / len(fgsm)
             assert row["mean FGSM Δ"].replace("−", "-") == f"{gain:+.1f}"
