@@ -1,6 +1,9 @@
 """Shared fixtures: the embedded digits, a linear classifier, and the real images where they lie beside the project."""
 
+import contextlib
 import pathlib
+import shutil
+import subprocess
 
 import tfadv  # noqa: F401  before TensorFlow, because it switches oneDNN on
 
@@ -8,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 
+from tests.network import linked_namespaces
 from tfadv.datasets import sources
 
 REAL = pathlib.Path(__file__).parents[2] / "shared" / "tfds"
@@ -49,6 +53,19 @@ def real_data():
     if not REAL.is_dir():
         pytest.skip(f"needs real TFDS images in {REAL}")
     return str(REAL)
+
+
+@pytest.fixture
+def namespaces():
+    """Two network namespaces with a link between them, see `tests.network`."""
+    if not shutil.which("ip"):
+        pytest.skip("needs the command ip")
+    with contextlib.ExitStack() as stack:
+        try:
+            names = stack.enter_context(linked_namespaces())
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"needs the right to create network namespaces: {error.stderr.strip()}")
+        yield names
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.faults.harness import ROOT, host_configs
+from tests.faults.harness import ROOT, local_host_configs
 
 # One process has its devices for good, so these run in their own.
 BEGIN = """
@@ -179,7 +179,7 @@ def test_two_hosts():
             text=True,
             cwd=ROOT,
         )
-        for config in host_configs(2)
+        for config in local_host_configs(2)
     ]
     with ThreadPoolExecutor() as pool:  # both are read at the same time: neither waits for room in its pipe
         outputs = list(pool.map(output_of, processes))

@@ -9,6 +9,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+
+from tests import network
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -28,17 +31,21 @@ class Run:
     def __call__(self, *more):
         return subprocess.run(self.command(*more), capture_output=True, text=True, cwd=ROOT)
 
-    def start(self, *more, **environment):
+    def start(self, *more, prefix=(), **environment):
         return subprocess.Popen(
-            self.command(*more), cwd=ROOT, env=os.environ | environment,
+            [*prefix, *self.command(*more)], cwd=ROOT, env=os.environ | environment,
             text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
             # Background processes of a shell ignore SIGINT.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )  # fmt: skip
 
-    def start_hosts(self, *more, number=2):
-        """The processes of one distributed run, the chief first."""
-        return [self.start(*more, TF_CONFIG=config) for config in host_configs(number)]
+    def start_hosts(self, *more, number=2, namespaces=()):
+        """The processes of one distributed run, the chief first; each in its network namespace where there are some."""
+        if namespaces:
+            pairs = zip(host_configs(network.HOSTS), map(network.inside, namespaces), strict=True)
+        else:
+            pairs = ((config, ()) for config in local_host_configs(number))
+        return [self.start(*more, prefix=prefix, TF_CONFIG=config) for config, prefix in pairs]
 
     def manifests(self):
         """Those of complete artifacts."""
@@ -75,10 +82,16 @@ def free_ports(number: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def host_configs(number: int) -> list[str]:
+def local_host_configs(number: int) -> list[str]:
     """TF_CONFIG for each of the hosts of a distributed run, which are processes of this machine."""
-    hosts = {"worker": [f"127.0.0.1:{port}" for port in free_ports(number)]}
-    return [json.dumps({"cluster": hosts, "task": {"type": "worker", "index": index}}) for index in range(number)]
+    return host_configs([f"127.0.0.1:{port}" for port in free_ports(number)])
+
+
+def host_configs(hosts: Sequence[str]) -> list[str]:
+    """TF_CONFIG for each of the hosts with these addresses."""
+    cluster = {"worker": list(hosts)}
+    tasks = ({"type": "worker", "index": index} for index in range(len(hosts)))
+    return [json.dumps({"cluster": cluster, "task": task}) for task in tasks]
 
 
 def wait_for(process, text, seconds=120):

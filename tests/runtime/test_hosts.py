@@ -2,16 +2,15 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-import uuid
 
 import pytest
 
 from tests.faults.harness import ROOT, free_ports, wait_for
+from tests.network import HOSTS, inside, set_link
 
 SETTINGS = ("--flagfile=smoke", "--epochs=60", "--patience=60", "--stage=train")
 
@@ -59,51 +58,11 @@ def test_status_does_not_wait_for_the_other_hosts(start, tmp_path, data_dir):
     assert process.communicate(timeout=60) and process.returncode == 0
 
 
-@pytest.fixture
-def namespaces():
-    """Two network namespaces with the addresses 10.99.0.1 and 10.99.0.2, and a link between them."""
-    if not shutil.which("ip"):
-        pytest.skip("needs the command ip")
-    names = [f"tfadv{uuid.uuid4().hex[:6]}" for _ in range(2)]
-    try:
-        for name in names:
-            subprocess.run(["ip", "netns", "add", name], check=True, capture_output=True)
-        link = [
-            "ip",
-            "link",
-            "add",
-            "eth",
-            "netns",
-            names[0],
-            "type",
-            "veth",
-            "peer",
-            "name",
-            "eth",
-            "netns",
-            names[1],
-        ]
-        subprocess.run(link, check=True, capture_output=True)
-        for number, name in enumerate(names, start=1):
-            for command in (f"address add 10.99.0.{number}/24 dev eth", "link set eth up", "link set lo up"):
-                subprocess.run(["ip", "-n", name, *command.split()], check=True, capture_output=True)
-    except subprocess.CalledProcessError as error:
-        pytest.skip(f"needs the right to create network namespaces: {error.stderr.decode().strip()}")
-    else:
-        yield names
-    finally:
-        for name in names:
-            subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
-
-
 def test_hosts_whose_network_is_cut_both_end(start, namespaces, tmp_path, data_dir):
-    hosts = ["10.99.0.1:2222", "10.99.0.2:2222"]
-    chief, other = (
-        start(i, hosts, tmp_path / "run", data_dir, ("ip", "netns", "exec", name)) for i, name in enumerate(namespaces)
-    )
+    chief, other = (start(i, HOSTS, tmp_path / "run", data_dir, inside(name)) for i, name in enumerate(namespaces))
     wait_for(chief, "epoch  2/")
     cut = time.monotonic()
-    subprocess.run(["ip", "-n", namespaces[0], "link", "set", "eth", "down"], check=True)
+    set_link(namespaces, "down")
     for process in (chief, other):
         assert "another worker of this run is gone" in closing_line(process, 60)
     assert time.monotonic() < cut + 30  # 14 s where no other process slows this down
