@@ -1,12 +1,11 @@
-"""The models of a work folder on another data set: `python -m benchmarks.across_datasets WORKDIR`.
+"""Evaluates the models of a work folder on another data set: `python -m benchmarks.across_datasets WORKDIR`.
 
-Prints, for each trained model, its accuracy on all images of the other data set, which has to have the same classes in
-the same order: clean, under white-box FGSM at three eps and under PGD with 20 steps.
+The other data set must have the same classes in the same order.  Prints, for each trained model, its accuracy on all
+images: clean, under white-box FGSM at three eps and under PGD with 20 steps.
 """
 
 from __future__ import annotations
 
-import itertools
 import pathlib
 from collections.abc import Iterable, Iterator
 
@@ -15,18 +14,31 @@ from absl import app, flags
 
 import tfadv
 from tfadv.datasets import sources
+from tfadv.errors import UserError
 from tfadv.experiments.paper import EPSILONS
 
-FLAGS = flags.FLAGS
-flags.DEFINE_string("data_dir", "data", "Folder of the TFDS data sets.")
-flags.DEFINE_string("dataset", "oxford_iiit_pet", "The other data set.")
-flags.DEFINE_string("label", "species", "Its feature that holds the class.")
-flags.DEFINE_string("fit", "resize", "How its images are brought to the size of the model's input: pad or resize.")
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("data_dir", "data", "Folder of the TFDS data sets.", FLAGS)
+flags.DEFINE_string("dataset", "oxford_iiit_pet", "The other data set.", FLAGS)
+flags.DEFINE_string("label", "species", "Its feature that holds the class.", FLAGS)
+flags.DEFINE_string("fit", "resize", "How its images are brought to the size of the model: pad or resize.", FLAGS)
 
 
-def row(path: pathlib.Path, dataset: sources.ImageDataset) -> list[str]:
-    """The cells of the model in the file at `path`."""
+def lines(paths: Iterable[pathlib.Path]) -> Iterator[str]:
+    """A Markdown table, line by line, with a row for the model of each file; raises UserError where it doesn't fit."""
+    levels = " / ".join(map(str, EPSILONS))
+    header = ["model", "recipe", "clean", f"FGSM {levels}", f"PGD-20 {levels}", f"PGD-20 {EPSILONS[-1]}, 95% interval"]
+    yield _line(header)
+    yield _line(["---"] * len(header))
+    for path in paths:
+        yield _line(_row(path))
+
+
+def _row(path: pathlib.Path) -> list[str]:
     model = keras.models.load_model(path, compile=False)
+    dataset = sources.load(FLAGS.dataset, FLAGS.data_dir, model.input_shape[1], FLAGS.label, FLAGS.fit)
+    if len(dataset.class_names) != model.output_shape[1]:
+        raise UserError(f"{path} has {model.output_shape[1]} classes, {FLAGS.dataset} {len(dataset.class_names)}.")
     fgsm, pgd = (
         tfadv.evaluate(model, dataset.images, dataset.labels, attack, EPSILONS) for attack in ("fgsm", "pgd(steps=20)")
     )
@@ -39,23 +51,21 @@ def row(path: pathlib.Path, dataset: sources.ImageDataset) -> list[str]:
     ]
 
 
-def lines(paths: Iterable[pathlib.Path], dataset: sources.ImageDataset) -> Iterator[str]:
-    """A Markdown table, line by line, with a row for the model of each file."""
-    levels = " / ".join(map(str, EPSILONS))
-    header = ["model", "recipe", "clean", f"FGSM {levels}", f"PGD-20 {levels}", f"interval at {EPSILONS[-1]}"]
-    for cells in itertools.chain((header, ["---"] * len(header)), (row(path, dataset) for path in paths)):
-        yield f"| {' | '.join(cells)} |"
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def main(arguments: list[str]) -> None:
     """Prints the table, each row as soon as it is measured."""
-    paths = sorted(pathlib.Path(arguments[1]).glob("models/*/*/model.keras"))
-    size = keras.models.load_model(paths[0], compile=False).input_shape[1]
-    dataset = sources.load(FLAGS.dataset, FLAGS.data_dir, size, FLAGS.label, FLAGS.fit)
-    print(f"{len(dataset.labels)} images, classes {', '.join(dataset.class_names)}\n")
-    for line in lines(paths, dataset):
-        print(line, flush=True)
+    paths = [path for folder in arguments[1:] for path in sorted(pathlib.Path(folder).glob("models/*/*/model.keras"))]
+    if not paths:
+        raise SystemExit("Give a work folder with trained models: python -m benchmarks.across_datasets WORKDIR.")
+    try:
+        for line in lines(paths):
+            print(line, flush=True)
+    except UserError as error:
+        raise SystemExit(str(error))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=FLAGS)

@@ -33,7 +33,8 @@ def helps(data: ReportData) -> str:
     text = f"gain at eps {_eps(data)}, n = {n:,}: {'; '.join(parts)}."
     if {RETRAINED.name, AUGMENTED.name} <= set(data.recipes):
         difference = mean_gain(data, RETRAINED.name) - mean_gain(data, AUGMENTED.name)
-        text += f" The paper's method (retrained) gains {difference:+.1f} points more than its control (augmented)."
+        than = f"{abs(difference):.1f} points {'more' if difference > 0 else 'less'}"
+        text += f" The paper's method (retrained) gains {than} than its control (augmented)."
     if data.dataset in ROWS:
         stated = STATED_GAINS[ROWS[data.dataset]]
         at = "" if data.epsilons == EPSILONS else " at eps 0.01, 0.02 and 0.03"

@@ -2,8 +2,6 @@
 
 import contextlib
 import pathlib
-import shutil
-import subprocess
 
 import tfadv  # noqa: F401  before TensorFlow, because it switches oneDNN on
 
@@ -11,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.network import linked_namespaces
+from tests.network import NotPermitted, linked_namespaces
 from tfadv.datasets import sources
 
 REAL = pathlib.Path(__file__).parents[2] / "shared" / "tfds"
@@ -58,13 +56,11 @@ def real_data():
 @pytest.fixture
 def namespaces():
     """Two network namespaces with a link between them, see `tests.network`."""
-    if not shutil.which("ip"):
-        pytest.skip("needs the command ip")
     with contextlib.ExitStack() as stack:
         try:
             names = stack.enter_context(linked_namespaces())
-        except subprocess.CalledProcessError as error:
-            pytest.skip(f"needs the right to create network namespaces: {error.stderr.strip()}")
+        except NotPermitted as error:
+            pytest.skip(f"needs network namespaces: {error}")
         yield names
 
 

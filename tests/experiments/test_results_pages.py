@@ -53,7 +53,7 @@ def test_the_answers_are_those_of_the_records(data):
     text = helps(data)
     # (5 + 1) / 2 and (10 + 3) / 2 points; clean (2 + 1) / 2 and (-1 + 2) / 2
     assert "n = 1,000: augmented +3.0 ±" in text and "clean +1.5; retrained +6.5 ±" in text and "clean +0.5." in text
-    assert "gains +3.5 points more than its control" in text and "states +14.96 at eps 0.01, 0.02 and 0.03" in text
+    assert "gains 3.5 points more than its control" in text and "states +14.96 at eps 0.01, 0.02 and 0.03" in text
     half = 196 * ((0.1 * 0.9 + 0.2 * 0.8) / 1000) ** 0.5, 196 * ((0.05 * 0.95 + 0.08 * 0.92) / 1000) ** 0.5
     assert f"retrained +6.5 ± {sum(half) / 2:.1f} points" in text
     # 100 of 1,000 images under FGSM, 50 under PGD: the gain of 10 points becomes one of 5.

@@ -40,7 +40,7 @@ class Run:
         )  # fmt: skip
 
     def start_hosts(self, *more, number=2, namespaces=()):
-        """The processes of one distributed run, the chief first; each in its network namespace where there are some."""
+        """The processes of one distributed run, the chief first; in `namespaces`, if given, without `number`."""
         if namespaces:
             pairs = zip(host_configs(network.HOSTS), map(network.inside, namespaces), strict=True)
         else:

@@ -150,7 +150,7 @@ def write_file(
 
 def _encoded_in_threads(tasks: Iterable[tuple]) -> Iterator[bytes]:
     """The records of all tasks in order; the next tasks are prepared while threads encode those before."""
-    _encode_pngs.get_concrete_function()  # traced by several threads at once, it makes TensorFlow warn of retracing
+    _encode_pngs.get_concrete_function()  # if several threads trace it at once, TensorFlow warns of retracing
     encoders = concurrent.futures.ThreadPoolExecutor(_encoders(), initializer=_lower_priority)
     waiting: collections.deque[concurrent.futures.Future] = collections.deque()
     try:

@@ -23,7 +23,8 @@ def comparison_table(data: ReportData) -> Table | None:
     head = (
         *("model", "recipe", "clean", "clean Δ", "transfer", "FGSM", "mean FGSM Δ", *attacks),
         *([GAP] if gap else []),
-        *("gradients, 1000s", "minutes", "gradient masking"),
+        *("gradients, 1000s", "minutes"),
+        *(["gradient masking"] if data.checks else []),
     )
     rows: list[tuple[Cell, ...]] = []
     for model, recipe in dict.fromkeys((record.model, record.variant) for record in data.records):
@@ -37,7 +38,7 @@ def comparison_table(data: ReportData) -> Table | None:
                 *(_with_interval(strong.get(attack)) for attack in attacks),
                 *([_less(*(_percent(strong.get(attack)) for attack in gap))] if gap else []),
                 *_cost(data, f"{model}/{recipe}"),
-                _verdict(data, f"{model}/{recipe}"),
+                *([_verdict(data, f"{model}/{recipe}")] if data.checks else []),
             )
         )
     sizes = " / ".join(sorted({f"{record.n:,}" for record in shown}))

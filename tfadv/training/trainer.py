@@ -291,14 +291,15 @@ class Trainer:
         while progress.epoch < run.epochs and not self._network.stop_training:
             started, first = time.monotonic(), run.steps_done(progress)
             stop, first_step = self._run_epoch(run, progress)
-            done = min(run.steps_done(progress), run.total)
-            rate = run.batch_size / _seconds_per_step(time.monotonic() - started, done - first, first_step)
+            done = run.steps_done(progress)
+            step = _seconds_per_step(time.monotonic() - started, done - first, first_step)
+            rate = run.batch_size / max(step, 1e-9)  # clocks may be coarse
             with self._averaged():
                 metrics = self._finish_epoch(run, progress)
                 run.early_stopping.on_epoch_end(progress.epoch - 1, metrics)
             self._check_collapse(run, progress, metrics)
-            seconds = time.monotonic() - started
-            seconds_left = _seconds_per_step(seconds, done - first, first_step) * (run.total - done)
+            seconds = time.monotonic() - started - first_step + step  # with validation
+            seconds_left = seconds / (done - first) * (run.total - done)
             learning_rate = warmup_cosine(done - 1, peak=run.settings.learning_rate, total=run.total)
             run.log.epoch(progress.epoch, metrics, learning_rate=learning_rate, images_per_second=rate)
             LOG.info("%s", epoch_line(run.name, progress.epoch, run.epochs, metrics, rate, seconds_left))
@@ -311,7 +312,7 @@ class Trainer:
         """The rest of an epoch, from `progress` on; returns whether to stop after it, and its first step's seconds."""
         settings, total, steps = run.settings, run.total, run.steps_in(progress.epoch)
         sums, stop, workers = tf.constant(progress.sums), False, self._devices.workers
-        started, first_step = time.monotonic(), None
+        started, first_step = time.monotonic(), 0.0
         with tqdm(
             total=steps, initial=progress.step, unit="step", desc=run.name, leave=False, disable=progress_disabled()
         ) as bar:
@@ -342,7 +343,7 @@ class Trainer:
                     if stop:
                         _raise_stopped()
         run.divergence.new_epoch()
-        return stop, first_step or 0.0
+        return stop, first_step
 
     def _finish_epoch(self, run: _Run, progress: _Progress) -> dict[str, float]:
         """Validates, appends to the history and moves `progress` to the next epoch; returns the epoch's metrics."""
@@ -492,7 +493,7 @@ def _network(model: keras.Model, precision: str, rematerialize: bool) -> keras.M
 
 
 def _seconds_per_step(seconds: float, steps: int, first_step: float) -> float:
-    """Leaves out the first step, which may compile, where there are others."""
+    """Mean without the first step, which may compile; a single step counts in full."""
     return (seconds - first_step) / (steps - 1) if steps > 1 else seconds / steps
 
 
