@@ -7,10 +7,11 @@ images: clean, under white-box FGSM at three eps and under PGD with 20 steps.
 from __future__ import annotations
 
 import pathlib
+import sys
 from collections.abc import Iterable, Iterator
 
 import keras
-from absl import app, flags
+from absl import flags
 
 import tfadv
 from tfadv.datasets import sources
@@ -57,7 +58,11 @@ def _line(cells: list[str]) -> str:
 
 def main(arguments: list[str]) -> None:
     """Prints the table, each row as soon as it is measured."""
-    paths = [path for folder in arguments[1:] for path in sorted(pathlib.Path(folder).glob("models/*/*/model.keras"))]
+    try:
+        _, *folders = FLAGS(arguments)
+    except flags.Error as error:
+        raise SystemExit(str(error))
+    paths = [path for folder in folders for path in sorted(pathlib.Path(folder).glob("models/*/*/model.keras"))]
     if not paths:
         raise SystemExit("Give a work folder with trained models: python -m benchmarks.across_datasets WORKDIR.")
     try:
@@ -68,4 +73,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=FLAGS)
+    main(sys.argv)

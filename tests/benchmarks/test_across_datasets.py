@@ -20,8 +20,7 @@ def workdir(tmp_path, digits):
 
 
 def table(workdir, capsys):
-    arguments = ["", str(workdir), f"--dataset=npz:{workdir.parent / 'other.npz'}", "--label="]
-    across_datasets.main(across_datasets.FLAGS(arguments))
+    across_datasets.main(["", str(workdir), f"--dataset=npz:{workdir.parent / 'other.npz'}", "--label="])
     return capsys.readouterr().out.splitlines()
 
 
@@ -41,6 +40,8 @@ def test_every_model_has_a_row_with_its_accuracies_on_all_images(workdir, digits
 def test_what_does_not_fit_is_named(workdir, digits, capsys):
     with pytest.raises(SystemExit, match="work folder with trained models"):
         across_datasets.main(["", str(workdir.parent)])
+    with pytest.raises(SystemExit, match="Unknown command line flag 'lable'"):
+        across_datasets.main(["", str(workdir), "--lable=species"])
     few = digits.labels < 5
     np.savez(workdir.parent / "other.npz", x=digits.images[few][:20, ::2, ::2, 0], y=digits.labels[few][:20])
     with pytest.raises(SystemExit, match="has 10 classes"):
