@@ -41,6 +41,7 @@ OTHER = {
     "epochs": ("21", 21),
     "retrain_epochs": ("22", 22),
     "rounds": ("2", 2),
+    "round_size": ("2000", 2000),
     "budget": ("1000000", 1_000_000),
     "defense_epochs": ("20", 20),
     "defense_eps": ("0.125", 0.125),

@@ -183,10 +183,19 @@ class Config:
     )
     rounds: int = setting(
         3,
-        "Number of rounds of the recipe rounds. Each attacks the model of the previous round.",
+        "Number of rounds of the recipe rounds. Each attacks the model of the previous round. The report has rounds 1, 2, "
+        "4, 8 and so on, and the last one.",
         group="Training",
         role="result",
-        accepts=Range(1, 100),
+        accepts=Range(1, 1000),
+    )
+    round_size: int = setting(
+        0,
+        "Number of training images of each of these rounds, drawn anew for each round, with as large a share of the "
+        "validation images. Many short rounds resist new attacks better than a few long ones.",
+        group="Training",
+        role="result",
+        accepts=Range(1, zero="all"),
     )
     budget: int = setting(
         0,

@@ -49,6 +49,39 @@ def test_defenses_are_compared_at_one_budget(smoke, tmp_path):
     assert defenses["baseline"] is None and defenses["retrained"] == "surrogate"
 
 
+def test_each_of_many_rounds_trains_on_images_of_its_own(smoke, tmp_path):
+    run = smoke.copy(tmp_path / "run")
+    run.succeed("--overwrite", "--stage=evaluate", "--defenses=rounds", "--rounds=3", "--round_size=100")
+    flags = ["--flagfile=smoke", "--defenses=rounds", "--rounds=3", "--round_size=100", f"--workdir={run.workdir}"]
+    config = CommandLine(flags).config()
+    with Workdir(config.workdir, config.fingerprint()) as workdir:
+        session = Session(config, workdir)
+        sizes, drawn = session.splits.sizes, []
+        for number in (1, 2, 3):
+            trained = session.trained("resnet_tiny", f"rounds(round={number})")
+            (samples,) = trained._samples
+            assert session.graph.current(samples) is not None
+            counts = workdir.manifest(samples.name)["counts"]
+            assert counts == {"train": 100, "validation": round(sizes["validation"] * 100 / sizes["train"])}
+            assert samples.surrogate is trained._start
+            images = samples.read("train", (0.0,)).images
+            order = {image.tobytes(): i for i, image in enumerate(session.splits.images["train"].images)}
+            drawn.append({order[image.tobytes()] for image in images})
+            assert len(drawn[-1]) == 100
+    assert len(drawn[0] | drawn[1] | drawn[2]) > 150
+    assert len({record["variant"] for record in run.records()} & {f"rounds(round={n})" for n in (1, 2, 3)}) == 3
+
+
+def test_rounds_between_the_evaluated_ones_are_trained_only(smoke, tmp_path):
+    flags = ["--flagfile=smoke", "--defenses=rounds", "--rounds=6", f"--workdir={tmp_path}"]
+    config = CommandLine(flags).config()
+    with Workdir(config.workdir, config.fingerprint()) as workdir:
+        session = Session(config, workdir)
+        names = [trained.recipe.name for trained in session.variants if trained.recipe.rounds]
+        assert names == [f"rounds(round={number})" for number in (1, 2, 4, 6)]
+        assert session.trained("resnet_tiny", names[-1]).inputs()["start"].recipe.name == "rounds(round=5)"
+
+
 def test_models_to_defend_are_among_the_models(smoke, tmp_path):
     done = smoke.copy(tmp_path / "run")("--defenses=nfgsm", "--defense_models=resnet18")
     assert done.returncode == 1 and "unknown model 'resnet18'" in done.stderr and "Traceback" not in done.stderr

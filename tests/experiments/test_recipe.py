@@ -42,6 +42,12 @@ def test_rounds_start_from_each_other():
     ]  # fmt: skip
 
 
+def test_of_many_rounds_few_are_evaluated():
+    recipes = RECIPES["rounds"].expanded(11)
+    assert [recipe.round for recipe in recipes] == list(range(1, 12))
+    assert [recipe.round for recipe in recipes if recipe.evaluated] == [1, 2, 4, 8, 11]
+
+
 def test_the_defense_that_results_name():
     assert [PAPER.recipe(name).defense for name in ("baseline", "augmented", "retrained")] == [None, None, "surrogate"]
     assert RECIPES["nfgsm"].with_settings({"share": 0.5}).defense == "nfgsm(share=0.5)"

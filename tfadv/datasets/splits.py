@@ -111,6 +111,11 @@ def _with_validation(
     return {"train": train, "validation": np.sort(validation), "test": np.sort(test)}
 
 
+def draw(total: int, size: int, seed: Sequence[int]) -> np.ndarray:
+    """Positions drawn without replacement: sorted int64 (size,), from 0 to total - 1."""
+    return np.sort(np.random.default_rng(seed).permutation(total)[:size])
+
+
 def undersample(labels: np.ndarray, seed: int) -> np.ndarray:
     """Drops images of the larger classes until all classes are equally large.
 

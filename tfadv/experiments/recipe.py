@@ -58,6 +58,7 @@ class Recipe:
       budgeted: whether `--budget`, where it is given, decides how long training takes.
       rounds: whether the recipe is repeated `--rounds` times, each time starting from the round before.
       round: the number of the round, from 1; 0 where the recipe is not one of several rounds.
+      evaluated: whether its models are evaluated and reported; False where other recipes only start from them.
       color: a Matplotlib color for plots; "" takes the next color of the palette.
       marker: a Matplotlib marker for plots; "" takes the next marker.
 
@@ -79,6 +80,7 @@ class Recipe:
     budgeted: bool = False
     rounds: bool = False
     round: int = 0
+    evaluated: bool = True
     color: str = ""
     marker: str = ""
 
@@ -97,10 +99,17 @@ class Recipe:
         )
 
     def expanded(self, rounds: int) -> tuple[Recipe, ...]:
-        """The recipe itself, or its rounds 1 to `rounds` where it is repeated."""
+        """The recipe itself, or its rounds 1 to `rounds` where it is repeated.
+
+        Of the rounds, 1, 2, 4, 8 and so on are evaluated, and the last one.
+        """
         if not self.rounds or self.round:
             return (self,)
-        return tuple(self.with_settings({"round": number + 1}) for number in range(rounds))
+        recipes = (self.with_settings({"round": number}) for number in range(1, rounds + 1))
+        return tuple(
+            dataclasses.replace(recipe, evaluated=recipe.round == rounds or recipe.round.bit_count() == 1)
+            for recipe in recipes
+        )
 
     @property
     def defense(self) -> str | None:

@@ -151,23 +151,27 @@ class Session:
         """The stored samples that a recipe trains on; empty where it trains on clean images."""
         if recipe.samples == "ensemble":
             return self.ensemble_samples
-        if recipe.samples == "surrogate" or (recipe.samples == "own" and start is self.surrogate):
+        if recipe.samples == "surrogate":
             return (self.samples,)
         if recipe.samples != "own":
             return ()
         assert start is not None  # `Recipe` checks it
-        return (StoredSamples(self._context, self.splits, start, folder=f"rounds/{start.folder}"),)
+        draw = bool(recipe.round and self.config.round_size)
+        if start is self.surrogate and not draw:
+            return (self.samples,)
+        folder = f"rounds/{start.folder}"
+        return (StoredSamples(self._context, self.splits, start, folder, recipe.round if draw else 0),)
 
     @property
     def variants(self) -> list[TrainedModel]:
-        """The models of `--models` trained by all recipes; those of `--defenses` for `--defense_models` only."""
+        """The models of `--models` by all recipes that are evaluated; `--defenses` for `--defense_models` only."""
         declared = {recipe.name for recipe in EXPERIMENTS[self.config.experiment].recipes}
         defended = self.config.defense_models or self.config.models
         return [
             self.trained(model, recipe.name)
             for model in self.config.models
             for recipe in self.experiment.recipes
-            if recipe.name in declared or model in defended
+            if recipe.evaluated and (recipe.name in declared or model in defended)
         ]
 
     @property

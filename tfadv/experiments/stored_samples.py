@@ -13,6 +13,8 @@ import tensorflow as tf
 from tfadv.attacks.fgsm import direction
 from tfadv.datasets import short_name, stored
 from tfadv.datasets.batches import Samples, full_batches, to_float
+from tfadv.datasets.splits import draw
+from tfadv.datasets.storage import take
 from tfadv.errors import UserError
 from tfadv.experiments.graph import Artifact, PartedArtifact
 from tfadv.runtime.devices import Devices
@@ -64,10 +66,24 @@ class StoredSamples(PartedArtifact):
     rebuild = "the same command with --stage=generate"
 
     def __init__(
-        self, context: Context, splits: DatasetSplits, surrogate: TrainedModel, folder: str = "surrogate"
+        self,
+        context: Context,
+        splits: DatasetSplits,
+        surrogate: TrainedModel,
+        folder: str = "surrogate",
+        round: int = 0,
     ) -> None:
-        """`surrogate`: the model whose perturbations are stored; `folder`: where, a path in the work folder."""
-        self._context, self._config, self._splits = context, context.config, splits
+        """Takes the images and the model that they are attacked on.
+
+        Args:
+          context: settings, work folder and devices.
+          splits: the images.
+          surrogate: the model whose perturbations are stored.
+          folder: where they are stored, a path in the work folder.
+          round: 0 stores all images; else, `--round_size` of the training images, drawn for the round of that number,
+            as large a share of the validation images, and no test images.
+        """
+        self._context, self._config, self._splits, self._round = context, context.config, splits, round
         self.surrogate = surrogate
         self._tfds_name = f"{short_name(self._config.dataset)}_surrogate"
         self.name = f"{folder}/{self._tfds_name}/{stored.VERSION}"
@@ -77,8 +93,27 @@ class StoredSamples(PartedArtifact):
         return {"split": self._splits, "weights": self.surrogate}
 
     def settings(self) -> dict:
-        """The surrogate's name and the attack."""
-        return {"surrogate": self.surrogate.model, "attack": "fgsm"}
+        """The surrogate's name, the attack, and which images are drawn."""
+        drawn = {"round": self._round, "round_size": self._config.round_size, "seed": self._config.seed}
+        return {"surrogate": self.surrogate.model, "attack": "fgsm"} | (drawn if self._round else {})
+
+    @functools.cached_property
+    def _rows(self) -> dict[str, np.ndarray]:
+        """Split name → which of its images are stored, positions in the split."""
+        sizes = self._splits.sizes
+        if not self._round:
+            return {split: np.arange(n) for split, n in sizes.items()}
+        seed = (self._config.seed, self._round)
+        train, validation = sizes["train"], sizes["validation"]
+        size = min(self._config.round_size, train)
+        return {
+            "train": draw(train, size, (*seed, 0)),
+            "validation": draw(validation, max(1, round(validation * size / train)), (*seed, 1)),
+        }
+
+    @property
+    def _sizes(self) -> dict[str, int]:
+        return {split: len(rows) for split, rows in self._rows.items()}
 
     def bytes_needed(self) -> int:
         """The bytes of the largest file."""
@@ -86,15 +121,15 @@ class StoredSamples(PartedArtifact):
 
     def pieces(self) -> list[stored.SampleFile]:
         """The TFRecord files."""
-        return stored.sample_files(self._splits.sizes, self._splits.shape)
+        return stored.sample_files(self._sizes, self._splits.shape)
 
     def build_part(
         self, folder: pathlib.Path, piece: stored.SampleFile, progress: Callable[[int], Any], resume: Any
     ) -> None:
         """Perturbs the images of one file and writes it."""
         split = self._splits.images[piece.split]
-        rows = slice(piece.start, piece.stop)
-        images, labels, ids = split.images[rows], split.labels[rows], split.ids[rows]
+        rows = self._rows[piece.split][piece.start : piece.stop]
+        images, labels, ids = take(split.images, rows), split.labels[rows], split.ids[rows]
         with self.surrogate.loaded() as model:
             batches = perturbations(
                 model,
@@ -115,7 +150,7 @@ class StoredSamples(PartedArtifact):
         dataset = splits.record["dataset"]
         manifest["dataset"] = dataset
         manifest["epsilons"] = list(self._config.epsilons)  # the samples serve any other eps as well
-        manifest["counts"] = splits.sizes
+        manifest["counts"] = self._sizes
         stored.write_metadata(
             folder,
             self._tfds_name,
@@ -143,6 +178,6 @@ class StoredSamples(PartedArtifact):
         """
         folder = self._context.graph.open(self)
         samples, ids = stored.read(folder, split, levels, self._context.storage.allocate)
-        if ids.tolist() != self._splits.record[split]:
+        if ids.tolist() != np.asarray(self._splits.record[split])[self._rows[split]].tolist():
             raise UserError(f"{folder} holds other images than the split {split}: remove it.")
         return samples
