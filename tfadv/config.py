@@ -183,8 +183,8 @@ class Config:
     )
     rounds: int = setting(
         3,
-        "Number of rounds of the recipe rounds. Each attacks the model of the previous round. The report has rounds 1, 2, "
-        "4, 8 and so on, and the last one.",
+        "Number of rounds of the recipe rounds. Each attacks the model of the previous round. Rounds 1, 2, 4, 8 and so "
+        "on and the last one are evaluated.",
         group="Training",
         role="result",
         accepts=Range(1, 1000),
