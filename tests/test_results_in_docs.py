@@ -74,6 +74,9 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 # Cells of a grid: clean accuracy; accuracy under FGSM at each eps.
 GRIDS = [
     ("paper_cifar10", README, (0.01, 0.02, 0.03)),
+    ("paper_cifar10_gpu", TEXT, (0.01, 0.02, 0.03)),
+    ("paper_mnist_strong_gpu", TEXT, (0.1, 0.2, 0.3)),
+    ("paper_cats_vs_dogs_gpu", TEXT, (0.01, 0.02, 0.03)),
     ("paper_mnist_strong", TEXT, (0.1, 0.2, 0.3)),
     ("paper_mnist", TEXT, (0.01, 0.02, 0.03)),
     ("paper_cats_vs_dogs", TEXT, (0.01, 0.02, 0.03)),

@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from tests import commands
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -20,9 +22,11 @@ class Smoke:
 
     def __call__(self, *flags, cwd=None):
         """The finished process."""
-        command = [sys.executable, "-m", "tfadv.main", "--flagfile=smoke", f"--workdir={self.workdir}"]
+        flags = ["--flagfile=smoke", f"--workdir={self.workdir}", f"--data_dir={self.data_dir}", *flags]
+        if self.package == ROOT:
+            return commands.run(flags, cwd=cwd or ROOT, environment=self.environment())
         return subprocess.run(
-            [*command, f"--data_dir={self.data_dir}", *flags],
+            [sys.executable, "-m", "tfadv.main", *flags],
             capture_output=True,
             text=True,
             cwd=cwd or self.package,

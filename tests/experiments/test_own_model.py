@@ -4,14 +4,13 @@ import hashlib
 import json
 import os
 import pathlib
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests import commands
 from tfadv.command_line import CommandLine
 from tfadv.datasets import sources
 from tfadv.errors import UserError
@@ -53,14 +52,8 @@ def save_images(root, digits):
 
 
 def command(folder, data_dir, *flags):
-    return subprocess.run(
-        [sys.executable, "-m", "tfadv.main", f"--data_dir={data_dir}", "--workdir=run", *flags],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
-    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    return commands.run([f"--data_dir={data_dir}", "--workdir=run", *flags], cwd=folder, environment=environment)
 
 
 @pytest.fixture(scope="module")

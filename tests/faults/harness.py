@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from tests import network
+from tests import commands, network
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -22,14 +22,17 @@ class Run:
     def __init__(self, workdir, data_dir):
         self.workdir, self.data_dir = pathlib.Path(workdir), data_dir
 
-    def command(self, *more):
+    def flags(self, *more):
         return [
-            sys.executable, "-m", "tfadv.main", "--flagfile=smoke", f"--workdir={self.workdir}",
-            f"--data_dir={self.data_dir}", "--epochs=4", "--checkpoint_steps=3", *more,
+            "--flagfile=smoke", f"--workdir={self.workdir}", f"--data_dir={self.data_dir}", "--epochs=4",
+            "--checkpoint_steps=3", *more,
         ]  # fmt: skip
 
+    def command(self, *more):
+        return [sys.executable, "-m", "tfadv.main", *self.flags(*more)]
+
     def __call__(self, *more):
-        return subprocess.run(self.command(*more), capture_output=True, text=True, cwd=ROOT)
+        return commands.run(self.flags(*more))
 
     def start(self, *more, prefix=(), **environment):
         return subprocess.Popen(

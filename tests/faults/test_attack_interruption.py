@@ -4,12 +4,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import time
 
 import numpy as np
 import pytest
 
+from tests import commands
 from tests.faults.harness import ROOT, Run, kill
 
 ATTACK = "--attacks=autoattack(steps=20,targets=2,queries=300)"
@@ -38,8 +38,8 @@ class SingleRun(Run):
         super().__init__(workdir, data_dir)
         self.environment = {"PYTHONPATH": os.pathsep.join([str(plugins), str(ROOT)])}
 
-    def command(self, *more):
-        return super().command("--plugins=single_recipe", "--experiment=single", "--epsilons=0.02,0.1", *more)
+    def flags(self, *more):
+        return super().flags("--plugins=single_recipe", "--experiment=single", "--epsilons=0.02,0.1", *more)
 
     def start(self, *more):
         return super().start("--stage=evaluate", "--shard=0/1", "--eval_size=200", ATTACK, *more, **self.environment)
@@ -77,8 +77,7 @@ def trained(tmp_path_factory, data_dir):
     plugins = tmp_path_factory.mktemp("plugins")
     (plugins / "single_recipe.py").write_text(PLUGIN)
     run = SingleRun(tmp_path_factory.mktemp("trained") / "run", data_dir, plugins)
-    command, environment = run.command("--stage=evaluate"), os.environ | run.environment
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    done = commands.run(run.flags("--stage=evaluate"), environment=os.environ | run.environment)
     assert done.returncode == 0, done.stderr[-2000:]
     run.plugins = plugins
     return run

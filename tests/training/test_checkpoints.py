@@ -10,13 +10,15 @@ import time
 
 import pytest
 
+from tests import commands
+
 STEPS = {"baseline": 10, "augmented": 38}  # per epoch
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def command(workdir, data_dir):
+def flags(workdir, data_dir):
     return [
-        sys.executable, "-m", "tfadv.main", "--dataset=digits", "--stage=augment", "--models=resnet_tiny",
+        "--dataset=digits", "--stage=augment", "--models=resnet_tiny",
         "--surrogate=resnet_tiny", "--train_size=320", "--epochs=4", "--retrain_epochs=3", "--batch_size=32",
         f"--workdir={workdir}", f"--data_dir={data_dir}",
     ]  # fmt: skip
@@ -33,7 +35,7 @@ def history(workdir, recipe):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, data_dir):
     workdir = tmp_path_factory.mktemp("uninterrupted")
-    subprocess.run(command(workdir, data_dir), check=True, capture_output=True)
+    assert commands.run(flags(workdir, data_dir)).returncode == 0
     assert not list(workdir.glob("checkpoints/*/*"))  # no longer needed
     return workdir
 
@@ -41,7 +43,8 @@ def uninterrupted(tmp_path_factory, data_dir):
 def stopped_at(workdir, data_dir, recipe, epoch, number=signal.SIGKILL):
     """Starts the run and sends a signal as soon as a checkpoint is there; returns (exit code, stderr)."""
     process = subprocess.Popen(
-        command(workdir, data_dir), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-m", "tfadv.main", *flags(workdir, data_dir)], text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     folder = workdir / f"checkpoints/resnet_tiny/{recipe}/step-{epoch * STEPS[recipe]:08d}"
@@ -57,7 +60,7 @@ def stopped_at(workdir, data_dir, recipe, epoch, number=signal.SIGKILL):
 @pytest.mark.parametrize("recipe, epoch", [pytest.param("baseline", 2, marks=pytest.mark.long), ("augmented", 1)])
 def test_killed_and_resumed_equals_uninterrupted_exactly(uninterrupted, tmp_path, data_dir, recipe, epoch):
     stopped_at(tmp_path, data_dir, recipe, epoch)
-    resumed = subprocess.run(command(tmp_path, data_dir), capture_output=True, text=True)
+    resumed = commands.run(flags(tmp_path, data_dir))
     assert resumed.returncode == 0 and "resuming after epoch" in resumed.stderr
     for name in ("baseline", "augmented"):
         assert weights(tmp_path, name) == weights(uninterrupted, name)
@@ -71,7 +74,7 @@ def test_a_damaged_checkpoint_is_skipped(uninterrupted, tmp_path, data_dir):
     content = bytearray(arrays.read_bytes())
     content[len(content) // 2] ^= 1
     arrays.write_bytes(content)
-    resumed = subprocess.run(command(tmp_path, data_dir), capture_output=True, text=True)
+    resumed = commands.run(flags(tmp_path, data_dir))
     assert (
         resumed.returncode == 0
         and "damaged" in resumed.stderr
