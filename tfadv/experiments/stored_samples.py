@@ -14,7 +14,6 @@ from tfadv.attacks.fgsm import direction
 from tfadv.datasets import short_name, stored
 from tfadv.datasets.batches import Samples, full_batches, to_float
 from tfadv.datasets.splits import draw
-from tfadv.datasets.storage import take
 from tfadv.errors import UserError
 from tfadv.experiments.graph import Artifact, PartedArtifact
 from tfadv.runtime.devices import Devices
@@ -129,7 +128,7 @@ class StoredSamples(PartedArtifact):
         """Perturbs the images of one file and writes it."""
         split = self._splits.images[piece.split]
         rows = self._rows[piece.split][piece.start : piece.stop]
-        images, labels, ids = take(split.images, rows), split.labels[rows], split.ids[rows]
+        images, labels, ids = split.images[rows], split.labels[rows], split.ids[rows]
         with self.surrogate.loaded() as model:
             batches = perturbations(
                 model,
