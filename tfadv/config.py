@@ -187,7 +187,7 @@ class Config:
         "on and the last one are evaluated.",
         group="Training",
         role="result",
-        accepts=Range(1, 1000),
+        accepts=Range(1, 500),
     )
     round_size: int = setting(
         0,

@@ -235,3 +235,16 @@ def test_a_log_without_a_progress_bar_reports_progress(workdir, caplog, monkeypa
         Graph(workdir).ensure(Rows([2, 2, 2]))
     reported = [record.getMessage() for record in caplog.records if " part " in record.getMessage()]
     assert reported == [f"attacks/some: part {i} of 3 done" for i in range(1, lines + 1)]
+
+
+def test_each_of_many_artifacts_is_checked_once(workdir):
+    """As many rounds of training: each model needs the one before, and samples that need it as well."""
+    model = Text("model", "")
+    for number in range(300):
+        model = Text(f"model_{number}", "", model, Text(f"samples_{number}", "", model))
+    graph = Graph(workdir)
+    checked = []
+    graph._fingerprint = lambda artifact, inputs: checked.append(artifact.name) or {"inputs": dict(inputs)}
+    graph.ensure(model)
+    assert len(graph.built) == len(set(graph.built)) == len(checked) == 601
+    assert graph.current(model) and len(checked) == 2 * 601
