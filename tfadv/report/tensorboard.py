@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import pathlib
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from tensorboard.plugins.hparams import api as hparams
 
@@ -121,6 +121,6 @@ def _sizes_text(sizes: tuple[float, ...]) -> str:
 
 def _pixels(figure: Figure) -> np.ndarray:
     """uint8 (H, W, 4)."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return tf.image.decode_png(buffer.getvalue(), channels=4).numpy()
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # once; `savefig` would draw twice
+    return np.asarray(canvas.buffer_rgba())
