@@ -102,7 +102,10 @@ def costs(data: ReportData) -> str:
         ]
         if cells:
             parts.append(f"{model}: {'; '.join(cells)}")
-    head = "forward and backward passes of single images, and minutes, for each recipe alone"
+    head = (
+        "forward and backward passes of single images, and minutes, without the model that training starts from, but "
+        "with all earlier rounds"
+    )
     return f"{head}. {'. '.join(parts)}." if parts else ""
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import re
 import shutil
 
 from absl import app
@@ -17,7 +18,7 @@ from benchmarks.answers import QUESTIONS
 from tfadv.errors import UserError
 from tfadv.evaluation.records import Record
 from tfadv.experiments.paper import PAPER
-from tfadv.report.data import ReportData, Training
+from tfadv.report.data import ReportData, Training, with_earlier_rounds
 from tfadv.report.tables import report_tables
 
 RESULTS = pathlib.Path(__file__).parents[1] / "results"
@@ -54,9 +55,20 @@ def take_over(workdir: pathlib.Path, results: pathlib.Path = RESULTS) -> pathlib
     for path in sorted((workdir / "models").glob("*/*/history.json")):
         record, manifest = (json.loads((path.parent / n).read_text()) for n in ("history.json", "manifest.json"))
         name = f"{path.parent.parts[-2]}/{manifest['inputs']['recipe']}"
-        training[name] = dataclasses.asdict(Training.from_files(record, manifest))
-    (folder / "training.json").write_text(json.dumps(training, indent=1) + "\n", encoding="utf-8")
+        training[name] = Training.from_files(record, manifest)
+    evaluated = {
+        f"{record['model']}/{record['variant']}" for record in json.loads((folder / "results.json").read_text())
+    }
+    kept = {name: dataclasses.asdict(_of_all_rounds(name, training)) for name in training if name in evaluated}
+    (folder / "training.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     return folder
+
+
+def _of_all_rounds(name: str, training: dict[str, Training]) -> Training:
+    """How a model was trained, "model/recipe"; a round with the cost of all rounds before."""
+    found = re.fullmatch(r"(.+\(round=)(\d+)\)", name)
+    names = [f"{found[1]}{number})" for number in range(1, int(found[2]) + 1)] if found else [name]
+    return with_earlier_rounds([training[name] for name in names])
 
 
 def read(folder: pathlib.Path) -> ReportData:

@@ -10,17 +10,29 @@ import sys
 import tempfile
 import traceback
 
+import numpy as np
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 # The server of `multiprocessing` imports these once.  Not `tfadv.main`, which each process runs as `__main__`.
+IMPORTED = [
+    "tfadv",
+    "tensorflow",
+    "keras",
+    "tensorflow_datasets",
+    "sklearn.model_selection",
+    "tfadv.experiments.runner",
+]
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(
-    ["tfadv", "tensorflow", "keras", "tensorflow_datasets", "sklearn.model_selection", "tfadv.experiments.runner"]
-)
+_server.set_forkserver_preload(IMPORTED)
 
 
 def run(arguments, *, cwd=ROOT, environment=None):
     """As `subprocess.run([sys.executable, "-m", "tfadv.main", *arguments], ...)` with output as text, without input.
+
+    But TensorFlow and tfadv are imported before plugins, Python's end is cut short, variables that are read when they
+    are imported have no effect, and all processes have the same seed of `hash`.  Tests of these take a process of
+    their own.
 
     Args:
       arguments: of the command line.
@@ -33,17 +45,26 @@ def run(arguments, *, cwd=ROOT, environment=None):
     arguments = [str(argument) for argument in arguments]
     environment = dict(os.environ if environment is None else environment)
     with tempfile.TemporaryDirectory() as folder:
-        outputs = [os.path.join(folder, name) for name in ("stdout", "stderr")]
+        outputs = [pathlib.Path(folder, name) for name in ("stdout", "stderr")]
+        for path in outputs:
+            path.touch()
         process = _server.Process(target=_run, args=(arguments, str(cwd), environment, outputs))
         process.start()
-        process.join()
-        texts = [pathlib.Path(path).read_text(encoding="utf-8") for path in outputs]
+        try:
+            process.join()
+        finally:
+            process.kill()
+        texts = [path.read_text(encoding="utf-8") for path in outputs]
         return subprocess.CompletedProcess(["tfadv", *arguments], process.exitcode, *texts)
 
 
 def _run(arguments, cwd, environment, outputs):
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for descriptor, path in enumerate(outputs, start=1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), descriptor)
+    missing = [name for name in IMPORTED if name not in sys.modules]  # the server says nothing of an import that fails
+    assert not missing, missing
+    np.random.seed()  # else the same numbers in all processes
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
@@ -53,7 +74,7 @@ def _run(arguments, cwd, environment, outputs):
     try:
         runpy.run_module("tfadv.main", run_name="__main__", alter_sys=True)
     except SystemExit as end:
-        code = end.code
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
         traceback.print_exc()
         code = 1

@@ -191,8 +191,8 @@ class Config:
     )
     round_size: int = setting(
         0,
-        "Number of training images of each of these rounds, drawn anew for each round, with as large a share of the "
-        "validation images. Many short rounds resist new attacks better than a few long ones.",
+        "Training images per round of the recipe rounds, drawn anew for each round, equally many of each class, with "
+        "the same share of the validation images. The work folder keeps the model of every round.",
         group="Training",
         role="result",
         accepts=Range(1, zero="all"),

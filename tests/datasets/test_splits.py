@@ -104,3 +104,20 @@ def test_undersampling_keeps_all_images_of_the_smallest_class():
     assert np.bincount(labels[keep]).tolist() == [20, 20, 20]
     assert len(set(keep)) == 60 and set(range(50, 70)) <= set(keep)
     assert (splits.undersample(labels, 0) == keep).all()
+
+
+@hypothesis.given(st.integers(1, 60), st.integers(0, 99))
+def test_a_balanced_draw_has_equally_many_of_each_class(size, seed):
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [40, 25, 20]))
+    positions = splits.draw_balanced(labels, size, (seed, 1))
+    assert len(set(positions.tolist())) == size == len(positions) and (np.diff(positions) > 0).all()
+    counts = np.bincount(labels[positions], minlength=3)
+    assert counts.max() - counts.min() <= 1
+    assert splits.draw_balanced(labels, size, (seed, 1)).tolist() == positions.tolist()
+    if 5 < size:
+        assert splits.draw_balanced(labels, size, (seed, 2)).tolist() != positions.tolist()
+
+
+def test_a_balanced_draw_takes_all_of_a_small_class():
+    labels = np.repeat([0, 1], [10, 3])
+    assert np.bincount(labels[splits.draw_balanced(labels, 10, (0,))]).tolist() == [5, 3]

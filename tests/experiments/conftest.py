@@ -15,15 +15,19 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 class Smoke:
-    """A work folder in which `tfadv --flagfile=smoke` is run, with further flags; the checkout's tfadv by default."""
+    """A work folder in which `tfadv --flagfile=smoke` is run, with further flags; the checkout's tfadv by default.
+
+    Where `forked`, the processes are those of `tests.commands`.
+    """
 
     def __init__(self, workdir, data_dir, package=ROOT):
         self.workdir, self.data_dir, self.package = pathlib.Path(workdir), data_dir, package
+        self.forked = package == ROOT
 
     def __call__(self, *flags, cwd=None):
         """The finished process."""
         flags = ["--flagfile=smoke", f"--workdir={self.workdir}", f"--data_dir={self.data_dir}", *flags]
-        if self.package == ROOT:
+        if self.forked:
             return commands.run(flags, cwd=cwd or ROOT, environment=self.environment())
         return subprocess.run(
             [sys.executable, "-m", "tfadv.main", *flags],

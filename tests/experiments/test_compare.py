@@ -51,9 +51,10 @@ def test_defenses_are_compared_at_one_budget(smoke, tmp_path):
 
 def test_each_of_many_rounds_trains_on_images_of_its_own(smoke, tmp_path):
     run = smoke.copy(tmp_path / "run")
-    run.succeed("--overwrite", "--stage=evaluate", "--defenses=rounds", "--rounds=3", "--round_size=100")
-    flags = ["--flagfile=smoke", "--defenses=rounds", "--rounds=3", "--round_size=100", f"--workdir={run.workdir}"]
-    config = CommandLine(flags).config()
+    flags = ["--defenses=rounds", "--rounds=3", "--round_size=100"]
+    run.succeed("--overwrite", "--stage=evaluate", *flags)
+    folders = [f"--workdir={run.workdir}", f"--data_dir={smoke.data_dir}"]
+    config = CommandLine(["--flagfile=smoke", *flags, *folders]).config()
     with Workdir(config.workdir, config.fingerprint()) as workdir:
         session = Session(config, workdir)
         sizes, drawn = session.splits.sizes, []
@@ -68,12 +69,27 @@ def test_each_of_many_rounds_trains_on_images_of_its_own(smoke, tmp_path):
             order = {image.tobytes(): i for i, image in enumerate(session.splits.images["train"].images)}
             drawn.append({order[image.tobytes()] for image in images})
             assert len(drawn[-1]) == 100
-    assert len(drawn[0] | drawn[1] | drawn[2]) > 150
+            # The cost is that of all rounds: the stored samples, and one epoch of each image at four levels.
+            assert history(run, f"rounds(round={number})")["gradients"] == sum(counts.values()) + 4 * 100 // 32 * 32
+            assert trained.training().gradients == number * (sum(counts.values()) + 4 * 100 // 32 * 32)
+    assert len(drawn[0] | drawn[1] | drawn[2]) > 190 and drawn[0] != drawn[1] != drawn[2] != drawn[0]
     assert len({record["variant"] for record in run.records()} & {f"rounds(round={n})" for n in (1, 2, 3)}) == 3
 
 
+def test_all_rounds_of_earlier_commands_are_known(tmp_path, data_dir):
+    flags = ["--flagfile=smoke", f"--workdir={tmp_path}", f"--data_dir={data_dir}"]
+    config = CommandLine(flags).config()
+    with Workdir(config.workdir, config.fingerprint()) as workdir:
+        for number in range(1, 13):
+            name = f"models/resnet_tiny/rounds_round={number}"
+            with workdir.creating(name, {"recipe": f"rounds(round={number})"}, rebuild="", need=0):
+                pass
+        known = Session(config, workdir)._known
+    assert [recipe.round for recipe in known.recipes if recipe.round] == list(range(1, 13))
+
+
 def test_rounds_between_the_evaluated_ones_are_trained_only(smoke, tmp_path):
-    flags = ["--flagfile=smoke", "--defenses=rounds", "--rounds=6", f"--workdir={tmp_path}"]
+    flags = ["--flagfile=smoke", "--defenses=rounds", "--rounds=6", f"--workdir={tmp_path}", "--data_dir=none"]
     config = CommandLine(flags).config()
     with Workdir(config.workdir, config.fingerprint()) as workdir:
         session = Session(config, workdir)

@@ -14,6 +14,7 @@ def test_the_examples_work(smoke, tmp_path):
     for name, source in sources.items():
         (tmp_path / f"{name}.py").write_text(source)
     run = smoke.copy(tmp_path / "run")
+    run.forked = False  # plugins are imported before TensorFlow
     flags = (f"--plugins={','.join(sources)}", "--attacks=noise(scale=0.5)", "--eval_size=24")
     run.succeed(*flags, cwd=tmp_path)
     labels = {record["label"] for record in run.records() if record["attack"] == "noise"}

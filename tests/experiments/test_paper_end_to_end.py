@@ -170,6 +170,7 @@ def test_overwrite_keeps_what_does_not_depend_on_the_setting(smoke, tmp_path):
 
 def test_the_same_seed_gives_the_same_weights_also_with_images_on_the_disk(smoke, tmp_path):
     again = type(smoke)(tmp_path / "run", smoke.data_dir)
+    again.forked = False  # another seed of `hash`, another layout of the memory
     again.succeed("--stage=retrain", "--in_memory=false")
     assert not [path for path in again.workdir.iterdir() if path.name.startswith("tmp")]  # the files had no name
     for recipe in ("baseline", "retrained"):

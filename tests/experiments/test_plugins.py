@@ -93,6 +93,7 @@ def write(folder, **plugins):
 def test_attack_recipe_objective_and_report_format(smoke, tmp_path):
     write(tmp_path, toy_attack=ATTACK, toy_recipe=RECIPE, toy_objective=OBJECTIVE, toy_format=FORMAT)
     run = smoke.copy(tmp_path / "run")
+    run.forked = False  # plugins are imported before TensorFlow
     before = run.dates()
     plugins = "--plugins=toy_attack,toy_recipe,toy_objective,toy_format"
     flags = (plugins, "--defenses=longer", "--attacks=gray,gray(level=0.9)", "--eval_size=60")

@@ -111,9 +111,23 @@ def _with_validation(
     return {"train": train, "validation": np.sort(validation), "test": np.sort(test)}
 
 
-def draw(total: int, size: int, seed: Sequence[int]) -> np.ndarray:
-    """Positions drawn without replacement: sorted int64 (size,), from 0 to total - 1."""
-    return np.sort(np.random.default_rng(seed).permutation(total)[:size])
+def draw_balanced(labels: np.ndarray, size: int, seed: Sequence[int]) -> np.ndarray:
+    """Positions of images drawn without replacement, of each class equally many, as far as there are so many.
+
+    Args:
+      labels: int (N,).
+      size: number of images to draw; where it is not a multiple of the number of classes, some classes have one more.
+      seed: ints.
+
+    Returns:
+      Sorted int64 positions, at most `size`.
+    """
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(labels))
+    classes = rng.permutation(np.unique(labels))
+    least, more = divmod(size, len(classes))
+    drawn = [order[labels[order] == c][: least + (i < more)] for i, c in enumerate(classes)]
+    return np.sort(np.concatenate(drawn))
 
 
 def undersample(labels: np.ndarray, seed: int) -> np.ndarray:

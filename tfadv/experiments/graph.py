@@ -142,8 +142,8 @@ class Graph:
           UserError: it is missing, and this process builds a shard of something else only.
         """
         contents: dict[str, str | None] = {}
-        for needed, inputs in _in_order(artifact):
-            fingerprint = self._fingerprint(needed, {role: contents[name] for role, name in inputs.items()})
+        for needed, input_names in _in_order(artifact):
+            fingerprint = self._fingerprint(needed, {role: contents[name] for role, name in input_names.items()})
             if not self.workdir.is_current(needed.name, fingerprint):
                 if self._shard and (needed is not artifact or not isinstance(artifact, PartedArtifact)):
                     raise self._missing_for_shard(needed)
@@ -176,10 +176,11 @@ class Graph:
         if self.workdir.manifest(artifact.name) is None:
             return None
         contents: dict[str, str | None] = {}
-        for needed, inputs in _in_order(artifact):
-            fingerprint = self._fingerprint(needed, {role: contents[name] for role, name in inputs.items()})
-            is_current = self.workdir.is_current(needed.name, fingerprint)
-            contents[needed.name] = (self.workdir.manifest(needed.name) or {})["content"] if is_current else None
+        for needed, input_names in _in_order(artifact):
+            fingerprint = self._fingerprint(needed, {role: contents[name] for role, name in input_names.items()})
+            manifest = self.workdir.manifest(needed.name)
+            is_current = manifest is not None and self.workdir.is_current(needed.name, fingerprint)
+            contents[needed.name] = manifest["content"] if manifest and is_current else None
         return contents[artifact.name]
 
     def _fingerprint(self, artifact: Artifact, inputs: Mapping[str, str | None]) -> dict:

@@ -58,7 +58,8 @@ class Recipe:
       budgeted: whether `--budget`, where it is given, decides how long training takes.
       rounds: whether the recipe is repeated `--rounds` times, each time starting from the round before.
       round: the number of the round, from 1; 0 where the recipe is not one of several rounds.
-      evaluated: whether its models are evaluated and reported; False where other recipes only start from them.
+      evaluated: whether its models are evaluated and reported. False: trained only because a later round starts from
+        it.
       color: a Matplotlib color for plots; "" takes the next color of the palette.
       marker: a Matplotlib marker for plots; "" takes the next marker.
 

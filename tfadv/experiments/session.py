@@ -26,7 +26,7 @@ from tfadv.experiments.graph import Graph
 from tfadv.experiments.masking_diagnostics import MaskingDiagnostics
 from tfadv.experiments.model_pool import ModelPool
 from tfadv.experiments.recipe import SCRATCH, Recipe
-from tfadv.experiments.stored_samples import StoredSamples
+from tfadv.experiments.stored_samples import DrawnSamples, StoredSamples
 from tfadv.experiments.trained_model import TrainedModel
 from tfadv.experiments.transfer_evaluation import TransferRow
 from tfadv.models import MODELS, own
@@ -81,9 +81,9 @@ class Session:
         self._trained: dict[tuple[str, str], TrainedModel] = {}
         self._architectures: dict[str, Architecture] = {}
 
-    def _earlier_recipes(self) -> Iterator[Recipe]:
+    def _earlier_recipes(self) -> list[Recipe]:
         """Recipes that earlier commands trained in this work folder and this one does not name."""
-        names = {recipe.name for recipe in self._known.recipes}
+        names, found = {recipe.name for recipe in self._known.recipes}, []
         for path in sorted((self.workdir.root / "models").glob("*/[!.]*")):
             try:
                 manifest = self.workdir.manifest(path.relative_to(self.workdir.root).as_posix()) or {}
@@ -94,7 +94,8 @@ class Session:
                 continue
             if name not in names:
                 names.add(name)
-                yield recipe
+                found.append(recipe)
+        return sorted(found, key=lambda recipe: recipe.round)  # each round after the one that it starts from
 
     # ---- artifacts --------------------------------------------------------------------------------------
 
@@ -114,7 +115,8 @@ class Session:
         surrogates = [self.trained(model, self.experiment.reference) for model in self.config.surrogate]
         folders = ["surrogate", *(f"surrogate_{trained.model}" for trained in surrogates[1:])]
         return tuple(
-            StoredSamples(self._context, self.splits, trained, folder) for trained, folder in zip(surrogates, folders)
+            StoredSamples(self._context, self.splits, trained, folder, "retrain" if number else "generate")
+            for number, (trained, folder) in enumerate(zip(surrogates, folders))
         )
 
     @property
@@ -156,15 +158,19 @@ class Session:
         if recipe.samples != "own":
             return ()
         assert start is not None  # `Recipe` checks it
-        draw = bool(recipe.round and self.config.round_size)
-        if start is self.surrogate and not draw:
+        if recipe.round and self.config.round_size:
+            folder = f"rounds/{specs.folder_name(start.model)}/{specs.folder_name(recipe.name)}"
+            return (DrawnSamples(self._context, self.splits, start, folder, recipe.round),)
+        if start is self.surrogate:
             return (self.samples,)
-        folder = f"rounds/{start.folder}"
-        return (StoredSamples(self._context, self.splits, start, folder, recipe.round if draw else 0),)
+        return (StoredSamples(self._context, self.splits, start, f"rounds/{start.folder}", "retrain"),)
 
     @property
     def variants(self) -> list[TrainedModel]:
-        """The models of `--models` by all recipes that are evaluated; `--defenses` for `--defense_models` only."""
+        """Each model of `--models` trained by each recipe that is evaluated.
+
+        Recipes of `--defenses` train those of `--defense_models` only.
+        """
         declared = {recipe.name for recipe in EXPERIMENTS[self.config.experiment].recipes}
         defended = self.config.defense_models or self.config.models
         return [

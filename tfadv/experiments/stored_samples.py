@@ -1,4 +1,4 @@
-"""The artifact `surrogate/…`: the surrogate's FGSM perturbations of every split, a TFDS folder of TFRecords."""
+"""The artifacts `surrogate/…` and `rounds/…`: a model's FGSM perturbations, a TFDS folder of TFRecords."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import tensorflow as tf
 from tfadv.attacks.fgsm import direction
 from tfadv.datasets import short_name, stored
 from tfadv.datasets.batches import Samples, full_batches, to_float
-from tfadv.datasets.splits import draw
+from tfadv.datasets.splits import draw_balanced
 from tfadv.errors import UserError
 from tfadv.experiments.graph import Artifact, PartedArtifact
 from tfadv.runtime.devices import Devices
@@ -62,15 +62,13 @@ def _perturb(model: Any, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
 class StoredSamples(PartedArtifact):
     """The stored samples, and how they are read; one part is one TFRecord file."""
 
-    rebuild = "the same command with --stage=generate"
-
     def __init__(
         self,
         context: Context,
         splits: DatasetSplits,
         surrogate: TrainedModel,
         folder: str = "surrogate",
-        round: int = 0,
+        stage: str = "generate",
     ) -> None:
         """Takes the images and the model that they are attacked on.
 
@@ -79,10 +77,10 @@ class StoredSamples(PartedArtifact):
           splits: the images.
           surrogate: the model whose perturbations are stored.
           folder: where they are stored, a path in the work folder.
-          round: 0 stores all images; else, `--round_size` of the training images, drawn for the round of that number,
-            as large a share of the validation images, and no test images.
+          stage: the stage that builds them.
         """
-        self._context, self._config, self._splits, self._round = context, context.config, splits, round
+        self._context, self._config, self._splits = context, context.config, splits
+        self.rebuild = f"the same command with --stage={stage}"
         self.surrogate = surrogate
         self._tfds_name = f"{short_name(self._config.dataset)}_surrogate"
         self.name = f"{folder}/{self._tfds_name}/{stored.VERSION}"
@@ -92,26 +90,17 @@ class StoredSamples(PartedArtifact):
         return {"split": self._splits, "weights": self.surrogate}
 
     def settings(self) -> dict:
-        """The surrogate's name, the attack, and which images are drawn."""
-        drawn = {"round": self._round, "round_size": self._config.round_size, "seed": self._config.seed}
-        return {"surrogate": self.surrogate.model, "attack": "fgsm"} | (drawn if self._round else {})
+        """The surrogate's name and the attack."""
+        return {"surrogate": self.surrogate.model, "attack": "fgsm"}
 
     @functools.cached_property
     def _rows(self) -> dict[str, np.ndarray]:
         """Split name → which of its images are stored, positions in the split."""
-        sizes = self._splits.sizes
-        if not self._round:
-            return {split: np.arange(n) for split, n in sizes.items()}
-        seed = (self._config.seed, self._round)
-        train, validation = sizes["train"], sizes["validation"]
-        size = min(self._config.round_size, train)
-        return {
-            "train": draw(train, size, (*seed, 0)),
-            "validation": draw(validation, max(1, round(validation * size / train)), (*seed, 1)),
-        }
+        return {split: np.arange(n) for split, n in self._splits.sizes.items()}
 
     @property
-    def _sizes(self) -> dict[str, int]:
+    def sizes(self) -> dict[str, int]:
+        """Split name → number of its images that are stored."""
         return {split: len(rows) for split, rows in self._rows.items()}
 
     def bytes_needed(self) -> int:
@@ -120,7 +109,7 @@ class StoredSamples(PartedArtifact):
 
     def pieces(self) -> list[stored.SampleFile]:
         """The TFRecord files."""
-        return stored.sample_files(self._sizes, self._splits.shape)
+        return stored.sample_files(self.sizes, self._splits.shape)
 
     def build_part(
         self, folder: pathlib.Path, piece: stored.SampleFile, progress: Callable[[int], Any], resume: Any
@@ -149,7 +138,7 @@ class StoredSamples(PartedArtifact):
         dataset = splits.record["dataset"]
         manifest["dataset"] = dataset
         manifest["epsilons"] = list(self._config.epsilons)  # the samples serve any other eps as well
-        manifest["counts"] = self._sizes
+        manifest["counts"] = self.sizes
         stored.write_metadata(
             folder,
             self._tfds_name,
@@ -180,3 +169,30 @@ class StoredSamples(PartedArtifact):
         if ids.tolist() != np.asarray(self._splits.record[split])[self._rows[split]].tolist():
             raise UserError(f"{folder} holds other images than the split {split}: remove it.")
         return samples
+
+
+class DrawnSamples(StoredSamples):
+    """The stored samples of one of many rounds: few training and validation images, drawn for this round."""
+
+    def __init__(
+        self, context: Context, splits: DatasetSplits, surrogate: TrainedModel, folder: str, round_number: int
+    ) -> None:
+        """Takes the number of the round; the other arguments are those of `StoredSamples`."""
+        super().__init__(context, splits, surrogate, folder, stage="retrain")
+        self._number = round_number
+
+    def settings(self) -> dict:
+        """Also the draw."""
+        draw = {"round": self._number, "round_size": self._config.round_size, "seed": self._config.seed}
+        return super().settings() | draw
+
+    @functools.cached_property
+    def _rows(self) -> dict[str, np.ndarray]:
+        """`--round_size` training images, the same share of the validation images, no test images."""
+        images, size = self._splits.images, self._config.round_size
+        share = size / len(images["train"].labels)
+        sizes = {"train": size, "validation": max(1, round(share * len(images["validation"].labels)))}
+        return {
+            split: draw_balanced(images[split].labels, size, (self._config.seed, self._number, stream))
+            for stream, (split, size) in enumerate(sizes.items())
+        }

@@ -24,7 +24,7 @@ from tfadv.models import files
 from tfadv.models.logits import original
 from tfadv.objectives import OBJECTIVES
 from tfadv.objectives.base import Objective, as_objective
-from tfadv.report.data import Training
+from tfadv.report.data import Training, with_earlier_rounds
 from tfadv.specs import folder_name
 from tfadv.store.files import write_json
 from tfadv.training import Checkpoints, Diverged, Trainer, TrainingLog, TrainingSettings
@@ -148,7 +148,7 @@ class TrainedModel(WholeArtifact):
         config = self._config
         return config.budget / (config.rounds if self.recipe.rounds else 1) if self.recipe.budgeted else 0
 
-    def _steps(self, training: Samples, validation: Samples) -> int:
+    def _steps(self, training: Samples) -> int:
         """The optimizer steps that the budget pays for, or 0 where the number of epochs is given.
 
         Raises:
@@ -157,14 +157,14 @@ class TrainedModel(WholeArtifact):
         if not self._budget:
             return 0
         per_step = min(self._config.batch_size, len(training)) * self._objective.cost
-        steps = int((self._budget - self._sample_gradients(training, validation)) // per_step)
+        steps = int((self._budget - self._sample_gradients()) // per_step)
         if steps < 1:
             raise UserError(f"--budget={self._config.budget} is too small for {self.recipe.name}: give more.")
         return steps
 
-    def _sample_gradients(self, training: Samples, validation: Samples) -> int:
-        """Gradient images that the stored samples took, one per image and surrogate."""
-        return len(self._samples) * (len(training.labels) + len(validation.labels))
+    def _sample_gradients(self) -> int:
+        """Gradient images that the stored samples of training and validation took, one per image and surrogate."""
+        return sum(stored.sizes["train"] + stored.sizes["validation"] for stored in self._samples)
 
     @property
     def _levels(self) -> tuple[float, ...]:
@@ -193,7 +193,7 @@ class TrainedModel(WholeArtifact):
                 seed=config.seed,
                 augmentations=self._augmentations,
                 checkpoint_steps=config.checkpoint_steps,
-                steps=self._steps(training, validation),
+                steps=self._steps(training),
                 average=self._average,
                 **self._adversarial_settings if self._objective.is_adversarial else {},
             )
@@ -203,7 +203,7 @@ class TrainedModel(WholeArtifact):
                 record = trainer.fit(training, validation, settings, log=log, checkpoints=checkpoints, name=name)
             except Diverged as error:
                 raise UserError(f"{error} {self._save_last_good(trainer, checkpoints)}")
-            record["gradients"] += self._sample_gradients(training, validation)
+            record["gradients"] += self._sample_gradients()
             manifest["devices"] = context.devices.replicas  # without --sync_batchnorm, each has its own statistics
             self._write(folder, manifest, entry, record)
 
@@ -225,12 +225,17 @@ class TrainedModel(WholeArtifact):
         manifest["content"] = entry.content = self._architecture.content(model)
 
     def training(self) -> Training:
-        """How it was trained; for an artifact that is up to date."""
-        folder = self._context.graph.open(self)
-        record = json.loads((folder / "history.json").read_text(encoding="utf-8"))
-        manifest = self._context.workdir.manifest(self.name)
-        assert manifest is not None
-        return Training.from_files(record, manifest)
+        """How it was trained, a round with the cost of all rounds before; for an artifact that is up to date."""
+        rounds: list[TrainedModel] = [self]
+        while rounds[0].recipe.round > 1 and rounds[0]._start:
+            rounds.insert(0, rounds[0]._start)
+        workdir, found = self._context.workdir, []
+        for trained in rounds:
+            record = json.loads((workdir.open(trained.name) / "history.json").read_text(encoding="utf-8"))
+            manifest = workdir.manifest(trained.name)
+            assert manifest is not None
+            found.append(Training.from_files(record, manifest))
+        return with_earlier_rounds(found)
 
     def cleanup(self) -> None:
         """Removes the checkpoints of a model that is complete."""

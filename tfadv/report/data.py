@@ -68,7 +68,7 @@ class TransferRow(TypedDict):
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How one model was trained, without the training of the model it started from.
+    """How one model was trained, without the training of the model it started from; but see `with_earlier_rounds`.
 
     Attributes:
       gradients: forward and backward passes of single images, for updates and attacks.
@@ -94,6 +94,12 @@ class Training:
             history=history["history"],
             best_epoch=history["best_epoch"],
         )
+
+
+def with_earlier_rounds(rounds: Sequence[Training]) -> Training:
+    """How the last of several rounds was trained, with the gradients and seconds of all of them."""
+    gradients, seconds = sum(own.gradients for own in rounds), sum(own.seconds for own in rounds)
+    return dataclasses.replace(rounds[-1], gradients=gradients, seconds=seconds)
 
 
 @dataclasses.dataclass(frozen=True)

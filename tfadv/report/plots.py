@@ -140,7 +140,7 @@ def styles(data: ReportData) -> dict[str, tuple[str, str, str]]:
     for name in data.recipes:
         recipe = recipes.get(name)
         color = (recipe.color if recipe else "") or colors[used % len(colors)]
-        marker = (recipe.marker if recipe else "") or markers[used % len(markers)]
+        marker = (recipe.marker if recipe else "") or markers[(used + used // len(colors)) % len(markers)]
         used += not (recipe and recipe.color and recipe.marker)
         chosen[name] = (recipe.title if recipe else name, color, marker)
     return chosen
