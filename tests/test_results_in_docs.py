@@ -32,6 +32,7 @@ def test_there_are_such_tables():
         "cifar10_compare",
         "cifar10_nfgsm_gpu",
         "cats_vs_dogs_gpu",
+        "mnist_rounds",
     }
 
 
@@ -46,7 +47,7 @@ def test_a_table_has_the_figures_of_results_json(folder, table):
     baseline = accuracies("baseline", "whitebox", "fgsm")
     assert len(rows(table)) == len({r["variant"] for r in records})
     for row in rows(table):
-        recipe = re.sub(r"^rounds, round (\d)$", r"rounds(round=\1)", row["recipe"])
+        recipe = re.sub(r"^rounds, round (\d+)$", r"rounds(round=\1)", row["recipe"])
         fgsm = accuracies(recipe, "whitebox", "fgsm")
         assert row["clean"] == percent(accuracies(recipe, "clean"))
         attack, eps = "fgsm", 0
