@@ -1,4 +1,4 @@
-"""tfadv's command line in processes forked from one that has imported TensorFlow, which takes each process seconds."""
+"""Runs tfadv's command line in processes forked from one that has imported TensorFlow: each import takes seconds."""
 
 import atexit
 import multiprocessing

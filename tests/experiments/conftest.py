@@ -10,8 +10,7 @@ import sys
 import pytest
 
 from tests import commands
-
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.commands import ROOT
 
 
 class Smoke:

@@ -85,6 +85,16 @@ def test_results_of_a_run_are_taken_over(smoke, tmp_path):
     assert (folder / "model_cards/resnet_tiny_baseline.md").exists()
 
 
+def test_the_cost_of_a_round_includes_the_rounds_before():
+    training = {f"resnet18/rounds(round={n})": Training(gradients=n, seconds=10.0 * n) for n in range(1, 12)}
+    training["resnet50/rounds(round=1)"] = Training(gradients=1000, seconds=1000.0)
+    training["resnet18/nfgsm(share=0.5)"] = Training(gradients=5, seconds=6.0)
+    total = results._of_all_rounds("resnet18/rounds(round=11)", training)
+    assert (total.gradients, total.seconds) == (66, 660.0)
+    other = training["resnet18/nfgsm(share=0.5)"]
+    assert results._of_all_rounds("resnet18/nfgsm(share=0.5)", training) == other
+
+
 def test_results_stay_where_there_are_none_to_take_over(tmp_path):
     (tmp_path / "results/run").mkdir(parents=True)
     (tmp_path / "run").mkdir()

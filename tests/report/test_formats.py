@@ -142,7 +142,8 @@ def test_accuracy_plot_shows_a_fourth_recipe(data, in_experiment):
 def test_colors_are_reused_where_there_are_more_recipes_than_colors(data):
     for i in range(12):
         data = with_further_recipe(data, f"defense{i}")
-    assert len(plots.styles(data)) == 15
+    styles = plots.styles(data)
+    assert len(styles) == len({(color, marker) for _, color, marker in styles.values()}) == 15
     plots.accuracy_plot(data, "resnet18")
 
 

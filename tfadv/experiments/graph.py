@@ -105,11 +105,11 @@ def _in_order(artifact: Artifact) -> list[tuple[Artifact, dict[str, str]]]:
     ordered: dict[str, tuple[Artifact, dict[str, str]]] = {}
     stack: list[tuple[Artifact, dict[str, str] | None]] = [(artifact, None)]
     while stack:
-        needed, inputs = stack.pop()
+        needed, input_names = stack.pop()
         if needed.name in ordered:
             continue
-        if inputs is not None:
-            ordered[needed.name] = needed, inputs
+        if input_names is not None:
+            ordered[needed.name] = needed, input_names
             continue
         sources = needed.inputs()
         stack.append((needed, {role: source.name for role, source in sources.items()}))

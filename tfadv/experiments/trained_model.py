@@ -229,13 +229,16 @@ class TrainedModel(WholeArtifact):
         rounds: list[TrainedModel] = [self]
         while rounds[0].recipe.round > 1 and rounds[0]._start:
             rounds.insert(0, rounds[0]._start)
-        workdir, found = self._context.workdir, []
-        for trained in rounds:
-            record = json.loads((workdir.open(trained.name) / "history.json").read_text(encoding="utf-8"))
-            manifest = workdir.manifest(trained.name)
-            assert manifest is not None
-            found.append(Training.from_files(record, manifest))
-        return with_earlier_rounds(found)
+        return with_earlier_rounds([trained._own_training for trained in rounds])
+
+    @functools.cached_property
+    def _own_training(self) -> Training:
+        """How it was trained, without earlier rounds; kept, because opening an artifact checks all its files."""
+        workdir = self._context.workdir
+        record = json.loads((workdir.open(self.name) / "history.json").read_text(encoding="utf-8"))
+        manifest = workdir.manifest(self.name)
+        assert manifest is not None
+        return Training.from_files(record, manifest)
 
     def cleanup(self) -> None:
         """Removes the checkpoints of a model that is complete."""
