@@ -245,6 +245,14 @@ class Config:
         role="result",
         accepts=Range(0),
     )
+    defense_learning_rate: float = setting(
+        0.0,
+        "Peak of the learning rate of the recipes of --defenses. They start from trained weights, of which a high "
+        "rate keeps little.",
+        group="Training",
+        role="result",
+        accepts=Range(0, above=True, zero="that of --learning_rate"),
+    )
     batch_size: int = setting(
         128, "Images per optimizer step.", group="Training", role="result", accepts=Range(1, 2**16)
     )

@@ -3,6 +3,9 @@
 import csv
 import json
 
+import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
 from tfadv.command_line import CommandLine
 from tfadv.experiments.session import Session
 from tfadv.store.workdir import Workdir
@@ -10,6 +13,7 @@ from tfadv.store.workdir import Workdir
 FLAGS = (
     "--stage=compare", "--defenses=rounds,ensemble,nfgsm(share=0.5)", "--rounds=2", "--budget=6000",
     "--attacks=pgd(steps=5)", "--eval_size=32", "--defense_average=0.9",
+    "--defense_learning_rate=0.02",
 )  # fmt: skip
 RECIPES = ["baseline", "control", "rounds(round=1)", "rounds(round=2)", "ensemble", "nfgsm(share=0.5)"]
 
@@ -21,6 +25,12 @@ def history(run, recipe):
         if json.loads(path.read_text())["inputs"]["recipe"] == recipe
     ]
     return json.loads((folder / "history.json").read_text())
+
+
+def learning_rates(run, recipe):
+    """Those after each epoch."""
+    events = EventAccumulator(str(run.workdir / "logs/resnet_tiny" / recipe / "train")).Reload()
+    return [float(tf.make_ndarray(event.tensor_proto)) for event in events.Tensors("learning_rate")]
 
 
 def test_defenses_are_compared_at_one_budget(smoke, tmp_path):
@@ -43,6 +53,8 @@ def test_defenses_are_compared_at_one_budget(smoke, tmp_path):
     assert 6000 - 64 < gradients["rounds(round=1)"] + gradients["rounds(round=2)"] <= 6000
     manifests = [run.manifest(f"models/resnet_tiny/{name}")["inputs"] for name in ("baseline", "control")]
     assert [inputs["average"] for inputs in manifests] == [0, 0.9]
+    assert [inputs["learning_rate"] for inputs in manifests] == [0.1, 0.02]
+    assert 0.015 < max(learning_rates(run, "control")) <= 0.02
     # Earlier results stay in results.json, and name the defense.
     defenses = {record["variant"]: record.get("defense") for record in run.records()}
     assert defenses["nfgsm(share=0.5)"] == "nfgsm(share=0.5)" and defenses["rounds(round=2)"] == "rounds"

@@ -171,6 +171,19 @@ def test_another_configuration_is_refused_with_the_fields(workdir):
         pass
 
 
+def test_a_folder_that_is_older_than_a_setting_has_its_default(workdir):
+    make(workdir, {"a": 1})
+    workdir.__exit__()
+    newer = SETTINGS | {"momentum": 0.9}
+    with pytest.raises(UserError, match="momentum: 0.5 → 0.9"):
+        Workdir(workdir.root, newer, defaults=newer | {"momentum": 0.5})
+    with pytest.raises(UserError, match="epochs: 10 → 11"):  # what the folder has counts, not the default
+        Workdir(workdir.root, OTHER, defaults=OTHER)
+    with Workdir(workdir.root, newer, defaults=newer):
+        pass
+    assert json.loads((workdir.root / FINGERPRINT).read_text())["momentum"] == 0.9
+
+
 def test_a_folder_without_artifacts_may_change_hands(workdir):
     workdir.__exit__()
     with Workdir(workdir.root, OTHER):

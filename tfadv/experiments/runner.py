@@ -49,6 +49,7 @@ def run(config: Config) -> str | None:
         Workdir(
             config.workdir,
             config.fingerprint(),
+            defaults=Config().fingerprint(),
             overwrite=config.overwrite,
             shard=config.shard_of(),
             follower=follower,

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 # The settings that the training of every recipe depends on.
 TRAINING_SETTINGS = (
-    "seed", "batch_size", "batch_parts", "learning_rate", "precision", "sync_batchnorm", "patience",
+    "seed", "batch_size", "batch_parts", "precision", "sync_batchnorm", "patience",
 )  # fmt: skip
 
 
@@ -107,6 +107,7 @@ class TrainedModel(WholeArtifact):
             "budget": self._budget,
             "average": self._average,
             **{name: getattr(config, name) for name in TRAINING_SETTINGS},
+            "learning_rate": self._learning_rate,
             "weight_decay": getattr(config, recipe.weight_decay),
         } | (self._adversarial_settings if self._objective.is_adversarial else {})
 
@@ -141,6 +142,12 @@ class TrainedModel(WholeArtifact):
     def _average(self) -> float:
         """Decay of the moving average of the weights: the same for all recipes that are compared."""
         return self._config.defense_average if self.recipe.budgeted else 0.0
+
+    @property
+    def _learning_rate(self) -> float:
+        """Peak of the learning rate."""
+        config = self._config
+        return (self.recipe.budgeted and config.defense_learning_rate) or config.learning_rate
 
     @property
     def _budget(self) -> float:
@@ -188,7 +195,7 @@ class TrainedModel(WholeArtifact):
             settings = TrainingSettings(
                 epochs=getattr(config, self.recipe.epochs),
                 batch_size=config.batch_size,
-                learning_rate=config.learning_rate,
+                learning_rate=self._learning_rate,
                 patience=config.patience,
                 seed=config.seed,
                 augmentations=self._augmentations,

@@ -51,6 +51,7 @@ class Workdir:
         root: str | os.PathLike[str],
         fingerprint: Mapping[str, Any],
         *,
+        defaults: Mapping[str, Any] | None = None,
         overwrite: bool = False,
         shard: tuple[int, int] | None = None,
         follower: bool = False,
@@ -60,6 +61,7 @@ class Workdir:
         Args:
           root: path of the folder.
           fingerprint: JSON, the settings that decide the results; the folder belongs to them.
+          defaults: JSON, the values of settings that a folder may lack, because it is older than they are.
           overwrite: take over a folder that belongs to other settings.  Artifacts whose own inputs
             stay the same are kept.
           shard: (i, n) where this process computes shard i of n beside others; else None.
@@ -77,7 +79,7 @@ class Workdir:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             self._exit.callback(FolderLock(self.root, shard).release)
-            self._claim(_plain(fingerprint), overwrite, write=shard is None)
+            self._claim(_plain(fingerprint), _plain(defaults or {}), overwrite, write=shard is None)
         except BaseException as error:
             self._exit.close()
             if isinstance(error, OSError):
@@ -92,13 +94,14 @@ class Workdir:
     def __exit__(self, *error: object) -> None:
         self._exit.close()
 
-    def _claim(self, fingerprint: dict[str, Any], overwrite: bool, write: bool) -> None:
+    def _claim(self, fingerprint: dict[str, Any], defaults: dict[str, Any], overwrite: bool, write: bool) -> None:
         """Checks to which settings the folder belongs, and writes them down."""
         path = self.root / FINGERPRINT
         if path.exists():
             try:
-                changed = differences(json.loads(path.read_text(encoding="utf-8")), fingerprint)
-            except (ValueError, AttributeError):
+                written = json.loads(path.read_text(encoding="utf-8"))
+                changed = differences({**defaults, **written}, fingerprint)
+            except (ValueError, TypeError):
                 raise UserError(f"{path} is damaged: remove it, or give another --workdir.") from None
             if changed and not overwrite and self.names():  # a folder without artifacts may change hands
                 raise UserError(
