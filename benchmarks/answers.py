@@ -1,121 +1,238 @@
-"""The questions of `results/README.md`: functions from the results of one run to sentences, "" if it does not tell."""
+"""The questions of `results/README.md`, each with a table over all runs and a sentence that sums it up."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import re
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from tfadv.experiments.paper import AUGMENTED, EPSILONS, PAPER, RETRAINED, ROWS, STATED_GAINS
+from tfadv.experiments.paper import AUGMENTED, PAPER, RETRAINED, ROWS, STATED_GAINS
 from tfadv.report.comparison import strongest
 from tfadv.report.data import ReportData
+from tfadv.report.table import Table
 from tfadv.report.tables import mean_gain
 
 BASELINE = PAPER.reference
+LARGE_GAIN = 10.0  # points under FGSM above which the part that remains under a stronger attack means something
+
+Row = tuple[str, ...]
 
 
-def helps(data: ReportData) -> str:
-    """The gain of each recipe, and that of the paper's method over its control."""
-    parts = []
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """A question about the method that the runs answer.
+
+    Attributes:
+      text: the question.
+      title: what its table shows, with units.
+      head: the columns after the first one, the run.
+      rows: the rows of one run; none where it does not tell.
+      conclusion: one or two sentences about all runs.
+    """
+
+    text: str
+    title: str
+    head: tuple[str, ...]
+    rows: Callable[[ReportData], list[Row]]
+    conclusion: Callable[[Sequence[ReportData]], str]
+
+    def answer(self, runs: Mapping[str, ReportData]) -> str:
+        """The conclusion and the table in Markdown; `runs` maps the name of a folder to its results."""
+        rows: list[Row] = []
+        for name, data in runs.items():
+            link = f"[{name}]({name}/README.md)"
+            for row in self.rows(data):
+                rows.append((link, *row))
+                link = ""
+        if not rows:
+            return "No results yet."
+        table = Table(self.title, ("run", *self.head), list(rows))
+        return "\n\n".join(filter(None, [self.conclusion(list(runs.values())), table.markdown()]))
+
+
+def gains(data: ReportData) -> list[Row]:
+    """The gain of each recipe, and what the paper states for its method."""
+    rows = []
     for recipe in data.recipes:
         models = [model for model in data.models if data.record(model, recipe, "clean")]
         gain = mean_gain(data, recipe, models=models)
-        if recipe != BASELINE and gain is not None:
-            change = statistics.mean(
-                data.accuracy(m, recipe, "clean") - data.accuracy(m, BASELINE, "clean") for m in models
-            )
-            only = "" if models == list(data.models) else f" ({', '.join(models)})"
-            half = 100 * statistics.mean(_half_widths(data, recipe, BASELINE, models))
-            parts.append(f"{recipe}{only} {gain:+.1f} ± {half:.1f} points, clean {change:+.1f}")
-    if not parts:
+        if recipe == BASELINE or gain is None:
+            continue
+        change = statistics.mean(
+            data.accuracy(m, recipe, "clean") - data.accuracy(m, BASELINE, "clean") for m in models
+        )
+        half = 100 * statistics.mean(_half_widths(data, recipe, BASELINE, models))
+        eps = ", ".join(f"{eps:.4g}" for eps in data.epsilons)
+        n = max(record.n for record in data.records)
+        row = recipe, ", ".join(models), eps, f"{n:,}", f"{gain:+.1f} ± {half:.1f}", f"{change:+.1f}"
+        stated = STATED_GAINS[ROWS[data.dataset]] if data.dataset in ROWS and recipe == RETRAINED.name else None
+        rows.append((*row, "–" if stated is None else f"{stated:+.2f}"))
+    return rows
+
+
+def against_control(runs: Sequence[ReportData]) -> str:
+    """In how many runs the paper's method gains more than its control."""
+    names = RETRAINED.name, AUGMENTED.name
+    pairs = [[mean_gain(data, name) for name in names] for data in runs if set(names) <= set(data.recipes)]
+    differences = [ours - control for ours, control in pairs if ours is not None and control is not None]
+    if not differences:
         return ""
-    n = max(record.n for record in data.records)
-    text = f"gain at eps {_eps(data)}, n = {n:,}: {'; '.join(parts)}."
-    if {RETRAINED.name, AUGMENTED.name} <= set(data.recipes):
-        difference = mean_gain(data, RETRAINED.name) - mean_gain(data, AUGMENTED.name)
-        than = f"{abs(difference):.1f} points {'more' if difference > 0 else 'less'}"
-        text += f" The paper's method (retrained) gains {than} than its control (augmented)."
-    if data.dataset in ROWS:
-        stated = STATED_GAINS[ROWS[data.dataset]]
-        at = "" if data.epsilons == EPSILONS else " at eps 0.01, 0.02 and 0.03"
-        text += f" The paper states {stated:+.2f}{at}."
-    return text
+    more, less = ([abs(d) for d in differences if (d > 0) == wanted] for wanted in (True, False))
+    text = (
+        f"In {len(more)} of the {len(differences)} runs with both, the paper's method (`{RETRAINED.name}`) gains more "
+        f"under a new FGSM attack than its control (`{AUGMENTED.name}`)"
+    )
+    text += f", {_range(more)} points more" if more else ""
+    return text + (f". In the other {len(less)}, it gains {_range(less)} points less." if less else ".")
 
 
-def remains(data: ReportData) -> str:
-    """Accuracy of each recipe under the strongest attack, and how much of the gain under FGSM it leaves."""
-    parts = []
+def remaining(data: ReportData) -> list[Row]:
+    """Accuracy of each recipe under the strongest attack, and the part of the gain under FGSM that remains."""
+    return [
+        (recipe, model, attack, f"{record.eps:.4g}", f"{record.n:,}", record.interval_text, _percent(part))
+        for recipe, model, attack, record, part in _under_strongest(data)
+    ]
+
+
+def parts_by_recipe(runs: Sequence[ReportData]) -> str:
+    """The parts that remain, by recipe whatever its settings."""
+    parts: dict[str, list[float]] = {}
+    for data in runs:
+        for recipe, *_, part in _under_strongest(data):
+            if part is not None:
+                parts.setdefault(re.sub(r"\(.*", "", recipe), []).append(max(part, 0.0))
+    listing = [f"{_range(found, 0)}% for `{name}` ({_count(len(found), 'model')})" for name, found in parts.items()]
+    if not listing:
+        return ""
+    return (
+        f"Of a gain under FGSM of at least {LARGE_GAIN:g} points at the same eps, the part that remains under the "
+        f"strongest attack is {'; '.join(listing)}."
+    )
+
+
+def carry_over(data: ReportData) -> list[Row]:
+    """Accuracies before and after retraining, on the surrogate's stored images and under a new attack."""
+    rows, eps = [], max(data.epsilons)
+    for model in data.models:
+        records = [
+            data.record(model, recipe, protocol, eps)
+            for protocol in ("transfer", "whitebox")
+            for recipe in (BASELINE, RETRAINED.name)
+        ]
+        if all(records):
+            network = f"{model}, the surrogate" if _is_surrogate(data, model) else model
+            rows.append((network, f"{eps:.4g}", f"{records[0].n:,}", *(record.interval_text for record in records)))
+    return rows
+
+
+def other_networks(runs: Sequence[ReportData]) -> str:
+    """How much networks other than the surrogate gain from its stored images."""
+    stored, new = [], []
+    for data in runs:
+        for model in data.models:
+            if not _is_surrogate(data, model) and data.record(model, RETRAINED.name, "transfer", max(data.epsilons)):
+                for found, protocol in ((stored, "transfer"), (new, "whitebox")):
+                    found.append(mean_gain(data, RETRAINED.name, protocol, [model]))
+    if not new:
+        return ""
+    risen = [f"{sum(gain > 0 for gain in found)} of {_count(len(found), 'network')}" for found in (stored, new)]
+    spans = [f"{min(found):+.1f} to {max(found):+.1f} points" for found in (stored, new)]
+    return (
+        f"On average over eps, retraining raises the accuracy on the stored images of {risen[0]} other than the "
+        f"surrogate ({spans[0]}), and that under a new FGSM attack of {risen[1]} ({spans[1]})."
+    )
+
+
+def baselines(data: ReportData) -> list[Row]:
+    """The baselines under FGSM, by network."""
+    eps = max(data.epsilons)
+    fgsm = {model: data.record(model, BASELINE, "whitebox", eps) for model in data.models}
+    clean = {model: data.record(model, BASELINE, "clean") for model in data.models}
+    if len(fgsm) < 2 or not all(fgsm.values()):
+        return []
+    return [(m, f"{r.n:,}", clean[m].interval_text, f"{eps:.4g}", r.interval_text) for m, r in fgsm.items()]
+
+
+def largest_and_smallest(runs: Sequence[ReportData]) -> str:
+    """In how many runs the largest network has a higher accuracy under FGSM than the smallest."""
+    pairs = [(data.models[0], data.models[-1], data) for data in runs if baselines(data)]
+    if not pairs:
+        return ""
+    higher = 0
+    for smallest, largest, data in pairs:
+        eps = max(data.epsilons)
+        higher += data.accuracy(largest, BASELINE, "whitebox", eps) > data.accuracy(smallest, BASELINE, "whitebox", eps)
+    return (
+        f"In {higher} of the {len(pairs)} runs with several networks, the baseline of the largest network has a higher "
+        "accuracy under FGSM at the largest eps than that of the smallest."
+    )
+
+
+def costs(data: ReportData) -> list[Row]:
+    """Passes and minutes of each recipe, by network."""
+    return [
+        (recipe, model, f"{training.gradients:,}", f"{training.seconds / 60:.1f}")
+        for model in data.models
+        for recipe in data.recipes
+        if (training := data.training.get(f"{model}/{recipe}"))
+    ]
+
+
+QUESTIONS = (
+    Question(
+        "Does the method help, and more than its control?",
+        "Gain under a new FGSM attack on each network itself, and change of clean accuracy, in percentage points",
+        ("recipe", "networks", "eps", "n", "gain", "clean", "stated by the paper"),
+        gains,
+        against_control,
+    ),
+    Question(
+        "Does the gain remain under stronger attacks?",
+        "Accuracy in % under the strongest attack that was run, and the part of the gain under FGSM that remains",
+        ("recipe", "network", "attack", "eps", "n", "accuracy", "remains"),
+        remaining,
+        parts_by_recipe,
+    ),
+    Question(
+        "Does retraining on the images of ResNet18 carry over to the other networks?",
+        "Accuracy in % of baseline and retrained network, on the stored images of the surrogate and under a new FGSM "
+        "attack",
+        ("network", "eps", "n", "stored: baseline", "stored: retrained", "new: baseline", "new: retrained"),
+        carry_over,
+        other_networks,
+    ),
+    Question(
+        "Are larger networks more robust?",
+        "Accuracy in % of the baselines",
+        ("network", "n", "clean", "eps", "FGSM"),
+        baselines,
+        largest_and_smallest,
+    ),
+    Question(
+        "What does it cost?",
+        "Forward and backward passes of single images, and minutes of training, without the model that training starts "
+        "from, but with all earlier rounds",
+        ("recipe", "network", "gradients", "minutes"),
+        costs,
+        lambda runs: "",
+    ),
+)
+
+
+def _under_strongest(data: ReportData) -> Iterable[tuple]:
+    """(recipe, model, attack, record, part of the FGSM gain that remains or None), strongest attack of each model."""
     for model in data.models:
         attack, robust = strongest(data, model)
         if attack == "FGSM" or BASELINE not in robust:
             continue
-        cells = []
         for recipe, record in robust.items():
-            cell = f"{recipe} {record.interval_text}"
-            fgsm = [data.accuracy(model, r, "whitebox", record.eps) for r in (recipe, BASELINE)]
-            if recipe != BASELINE and None not in fgsm and fgsm[0] - fgsm[1] > 1:
-                gain = 100 * (record.accuracy - robust[BASELINE].accuracy)
-                cell += f" ({100 * gain / (fgsm[0] - fgsm[1]):.0f}% of the FGSM gain)"
-            cells.append(cell)
-        first = next(iter(robust.values()))
-        parts.append(f"{model} under {attack} at eps {first.eps:g}, n = {first.n:,}: {', '.join(cells)}.")
-    return " ".join(parts)
-
-
-def carries_over(data: ReportData) -> str:
-    """How the retrained models do on the surrogate's stored images, and under a new attack."""
-    eps, parts = max(data.epsilons), []
-    for model in data.models:
-        stored = [data.record(model, recipe, "transfer", eps) for recipe in (BASELINE, RETRAINED.name)]
-        new = [data.record(model, recipe, "whitebox", eps) for recipe in (BASELINE, RETRAINED.name)]
-        if all(stored) and all(new):
-            parts.append(
-                f"{model}{_surrogate(data, model)} from {stored[0].interval_text} to {stored[1].interval_text} on "
-                f"the stored images, from {new[0].interval_text} to {new[1].interval_text} under a new attack"
-            )
-    if not parts:
-        return ""
-    n = data.record(data.models[0], BASELINE, "clean").n
-    return f"retraining on the stored images of the surrogate, eps {eps:g}, n = {n:,}: {'; '.join(parts)}."
-
-
-def larger(data: ReportData) -> str:
-    """The accuracy of the baselines under FGSM, by model."""
-    eps = max(data.epsilons)
-    records = {model: data.record(model, BASELINE, "whitebox", eps) for model in data.models}
-    clean = {model: data.record(model, BASELINE, "clean") for model in data.models}
-    if len(records) < 2 or not all(records.values()):
-        return ""
-    cells = [f"{m} {records[m].interval_text} (clean {clean[m].interval_text})" for m in data.models]
-    return f"baselines under FGSM at eps {eps:g}, n = {next(iter(records.values())).n:,}: {', '.join(cells)}."
-
-
-def costs(data: ReportData) -> str:
-    """Passes and minutes of each recipe, by model."""
-    parts = []
-    for model in data.models:
-        own = {name.split("/")[1]: t for name, t in data.training.items() if name.split("/")[0] == model}
-        cells = [
-            f"{recipe} {own[recipe].gradients:,} in {own[recipe].seconds / 60:.1f} min"
-            for recipe in data.recipes
-            if recipe in own
-        ]
-        if cells:
-            parts.append(f"{model}: {'; '.join(cells)}")
-    head = (
-        "forward and backward passes of single images, and minutes, without the model that training starts from, but "
-        "with all earlier rounds"
-    )
-    return f"{head}. {'. '.join(parts)}." if parts else ""
-
-
-QUESTIONS: dict[str, Callable[[ReportData], str]] = {
-    "Does the method help, and more than its control?": helps,
-    "Does the gain remain under stronger attacks?": remains,
-    "Does retraining on the images of ResNet18 carry over to the other networks?": carries_over,
-    "Are larger networks more robust?": larger,
-    "What does it cost?": costs,
-}
+            fgsm = [data.accuracy(model, name, "whitebox", record.eps) for name in (recipe, BASELINE)]
+            part = None
+            if recipe != BASELINE and None not in fgsm and fgsm[0] - fgsm[1] >= LARGE_GAIN:
+                part = 100 * (100 * (record.accuracy - robust[BASELINE].accuracy)) / (fgsm[0] - fgsm[1])
+            yield recipe, model, attack, record, part
 
 
 def _half_widths(data: ReportData, recipe: str, reference: str, models: list[str]) -> list[float]:
@@ -129,11 +246,19 @@ def _half_widths(data: ReportData, recipe: str, reference: str, models: list[str
     return found
 
 
-def _surrogate(data: ReportData, model: str) -> str:
-    """A remark on the model that the stored images were computed on."""
-    sources = {record.source for record in data.records if record.source}
-    return " (the surrogate itself)" if any(source.split("/")[0] == model for source in sources) else ""
+def _is_surrogate(data: ReportData, model: str) -> bool:
+    """Whether the stored images were computed on this model."""
+    return any(record.source.split("/")[0] == model for record in data.records if record.source)
 
 
-def _eps(data: ReportData) -> str:
-    return ", ".join(f"{eps:g}" for eps in data.epsilons)
+def _percent(part: float | None) -> str:
+    return "–" if part is None else f"{part:.0f}%"
+
+
+def _range(values: Sequence[float], digits: int = 1) -> str:
+    low, high = (f"{value:.{digits}f}" for value in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

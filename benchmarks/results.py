@@ -93,19 +93,18 @@ def page(name: str, data: ReportData, plots: list[str]) -> str:
 
 
 def overview(runs: dict[str, ReportData]) -> str:
-    """README.md of `results/`: the questions, each with an answer for each folder."""
+    """README.md of `results/`: the questions, each answered from the runs in all folders."""
     blocks = [NOTE, "# Results", INTRODUCTION]
-    for question, answer in QUESTIONS.items():
-        lines = [f"- [{name}]({name}/README.md): {text}" for name, data in runs.items() if (text := answer(data))]
-        blocks += [f"## {question}", "\n".join(lines) or "No results yet."]
+    for question in QUESTIONS:
+        blocks += [f"## {question.text}", question.answer(runs)]
     return "\n\n".join([*blocks, DIFFERENCES]) + "\n"
 
 
 INTRODUCTION = """Accuracies on test images in %, with the 95% interval in brackets and the number of images n. The
 interval of a difference assumes that its two accuracies are independent; they are measured on the same images, so the
 true interval is probably narrower. *Gain* is the accuracy of a recipe under white-box FGSM minus that of the baseline,
-averaged over models and eps, in percentage points; ± is the mean of the half widths of its intervals. *Clean* beside a
-gain is the change of clean accuracy. Stronger attacks run on the first n test images, FGSM on all."""
+averaged over networks and eps, in percentage points; ± is the mean of the half widths of its intervals. *Clean* beside
+a gain is the change of clean accuracy. Stronger attacks run on the first n test images, FGSM on all."""
 
 DIFFERENCES = """## What differs from the paper
 

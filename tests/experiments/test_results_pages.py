@@ -9,7 +9,7 @@ import shutil
 import pytest
 
 from benchmarks import results
-from benchmarks.answers import QUESTIONS, carries_over, costs, helps, larger, remains
+from benchmarks.answers import QUESTIONS, baselines, carry_over, costs, gains, remaining
 from tfadv.errors import UserError
 from tfadv.evaluation.records import Record, wilson_interval
 from tfadv.experiments.paper import PAPER
@@ -49,25 +49,55 @@ def data():
     return ReportData("cifar10", (), tuple(records), PAPER, training=training)
 
 
-def test_the_answers_are_those_of_the_records(data):
-    text = helps(data)
+def test_the_rows_of_the_answers_are_those_of_the_records(data):
+    control, ours = gains(data)
     # (5 + 1) / 2 and (10 + 3) / 2 points; clean (2 + 1) / 2 and (-1 + 2) / 2
-    assert "n = 1,000: augmented +3.0 ±" in text and "clean +1.5; retrained +6.5 ±" in text and "clean +0.5." in text
-    assert "gains 3.5 points more than its control" in text and "states +14.96 at eps 0.01, 0.02 and 0.03" in text
+    assert control[:4] == ("augmented", "resnet18, resnet50", "0.03", "1,000") and control[5:] == ("+1.5", "–")
+    assert control[4].startswith("+3.0 ± ") and ours[5:] == ("+0.5", "+14.96")
     half = 196 * ((0.1 * 0.9 + 0.2 * 0.8) / 1000) ** 0.5, 196 * ((0.05 * 0.95 + 0.08 * 0.92) / 1000) ** 0.5
-    assert f"retrained +6.5 ± {sum(half) / 2:.1f} points" in text
+    assert ours[4] == f"+6.5 ± {sum(half) / 2:.1f}"
     # 100 of 1,000 images under FGSM, 50 under PGD: the gain of 10 points becomes one of 5.
-    assert "resnet18 under pgd at eps 0.03, n = 1,000: baseline 5.0 [" in remains(data)
-    assert re.search(r"retrained 10.0 \[[^]]*\] \(50% of the FGSM gain\)", remains(data))
-    assert re.search(r"resnet50 from 30.0 .* to 65.0 .* stored images, from 5.0 .* to 8.0 .* new", carries_over(data))
-    assert re.search(r"resnet18 10.0 \[.*\] \(clean 80.0 .*resnet50 5.0 \[.*\] \(clean 70.0", larger(data))
-    assert costs(data).endswith("resnet18: baseline 12,345 in 1.5 min.")
+    rows = {row[0]: row for row in remaining(data)}
+    assert rows["baseline"][1:5] == ("resnet18", "pgd", "0.03", "1,000") and rows["baseline"][6] == "–"
+    assert rows["augmented"][6] == "–"  # the gain under FGSM is 5 points
+    assert rows["retrained"][5].startswith("10.0 [") and rows["retrained"][6] == "50%"
+    own, other = carry_over(data)
+    assert own[0] == "resnet18, the surrogate" and other[:3] == ("resnet50", "0.03", "1,000")
+    assert [cell.split()[0] for cell in other[3:]] == ["30.0", "65.0", "5.0", "8.0"]
+    assert [(row[0], row[2].split()[0], row[4].split()[0]) for row in baselines(data)] == [
+        ("resnet18", "80.0", "10.0"),
+        ("resnet50", "70.0", "5.0"),
+    ]
+    assert costs(data) == [("baseline", "resnet18", "12,345", "1.5")]
+
+
+def swapped(data, pairs):
+    """The same with the accuracies of recipes exchanged."""
+    names = {**pairs, **{new: old for old, new in pairs.items()}}
+    records = [dataclasses.replace(r, variant=names.get(r.variant, r.variant)) for r in data.records]
+    return dataclasses.replace(data, records=tuple(records))
+
+
+def test_the_conclusions_sum_up_all_runs(data):
+    better, worse = data, swapped(data, {"augmented": "retrained"})
+    reordered = dataclasses.replace(data, records=tuple(sorted(data.records, key=lambda r: r.model, reverse=True)))
+    runs = [better, worse, reordered]
+    control, remains, others, larger, cost = (question.conclusion(runs) for question in QUESTIONS)
+    assert "In 2 of the 3 runs with both" in control and control.endswith(
+        "3.5 points more. In the other 1, it gains 3.5 points less."
+    )
+    assert "is 50% for `retrained` (2 models); 50% for `augmented` (1 model)." in remains
+    # resnet50: from 30 to 65 and 35% on stored images, from 5 to 8 and 6% under a new attack
+    assert "stored images of 3 of 3 networks other than the surrogate (+5.0 to +35.0 points)" in others
+    assert "new FGSM attack of 3 of 3 networks (+1.0 to +3.0 points)" in others
+    assert larger.startswith("In 1 of the 3 runs with several networks") and cost == ""
 
 
 def test_a_run_that_does_not_tell_has_no_answer(data):
     only = [r for r in data.records if (r.model, r.variant) == ("resnet18", "baseline") and r.settings is None]
     alone = dataclasses.replace(data, records=tuple(only), training={})
-    assert [answer(alone) for answer in QUESTIONS.values()] == [""] * len(QUESTIONS)
+    assert [question.answer({"alone": alone}) for question in QUESTIONS] == ["No results yet."] * len(QUESTIONS)
+    assert [question.conclusion([alone]) for question in QUESTIONS] == [""] * len(QUESTIONS)
 
 
 def test_results_of_a_run_are_taken_over(smoke, tmp_path):
@@ -79,7 +109,8 @@ def test_results_of_a_run_are_taken_over(smoke, tmp_path):
     for each in data.records:
         assert f"{100 * each.accuracy:.2f}" in page
     assert "accuracy_resnet_tiny.png" in page and (folder / "accuracy_resnet_tiny.png").exists()
-    assert f"[{folder.name}]({folder.name}/README.md): gain at eps 0.01, 0.02, 0.03, n = 360" in overview
+    (row,) = re.findall(rf"^\| \[{folder.name}\]\({folder.name}/README.md\) +\| augmented .*", overview, re.MULTILINE)
+    assert re.search(r"\| resnet_tiny +\| 0.01, 0.02, 0.03 \| 360 \|", row)
     history = json.loads((smoke.workdir / "models/resnet_tiny/baseline/history.json").read_text())
     assert data.training["resnet_tiny/baseline"].gradients == history["gradients"] > 0
     assert (folder / "model_cards/resnet_tiny_baseline.md").exists()
