@@ -8,6 +8,8 @@ import re
 import numpy as np
 import pytest
 
+from tfadv.experiments.paper import ROWS, STATED_GAINS
+
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = (ROOT / "docs/results.md").read_text(encoding="utf-8")
 # The folder is named before its table.
@@ -77,9 +79,9 @@ GRIDS = [
     ("paper_cifar10", README, (0.01, 0.02, 0.03)),
     ("paper_cifar10_gpu", TEXT, (0.01, 0.02, 0.03)),
     ("paper_mnist_strong_gpu", TEXT, (0.1, 0.2, 0.3)),
-    ("paper_cats_vs_dogs_gpu", TEXT, (0.01, 0.02, 0.03)),
     ("paper_mnist_strong", TEXT, (0.1, 0.2, 0.3)),
     ("paper_mnist", TEXT, (0.01, 0.02, 0.03)),
+    ("paper_cats_vs_dogs_gpu", TEXT, (0.01, 0.02, 0.03)),
     ("paper_cats_vs_dogs", TEXT, (0.01, 0.02, 0.03)),
 ]
 
@@ -121,6 +123,20 @@ def test_the_table_of_a_grid_has_the_figures_of_results_json(folder, text, eps):
                 assert cell == f"{percent([found['clean', None]])}; {percent(grid.fgsm(model.lower(), recipe))}"
                 shown.add((model.lower(), recipe))
     assert shown == {(r["model"], r["variant"]) for r in grid.records}
+
+
+def test_the_summary_has_the_figures_of_results_json():
+    (table,) = re.findall(r"^(\| data set, eps \|.+?)\n\n", TEXT, re.DOTALL | re.MULTILINE)
+    assert len(rows(table)) > 5
+    for row in rows(table):
+        _, *levels = row["data set, eps"].split(", ")
+        grid = Grid(row["run"], [float(eps) for eps in (levels or ["0.01 / 0.02 / 0.03"])[0].split(" / ")])
+        (recipe,) = re.findall(r"^`(.+?)`", row["method"])
+        clean = [grid.accuracies("resnet18", name)["clean", None] for name in ("baseline", recipe)]
+        gain = 100 * (grid.fgsm("resnet18", recipe) - grid.fgsm("resnet18", "baseline")).mean()
+        stated = f"{STATED_GAINS[ROWS[grid.records[0]['dataset']]]:+.2f}" if recipe == "retrained" else ""
+        assert row["clean: baseline, then"] == ", ".join(percent([value]) for value in clean)
+        assert (row["mean FGSM Δ"], row["stated"]) == (f"{gain:+.1f}", stated)
 
 
 def test_the_gains_in_the_readme_follow_from_results_json():
