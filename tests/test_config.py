@@ -42,6 +42,7 @@ OTHER = {
     "retrain_epochs": ("22", 22),
     "rounds": ("2", 2),
     "round_size": ("2000", 2000),
+    "round_ramp": ("20", 20),
     "budget": ("1000000", 1_000_000),
     "defense_epochs": ("20", 20),
     "defense_eps": ("0.125", 0.125),

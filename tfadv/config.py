@@ -197,6 +197,14 @@ class Config:
         role="result",
         accepts=Range(1, zero="all"),
     )
+    round_ramp: int = setting(
+        0,
+        "Number of rounds of the recipe rounds over which eps of the training images grows to its full size. Helps "
+        "where training against the full size from the start ends in guessing.",
+        group="Training",
+        role="result",
+        accepts=Range(1, 500, zero="the full size in all rounds"),
+    )
     budget: int = setting(
         0,
         "Training budget of each recipe of --defenses, in forward and backward passes of single images, for updates "

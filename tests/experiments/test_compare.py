@@ -3,6 +3,7 @@
 import csv
 import json
 
+import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -63,7 +64,7 @@ def test_defenses_are_compared_at_one_budget(smoke, tmp_path):
 
 def test_each_of_many_rounds_trains_on_images_of_its_own(smoke, tmp_path):
     run = smoke.copy(tmp_path / "run")
-    flags = ["--defenses=rounds", "--rounds=3", "--round_size=100"]
+    flags = ["--defenses=rounds", "--rounds=3", "--round_size=100", "--round_ramp=2"]
     run.succeed("--overwrite", "--stage=evaluate", *flags)
     folders = [f"--workdir={run.workdir}", f"--data_dir={smoke.data_dir}"]
     config = CommandLine(["--flagfile=smoke", *flags, *folders]).config()
@@ -77,6 +78,9 @@ def test_each_of_many_rounds_trains_on_images_of_its_own(smoke, tmp_path):
             counts = workdir.manifest(samples.name)["counts"]
             assert counts == {"train": 100, "validation": round(sizes["validation"] * 100 / sizes["train"])}
             assert samples.surrogate is trained._start
+            levels = [min(1, number / 2) * eps for eps in config.epsilons]
+            assert workdir.manifest(trained.name)["inputs"]["levels"] == pytest.approx(levels)
+            assert trained._training_samples().epsilons == trained._validation_samples().epsilons == (0.0, *levels)
             images = samples.read("train", (0.0,)).images
             order = {image.tobytes(): i for i, image in enumerate(session.splits.images["train"].images)}
             drawn.append({order[image.tobytes()] for image in images})

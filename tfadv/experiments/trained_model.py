@@ -94,7 +94,7 @@ class TrainedModel(WholeArtifact):
     def settings(self) -> dict:
         """The model, the recipe and how it is trained."""
         config, recipe = self._config, self.recipe
-        levels: Any = list(config.epsilons) if self._samples else len(self._levels)
+        levels: Any = list(self._levels[1:]) if self._samples else len(self._levels)
         return {
             **self._architecture.settings(),
             "recipe": recipe.name,
@@ -176,7 +176,11 @@ class TrainedModel(WholeArtifact):
     @property
     def _levels(self) -> tuple[float, ...]:
         """The levels of eps at which each training image is seen; 0 is the clean image."""
-        return (0.0,) if self.recipe.samples == "clean" else (0.0, *self._config.epsilons)
+        if self.recipe.samples == "clean":
+            return (0.0,)
+        ramp = self._config.round_ramp
+        share = min(1.0, self.recipe.round / ramp) if self.recipe.round and ramp else 1.0
+        return (0.0, *(share * eps for eps in self._config.epsilons))
 
     @property
     def _augmentations(self) -> tuple[str, ...]:
