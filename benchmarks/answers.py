@@ -15,6 +15,7 @@ from tfadv.report.table import Table
 from tfadv.report.tables import mean_gain
 
 BASELINE = PAPER.reference
+LARGE_LOSS = 20.0  # points of clean accuracy: such a model hardly classifies, so its gain means nothing
 LARGE_GAIN = 10.0  # points under FGSM above which the part that remains under a stronger attack means something
 
 Row = tuple[str, ...]
@@ -73,19 +74,24 @@ def gains(data: ReportData) -> list[Row]:
 
 
 def against_control(runs: Sequence[ReportData]) -> str:
-    """In how many runs the paper's method gains more than its control."""
+    """In how many runs the paper's method gains more than its control, and in how many it loses."""
     names = RETRAINED.name, AUGMENTED.name
-    pairs = [[mean_gain(data, name) for name in names] for data in runs if set(names) <= set(data.recipes)]
-    differences = [ours - control for ours, control in pairs if ours is not None and control is not None]
-    if not differences:
+    found = [[mean_gain(data, name) for name in names] for data in runs if set(names) <= set(data.recipes)]
+    pairs = [(ours, control) for ours, control in found if ours is not None and control is not None]
+    if not pairs:
         return ""
+    differences = [ours - control for ours, control in pairs]
     more, less = ([abs(d) for d in differences if (d > 0) == wanted] for wanted in (True, False))
     text = (
         f"In {len(more)} of the {len(differences)} runs with both, the paper's method (`{RETRAINED.name}`) gains more "
         f"under a new FGSM attack than its control (`{AUGMENTED.name}`)"
     )
     text += f", {_range(more)} points more" if more else ""
-    return text + (f". In the other {len(less)}, it gains {_range(less)} points less." if less else ".")
+    text += f". In the other {len(less)}, it gains {_range(less)} points less." if less else "."
+    losing = sum(ours < 0 for ours, _ in pairs)
+    return text + (
+        f" In {losing} of the {len(pairs)}, it is less accurate under FGSM than the baseline." if losing else ""
+    )
 
 
 def remaining(data: ReportData) -> list[Row]:
@@ -97,18 +103,21 @@ def remaining(data: ReportData) -> list[Row]:
 
 
 def parts_by_recipe(runs: Sequence[ReportData]) -> str:
-    """The parts that remain, by recipe whatever its settings."""
+    """The parts that remain, by recipe whatever its settings, and by data set."""
     parts: dict[str, list[float]] = {}
     for data in runs:
-        for recipe, *_, part in _under_strongest(data):
-            if part is not None:
-                parts.setdefault(re.sub(r"\(.*", "", recipe), []).append(max(part, 0.0))
-    listing = [f"{_range(found, 0)}% for `{name}` ({_count(len(found), 'model')})" for name, found in parts.items()]
-    if not listing:
+        for recipe, model, *_, part in _under_strongest(data):
+            lost = data.accuracy(model, BASELINE, "clean") - data.accuracy(model, recipe, "clean")
+            if part is not None and lost < LARGE_LOSS:
+                name = re.sub(r"\(.*", "", recipe)
+                parts.setdefault(f"`{name}` on {data.dataset}", []).append(part)
+    if not parts:
         return ""
+    listing = "; ".join(f"{name} {_range(found, 0)}%" for name, found in parts.items())
     return (
-        f"Of a gain under FGSM of at least {LARGE_GAIN:g} points at the same eps, the part that remains under the "
-        f"strongest attack is {'; '.join(listing)}."
+        f"Where a recipe gains at least {LARGE_GAIN:g} points under FGSM, this part of the gain remains under the "
+        f"strongest attack that was run: {listing}. Models that lose {LARGE_LOSS:g} points or more on clean images are "
+        "left out."
     )
 
 
@@ -128,20 +137,22 @@ def carry_over(data: ReportData) -> list[Row]:
 
 
 def other_networks(runs: Sequence[ReportData]) -> str:
-    """How much networks other than the surrogate gain from its stored images."""
-    stored, new = [], []
+    """How much networks other than the surrogate gain from its stored images, in each run."""
+    gains_of = {"transfer": [], "whitebox": []}
     for data in runs:
         for model in data.models:
-            if not _is_surrogate(data, model) and data.record(model, RETRAINED.name, "transfer", max(data.epsilons)):
-                for found, protocol in ((stored, "transfer"), (new, "whitebox")):
-                    found.append(mean_gain(data, RETRAINED.name, protocol, [model]))
+            found = {protocol: mean_gain(data, RETRAINED.name, protocol, [model]) for protocol in gains_of}
+            if not _is_surrogate(data, model) and None not in found.values():
+                for protocol, gain in found.items():
+                    gains_of[protocol].append(gain)
+    stored, new = gains_of.values()
     if not new:
         return ""
-    risen = [f"{sum(gain > 0 for gain in found)} of {_count(len(found), 'network')}" for found in (stored, new)]
-    spans = [f"{min(found):+.1f} to {max(found):+.1f} points" for found in (stored, new)]
     return (
-        f"On average over eps, retraining raises the accuracy on the stored images of {risen[0]} other than the "
-        f"surrogate ({spans[0]}), and that under a new FGSM attack of {risen[1]} ({spans[1]})."
+        f"For {' and '.join(_other_models(runs))}, retraining changes the accuracy on the stored images by "
+        f"{_signed_range(stored)} points, averaged over eps, and that under a new FGSM attack by {_signed_range(new)} "
+        f"points. They rise in {sum(gain > 0 for gain in stored)} and {sum(gain > 0 for gain in new)} of {len(new)} "
+        "cases."
     )
 
 
@@ -156,17 +167,20 @@ def baselines(data: ReportData) -> list[Row]:
 
 
 def largest_and_smallest(runs: Sequence[ReportData]) -> str:
-    """In how many runs the largest network has a higher accuracy under FGSM than the smallest."""
-    pairs = [(data.models[0], data.models[-1], data) for data in runs if baselines(data)]
+    """In how many runs the last network, the largest, is more or less accurate under FGSM than the first."""
+    pairs = []
+    for data in runs:
+        if baselines(data):
+            first, *_, last = (data.record(model, BASELINE, "whitebox", max(data.epsilons)) for model in data.models)
+            pairs.append((first.interval, last.interval))
     if not pairs:
         return ""
-    higher = 0
-    for smallest, largest, data in pairs:
-        eps = max(data.epsilons)
-        higher += data.accuracy(largest, BASELINE, "whitebox", eps) > data.accuracy(smallest, BASELINE, "whitebox", eps)
+    higher = sum(last[0] > first[1] for first, last in pairs)
+    lower = sum(last[1] < first[0] for first, last in pairs)
     return (
-        f"In {higher} of the {len(pairs)} runs with several networks, the baseline of the largest network has a higher "
-        "accuracy under FGSM at the largest eps than that of the smallest."
+        f"In {higher} of the {len(pairs)} runs with several networks, the baseline of the largest network is more "
+        f"accurate under FGSM at the largest eps than that of the smallest, and in {lower} less accurate; in the others "
+        "the intervals overlap. FGSM alone does not tell which network resists stronger attacks."
     )
 
 
@@ -251,6 +265,11 @@ def _is_surrogate(data: ReportData, model: str) -> bool:
     return any(record.source.split("/")[0] == model for record in data.records if record.source)
 
 
+def _other_models(runs: Sequence[ReportData]) -> list[str]:
+    """The names of the networks that are not the surrogate of their run."""
+    return list(dict.fromkeys(model for data in runs for model in data.models if not _is_surrogate(data, model)))
+
+
 def _percent(part: float | None) -> str:
     return "–" if part is None else f"{part:.0f}%"
 
@@ -260,5 +279,5 @@ def _range(values: Sequence[float], digits: int = 1) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def _signed_range(values: Sequence[float]) -> str:
+    return f"{min(values):+.1f} to {max(values):+.1f}"

@@ -86,11 +86,32 @@ def test_the_conclusions_sum_up_all_runs(data):
     assert "In 2 of the 3 runs with both" in control and control.endswith(
         "3.5 points more. In the other 1, it gains 3.5 points less."
     )
-    assert "is 50% for `retrained` (2 models); 50% for `augmented` (1 model)." in remains
+    assert "was run: `retrained` on cifar10 50%; `augmented` on cifar10 50%. Models" in remains
     # resnet50: from 30 to 65 and 35% on stored images, from 5 to 8 and 6% under a new attack
-    assert "stored images of 3 of 3 networks other than the surrogate (+5.0 to +35.0 points)" in others
-    assert "new FGSM attack of 3 of 3 networks (+1.0 to +3.0 points)" in others
-    assert larger.startswith("In 1 of the 3 runs with several networks") and cost == ""
+    assert others.startswith("For resnet50, retraining") and "stored images by +5.0 to +35.0 points" in others
+    assert others.endswith("new FGSM attack by +1.0 to +3.0 points. They rise in 3 and 3 of 3 cases.")
+    assert larger.startswith("In 1 of the 3 runs with several networks") and "and in 2 less accurate" in larger
+    assert cost == ""
+
+
+def changed(data, recipe, protocol, correct):
+    """The same with other accuracies of a recipe, on all models."""
+    records = [
+        record(r.model, r.variant, protocol, correct, r.eps, source=r.source, attack=r.attack, settings=r.settings)
+        if (r.variant, r.protocol) == (recipe, protocol)
+        else r
+        for r in data.records
+    ]
+    return dataclasses.replace(data, records=tuple(records))
+
+
+def test_the_conclusions_name_losses(data):
+    control, remains, others, *_ = (question.conclusion for question in QUESTIONS)
+    losing = changed(data, "retrained", "whitebox", 0)
+    assert control([data, losing]).endswith(" In 1 of the 2, it is less accurate under FGSM than the baseline.")
+    assert "new FGSM attack by -5.0 to +3.0 points. They rise in 2 and 1 of 2 cases." in others([data, losing])
+    guessing = changed(data, "retrained", "clean", 100)  # its gain means nothing
+    assert remains([data]) and remains([guessing]) == ""
 
 
 def test_a_run_that_does_not_tell_has_no_answer(data):
