@@ -179,8 +179,8 @@ def largest_and_smallest(runs: Sequence[ReportData]) -> str:
     lower = sum(last[1] < first[0] for first, last in pairs)
     return (
         f"In {higher} of the {len(pairs)} runs with several networks, the baseline of the largest network is more "
-        f"accurate under FGSM at the largest eps than that of the smallest, and in {lower} less accurate; in the others "
-        "the intervals overlap. FGSM alone does not tell which network resists stronger attacks."
+        f"accurate under FGSM at the largest eps than that of the smallest, and in {lower} less accurate; in the "
+        "others, the intervals overlap. FGSM alone does not tell which network resists stronger attacks."
     )
 
 
