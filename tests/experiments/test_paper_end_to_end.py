@@ -160,6 +160,18 @@ def test_another_setting_is_refused_and_named(smoke):
     assert "Traceback" not in refused.stderr
 
 
+def test_a_folder_that_is_older_than_a_setting_is_up_to_date(smoke, tmp_path):
+    run = smoke.copy(tmp_path / "run")
+    path, before = run.workdir / "config.json", run.dates()
+    settings = json.loads(path.read_text())
+    del settings["round_ramp"]
+    path.write_text(json.dumps(settings))
+    refused = run("--round_ramp=2", "--stage=train")
+    assert refused.returncode == 1 and "round_ramp: 0 → 2" in refused.stderr
+    run.succeed("--stage=train")
+    assert run.rebuilt(before) == set() and json.loads(path.read_text())["round_ramp"] == 0
+
+
 def test_overwrite_keeps_what_does_not_depend_on_the_setting(smoke, tmp_path):
     run = smoke.copy(tmp_path / "run")
     before = run.dates()
