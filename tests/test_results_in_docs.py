@@ -34,6 +34,7 @@ def test_there_are_such_tables():
         "cifar10_compare",
         "cifar10_nfgsm_gpu",
         "cats_vs_dogs_gpu",
+        "cats_vs_dogs_rounds",
         "mnist_rounds",
     }
 
@@ -137,6 +138,20 @@ def test_the_summary_has_the_figures_of_results_json():
         stated = f"{STATED_GAINS[ROWS[grid.records[0]['dataset']]]:+.2f}" if recipe == "retrained" else ""
         assert row["clean: baseline, then"] == ", ".join(percent([value]) for value in clean)
         assert (row["mean FGSM Δ"], row["stated"]) == (f"{gain:+.1f}", stated)
+
+
+def test_the_table_of_seeds_has_the_figures_of_results_json():
+    (table,) = re.findall(r"^(\| seed \|.+?)\n\n", TEXT, re.DOTALL | re.MULTILINE)
+    folders = {"0": "paper_cifar10", "1": "paper_cifar10_seed1", "2": "paper_cifar10_seed2"}
+    assert [row["seed"] for row in rows(table)] == list(folders)
+    for row in rows(table):
+        grid = Grid(folders[row.pop("seed")], (0.01, 0.02, 0.03))
+        for recipe in ("baseline", "augmented", "retrained"):
+            clean = percent([grid.accuracies("resnet18", recipe)["clean", None]])
+            assert row[f"`{recipe}`"] == f"{clean}; {percent(grid.fgsm('resnet18', recipe))}"
+            if recipe != "baseline":
+                gain = 100 * (grid.fgsm("resnet18", recipe) - grid.fgsm("resnet18", "baseline")).mean()
+                assert row[f"mean FGSM Δ of `{recipe}`"] == f"{gain:+.1f}"
 
 
 def test_the_gains_in_the_readme_follow_from_results_json():
