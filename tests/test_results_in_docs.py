@@ -13,7 +13,7 @@ from tfadv.experiments.paper import ROWS, STATED_GAINS
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = (ROOT / "docs/results.md").read_text(encoding="utf-8")
 # The folder is named before its table.
-TABLES = re.findall(r"records\s+are in\s+`results/(\w+)/`\.\n\n(\|.+?)\n\n", TEXT, re.DOTALL)
+TABLES = re.findall(r"records\s+are\s+in\s+`results/(\w+)/`\.\n\n(\|.+?)\n\n", TEXT, re.DOTALL)
 
 ATTACKS = {"FGSM": "fgsm", "PGD-20": "pgd", "AutoAttack": "autoattack"}
 
