@@ -35,6 +35,7 @@ def test_there_are_such_tables():
         "cifar10_nfgsm_gpu",
         "cats_vs_dogs_gpu",
         "cats_vs_dogs_rounds",
+        "cats_vs_dogs_rounds_ramp20",
         "mnist_rounds",
     }
 
