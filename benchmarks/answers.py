@@ -49,7 +49,7 @@ class Question:
                 link = ""
         if not rows:
             return "No results yet."
-        table = Table(self.title, ("run", *self.head), list(rows))
+        table = Table(self.title, ("run", *self.head), rows)
         return "\n\n".join(filter(None, [self.conclusion(list(runs.values())), table.markdown()]))
 
 

@@ -145,9 +145,9 @@ class TrainedModel(WholeArtifact):
 
     @property
     def _learning_rate(self) -> float:
-        """Peak of the learning rate."""
-        config = self._config
-        return (self.recipe.budgeted and config.defense_learning_rate) or config.learning_rate
+        """Peak of the learning rate: the same for all recipes that are compared."""
+        of_defenses = self._config.defense_learning_rate if self.recipe.budgeted else 0.0
+        return of_defenses or self._config.learning_rate
 
     @property
     def _budget(self) -> float:
