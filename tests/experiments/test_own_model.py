@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pathlib
+import types
 
 import keras
 import numpy as np
@@ -236,6 +237,21 @@ def test_the_same_weights_in_another_model_are_another_model(session, tmp_path):
         started = session("--models=mine.keras", "--input_range=0,1")
         contents.add(started.graph.ensure(started.trained("mine.keras", "original")))
     assert len(contents) == 2
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_model_of_two_classes_that_has_not_learned_is_named(session, tmp_path, digits, caplog, trained):
+    rows = np.flatnonzero(digits.labels < 2)
+    two = types.SimpleNamespace(images=digits.images[rows], labels=digits.labels[rows])
+    save_images(tmp_path / "photos", two)
+    save_model(tmp_path / "mine.keras", two, classes=2)
+    if not trained:
+        model = keras.models.load_model(tmp_path / "mine.keras")
+        model.set_weights([np.zeros_like(w) for w in model.get_weights()])
+        model.save(tmp_path / "mine.keras")
+    with session("--models=mine.keras", "--dataset=folder:photos").trained("mine.keras", "original").loaded():
+        pass
+    assert ("is hardly better than guessing" in caplog.text) == (not trained)
 
 
 @pytest.mark.parametrize(

@@ -218,6 +218,16 @@ def test_a_diverged_run_ends_with_one_line_and_keeps_the_last_good_weights(smoke
     assert all(np.isfinite(w).all() for w in keras.models.load_model(path).get_weights())
 
 
+def test_a_network_that_has_not_learned_is_named(smoke, tmp_path):
+    done = type(smoke)(tmp_path / "poor", smoke.data_dir)("--learning_rate=1e-5", "--epochs=1")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "resnet_tiny baseline has not learned: it classifies" in done.stderr
+    assert "Hardly better than always answering one class: resnet_tiny/baseline" in done.stdout
+    named = next(line for line in smoke.stdout.splitlines() if line.startswith("Hardly better"))
+    clean = {record["variant"]: record["accuracy"] for record in smoke.records() if record["protocol"] == "clean"}
+    assert {recipe for recipe in clean if f"/{recipe}" in named} == {r for r in clean if clean[r] < 0.1925} < set(clean)
+
+
 def test_evaluation_without_optimized_clones_gives_the_same_figures(smoke, tmp_path):
     run = smoke.copy(tmp_path / "run")
     for name in ("surrogate", "evaluations"):

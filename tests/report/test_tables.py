@@ -4,9 +4,10 @@ import dataclasses
 
 import pytest
 
+from tests.report.conftest import make_record
 from tfadv.experiments import paper
 from tfadv.experiments.recipe import Experiment, Recipe
-from tfadv.report import summary, tables
+from tfadv.report import markdown, page, summary, tables
 from tfadv.report.table import Table
 from tfadv.report.tables import report_headline, report_tables
 
@@ -165,3 +166,22 @@ def test_the_summary_has_aligned_figures_and_names_suspicious_models(full_data, 
     end = head.index("clean") + len("clean")
     assert all(row[end - 1].isdigit() and row[end : end + 2] == "  " for row in rows)
     assert summary.sentence(full_data) in lines and lines[-1] == "Gradient masking is suspected: resnet18/baseline."
+
+
+def test_a_model_that_guesses_is_named_and_is_not_the_most_robust(data, tmp_path):
+    guess = [make_record("resnet18", "nfgsm", "clean", accuracy=0.52)]
+    guess += [make_record("resnet18", "nfgsm", "whitebox", eps, 0.5) for eps in data.epsilons]
+    data = dataclasses.replace(data, records=(*data.records, *guess))
+    text = "Hardly better than always answering one class: resnet18/nfgsm."
+    for share, guesses in ((0.5, True), (0.1, False), (0.0, False)):
+        shown = dataclasses.replace(data, largest_share=share)
+        assert shown.guessing == (("resnet18/nfgsm",) if guesses else ())
+        assert ("recipe retrained" if guesses else "recipe nfgsm") in summary.sentence(shown)
+        for format, file in ((summary, "summary.txt"), (markdown, "report.md"), (page, "report.html")):
+            format.write(tmp_path, shown)
+            assert (text in (tmp_path / file).read_text(encoding="utf-8")) == guesses
+
+
+def test_a_report_of_guessing_models_says_so(data):
+    shown = dataclasses.replace(data, largest_share=0.95)
+    assert summary.sentence(shown) == "resnet18 has not learned to classify cifar10."

@@ -13,6 +13,7 @@ import numpy as np
 
 from tfadv.datasets.batches import to_float
 from tfadv.errors import UserError
+from tfadv.evaluation.guessing import hardly_better_than_guessing, largest_share
 from tfadv.models import MODELS, files, logits, own, pretrained
 from tfadv.models.builder import build
 from tfadv.models.compiled import compiled_logits
@@ -128,9 +129,9 @@ class OwnModel(Architecture):
             "%s: pixels from %g to %g. Accuracy on %d validation images: %s. Override with --input_range.",
             *(self.label, *best, len(rows), listing),
         )
-        if accuracies[best] < 2 / len(self._splits.class_names):
+        if hardly_better_than_guessing(accuracies[best], largest_share(np.bincount(y).tolist())):
             LOG.warning(
-                "%s is hardly better than chance: are its classes in the order %s, and does it expect other pixels?",
+                "%s is hardly better than guessing: are its classes in the order %s, and does it expect other pixels?",
                 *(self.label, ", ".join(self._splits.class_names[:10])),
             )
         return best

@@ -112,6 +112,13 @@ class DatasetSplits(WholeArtifact):
         return {split: len(self.record[split]) for split in splits.SPLITS}
 
     @property
+    def counts(self) -> dict[str, list[int]]:
+        """Split name → number of its images of each class."""
+        manifest = self._context.workdir.manifest(self.name)
+        assert manifest is not None
+        return {split: list(manifest["counts"][split].values()) for split in splits.SPLITS}
+
+    @property
     def class_names(self) -> list[str]:
         """One per class."""
         return self.record["class_names"]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tfadv import __version__
 from tfadv.choices import COMPARE
 from tfadv.evaluation.checks import Check
+from tfadv.evaluation.guessing import largest_share
 from tfadv.experiments.gallery_images import GalleryImages, shown_images
 from tfadv.experiments.graph import Artifact, WholeArtifact
 from tfadv.report import FORMATS, write_report
@@ -88,6 +89,7 @@ class Report(WholeArtifact):
             },
             training=self._training(),
             provenance=self._provenance(),
+            largest_share=largest_share(session.splits.counts["test"]),
         )
         write_report(folder, data)
 

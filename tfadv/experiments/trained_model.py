@@ -28,6 +28,7 @@ from tfadv.report.data import Training, with_earlier_rounds
 from tfadv.specs import folder_name
 from tfadv.store.files import write_json
 from tfadv.training import Checkpoints, Diverged, Trainer, TrainingLog, TrainingSettings
+from tfadv.training.messages import warn_of_guessing
 
 if TYPE_CHECKING:
     from tfadv.experiments.architectures import Architecture
@@ -214,6 +215,7 @@ class TrainedModel(WholeArtifact):
                 record = trainer.fit(training, validation, settings, log=log, checkpoints=checkpoints, name=name)
             except Diverged as error:
                 raise UserError(f"{error} {self._save_last_good(trainer, checkpoints)}")
+            warn_of_guessing(name, record, validation.labels)
             record["gradients"] += self._sample_gradients()
             manifest["devices"] = context.devices.replicas  # without --sync_batchnorm, each has its own statistics
             self._write(folder, manifest, entry, record)

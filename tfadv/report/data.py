@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
+from tfadv.evaluation.guessing import hardly_better_than_guessing
 from tfadv.evaluation.records import WORST_CASE
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ class ReportData:
       explanations: "model/recipe" → `Explanation`, where there is one.
       training: "model/recipe" → how it was trained.
       provenance: what the results were computed with, such as "command" and "seed" → text.
+      largest_share: share of the largest class among the test images; 0 where it is not known.
     """
 
     dataset: str
@@ -129,6 +131,7 @@ class ReportData:
     explanations: Mapping[str, Explanation] = dataclasses.field(default_factory=dict)
     training: Mapping[str, Training] = dataclasses.field(default_factory=dict)
     provenance: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    largest_share: float = 0.0
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -151,6 +154,15 @@ class ReportData:
     def suspicious(self) -> tuple[str, ...]:
         """ "model/recipe" of those that fail a check for gradient masking."""
         return tuple(name for name, checks in self.checks.items() if any(check.passed is False for check in checks))
+
+    @property
+    def guessing(self) -> tuple[str, ...]:
+        """ "model/recipe" of those that are hardly better on clean images than always answering the largest class."""
+        return tuple(
+            f"{record.model}/{record.variant}"
+            for record in self.records
+            if record.protocol == "clean" and hardly_better_than_guessing(record.accuracy, self.largest_share)
+        )
 
     def record(self, model: str, recipe: str, protocol: str, eps: float | None = None) -> Record | None:
         """The result on clean images or under FGSM on all test images, or None where there is none.

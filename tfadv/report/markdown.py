@@ -6,6 +6,7 @@ import pathlib
 
 from tfadv.report.data import ReportData
 from tfadv.report.plots import pictures
+from tfadv.report.summary import guessing_warning
 from tfadv.report.tables import checks_lines, report_headline, report_tables
 
 
@@ -14,6 +15,8 @@ def write(folder: pathlib.Path, data: ReportData) -> None:
     tables = report_tables(data)
     checks = tables.pop("checks", None)
     blocks = [f"# {data.dataset}", report_headline(data)]
+    if data.guessing:
+        blocks.append(f"**{guessing_warning(data)}**")
     if data.suspicious:
         blocks.append(f"**Gradient masking is suspected**, see below: {', '.join(data.suspicious)}.")
     blocks += ["## Tables", legend(data), *(table.markdown() for table in tables.values())]

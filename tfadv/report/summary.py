@@ -15,6 +15,8 @@ def write(folder: pathlib.Path, data: ReportData) -> None:
     """Writes summary.txt: the accuracies that matter, then what they mean."""
     table = overview(data)
     lines = [f"{data.dataset}: {table.title}", "", table.text(), "", sentence(data), report_headline(data)]
+    if data.guessing:
+        lines.append(guessing_warning(data))
     if data.suspicious:
         lines.append(f"Gradient masking is suspected: {', '.join(data.suspicious)}.")
     (folder / "summary.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -26,7 +28,10 @@ def sentence(data: ReportData) -> str:
     attack, robust = strongest(data, model)
     if not robust:
         return f"{model} was not attacked."
-    best = max(robust, key=lambda recipe: robust[recipe].accuracy)
+    learned = [recipe for recipe in robust if f"{model}/{recipe}" not in data.guessing]
+    if not learned:
+        return f"{model} has not learned to classify {data.dataset}."
+    best = max(learned, key=lambda recipe: robust[recipe].accuracy)
     eps = f"{attack} at eps {robust[best].eps:g}"
     clean = {recipe: data.accuracy(model, recipe, "clean") for recipe in (best, reference)}
     if best == reference or reference not in robust:
@@ -35,6 +40,14 @@ def sentence(data: ReportData) -> str:
         f"Under {eps}, {model} classifies {_percent(robust[best])} of the test images correctly with the recipe {best} "
         f"and {_percent(robust[reference])} with {reference}; of the clean images, {clean[best]:.1f}% and "
         f"{clean[reference]:.1f}%."
+    )
+
+
+def guessing_warning(data: ReportData) -> str:
+    """Which models have not learned, and what this means."""
+    return (
+        f"Hardly better than always answering one class: {', '.join(data.guessing)}. Their accuracy under attack says "
+        "nothing about robustness."
     )
 
 

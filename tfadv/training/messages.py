@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 
 from tfadv import specs
+from tfadv.evaluation.guessing import hardly_better_than_guessing, largest_share
 from tfadv.objectives import OBJECTIVES
 from tfadv.objectives.base import Objective
 from tfadv.runtime.console import duration
 
 AFFECTS_RESULTS = False
+LOG = logging.getLogger(__name__)
 _PERCENTAGES = {"accuracy": "training", "val_accuracy": "validation", "val_robust_accuracy": "robust"}
 
 
@@ -34,6 +40,24 @@ def epoch_line(
         f"{name}  epoch {epoch:{width}}/{epochs}  loss {metrics['loss']:7.4f}  accuracy: {', '.join(shown)}  "
         f"{rate:,.0f} images/s{left}"
     )
+
+
+def warn_of_guessing(name: str, record: Mapping[str, Any], labels: np.ndarray) -> None:
+    """Warns of a network that has not learned.
+
+    Args:
+      name: of the run.
+      record: what `Trainer.fit` returned.
+      labels: int (N,), the classes of the validation images.
+    """
+    accuracy = record["history"]["val_accuracy"][record["best_epoch"] - 1]
+    share = largest_share(np.bincount(labels).tolist())
+    if hardly_better_than_guessing(accuracy, share):
+        LOG.warning(
+            "%s has not learned: it classifies %.1f%% of the validation images correctly; always answering the largest "
+            "class, %.1f%%. Give more epochs, another learning rate, or float32.",
+            *(name, 100 * accuracy, 100 * share),
+        )
 
 
 def objective_label(objective: Objective) -> str:
