@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from tfadv import specs
 from tfadv.datasets.batches import MixedSamples, Samples
 from tfadv.datasets.splits import undersample
 from tfadv.datasets.storage import concatenated
@@ -20,14 +19,14 @@ from tfadv.errors import UserError
 from tfadv.evaluation.records import Subject
 from tfadv.experiments.graph import Artifact, WholeArtifact
 from tfadv.experiments.recipe import SCRATCH
+from tfadv.experiments.training_plan import TrainingPlan
 from tfadv.models import files
 from tfadv.models.logits import original
 from tfadv.objectives import OBJECTIVES
-from tfadv.objectives.base import Objective, as_objective
 from tfadv.report.data import Training, with_earlier_rounds
 from tfadv.specs import folder_name
 from tfadv.store.files import write_json
-from tfadv.training import Checkpoints, Diverged, Trainer, TrainingLog, TrainingSettings
+from tfadv.training import Checkpoints, Diverged, Trainer, TrainingLog
 from tfadv.training.messages import warn_of_guessing
 
 if TYPE_CHECKING:
@@ -39,10 +38,6 @@ if TYPE_CHECKING:
     from tfadv.experiments.stored_samples import StoredSamples
 
 LOG = logging.getLogger(__name__)
-# The settings that the training of every recipe depends on.
-TRAINING_SETTINGS = (
-    "seed", "batch_size", "batch_parts", "precision", "sync_batchnorm", "patience",
-)  # fmt: skip
 
 
 class TrainedModel(WholeArtifact):
@@ -71,6 +66,7 @@ class TrainedModel(WholeArtifact):
         self._context, self._config, self._splits = context, context.config, splits
         self._start, self._samples = start, samples
         self._architecture, self.recipe = architecture, recipe
+        self._plan = TrainingPlan(context.config, recipe)
         self.model = architecture.label
         self.folder = f"{folder_name(self.model)}/{folder_name(recipe.name)}"
         self.name = f"models/{self.folder}"
@@ -94,102 +90,16 @@ class TrainedModel(WholeArtifact):
 
     def settings(self) -> dict:
         """The model, the recipe and how it is trained."""
-        config, recipe = self._config, self.recipe
-        levels: Any = list(self._levels[1:]) if self._samples else len(self._levels)
-        return {
-            **self._architecture.settings(),
-            "recipe": recipe.name,
-            "images": recipe.samples,
-            "levels": levels,
-            "objective": [recipe.objective, *map(list, recipe.objective_settings)],
-            "balance": recipe.balance,
-            "augmentations": list(self._augmentations),
-            "epochs": 0 if self._budget else getattr(config, recipe.epochs),
-            "budget": self._budget,
-            "average": self._average,
-            **{name: getattr(config, name) for name in TRAINING_SETTINGS},
-            "learning_rate": self._learning_rate,
-            "weight_decay": getattr(config, recipe.weight_decay),
-        } | (self._adversarial_settings if self._objective.is_adversarial else {})
+        levels: Any = list(self._plan.levels[1:]) if self._samples else len(self._plan.levels)
+        return {**self._architecture.settings(), "levels": levels, **self._plan.settings()}
 
     def code(self) -> tuple:
         """This module and that of the objective."""
         return (type(self).__module__, OBJECTIVES[self.recipe.objective])
 
-    @functools.cached_property
-    def _objective(self) -> Objective:
-        """The objective with its settings.
-
-        Raises:
-          UserError: it does not accept them.
-        """
-        entry, settings = OBJECTIVES[self.recipe.objective], dict(self.recipe.objective_settings)
-        if isinstance(entry, type):
-            entry = specs.build_with(self.recipe.objective, settings, OBJECTIVES)
-        elif settings:
-            raise UserError(f"{self.recipe.name}: the objective {self.recipe.objective} has no settings.")
-        return as_objective(entry)
-
-    @property
-    def _adversarial_settings(self) -> dict[str, Any]:
-        """The settings of `TrainingSettings` that matter to adversarial objectives only."""
-        config = self._config
-        return {
-            "eps": config.defense_eps or max(config.epsilons),
-            "eps_schedule": config.defense_eps_schedule,
-        }
-
-    @property
-    def _average(self) -> float:
-        """Decay of the moving average of the weights: the same for all recipes that are compared."""
-        return self._config.defense_average if self.recipe.budgeted else 0.0
-
-    @property
-    def _learning_rate(self) -> float:
-        """Peak of the learning rate: the same for all recipes that are compared."""
-        of_defenses = self._config.defense_learning_rate if self.recipe.budgeted else 0.0
-        return of_defenses or self._config.learning_rate
-
-    @property
-    def _budget(self) -> float:
-        """Gradient images to spend; 0 where the number of epochs is given."""
-        config = self._config
-        return config.budget / (config.rounds if self.recipe.rounds else 1) if self.recipe.budgeted else 0
-
-    def _steps(self, training: Samples) -> int:
-        """The optimizer steps that the budget pays for, or 0 where the number of epochs is given.
-
-        Raises:
-          UserError: it pays for none.
-        """
-        if not self._budget:
-            return 0
-        per_step = min(self._config.batch_size, len(training)) * self._objective.cost
-        steps = int((self._budget - self._sample_gradients()) // per_step)
-        if steps < 1:
-            raise UserError(f"--budget={self._config.budget} is too small for {self.recipe.name}: give more.")
-        return steps
-
-    def _sample_gradients(self) -> int:
-        """Gradient images that the stored samples of training and validation took, one per image and surrogate."""
-        return sum(stored.sizes["train"] + stored.sizes["validation"] for stored in self._samples)
-
-    @property
-    def _levels(self) -> tuple[float, ...]:
-        """The levels of eps at which each training image is seen; 0 is the clean image."""
-        if self.recipe.samples == "clean":
-            return (0.0,)
-        ramp = self._config.round_ramp
-        share = min(1.0, self.recipe.round / ramp) if self.recipe.round and ramp else 1.0
-        return (0.0, *(share * eps for eps in self._config.epsilons))
-
-    @property
-    def _augmentations(self) -> tuple[str, ...]:
-        return self._config.augmentations if self.recipe.augment else ()
-
     def build(self, folder: pathlib.Path, manifest: dict, resume: Any) -> None:
         """Trains the model, and goes on from the last checkpoint where there is one."""
-        context, config = self._context, self._config
+        context = self._context
         if not self._trains:
             self._write_untrained(folder, manifest)
             return
@@ -197,20 +107,9 @@ class TrainedModel(WholeArtifact):
         with self._borrow_start() as entry:
             trainer = self._trainer(entry)
             checkpoints = self._checkpoints(manifest["inputs"])
-            settings = TrainingSettings(
-                epochs=getattr(config, self.recipe.epochs),
-                batch_size=config.batch_size,
-                learning_rate=self._learning_rate,
-                patience=config.patience,
-                seed=config.seed,
-                augmentations=self._augmentations,
-                checkpoint_steps=config.checkpoint_steps,
-                steps=self._steps(training),
-                average=self._average,
-                **self._adversarial_settings if self._objective.is_adversarial else {},
-            )
+            settings = self._plan.training_settings(len(training), spent=self._sample_gradients())
             log_dir = None if context.workdir.follower else context.workdir.root / "logs" / self.folder
-            log, name = TrainingLog(log_dir, config.profile), f"{self.model} {self.recipe.name}"
+            log, name = TrainingLog(log_dir, self._config.profile), f"{self.model} {self.recipe.name}"
             try:
                 record = trainer.fit(training, validation, settings, log=log, checkpoints=checkpoints, name=name)
             except Diverged as error:
@@ -219,6 +118,10 @@ class TrainedModel(WholeArtifact):
             record["gradients"] += self._sample_gradients()
             manifest["devices"] = context.devices.replicas  # without --sync_batchnorm, each has its own statistics
             self._write(folder, manifest, entry, record)
+
+    def _sample_gradients(self) -> int:
+        """Gradient images that the stored samples of training and validation took, one per image and surrogate."""
+        return sum(stored.sizes["train"] + stored.sizes["validation"] for stored in self._samples)
 
     @property
     def _trains(self) -> bool:
@@ -288,13 +191,12 @@ class TrainedModel(WholeArtifact):
             return self._architecture.build()
 
     def _trainer(self, entry: PooledModel) -> Trainer:
-        weight_decay = getattr(self._config, self.recipe.weight_decay)
-        key = self._objective, weight_decay
+        key = self._plan.objective, self._plan.weight_decay
         if key not in entry.trainers:
             entry.trainers[key] = Trainer(
                 entry.model,
-                weight_decay=weight_decay,
-                objective=self._objective,
+                weight_decay=self._plan.weight_decay,
+                objective=self._plan.objective,
                 precision=self._config.precision,
                 batch_parts=self._config.batch_parts,
                 rematerialize=self._config.rematerialize,
@@ -304,17 +206,17 @@ class TrainedModel(WholeArtifact):
 
     def _training_samples(self) -> Samples:
         if self._samples:
-            read = [stored.read("train", self._levels) for stored in self._samples]
-            kind = MixedSamples if self._objective.needs_mixed_samples else Samples
+            read = [stored.read("train", self._plan.levels) for stored in self._samples]
+            kind = MixedSamples if self._plan.objective.needs_mixed_samples else Samples
             perturbations = concatenated(
                 [s.perturbations for s in read if s.perturbations is not None], self._context.storage.allocate
             )
-            samples = kind(read[0].images, read[0].labels, perturbations, self._levels)
+            samples = kind(read[0].images, read[0].labels, perturbations, self._plan.levels)
         else:
             # Where clean images are repeated, they are seen as often as retraining sees them: both take equally many
             # steps, and the difference between them is the adversarial images alone.
             train = self._splits.images["train"]
-            samples = Samples(train.images, train.labels, None, (0.0,) * len(self._levels))
+            samples = Samples(train.images, train.labels, None, (0.0,) * len(self._plan.levels))
         if not self.recipe.balance:
             return samples
         balanced = undersample(samples.labels, self._config.seed)
@@ -323,8 +225,8 @@ class TrainedModel(WholeArtifact):
 
     def _validation_samples(self) -> Samples:
         """What decides when to stop; an adversarial objective attacks these images itself."""
-        if self._samples and not self._objective.is_adversarial:
-            return self._samples[0].read("validation", self._levels)
+        if self._samples and not self._plan.objective.is_adversarial:
+            return self._samples[0].read("validation", self._plan.levels)
         validation = self._splits.images["validation"]
         return Samples(validation.images, validation.labels)
 
