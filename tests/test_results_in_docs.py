@@ -37,6 +37,7 @@ def test_there_are_such_tables():
         "cats_vs_dogs_rounds",
         "cats_vs_dogs_rounds_ramp20",
         "mnist_rounds",
+        "mnist_resize_pgd",
     }
 
 
@@ -82,6 +83,7 @@ GRIDS = [
     ("paper_cifar10_gpu", TEXT, (0.01, 0.02, 0.03)),
     ("paper_mnist_strong_gpu", TEXT, (0.1, 0.2, 0.3)),
     ("paper_mnist_strong", TEXT, (0.1, 0.2, 0.3)),
+    ("mnist_resize", TEXT, (0.1, 0.2, 0.3)),
     ("paper_mnist", TEXT, (0.01, 0.02, 0.03)),
     ("paper_cats_vs_dogs_gpu", TEXT, (0.01, 0.02, 0.03)),
     ("paper_cats_vs_dogs", TEXT, (0.01, 0.02, 0.03)),
