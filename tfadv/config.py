@@ -199,8 +199,8 @@ class Config:
     )
     round_ramp: int = setting(
         0,
-        "Number of rounds of the recipe rounds over which eps of the training images grows to its full size, which "
-        "fewer --rounds do not reach. Helps where training against the full size from the start ends in guessing.",
+        "Number of rounds of the recipe rounds over which eps of the training images grows to its full size. With "
+        "fewer --rounds, it stays below. Helps where training against the full size from the start ends in guessing.",
         group="Training",
         role="result",
         accepts=Range(1, 500, zero="the full size in all rounds"),

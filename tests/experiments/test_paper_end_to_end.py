@@ -219,13 +219,15 @@ def test_a_diverged_run_ends_with_one_line_and_keeps_the_last_good_weights(smoke
 
 
 def test_a_network_that_has_not_learned_is_named(smoke, tmp_path):
-    done = type(smoke)(tmp_path / "poor", smoke.data_dir)("--learning_rate=1e-5", "--epochs=1")
+    done = type(smoke)(tmp_path / "poor", smoke.data_dir)("--learning_rate=1e-5", "--epochs=1", "--stage=train")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "resnet_tiny baseline has not learned: it classifies" in done.stderr
-    assert "Hardly better than always answering one class: resnet_tiny/baseline" in done.stdout
+    counts = smoke.manifest("split")["counts"]["test"].values()
+    share = max(counts) / sum(counts)
+    limit = share + 0.1 * (1 - share)
     named = next(line for line in smoke.stdout.splitlines() if line.startswith("Hardly better"))
     clean = {record["variant"]: record["accuracy"] for record in smoke.records() if record["protocol"] == "clean"}
-    assert {recipe for recipe in clean if f"/{recipe}" in named} == {r for r in clean if clean[r] < 0.1925} < set(clean)
+    assert {recipe for recipe in clean if f"/{recipe}" in named} == {r for r in clean if clean[r] < limit} < set(clean)
 
 
 def test_evaluation_without_optimized_clones_gives_the_same_figures(smoke, tmp_path):

@@ -46,6 +46,14 @@ def test_a_card_tells_how_the_model_was_trained_and_what_the_checks_found(full_d
     assert "SUSPICIOUS" not in other and "Gradient masking" not in other and "epoch" not in other
 
 
+def test_the_card_of_a_model_that_guesses_says_so_and_no_other(data, tmp_path):
+    poor = [dataclasses.replace(r, accuracy=0.52) for r in data.records if r.protocol == "clean"][:1]
+    records = tuple(r for r in data.records if (r.model, r.variant, r.protocol) != ("resnet18", "baseline", "clean"))
+    shown = dataclasses.replace(data, records=(*poor, *records), largest_share=0.5)
+    named = [name for name, (_, text) in cards(shown, tmp_path).items() if "hardly better than always" in text]
+    assert named == ["resnet18_baseline"]
+
+
 def test_a_card_names_the_file_of_the_model_as_it_is_on_the_disk(data, tmp_path):
     records = tuple(dataclasses.replace(r, variant="nfgsm(share=0.5)") for r in data.records if r.model == "resnet18")
     ((_, text),) = cards(dataclasses.replace(data, records=records), tmp_path).values()

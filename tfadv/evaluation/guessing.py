@@ -10,8 +10,8 @@ AFFECTS_RESULTS = False  # only warnings and reports use it
 def hardly_better_than_guessing(accuracy: float, largest_share: float) -> bool:
     """Whether a classifier is hardly better than one that always answers the largest class.
 
-    The limit is a tenth of the way from the accuracy of that answer to 1, or twice that accuracy where this is less:
-    0.55 for two equal classes, 0.19 for ten, 0.02 for a hundred.
+    With s = `largest_share`, the limit is min(2 s, s + 0.1 (1 - s)): 0.55 for two equal classes, 0.19 for ten, 0.02 for
+    a hundred.
 
     Args:
       accuracy: on clean images, in [0, 1].

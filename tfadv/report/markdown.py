@@ -15,8 +15,8 @@ def write(folder: pathlib.Path, data: ReportData) -> None:
     tables = report_tables(data)
     checks = tables.pop("checks", None)
     blocks = [f"# {data.dataset}", report_headline(data)]
-    if data.guessing:
-        blocks.append(f"**{guessing_warning(data)}**")
+    if warning := guessing_warning(data):
+        blocks.append(f"**{warning}**")
     if data.suspicious:
         blocks.append(f"**Gradient masking is suspected**, see below: {', '.join(data.suspicious)}.")
     blocks += ["## Tables", legend(data), *(table.markdown() for table in tables.values())]

@@ -17,6 +17,8 @@ from tfadv.report.table import Cell, Table
 from tfadv.report.tables import checks_lines
 from tfadv.specs import folder_name
 
+GUESSING = """**On clean images, the model is hardly better than always answering one class. Its accuracy under attack
+says nothing about robustness.**"""
 LIMITS = """## Limits
 
 - The accuracies are those of the test images of this data set, under attacks at these eps, in the L∞ norm or in the
@@ -60,6 +62,7 @@ def card(data: ReportData, model: str, recipe: str, records: list[Record]) -> st
         _training(data, model, recipe),
         "## Accuracy",
         _accuracies(records).markdown(),
+        GUESSING if f"{model}/{recipe}" in data.guessing else "",
         "An image that is misclassified without an attack counts as misclassified under it.",
         *_masking(data, f"{model}/{recipe}"),
         LIMITS,

@@ -52,7 +52,7 @@ def write(folder: pathlib.Path, data: ReportData) -> None:
         data=data,
         title=f"Robustness on {data.dataset}",
         sentence=sentence(data),
-        guessing=guessing_warning(data) if data.guessing else "",
+        guessing=guessing_warning(data),
         suspicious=data.suspicious,
         sections=_sections(data, topics),
         overview=overview(data),

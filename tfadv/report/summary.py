@@ -15,8 +15,8 @@ def write(folder: pathlib.Path, data: ReportData) -> None:
     """Writes summary.txt: the accuracies that matter, then what they mean."""
     table = overview(data)
     lines = [f"{data.dataset}: {table.title}", "", table.text(), "", sentence(data), report_headline(data)]
-    if data.guessing:
-        lines.append(guessing_warning(data))
+    if warning := guessing_warning(data):
+        lines.append(warning)
     if data.suspicious:
         lines.append(f"Gradient masking is suspected: {', '.join(data.suspicious)}.")
     (folder / "summary.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -44,7 +44,9 @@ def sentence(data: ReportData) -> str:
 
 
 def guessing_warning(data: ReportData) -> str:
-    """Which models have not learned, and what this means."""
+    """Which models have not learned, and what this means; "" where all have."""
+    if not data.guessing:
+        return ""
     return (
         f"Hardly better than always answering one class: {', '.join(data.guessing)}. Their accuracy under attack says "
         "nothing about robustness."

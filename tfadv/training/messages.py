@@ -55,7 +55,7 @@ def warn_of_guessing(name: str, record: Mapping[str, Any], labels: np.ndarray) -
     if hardly_better_than_guessing(accuracy, share):
         LOG.warning(
             "%s has not learned: it classifies %.1f%% of the validation images correctly; always answering the largest "
-            "class, %.1f%%. Give more epochs, another learning rate, or float32.",
+            "class, %.1f%%. Give more epochs or another learning rate; instead of mixed_bfloat16, try float32.",
             *(name, 100 * accuracy, 100 * share),
         )
 
