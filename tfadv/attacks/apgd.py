@@ -108,14 +108,10 @@ class APGD(IterativeAttack):
         """See `IterativeAttack.rounds`."""
         return self.restarts * (min(self.targets, classes - 1) if self.loss.endswith("-t") else 1)
 
-    def draw(self, number: int, shape: tuple[int, ...], seed: int) -> tf.Tensor:
-        """float32 (number, H, W, C): where each round starts, in units of eps."""
-        return get_norm(self.norm).sample((number, *shape), (seed, 0))
-
-    def start(self, images: Images, rounds: np.ndarray, bounds: Bounds, random: tf.Tensor) -> State:
+    def start(self, images: Images, rounds: np.ndarray, bounds: Bounds, seed: int) -> State:
         """See `IterativeAttack.start`."""
         x, y, (eps, low, high, *_) = images.x, images.y, bounds
-        at = get_norm(self.norm).project(x + eps * tf.gather(random, rounds), x, eps, low, high)
+        at = get_norm(self.norm).project(x + eps * self.starting_points(images, rounds, seed), x, eps, low, high)
         target = tf.gather(most_likely_others(images.logits, y), rounds // self.restarts, batch_dims=1)
         zero = tf.zeros(len(y))
         lowest = zero + tf.float32.min

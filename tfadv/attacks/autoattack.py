@@ -87,7 +87,7 @@ class _Sweep:
         batches = self._batches(np.arange(len(y)))
         logits = np.concatenate([compiled_logits(call.model, tf.gather(x, padded))[:n] for _, n, padded in batches])
         call.cost.add(forwards=len(y))
-        self._images = Images(x, y, tf.constant(logits))
+        self._images = Images(x, y, call.numbers, tf.constant(logits))
         self._nearest: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # of FAB: images and distances, NaN: not attacked
         self.adversarial = x.numpy()
         self.remaining = ~is_adversarial(logits, y).numpy()

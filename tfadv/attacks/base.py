@@ -20,8 +20,10 @@ from tfadv import specs
 from tfadv.attacks import loop
 from tfadv.attacks.cost import Cost
 from tfadv.attacks.gradient import check_inputs
+from tfadv.models.image_model import fitted, image_model
 from tfadv.errors import UserError, check_name
 from tfadv.models.accelerate import accelerated, computes_in_bfloat16
+from tfadv.models.twins import float32_twin
 from tfadv.runtime import compilation
 
 _MAX_INT = 2**31 - 1
@@ -52,10 +54,12 @@ def precision_setting() -> Any:
 
 
 class Images(NamedTuple):
-    """A batch: x float32 (N, H, W, C), y int64 (N,) and the logits of x, float32 (N, K), where they are needed."""
+    """A batch: x float32 (N, H, W, C), y int64 (N,), the images' numbers int64 (N,), and the logits of x, float32 (N, K),
+    where they are needed."""
 
     x: tf.Tensor
     y: tf.Tensor
+    numbers: tf.Tensor
     logits: tf.Tensor | None = None
 
     def take(self, rows: np.ndarray) -> Images:
@@ -81,6 +85,7 @@ class Call:
     Attributes:
       model: the model under attack, in float32.
       search_model: its bfloat16 clone if the attack's `precision` is mixed_bfloat16; otherwise the model itself.
+      numbers: int64 (N,), the numbers of the images of a batch, from which their random numbers are drawn.
     """
 
     model: Any
@@ -90,6 +95,11 @@ class Call:
     cost: Cost
     resume: loop.Resume | None
     targeted: bool
+    numbers: tf.Tensor
+
+    def of_batch(self, rows: slice) -> Call:
+        """The same call for some of its images."""
+        return dataclasses.replace(self, numbers=self.numbers[rows])
 
     def bounds(self, eps: tf.Tensor, goal: float | tf.Tensor = loop.ADVERSARIAL) -> Bounds:
         """The bounds of a round at this eps."""
@@ -107,6 +117,7 @@ class Attack:
     """
 
     precision = "float32"  # where it can be set, it is a field: `precision_setting`
+    uses_gradient = True  # whether it fails on images where the gradient of its loss is zero
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -136,6 +147,7 @@ class Attack:
         eps: float | Sequence[float],
         *,
         seed: int = 0,
+        image_numbers: Sequence[int] | None = None,
         clip: tuple[float, float] = (0.0, 1.0),
         batch_size: int = 256,
         cost: Cost | None = None,
@@ -147,10 +159,13 @@ class Attack:
         Args:
           model: a Keras model from float32 images (N, H, W, C) to logits (N, K);
             run with `training=False`, its variables stay as they are.
-          x: float32 (N, H, W, C) in `clip`.
+          x: float32 (N, H, W, C) in `clip`; also (N, H, W) or (N, D), where the model takes these.
           y: int (N,), the true classes, or the target classes where the attack is `targeted`.
-          eps: the size of the perturbation in units of x, a number >= 0 or a sequence of E numbers.
-          seed: int, for random starts and other random choices, which are the same for all images of a batch.
+          eps: the size of the perturbation in units of x: a number >= 0, a text such as "8/255", or a sequence of E of
+            these.
+          seed: int, for random starts and other random choices.
+          image_numbers: int (N,), the numbers of the images: the random start of an image depends on the seed and its number,
+            and not on the other images.  None means 0, 1, … N - 1.
           clip: (least, greatest) value of a pixel.
           batch_size: number of images that are attacked at once; it does not change which images become adversarial.
           cost: a `Cost` to which the cost is added, or None.
@@ -159,8 +174,8 @@ class Attack:
             continues after an interruption; or None.
 
         Returns:
-          float32 (N, H, W, C); (E, N, H, W, C) where `eps` is a sequence.  No image is further from
-          x than eps, or outside of `clip`.
+          float32 in the shape of x; with a first axis of E where `eps` is a sequence.  No image is further from x than
+          eps, or outside of `clip`.
 
         Raises:
           ValueError: an argument has the wrong type, shape or range, or the model's last layer is a softmax.
@@ -172,13 +187,17 @@ class Attack:
             )
         if not isinstance(batch_size, numbers.Integral) or batch_size < 1:
             raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size}.")
-        x, y, sizes = check_inputs(model, x, y, eps, clip)
-        cost = Cost() if cost is None else cost
-        call = Call(model, self._search_model(model), seed, clip, cost, resume, getattr(self, "targeted", False))
+        shape, model = np.shape(x), image_model(model)
+        x = fitted(model, x)
+        x, y, sizes = check_inputs(model, x, y, eps, clip, getattr(self, "norm", "linf"))
+        own = tf.range(len(y), dtype=tf.int64) if image_numbers is None else tf.cast(image_numbers, tf.int64)
+        cost, targeted = Cost() if cost is None else cost, getattr(self, "targeted", False)
+        call = Call(model, self._search_model(model), seed, clip, cost, resume, targeted, own)
         if len(y):
             adversarial = self.attack_images(call, x, y, sizes, int(batch_size), progress or (lambda n: None))
         else:
             adversarial = tf.zeros((len(sizes), *x.shape))
+        adversarial = tf.reshape(adversarial, (len(sizes), *shape))
         return adversarial[0] if np.ndim(eps) == 0 else adversarial
 
     def attack_images(
@@ -188,7 +207,7 @@ class Attack:
         batches = []
         for start in range(0, len(y), batch_size):
             rows = slice(start, start + batch_size)
-            batches.append(self.attack_batch(call, x[rows], y[rows], sizes))
+            batches.append(self.attack_batch(call.of_batch(rows), x[rows], y[rows], sizes))
             progress(len(y[rows]))
         return batches[0] if len(batches) == 1 else tf.concat(batches, axis=1)
 
@@ -204,7 +223,7 @@ class Attack:
             raise UserError(
                 f"precision={self.precision} needs --accelerate=auto: optimized clones compute in bfloat16."
             )
-        clone = accelerated(model, self.precision)
+        clone = accelerated(float32_twin(model) or model, self.precision)
         if not computes_in_bfloat16(clone):
             raise UserError(
                 f"precision={self.precision}: no layer of {getattr(model, 'name', 'this model')} can be computed in "

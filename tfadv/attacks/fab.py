@@ -115,15 +115,13 @@ class FAB(IterativeAttack):
         """See `IterativeAttack.passes`."""
         return Passes(1 if self._one_target else classes - 1, 1, 0)
 
-    def draw(self, number: int, shape: tuple[int, ...], seed: int) -> tf.Tensor:
-        """float32 (number, H, W, C): where each round starts, in units of eps / 2."""
-        return get_norm(self.norm).sample((number, *shape), (seed, 0))
-
-    def start(self, images: Images, rounds: np.ndarray, bounds: Bounds, random: tf.Tensor) -> State:
+    def start(self, images: Images, rounds: np.ndarray, bounds: Bounds, seed: int) -> State:
         """See `IterativeAttack.start`."""
-        x, y = images.x, images.y
-        radius = tf.where(rounds % self.restarts == 0, 0.0, bounds.eps / 2)
-        at = tf.clip_by_value(x + _column(radius) * tf.gather(random, rounds), bounds.low, bounds.high)
+        x, y, at = images.x, images.y, images.x
+        if self.restarts > 1:
+            radius = tf.where(rounds % self.restarts == 0, 0.0, bounds.eps / 2)
+            at = x + _column(radius) * self.starting_points(images, rounds, seed)
+            at = tf.clip_by_value(at, bounds.low, bounds.high)
         if self.targeted:
             source, target = tf.argmax(images.logits, axis=1), y
         else:
@@ -160,7 +158,7 @@ class FAB(IterativeAttack):
 
     def attack_batch(self, call: Call, x: tf.Tensor, y: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
         """See `Attack.attack_batch`; one run for all eps."""
-        images = Images(x, y, compiled_logits(call.model, x))
+        images = Images(x, y, call.numbers, compiled_logits(call.model, x))
         call.cost.add(forwards=len(y))
         active = ~gradient.is_adversarial(images.logits, y, call.targeted).numpy()
         bounds = call.bounds(tf.reduce_max(sizes), goal=tf.reduce_min(sizes))

@@ -10,7 +10,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfadv import specs
 from tfadv.attacks import losses
+from tfadv.errors import UserError
 from tfadv.models.compiled import compiled_logits, logits_of
 
 __all__ = ["check_inputs", "compiled_logits", "is_adversarial", "logits_and_gradient", "logits_of", "sign"]
@@ -30,7 +32,8 @@ def logits_and_gradient(
     The loss is summed and not averaged, so that the gradient of one image does not depend on the others.
 
     Args:
-      model: callable from float32 (N, H, W, C) to logits (N, K).
+      model: callable from float32 (N, H, W, C) to logits (N, K).  The gradient of a model in half precision is that of
+        its float32 twin, see `logits_of`.
       x: float32 (N, H, W, C).
       y: int (N,).
       target: int (N,), or None where `loss` needs none.
@@ -57,13 +60,57 @@ def sign(gradient: tf.Tensor) -> tf.Tensor:
     return tf.sign(tf.where(tf.math.is_nan(gradient), 0.0, gradient))
 
 
+def sizes_of(eps: Any) -> list[float]:
+    """The sizes of a perturbation.
+
+    Args:
+      eps: a number >= 0, a text such as "8/255" or "0.03", or a sequence of these.
+
+    Returns:
+      E numbers.
+
+    Raises:
+      ValueError: it is something else.
+    """
+    try:
+        values = [eps] if isinstance(eps, str) or np.ndim(eps) == 0 else list(eps)
+        sizes = [specs.number(value) if isinstance(value, str) else float(value) for value in values]
+    except (TypeError, ValueError, UserError):
+        sizes = []
+    if not sizes or not all(e >= 0 and math.isfinite(e) for e in sizes):
+        raise ValueError(f"eps must be one or several finite numbers >= 0, such as 0.03 or 8 / 255, got {eps}.")
+    return sizes
+
+
+def check_sizes(sizes: Sequence[float], clip: tuple[float, float], norm: str = "linf", pixels: int = 1) -> None:
+    """Checks that sizes of perturbations are in the units of the images.
+
+    Args:
+      sizes: sizes of perturbations.
+      clip: (least, greatest) value of a pixel.
+      norm: "linf" or "l2".
+      pixels: H · W · C.
+
+    Raises:
+      ValueError: one of them is larger than the distance of any two images.
+    """
+    low, high = clip
+    largest = (high - low) * (math.sqrt(pixels) if norm == "l2" else 1)
+    if max(sizes) > largest * (1 + _TOLERANCE):
+        raise ValueError(
+            f"eps must be at most {largest:g}, because pixels are from {low:g} to {high:g}; got {max(sizes):g}. "
+            f"If you mean {max(sizes):g} of 255 levels, write eps={max(sizes):g} / 255."
+        )
+
+
 def check_inputs(
-    model: Any, x: Any, y: Any, eps: float | Sequence[float], clip: tuple[float, float]
+    model: Any, x: Any, y: Any, eps: float | Sequence[float], clip: tuple[float, float], norm: str = "linf"
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Checks the inputs of an attack and converts them to tensors.
 
     Args:
       model, x, y, eps, clip: as the attack got them.
+      norm: "linf" or "l2", in which eps is measured.
 
     Returns:
       x float32 (N, H, W, C), y int64 (N,), eps float32 (E,).
@@ -74,9 +121,8 @@ def check_inputs(
     low, high = clip
     if not low < high:
         raise ValueError(f"clip must be (least, greatest), got {clip}.")
-    sizes = np.atleast_1d(np.asarray(eps, np.float32))
-    if sizes.ndim != 1 or not sizes.size or not all(e >= 0 and math.isfinite(e) for e in sizes):
-        raise ValueError(f"eps must be one or several finite numbers >= 0, got {eps}.")
+    sizes = sizes_of(eps)
+    check_sizes(sizes, clip, norm, math.prod(np.shape(x)[1:]))
     if getattr(x, "dtype", None) not in (np.float32, tf.float32):
         raise ValueError(
             f"x must be float32 images in [{low}, {high}], got {getattr(x, 'dtype', type(x))}: "
@@ -92,7 +138,7 @@ def check_inputs(
     if tf.executing_eagerly() and tf.size(x):  # inside a tf.function the values are not known yet
         _check_values(model, x, y, low, high)
     _check_logits(model)
-    return x, y, tf.constant(sizes)
+    return x, y, tf.constant(sizes, tf.float32)
 
 
 def _image_shape(model: Any) -> tuple[int | None, ...]:

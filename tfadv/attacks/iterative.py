@@ -10,6 +10,8 @@ import tensorflow as tf
 from tfadv.attacks import loop, losses
 from tfadv.attacks.base import Attack, Bounds, Call, Images
 from tfadv.attacks.gradient import compiled_logits, is_adversarial
+from tfadv.attacks.norms import get_norm
+from tfadv.attacks.randomness import START, drawn
 from tfadv.runtime import compilation
 
 
@@ -57,16 +59,16 @@ class IterativeAttack(Attack):
         return Passes(1, 0, 1)
 
     def draw(self, number: int, shape: tuple[int, ...], seed: int) -> Any:
-        """Random numbers for `number` rounds on images of `shape` (H, W, C), a nest of tensors.
+        """Random numbers that all images share in `number` rounds, `shape` is (H, W, C): a nest of tensors.
 
-        They are drawn outside of the graph, because XLA would draw others, and are shared by all images.
+        They are drawn outside of the graph, because XLA would draw others.
         """
         return ()
 
-    def start(self, images: Images, rounds: np.ndarray, bounds: Bounds, random: Any) -> Any:
+    def start(self, images: Images, rounds: np.ndarray, bounds: Bounds, seed: int) -> Any:
         """The state of images (M) before the first step, each in its round, int32 (M,): a nest of tensors with M rows.
 
-        The first tensor of the nest holds images.
+        The first tensor of the nest holds images.  Random starts are drawn for each image: `starting_points`.
         """
         raise NotImplementedError
 
@@ -82,9 +84,14 @@ class IterativeAttack(Attack):
         """The (images, scores) of images for which no step reported `done`."""
         raise NotImplementedError
 
+    def starting_points(self, images: Images, rounds: np.ndarray, seed: int) -> np.ndarray:
+        """float32 (M, H, W, C), uniform in the ball of radius 1 of the attack's norm."""
+        norm, shape = get_norm(getattr(self, "norm", "linf")), tuple(images.x.shape[1:])
+        return drawn(lambda generator: norm.sample(shape, generator), seed, START, images.numbers, rounds)
+
     def attack_batch(self, call: Call, x: tf.Tensor, y: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
         """See `Attack.attack_batch`."""
-        images = Images(x, y, compiled_logits(call.model, x))
+        images = Images(x, y, call.numbers, compiled_logits(call.model, x))
         call.cost.add(forwards=len(y))
         adversarial, active = x, ~is_adversarial(images.logits, y, call.targeted)
         results: dict[int, tf.Tensor] = {}
@@ -118,7 +125,7 @@ class IterativeAttack(Attack):
         compact = not compilation.use_xla()
 
         def attempt_on(model, rounds, rows, active):
-            state = self.start(images.take(rows), rounds, bounds, random)
+            state = self.start(images.take(rows), rounds, bounds, call.seed)
             inputs = self.inputs(bounds, shape, random, int(rounds[0]))
             result = loop.run_unit(model, traced, inputs, state, self.steps, rows, active, call.resume)
             call.cost.add(

@@ -5,6 +5,7 @@ Images are float32 (N, H, W, C); eps is a number or one per image, (N, 1, 1, 1).
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 
 from tfadv.errors import check_name
@@ -31,9 +32,9 @@ class Linf:
         return tf.clip_by_value(z, tf.maximum(x - eps, low), tf.minimum(x + eps, high))
 
     @staticmethod
-    def sample(shape: tuple[int, ...], seed: tuple[int, int]) -> tf.Tensor:
-        """float32 (N, H, W, C), uniform in the ball of radius 1; `shape` is (N, H, W, C)."""
-        return tf.random.stateless_uniform(shape, _seed(seed), -1.0, 1.0)
+    def sample(shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+        """float32, uniform in the ball of radius 1; `shape` is (H, W, C)."""
+        return 2 * generator.random(shape, np.float32) - 1
 
 
 class L2:
@@ -62,11 +63,11 @@ class L2:
         return tf.clip_by_value(x + d * shrink, low, high)
 
     @staticmethod
-    def sample(shape: tuple[int, ...], seed: tuple[int, int]) -> tf.Tensor:
-        """float32 (N, H, W, C), uniform in the ball of radius 1; `shape` is (N, H, W, C)."""
-        d = tf.random.stateless_normal(shape, _seed(seed))
-        radius = tf.random.stateless_uniform((shape[0], 1, 1, 1), _seed(seed)) ** (1 / (shape[1] * shape[2] * shape[3]))
-        return radius * d / L2.norm(d)
+    def sample(shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+        """float32, uniform in the ball of radius 1; `shape` is (H, W, C)."""
+        d = generator.standard_normal(shape, np.float32)
+        radius = generator.random() ** (1 / d.size)
+        return d * np.float32(radius / np.linalg.norm(d))
 
 
 NORMS: dict[str, type[Linf] | type[L2]] = {"linf": Linf, "l2": L2}
@@ -76,10 +77,6 @@ def get_norm(name: str) -> type[Linf] | type[L2]:
     """`Linf` or `L2` by name; raises UserError where the name is unknown."""
     check_name("norm", name, NORMS)
     return NORMS[name]
-
-
-def _seed(seed: tuple[int, int]) -> tf.Tensor:
-    return tf.constant(seed, tf.int64)  # int32 would refuse large seeds
 
 
 def finite(gradient: tf.Tensor) -> tf.Tensor:

@@ -27,6 +27,6 @@ class OneStep(Attack):
 
     def attack_batch(self, call: Call, x: tf.Tensor, y: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
         """See `Attack.attack_batch`."""
-        target = choose_targets(self.target, call.model, x, y, call.seed)
+        target = choose_targets(self.target, call.model, x, y, call.seed, call.numbers)
         call.cost.add(forwards=len(y))
         return FGSM(targeted=True).attack_batch(call, x, target, sizes)

@@ -72,16 +72,12 @@ class IteratedGradient(IterativeAttack):
         """See `IterativeAttack.passes`."""
         return Passes(1, 0, int(self._compares()))
 
-    def draw(self, number: int, shape: tuple[int, ...], seed: int) -> tf.Tensor:
-        """float32 (number, H, W, C): where each round starts, in units of eps."""
-        return (
-            get_norm(self.norm).sample((number, *shape), (seed, 0)) if self.random_start else tf.zeros((number, *shape))
-        )
-
-    def start(self, images: Images, rounds: np.ndarray, bounds: Bounds, random: tf.Tensor) -> State:
+    def start(self, images: Images, rounds: np.ndarray, bounds: Bounds, seed: int) -> State:
         """See `IterativeAttack.start`."""
-        x, (eps, low, high, *_) = images.x, bounds
-        at = get_norm(self.norm).project(x + eps * tf.gather(random, rounds), x, eps, low, high)
+        x, at, (eps, low, high, *_) = images.x, images.x, bounds
+        if self.random_start:
+            at = x + eps * self.starting_points(images, rounds, seed)
+        at = get_norm(self.norm).project(at, x, eps, low, high)
         return State(x, images.y, at, tf.zeros_like(x))
 
     def inputs(self, bounds: Bounds, shape: tuple[int, ...], random: Any, first_round: int) -> Inputs:
@@ -119,7 +115,8 @@ class IteratedGradient(IterativeAttack):
         if self.early_stop:
             return super().attack_batch(call, x, y, sizes)
         everyone = np.ones(len(y), bool)
-        results = [self.run(call, Images(x, y), everyone, call.bounds(eps))[0] for eps in tf.unstack(sizes)]
+        images = Images(x, y, call.numbers)
+        results = [self.run(call, images, everyone, call.bounds(eps))[0] for eps in tf.unstack(sizes)]
         return tf.stack(results)
 
     def _compares(self) -> bool:

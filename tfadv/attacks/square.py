@@ -13,6 +13,7 @@ from tfadv.attacks.base import Bounds, Images, precision_setting, setting
 from tfadv.attacks.iterative import IterativeAttack, Passes
 from tfadv.attacks.loop import Step, score
 from tfadv.attacks.norms import NORMS, get_norm
+from tfadv.attacks.randomness import START, drawn
 
 
 class Inputs(NamedTuple):
@@ -55,6 +56,7 @@ class Square(IterativeAttack):
     targeted: bool = False
     precision: str = precision_setting()
 
+    uses_gradient = False
     concurrent_rounds = False  # all images share the squares of a round
 
     def traced(self) -> Square:
@@ -69,26 +71,26 @@ class Square(IterativeAttack):
         """See `IterativeAttack.passes`."""
         return Passes(0, 1, 0)
 
-    def draw(self, number: int, shape: tuple[int, ...], seed: int) -> tuple[tf.Tensor, tf.Tensor]:
-        """Starts, float32 (number, H, W, C), and the numbers of all queries, float32 (number · steps, 5 + C)."""
-        start = squares.stripes if self.norm == "linf" else squares.grid
-        numbers = (number * self.steps, 5 + shape[2])
-        return (
-            start(number, shape, tf.constant((seed, 0), tf.int64)),
-            tf.random.stateless_uniform(numbers, tf.constant((seed, 1), tf.int64)),
-        )
+    def draw(self, number: int, shape: tuple[int, ...], seed: int) -> tf.Tensor:
+        """The numbers of all queries, float32 (number · steps, 5 + C): as in auto-attack, all images share a square."""
+        return tf.random.stateless_uniform((number * self.steps, 5 + shape[2]), tf.constant((seed, 1), tf.int64))
 
-    def start(self, images: Images, rounds: np.ndarray, bounds: Bounds, random: tuple[tf.Tensor, tf.Tensor]) -> State:
+    def starting_points(self, images: Images, rounds: np.ndarray, seed: int) -> np.ndarray:
+        """float32 (M, H, W, C): stripes of ±1, or a grid of bumps of norm 1."""
+        shape, start = tuple(images.x.shape[1:]), squares.stripes if self.norm == "linf" else squares.grid
+        return drawn(lambda generator: start(shape, generator), seed, START, images.numbers, rounds)
+
+    def start(self, images: Images, rounds: np.ndarray, bounds: Bounds, seed: int) -> State:
         """See `IterativeAttack.start`."""
         x, (eps, low, high, *_) = images.x, bounds
-        best = get_norm(self.norm).project(x + eps * random[0][rounds[0]], x, eps, low, high)
+        best = get_norm(self.norm).project(x + eps * self.starting_points(images, rounds, seed), x, eps, low, high)
         return State(x, images.y, best, tf.fill([len(images.y)], tf.float32.min))
 
     def inputs(self, bounds: Bounds, shape: tuple[int, ...], random: Any, first_round: int) -> Inputs:
         """See `IterativeAttack.inputs`."""
         (height, width, _), least = shape, 3 if self.norm == "l2" else 1
         sides = squares.side_lengths(self.steps, height, width, least)
-        numbers = random[1][first_round * self.steps : (first_round + 1) * self.steps]
+        numbers = random[first_round * self.steps : (first_round + 1) * self.steps]
         return Inputs(bounds, sides, *squares.padded_bumps(sides, height, width), numbers)
 
     def step(self, model: Any, inputs: Inputs, i: tf.Tensor, state: State) -> Step:

@@ -54,11 +54,10 @@ def padded_bumps(sides: np.ndarray, height: int, width: int) -> tuple[np.ndarray
     return np.stack(padded), which.astype(np.int32)
 
 
-def stripes(number: int, shape: tuple[int, ...], seed: tf.Tensor) -> tf.Tensor:
-    """float32 (number, H, W, C) of ±1: vertical stripes, a sign for each column and channel; starts in L-infinity."""
-    height, width, channels = shape
-    signs = _signs(tf.random.stateless_uniform((number, 1, width, channels), seed))
-    return tf.repeat(signs, height, 1)
+def stripes(shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+    """float32 (H, W, C) of ±1: vertical stripes, a sign for each column and channel; a start in L-infinity."""
+    signs = np.where(generator.random((1, *shape[1:])) < 0.5, -1, 1)
+    return np.repeat(signs, shape[0], 0).astype(np.float32)
 
 
 def propose_linf(
@@ -69,17 +68,18 @@ def propose_linf(
     return tf.where(inside, x + eps * _signs(numbers[5:]), best)
 
 
-def grid(number: int, shape: tuple[int, ...], seed: tf.Tensor) -> tf.Tensor:
-    """float32 (number, H, W, C) of norm 1: 5 x 5 bumps of random sign and orientation; starts in L2."""
+def grid(shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+    """float32 (H, W, C) of norm 1: 5 x 5 bumps of random sign and orientation; a start in L2."""
     height, width, channels = shape
     side = max(min(height, width) // 5, 1)
     tiles = height // side, width // side
     upright, transposed = (np.tile(pattern, tiles)[:, :, None] for pattern in bumps(side))
-    numbers = tf.random.stateless_uniform((number, *tiles, 1 + channels), seed)
-    numbers = tf.repeat(tf.repeat(numbers, side, 1), side, 2)
-    pattern = tf.where(numbers[..., :1] < 0.5, upright, transposed) * _signs(numbers[..., 1:])
-    above, before = (height - side * tiles[0]) // 2, (width - side * tiles[1]) // 2
-    return L2.steepest_ascent(tf.image.pad_to_bounding_box(pattern, above, before, height, width))
+    numbers = generator.random((*tiles, 1 + channels))
+    numbers = np.repeat(np.repeat(numbers, side, 0), side, 1)
+    pattern = np.where(numbers[..., :1] < 0.5, upright, transposed) * np.where(numbers[..., 1:] < 0.5, -1, 1)
+    whole, above, before = np.zeros(shape), (height - side * tiles[0]) // 2, (width - side * tiles[1]) // 2
+    whole[above : above + len(pattern), before : before + pattern.shape[1]] = pattern
+    return (whole / np.linalg.norm(whole)).astype(np.float32)
 
 
 def propose_l2(

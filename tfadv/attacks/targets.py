@@ -7,13 +7,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfadv.attacks.randomness import TARGET, drawn
 from tfadv.errors import check_name
 from tfadv.models.compiled import compiled_logits
 
 TARGETS = ("least-likely", "random")
 
 
-def choose_targets(rule: str, model: Any, x: tf.Tensor, y: tf.Tensor, seed: int = 0) -> tf.Tensor:
+def choose_targets(
+    rule: str, model: Any, x: tf.Tensor, y: tf.Tensor, seed: int = 0, numbers: tf.Tensor | None = None
+) -> tf.Tensor:
     """Chooses a target class for each image.
 
     Args:
@@ -22,6 +25,7 @@ def choose_targets(rule: str, model: Any, x: tf.Tensor, y: tf.Tensor, seed: int 
       x: float32 (N, H, W, C).
       y: int (N,), true classes.
       seed: int, for "random".
+      numbers: int64 (N,), the numbers of the images, on which the choice of "random" depends; None means 0 to N - 1.
 
     Returns:
       int64 (N,), never y.
@@ -35,7 +39,8 @@ def choose_targets(rule: str, model: Any, x: tf.Tensor, y: tf.Tensor, seed: int 
     if rule == "least-likely":
         return most_likely_others(logits, y)[:, -1]
     # One number per image: which of the K - 1 other classes, counted from y.
-    others = tf.random.stateless_uniform(tf.shape(y), tf.constant((seed, 0), tf.int64), 1, logits.shape[-1], tf.int64)
+    numbers, first = tf.range(len(y)) if numbers is None else numbers, np.zeros(len(y), np.int64)
+    others = drawn(lambda generator: generator.integers(1, logits.shape[-1]), seed, TARGET, numbers, first)
     return (y + others) % logits.shape[-1]
 
 

@@ -56,8 +56,10 @@ class OnAllDevices:
           float32 (E, N, H, W, C).
         """
         number, cost = self._devices.replicas, Cost() if cost is None else cost
+        numbers = options.pop("image_numbers", None)
         if number == 1 or len(y) < number:
             options |= {"batch_size": batch_size, "cost": cost, "progress": progress, "resume": resume}
+            options |= {} if numbers is None else {"image_numbers": numbers}
             return np.asarray(self._attack(model, x, y, eps, **options))
         x, y = np.asarray(x), np.asarray(y)
         options["batch_size"] = max(1, batch_size // number)
@@ -69,6 +71,7 @@ class OnAllDevices:
             own = _Stoppable(resume and resume.child(f"device-{device}-of-{number}"), stopping)
             share = slice(device, None, number)
             watched = {"cost": costs[device], "progress": reported, "resume": own}
+            watched |= {} if numbers is None else {"image_numbers": numbers[share]}
             result = self._attack(model, x[share], y[share], eps, **watched, **options)
             return np.moveaxis(np.asarray(result), 1, 0)
 

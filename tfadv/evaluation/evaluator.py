@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,16 +13,27 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from tfadv.attacks.autoattack import AutoAttack
+from tfadv.attacks.base import Attack
 from tfadv.attacks.cost import Cost
-from tfadv.attacks.gradient import check_inputs, compiled_logits
-from tfadv.datasets.arrays import as_arrays
+from tfadv.attacks.gradient import check_inputs, compiled_logits, logits_and_gradient, sizes_of
+from tfadv.attacks.losses import LOSSES
+from tfadv.datasets.arrays import LabeledImages
 from tfadv.datasets.batches import full_batches, perturbed, to_float
 from tfadv.datasets.storage import Images
 from tfadv.evaluation.distributed import OnAllDevices
-from tfadv.evaluation.result import CostSummary, Result
+from tfadv.evaluation.guessing import hardly_better_than_guessing, largest_share
+from tfadv.evaluation.result import CostSummary, Result, concatenate
 from tfadv.models.compiled import PerModel
+from tfadv.models.image_model import fitted, image_model
+from tfadv.models.logits import input_range_of
 from tfadv.runtime.console import progress_disabled
 from tfadv.runtime.devices import Devices
+
+LOG = logging.getLogger(__name__)
+_ENOUGH = 20  # images that tell whether a model is better than guessing
+_GRADIENTS_CHECKED = 256  # robust images per piece of which it is checked whether they have a gradient
+_PIECE_BYTES = 2**26  # of float32 images that are attacked in one piece
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,13 +44,11 @@ class Execution:
       devices: where attacks run; the model is built in the scope of their strategy.  None is the default device.
       progress: function that is called with the number of images completed since its last call.
       resume: an object that saves and restores the state of a long attack, see `tfadv.attacks.base`.
-      keep_images: whether the result holds the adversarial images.
     """
 
     devices: Devices | None = None
     progress: Callable[[int], Any] | None = None
     resume: Any = None
-    keep_images: bool = False
 
 
 class StoredPerturbations:
@@ -82,29 +93,35 @@ def evaluate(
     images: Any,
     labels: Any = None,
     attack: Any = "autoattack",
-    eps: float | Sequence[float] = 8 / 255,
+    eps: float | str | Sequence[float | str] = 8 / 255,
     *,
     batch_size: int = 256,
     seed: int = 0,
+    first: int = 0,
+    keep_images: bool = False,
     execution: Execution | None = None,
 ) -> Result:
     """Attacks images and counts which of them the model still classifies correctly.
 
     FGSM runs in one pass: one forward and backward pass per image gives the clean
-    prediction and the perturbation for all eps.
+    prediction and the perturbation for all eps.  A data set is read batch by batch and not collected.
 
     Args:
       model: a Keras model from float32 images (N, H, W, C) in [0, 1] to logits (N, K); run with `training=False`.
         `tfadv.classifier` makes one of any classifier.
-      images: uint8 from 0 to 255, or float in [0, 1], (N, H, W, C); or a `tf.data.Dataset` or `keras.utils.PyDataset`
-        of (images, labels).
+      images: from 0 to 255 as whole numbers, or in [0, 1] as floating-point numbers, (N, H, W, C); floating-point
+        numbers outside [0, 1] are read in the range that `tfadv.classifier` was called with.  (N, H, W) and (N, D) for
+        models that take these.  Or a `tf.data.Dataset` or `keras.utils.PyDataset` of (images, labels).
       labels: the true classes, int (N,) or one-hot (N, K); None where `images` is a data set.
       attack: an attack such as `tfadv.attacks.PGD(steps=50)`, or its text such as "pgd(steps=50)"; None
         evaluates clean images only.
-      eps: the size of the perturbation for pixels in [0, 1], a number >= 0 or a sequence of numbers.
+      eps: the size of the perturbation for pixels in [0, 1]: a number >= 0, a text such as "8/255", or a sequence.
       batch_size: number of images per batch.
       seed: int, for the attack's random numbers.
-      execution: how it runs; None shows a progress bar in a terminal and keeps the adversarial images.
+      first: number of the first image.  The random numbers of an image depend on its number, so that the parts of a
+        data set give the same results as the whole.
+      keep_images: whether the result holds the adversarial images, which take four bytes per pixel and eps.
+      execution: how it runs; None shows a progress bar in a terminal.
 
     Returns:
       A `Result`.
@@ -119,70 +136,129 @@ def evaluate(
         attack = parse(attack)
     if getattr(attack, "targeted", False):
         raise ValueError("a targeted attack moves images to given classes: it says nothing about robust accuracy.")
-    images, labels = as_arrays(images, labels)
-    _check(model, images, labels, attack, eps)
+    epsilons = [] if attack is None else sizes_of(eps)
+    data = LabeledImages(images, labels, input_range_of(model))
+    model, started = image_model(model), time.monotonic()
     hidden = progress_disabled() if execution is None else True
-    with tqdm(total=len(labels), unit="image", leave=False, disable=hidden) as bar:
-        execution = execution or Execution(progress=bar.update, keep_images=True)
-        return _evaluated(model, images, labels, attack, eps, batch_size, seed, execution)
+    with tqdm(total=data.n, unit="image", leave=False, disable=hidden) as bar:
+        asked_from_python, execution = execution is None, execution or Execution(progress=bar.update)
+        execution = dataclasses.replace(execution, devices=execution.devices or Devices())
+        execution.devices.check_batch(batch_size)
+        evaluation = _Evaluation(model, attack, epsilons, batch_size, seed, keep_images, execution)
+        results, all_labels = [], [np.zeros(0, np.int64)]
+        for x, y in data.pieces(evaluation.piece_size(data.n)):
+            results.append(evaluation.of_piece(x, y, first + sum(map(len, all_labels))))
+            all_labels.append(y)
+    result = concatenate(results)
+    cost = dataclasses.replace(result.cost, seconds=round(time.monotonic() - started, 2))
+    one = epsilons and (isinstance(eps, str) or np.ndim(eps) == 0)
+    adversarial = result.adversarial[0] if one and keep_images else result.adversarial
+    result = dataclasses.replace(result, eps=epsilons[0] if one else tuple(epsilons), cost=cost, adversarial=adversarial)
+    if asked_from_python:
+        _warn(result, np.concatenate(all_labels), getattr(model, "name", "the model"))
+    return result
 
 
-def _evaluated(
-    model: Any,
-    images: np.ndarray | tf.Tensor,
-    labels: np.ndarray,
-    attack: Any,
-    eps: float | Sequence[float],
-    batch_size: int,
-    seed: int,
-    execution: Execution,
-) -> Result:
-    """See `evaluate`."""
-    epsilons = [] if attack is None else [float(e) for e in np.atleast_1d(eps)]
-    devices = execution.devices or Devices()
-    devices.check_batch(batch_size)
-    execution = dataclasses.replace(execution, devices=devices)
-    started = time.monotonic()
-    cost, kept = Cost(), None
-    if attack is None:
-        clean = predict(model, to_float(images), batch_size, devices) == labels
-        adversarial = np.zeros((0, len(labels)), bool)
-    elif isinstance(attack, StoredPerturbations):
-        clean, adversarial = _evaluate_stored(model, images, labels, attack, epsilons, batch_size, execution)
-    elif _has_one_pass(attack) and not execution.keep_images:
-        clean, adversarial = _evaluate_one_pass(model, images, labels, attack, epsilons, batch_size, execution)
-        cost.add(gradients=len(labels))
-    else:
-        x = to_float(images)
-        common = dict(seed=seed, batch_size=batch_size, cost=cost, progress=execution.progress, resume=execution.resume)
-        on_devices = attack if isinstance(attack, FixedImages) else OnAllDevices(attack, devices)
-        attacked = on_devices(model, x, labels, epsilons, **common)
-        clean = predict(model, x, batch_size, devices) == labels
-        adversarial = np.stack([predict(model, x_adv, batch_size, devices) == labels for x_adv in attacked])
-        kept = np.asarray(attacked[0] if np.ndim(eps) == 0 else attacked) if execution.keep_images else None
-    return Result(
-        attack=None if attack is None else attack.name,
-        settings={} if attack is None else attack.settings(),
-        eps=epsilons[0] if epsilons and np.ndim(eps) == 0 else tuple(epsilons),
-        clean_correct=clean,
-        adversarial_correct=adversarial,
-        cost=CostSummary(
-            cost.gradients, cost.forwards, round(time.monotonic() - started, 2), cost.fallbacks, cost.remaining
-        ),
-        adversarial=kept,
-    )
+def _warn(result: Result, labels: np.ndarray, name: str) -> None:
+    """Says why the accuracies may not mean what they seem to."""
+    if result.upper_bound():
+        LOG.warning("%s: %s", name, result.upper_bound())
+    share = largest_share(np.bincount(labels).tolist())
+    if len(labels) >= _ENOUGH and hardly_better_than_guessing(result.clean_accuracy, share):
+        LOG.warning(
+            "%s classifies %.1f%% of the clean images correctly, hardly more than guessing: does it expect other pixels "
+            "(tfadv.classifier(model, input_range=(0, 255))), or other numbers for the classes?",
+            *(name, 100 * result.clean_accuracy),
+        )
 
 
-def _check(
-    model: Any, images: np.ndarray | tf.Tensor, labels: np.ndarray, attack: Any, eps: float | Sequence[float]
-) -> None:
-    """Checks the arguments of `evaluate`."""
-    # A softmax hides the gradient, which clean images and images that exist already do not need.
-    needs_gradient = attack is not None and not isinstance(attack, (StoredPerturbations, FixedImages))
-    sizes = 0.0 if attack is None else eps
-    check_inputs(model if needs_gradient else None, to_float(images), labels, sizes, (0.0, 1.0))
-    if not len(labels):
-        raise ValueError("there must be at least one image.")
+@dataclasses.dataclass(frozen=True)
+class _Evaluation:
+    """The arguments of `evaluate` that all pieces of the images share."""
+
+    model: Any
+    attack: Any
+    epsilons: list[float]
+    batch_size: int
+    seed: int
+    keep_images: bool
+    execution: Execution
+
+    def piece_size(self, n: int | None) -> int:
+        """How many images are attacked in one piece: many, because AutoAttack regroups those that remain."""
+        if isinstance(self.attack, (StoredPerturbations, FixedImages)) and n:
+            return n  # these hold the perturbations of all images
+        shape = getattr(self.model, "input_shape", None) or ()
+        pixels = math.prod(size or 1 for size in shape[1:]) if isinstance(shape, tuple) else 1
+        return self.batch_size * max(1, _PIECE_BYTES // (4 * max(pixels, 1) * self.batch_size))
+
+    def of_piece(self, images: np.ndarray, labels: np.ndarray, first: int) -> Result:
+        """The result of some of the images; `first` is the number of the first one."""
+        model, attack, devices, shape = self.model, self.attack, self.execution.devices, images.shape
+        assert devices is not None
+        cost, kept, images, has_gradient = Cost(), None, fitted(model, images), None
+        self._check(images, labels)
+        if attack is None:
+            clean = predict(model, images, self.batch_size, devices) == labels
+            adversarial = np.zeros((0, len(labels)), bool)
+        elif isinstance(attack, StoredPerturbations):
+            clean, adversarial = _evaluate_stored(
+                model, images, labels, attack, self.epsilons, self.batch_size, self.execution
+            )
+        elif _has_one_pass(attack) and not self.keep_images:
+            clean, adversarial, has_gradient = _evaluate_one_pass(
+                model, images, labels, attack, self.epsilons, self.batch_size, self.execution
+            )
+            cost.add(gradients=len(labels))
+        else:
+            x = to_float(images)
+            common: dict[str, Any] = dict(seed=self.seed, batch_size=self.batch_size, cost=cost)
+            common |= dict(progress=self.execution.progress, resume=self.execution.resume)
+            if isinstance(attack, Attack):
+                common["image_numbers"] = np.arange(first, first + len(labels))
+            on_devices = attack if isinstance(attack, FixedImages) else OnAllDevices(attack, devices)
+            attacked = on_devices(model, x, labels, self.epsilons, **common)
+            clean = predict(model, x, self.batch_size, devices) == labels
+            adversarial = np.stack([predict(model, x_adv, self.batch_size, devices) == labels for x_adv in attacked])
+            kept = np.asarray(attacked).reshape(len(self.epsilons), *shape) if self.keep_images else None
+        robust = np.flatnonzero(clean & adversarial.all(axis=0))[:_GRADIENTS_CHECKED] if self.follows_gradient else []
+        if has_gradient is None and len(robust):
+            has_gradient = np.zeros(len(labels), bool)
+            has_gradient[robust] = self._has_gradient(images[robust], labels[robust])
+        return Result(
+            attack=None if attack is None else attack.name,
+            settings={} if attack is None else attack.settings(),
+            eps=tuple(self.epsilons),
+            clean_correct=clean,
+            adversarial_correct=adversarial,
+            cost=CostSummary(cost.gradients, cost.forwards, 0.0, cost.fallbacks, cost.remaining),
+            adversarial=kept,
+            gradients_checked=len(robust),
+            without_gradient=0 if has_gradient is None else int((~has_gradient[robust]).sum()),
+        )
+
+    @property
+    def follows_gradient(self) -> bool:
+        """Whether the attack fails where there is no gradient, and images may move at all."""
+        return isinstance(self.attack, Attack) and self.attack.uses_gradient and max(self.epsilons) > 0
+
+    def _has_gradient(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """bool (N,): whether the attack's loss has a gradient at the image; for several losses, whether the margin has."""
+        loss = getattr(self.attack, "loss", "cw" if isinstance(self.attack, AutoAttack) else "ce")
+        loss = "ce" if loss == "ce" else "cw"
+        found = []
+        for rows, new in full_batches(len(labels), self.batch_size):
+            found.append(_compiled_has_gradient(self.model, to_float(images[rows]), labels[rows], loss=loss)[:new])
+        return np.concatenate(found)
+
+    def _check(self, images: np.ndarray, labels: np.ndarray) -> None:
+        """Checks images (N, H, W, C), labels and sizes; of images of whole numbers, the range is known."""
+        # A softmax hides the gradient, which clean images and images that exist already do not need.
+        needs_gradient = self.attack is not None and not isinstance(self.attack, (StoredPerturbations, FixedImages))
+        model, sizes = self.model if needs_gradient else None, self.epsilons or 0.0
+        norm = getattr(self.attack, "norm", "linf")
+        x = images if images.dtype == np.float32 else np.broadcast_to(np.float32(0), images.shape)
+        check_inputs(model, x, labels, sizes, (0.0, 1.0), norm)
 
 
 def _has_one_pass(attack: Any) -> bool:
@@ -190,11 +266,11 @@ def _has_one_pass(attack: Any) -> bool:
 
 
 def predict(model: Any, images: np.ndarray | tf.Tensor, batch_size: int, devices: Devices | None = None) -> np.ndarray:
-    """The classes that a model predicts, int64 (N,), for float32 images (N, H, W, C) in [0, 1]."""
+    """The classes that a model predicts, int64 (N,), for images (N, H, W, C), uint8 or float32 in [0, 1]."""
     logits_of_batch = (devices or Devices()).gather(compiled_logits, model)
     images, classes = np.asarray(images), []
     for rows, new in full_batches(len(images), batch_size):
-        logits = logits_of_batch(images[rows])
+        logits = logits_of_batch(to_float(images[rows]))
         classes.append(np.argmax(logits, axis=1)[:new])
     return np.concatenate(classes)
 
@@ -207,9 +283,11 @@ def _correct(model: Any, adversarial: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
 
 
 def _one_pass_correct(model: Any, images: tf.Tensor, y: tf.Tensor, eps: tf.Tensor, *, attack: Any) -> tf.Tensor:
-    """bool (1 + E, N): correct on the clean image, and on the adversarial images."""
-    logits, adversarial = attack.one_pass(model, to_float(images), y, eps)
-    return tf.concat([(tf.argmax(logits, axis=1) == y)[None], _correct(model, adversarial, y)], axis=0)
+    """bool (2 + E, N): whether the image has moved, correct on the clean image, and on the adversarial images."""
+    x = to_float(images)
+    logits, adversarial = attack.one_pass(model, x, y, eps)
+    moved = tf.reduce_any(adversarial[tf.argmax(eps)] != x, axis=(1, 2, 3))
+    return tf.concat([[moved, tf.argmax(logits, axis=1) == y], _correct(model, adversarial, y)], axis=0)
 
 
 def _stored_correct(model: Any, images: tf.Tensor, y: tf.Tensor, perturbations: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
@@ -217,6 +295,13 @@ def _stored_correct(model: Any, images: tf.Tensor, y: tf.Tensor, perturbations: 
     return _correct(model, perturbed(to_float(images), perturbations, eps[:, None, None, None, None]), y)
 
 
+def _gradient_found(model: Any, x: tf.Tensor, y: tf.Tensor, *, loss: str) -> tf.Tensor:
+    """bool (N,): whether the gradient at the image is neither 0 nor NaN in some pixel."""
+    _, gradient = logits_and_gradient(model, x, y, loss=LOSSES[loss])
+    return tf.reduce_any(tf.abs(gradient) > 0, axis=(1, 2, 3))
+
+
+_compiled_has_gradient = PerModel(_gradient_found)
 _compiled_one_pass = PerModel(_one_pass_correct)
 _compiled_stored = PerModel(_stored_correct)
 
@@ -232,10 +317,10 @@ def _stored_batch(
 
 
 def _evaluate_one_pass(model, images, labels, attack, epsilons, batch_size, execution):
-    """(clean bool (N,), adversarial bool (E, N)) of an attack that has `one_pass`."""
+    """(clean bool (N,), adversarial bool (E, N), whether the image has moved, bool (N,)), of an attack with `one_pass`."""
     of_batch = execution.devices.gather(_one_pass_batch, model, axis=1, epsilons=tuple(epsilons), attack=attack)
     correct = _in_batches(of_batch, (images, labels), batch_size, execution.progress)
-    return correct[0], correct[1:]
+    return correct[1], correct[2:], correct[0]
 
 
 def _evaluate_stored(model, images, labels, attack, epsilons, batch_size, execution):
@@ -244,7 +329,7 @@ def _evaluate_stored(model, images, labels, attack, epsilons, batch_size, execut
     adversarial = _in_batches(of_batch, (images, labels, attack.perturbations), batch_size, execution.progress)
     clean = attack.clean_correct
     if clean is None:
-        clean = predict(model, to_float(images), batch_size, execution.devices) == labels
+        clean = predict(model, images, batch_size, execution.devices) == labels
     return clean, adversarial
 
 

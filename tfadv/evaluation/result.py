@@ -12,6 +12,9 @@ import numpy as np
 from tfadv.evaluation.records import wilson_interval
 
 
+_FEW, _FEW_SHARE = 3, 0.01  # robust images without a gradient that are not worth a warning
+
+
 @dataclasses.dataclass(frozen=True)
 class CostSummary:
     """The cost of an evaluation, without the forward passes that classify the adversarial images.
@@ -57,7 +60,10 @@ class Result:
       adversarial_correct: bool (E, N), whether the adversarial image is classified correctly.
       cost: what the attack cost.
       adversarial: the adversarial images, float32 (N, H, W, C) where `eps` is one number, else (E, N, H, W, C); None
-        where they were not kept.
+        without `evaluate(…, keep_images=True)`.
+      gradients_checked: number of robust images of which it was checked whether the attack's loss has a gradient.
+      without_gradient: number of those that have none: an attack that follows the gradient leaves them where they are,
+        and the robust accuracy is an upper bound.
     """
 
     attack: str | None
@@ -67,6 +73,8 @@ class Result:
     adversarial_correct: np.ndarray
     cost: CostSummary = dataclasses.field(default_factory=CostSummary)
     adversarial: np.ndarray | None = dataclasses.field(default=None, repr=False)
+    gradients_checked: int = 0
+    without_gradient: int = 0
 
     @property
     def n(self) -> int:
@@ -110,7 +118,17 @@ class Result:
             lines.append(
                 f"{self.attack}, eps {eps:.4g}: {row.mean():.1%} robust (95% interval {low:.1%} to {high:.1%})"
             )
-        return "\n".join(lines)
+        return "\n".join([*lines, *filter(None, [self.upper_bound()])])
+
+    def upper_bound(self) -> str:
+        """A sentence that says why the robust accuracy is an upper bound; "" where at most a few images suggest that."""
+        if self.without_gradient <= max(_FEW, _FEW_SHARE * self.gradients_checked):
+            return ""
+        return (
+            f"{self.without_gradient} of {self.gradients_checked} robust images have no gradient, so {self.attack} did not "
+            "move them: the robust accuracy is an upper bound. Try 'apgd-t' or 'square', and "
+            "tfadv.check_gradient_masking."
+        )
 
     def _per_eps(self, values: Sequence) -> Any:
         return values[0] if np.ndim(self.eps) == 0 else tuple(values)
@@ -123,8 +141,17 @@ def concatenate(results: Sequence[Result]) -> Result:
         clean_correct=np.concatenate([r.clean_correct for r in results]),
         adversarial_correct=np.concatenate([r.adversarial_correct for r in results], axis=1),
         cost=functools.reduce(CostSummary.__add__, [r.cost for r in results]),
-        adversarial=None,
+        adversarial=_concatenated_images(results),
+        gradients_checked=sum(r.gradients_checked for r in results),
+        without_gradient=sum(r.without_gradient for r in results),
     )
+
+
+def _concatenated_images(results: Sequence[Result]) -> np.ndarray | None:
+    images = [r.adversarial for r in results if r.adversarial is not None]
+    if len(images) < len(results):
+        return None
+    return images[0] if len(images) == 1 else np.concatenate(images, axis=1 if np.ndim(results[0].eps) else 0)
 
 
 def worst_case(results: Sequence[Result]) -> Result:
@@ -142,4 +169,6 @@ def worst_case(results: Sequence[Result]) -> Result:
         adversarial_correct=np.logical_and.reduce([r.robust for r in results]),
         cost=CostSummary(),
         adversarial=None,
+        gradients_checked=0,
+        without_gradient=0,
     )

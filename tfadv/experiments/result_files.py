@@ -25,6 +25,8 @@ def save_result(folder: pathlib.Path, result: Result, prefix: str = "") -> None:
         "settings": result.settings,
         "eps": result.eps,
         "cost": dataclasses.asdict(result.cost),
+        "gradients_checked": result.gradients_checked,
+        "without_gradient": result.without_gradient,
     }
     write_json(folder / f"{prefix}result.json", record)
 
@@ -51,6 +53,8 @@ def load_result(folder: pathlib.Path, prefix: str = "") -> Result:
             clean_correct=arrays["clean"],
             adversarial_correct=arrays["adversarial"],
             cost=CostSummary(**record["cost"]),
+            gradients_checked=record["gradients_checked"],
+            without_gradient=record["without_gradient"],
         )
 
 

@@ -15,6 +15,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfadv.models.twins import is_quantized, needs_twin, use_own_gradient
+
 _BATCH = 32  # the least batch size expected: decides whether to scale a kernel or the result of its convolution
 _CLONES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model → its clones by precision
 _OPTIMIZED: weakref.WeakSet = weakref.WeakSet()  # all clones
@@ -34,7 +36,8 @@ def accelerated(model: keras.Model, precision: str = "float32") -> keras.Model:
 
     Returns:
       A functional `keras.Model` of the same inputs and outputs, or `model` itself
-      where its layers are unknown (subclassed), one of them is used twice, or it is such a clone.
+      where its layers are unknown (subclassed), one of them is used twice, is quantized
+      or computes in half precision, or it is such a clone.
     """
     with _BUILDING:
         if model in _OPTIMIZED:
@@ -47,8 +50,11 @@ def accelerated(model: keras.Model, precision: str = "float32") -> keras.Model:
                 return model
             if any(len(layer._inbound_nodes) > 1 for layer in functional.layers):
                 return model
+            if needs_twin(functional) or is_quantized(functional):
+                return model
             clones[precision] = _optimized_clone(functional, precision)
             _OPTIMIZED.add(clones[precision])
+            use_own_gradient(clones[precision])
         return clones[precision]
 
 

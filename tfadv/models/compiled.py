@@ -11,8 +11,11 @@ from typing import Any
 import tensorflow as tf
 
 from tfadv.models.accelerate import accelerated
+from tfadv.models.twins import float32_twin
 from tfadv.runtime import compilation
 
+_SCALE = 2.0**8  # of the gradient at the logits, from one attempt to find a gradient that is not 0 to the next
+_MOST_SCALES = 5
 _BUILDING = threading.Lock()  # the threads of several devices would otherwise build the same function each
 
 
@@ -76,8 +79,58 @@ def _call(
 
 
 def logits_of(model: Any, x: tf.Tensor) -> tf.Tensor:
-    """The logits, float32 (N, K), in inference mode (`training=False`)."""
-    return tf.cast(model(x, training=False), tf.float32)
+    """The logits in inference mode (`training=False`); their gradient at the images is computed in float32.
+
+    A model that computes in half precision predicts as it is, and its float32 twin gives the gradient (see
+    `tfadv.models.twins`).  Where it has no twin, the gradient of a row that underflows is computed again, scaled up.
+
+    Args:
+      model: callable from float32 (N, H, W, C) to logits (N, K).
+      x: float32 (N, H, W, C).
+
+    Returns:
+      float32 (N, K).
+    """
+    twin = float32_twin(model)
+    if twin is model:
+        return tf.cast(model(x, training=False), tf.float32)
+
+    @tf.custom_gradient
+    def own_logits(x: tf.Tensor) -> Any:
+        def gradient(upstream: tf.Tensor, variables: Any = None) -> Any:
+            at_images = _scaled_gradient(model, x, upstream) if twin is None else _gradient(twin, x, upstream)
+            return at_images if variables is None else (at_images, [None] * len(variables))
+
+        return tf.cast(model(x, training=False), tf.float32), gradient
+
+    return own_logits(x)
+
+
+def _gradient(model: Any, x: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
+    """The gradient at the images, float32 (N, H, W, C), where that at the logits is `upstream`, float32 (N, K)."""
+    fast = accelerated(model) if compilation.use_accelerated() else model
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(x)
+        logits = tf.cast(fast(x, training=False), tf.float32)
+    return tape.gradient(logits, x, output_gradients=upstream, unconnected_gradients="zero")
+
+
+def _scaled_gradient(model: Any, x: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
+    """See `_gradient`; of a row whose gradient is 0, that of larger and larger multiples of `upstream`."""
+
+    def is_zero(found: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_all(found == 0, tf.range(1, tf.rank(found)), keepdims=True)
+
+    def again(attempts: tf.Tensor, found: tf.Tensor) -> Any:
+        scale = tf.pow(_SCALE, tf.cast(attempts + 1, tf.float32))
+        larger = _gradient(model, x, upstream * scale) / scale
+        finite = tf.reduce_all(tf.math.is_finite(larger), tf.range(1, tf.rank(found)), keepdims=True)
+        return attempts + 1, tf.where(is_zero(found) & finite, larger, found)
+
+    def unfinished(attempts: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
+        return (attempts < _MOST_SCALES) & tf.reduce_any(is_zero(found))
+
+    return tf.while_loop(unfinished, again, (tf.constant(0), _gradient(model, x, upstream)))[1]
 
 
 compiled_logits = PerModel(logits_of)

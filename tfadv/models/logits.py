@@ -12,10 +12,14 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfadv.models.image_model import image_shape, without_axes
+from tfadv.models.twins import without_activation
+
 LOG = logging.getLogger(__name__)
 OUTPUTS = ("auto", "logits", "probabilities")
 _PROBED = 32  # random images that show what the outputs of a model are
 _TOLERANCE = 1e-2  # of a sum of probabilities or of a probability in float16
+_RANGES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # classifier → its input_range
 _ORIGINALS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # classifier → the model that it was made from
 
 
@@ -41,7 +45,7 @@ def classifier(
     costs.
 
     Args:
-      model: a Keras model from one batch of images (N, H, W, C) to one output (N, K) or (N, 1).
+      model: a Keras model from one batch of images (N, H, W, C), (N, H, W) or (N, D) to one output (N, K) or (N, 1).
       input_range: the (least, greatest) pixel value that the model expects.
       outputs: what the model returns if this is not visible: "logits" or "probabilities".  "auto" treats outputs as
         probabilities if, on random images, they are in [0, 1] and, for several classes, sum to 1.
@@ -49,15 +53,14 @@ def classifier(
       quiet: whether to log nothing.
 
     Returns:
-      A functional `keras.Model` from float32 images (N, H, W, C) in [0, 1] to float32 logits (N, max(K, 2)).
+      A functional `keras.Model` from float32 images (N, H, W, C) in [0, 1] to float32 logits (N, max(K, 2)).  A model
+      of (N, H, W) becomes one of (N, H, W, 1), and one of (N, D) becomes one of square images or of (N, D, 1, 1).
 
     Raises:
-      ValueError: the model has several inputs or outputs, does not take images with the channels last, does not return
-        one row per image, or its input shape is unknown.
+      ValueError: the model has several inputs or outputs, does not take images, does not return one row per image, or
+        its input shape is unknown.
     """
-    low, high = map(float, input_range)
-    if not low < high:
-        raise ValueError(f"input_range must be (least, greatest), got {input_range}.")
+    low, high = _pair(input_range)
     if outputs not in OUTPUTS:
         raise ValueError(f"outputs must be one of {', '.join(OUTPUTS)}, got {outputs!r}.")
     functional = _functional(model, input_shape)
@@ -83,13 +86,29 @@ def classifier(
         raw = _TwoLogits(name="two_logits")(raw)
     if raw.dtype != "float32":
         raw = keras.layers.Activation("linear", dtype="float32", name="float32_logits")(raw)
-    converted = keras.Model(functional.inputs[0], raw, name=functional.name)
-    if (low, high) != (0.0, 1.0):
-        images = keras.Input(functional.inputs[0].shape[1:])
-        scaled = keras.layers.Rescaling(high - low, low, name="input_range")(images)
-        converted = keras.Model(images, converted(scaled), name=functional.name)
-    _ORIGINALS[converted] = model
+    converted, shape = keras.Model(functional.inputs[0], raw, name=functional.name), functional.inputs[0].shape[1:]
+    if (low, high) != (0.0, 1.0) or len(shape) != 3:
+        images = own = keras.Input(image_shape(shape), dtype="float32")
+        if (low, high) != (0.0, 1.0):
+            own = keras.layers.Rescaling(high - low, low, name="input_range", dtype="float32")(own)
+        converted = keras.Model(images, converted(without_axes(own, shape)), name=functional.name)
+    _ORIGINALS[converted], _RANGES[converted] = model, (low, high)
     return converted
+
+
+def input_range_of(model: Any) -> tuple[float, float]:
+    """The (least, greatest) pixel value that the model expects which `classifier` was called with; else (0, 1)."""
+    return _RANGES.get(model, (0.0, 1.0)) if isinstance(model, keras.Model) else (0.0, 1.0)
+
+
+def _pair(input_range: Any) -> tuple[float, float]:
+    try:
+        low, high = map(float, input_range)
+    except (TypeError, ValueError):
+        low, high = 0.0, 0.0
+    if not -np.inf < low < high < np.inf:
+        raise ValueError(f"input_range must be the pair (least, greatest) pixel value, such as (0, 255): got {input_range}.")
+    return low, high
 
 
 def original(model: keras.Model) -> keras.Model:
@@ -109,7 +128,7 @@ def _functional(model: keras.Model, input_shape: tuple[int, int, int] | None) ->
     shape = input_shape
     if shape is None:
         built = (model.get_build_config() or {}).get("input_shape")
-        if not built or isinstance(built, dict) or len(built) != 4:
+        if not built or isinstance(built, dict) or len(built) not in (2, 3, 4):
             raise ValueError(
                 f"the input shape of {model.name} is unknown: call it once on a batch of images, or give input_shape."
             )
@@ -119,17 +138,26 @@ def _functional(model: keras.Model, input_shape: tuple[int, int, int] | None) ->
 
 
 def _check_shapes(model: keras.Model) -> None:
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
+    if len(model.inputs) != 1:
+        names = ", ".join(f"{tensor.name} {tuple(tensor.shape[1:])}" for tensor in model.inputs)
         raise ValueError(
-            f"{model.name} has {len(model.inputs)} inputs and {len(model.outputs)} outputs: it must have one of each."
+            f"{model.name} has {len(model.inputs)} inputs ({names}), and attacks change one, the image. Fix the others: "
+            "image = keras.Input(shape_of_image); outputs = model([image, fixed_value]); "
+            "tfadv.classifier(keras.Model(image, outputs))."
+        )
+    if len(model.outputs) != 1:
+        raise ValueError(
+            f"{model.name} has {len(model.outputs)} outputs. Choose that of the classes: "
+            "tfadv.classifier(keras.Model(model.inputs, model.outputs[0]))."
         )
     given, returned = tuple(model.inputs[0].shape), tuple(model.outputs[0].shape)
     if not keras.backend.is_float_dtype(model.inputs[0].dtype):
         raise ValueError(
             f"{model.name} takes {model.inputs[0].dtype} images, which have no gradient: build it on float32 images."
         )
-    if len(given) != 4 or given[-1] not in (1, 3):
-        raise ValueError(f"{model.name} must take images (N, H, W, 1) or (N, H, W, 3); it takes {given}.")
+    image_shape(given[1:])
+    if len(given) == 4 and given[-1] is None:
+        raise ValueError(f"{model.name} takes images {given}: the number of channels, the last axis, must be known.")
     if len(returned) != 2 or returned[-1] is None:
         raise ValueError(f"{model.name} must return one row of outputs per image, (N, K); it returns {returned}.")
 
@@ -209,11 +237,9 @@ class _WithoutActivation(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs: Any) -> Any:
-        activation, self.layer.activation = self.layer.activation, keras.activations.linear
-        try:
-            return self.layer(inputs)
-        finally:
-            self.layer.activation = activation
+        if not self.layer.built:  # read from a file
+            self.layer.build(inputs.shape)
+        return without_activation(self.layer)(inputs)  # a copy: several threads may call the layer, which stays as it is
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"layer": keras.saving.serialize_keras_object(self.layer)}
