@@ -23,6 +23,8 @@ from tfadv.datasets.arrays import as_arrays
 from tfadv.datasets.batches import to_float
 from tfadv.evaluation.checks import TOLERATED_CHANGE, Check, run_checks
 from tfadv.evaluation.evaluator import Execution, FixedImages, evaluate
+from tfadv.models.image_model import fitted, image_model
+from tfadv.models.logits import input_range_of
 from tfadv.models.random_layers import random_layers
 
 _SUM_TOLERANCE = 1e-3  # how far from 1 the sum of probabilities may be: bfloat16 rounds by so much
@@ -81,7 +83,9 @@ def check_gradient_masking(
     Raises:
       ValueError: as in `collect_diagnostics`.
     """
-    images, labels = as_arrays(x, y)
+    images, labels = as_arrays(x, y, input_range_of(model))
+    model = image_model(model)
+    images = fitted(model, images)
     return run_checks(collect_diagnostics(model, to_float(images), labels, eps, surrogate=surrogate, settings=settings))
 
 
@@ -142,9 +146,11 @@ def collect_diagnostics(
         surrogate whose last layer is a softmax.
     """
     settings = settings or DiagnosticSettings()
-    x, y, _ = gradient.check_inputs(None, x, y, eps, (0.0, 1.0))  # no model: attacks may refuse this one
-    if np.ndim(eps) or not eps > 0:
+    sizes = gradient.sizes_of(eps)
+    if len(sizes) != 1 or not sizes[0] > 0:
         raise ValueError(f"eps must be one number above 0, got {eps}.")
+    eps = sizes[0]
+    x, y, _ = gradient.check_inputs(None, x, y, eps, (0.0, 1.0))  # no model: attacks may refuse this one
     if not len(y):
         raise ValueError("there must be at least one image.")
     diagnostics: dict[str, Any] = {"n": len(y), "eps": float(eps), "settings": dataclasses.asdict(settings)}

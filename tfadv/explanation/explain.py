@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from tfadv.attacks.fgsm import FGSM
-from tfadv.attacks.gradient import check_inputs, compiled_logits
+from tfadv.attacks.gradient import check_inputs, compiled_logits, sizes_of
 from tfadv.datasets.arrays import as_arrays
 from tfadv.datasets.batches import to_float
 from tfadv.explanation.loss_surface import loss_surface
 from tfadv.explanation.saliency import NoFeatureMaps, grad_cam, saliency
 from tfadv.explanation.vulnerability import Vulnerability, vulnerability
+from tfadv.models.image_model import fitted, image_model
+from tfadv.models.logits import input_range_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +81,12 @@ def explain(
     Raises:
       ValueError: an argument is out of its range, or the model does not take these images.
     """
+    (eps,) = sizes_of(eps)
     if not eps > 0:
         raise ValueError(f"eps must be greater than 0, got {eps}.")
-    images, labels = as_arrays(x, y)
+    images, labels = as_arrays(x, y, input_range_of(model))
+    model = image_model(model)
+    images = fitted(model, images)
     x, y, _ = check_inputs(model, to_float(images), labels, eps, (0.0, 1.0))
     rows = np.arange(min(4, len(y))) if shown is None else np.asarray(shown)
     own_x, own_y = x.numpy()[rows], y.numpy()[rows]

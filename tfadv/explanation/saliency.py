@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,9 @@ import tensorflow as tf
 
 from tfadv.attacks.gradient import logits_and_gradient, logits_of
 from tfadv.models.compiled import PerModel
+from tfadv.models.twins import copy_of, float32_twin
 
+_COPIES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 SMALLEST_MAP = 4  # pixels; coarser feature maps do not say where something is
 
 
@@ -58,10 +61,10 @@ def grad_cam(model: keras.Model, x: Any, y: Any) -> np.ndarray:
     Raises:
       NoFeatureMaps: the model has none.
     """
-    x = tf.convert_to_tensor(x)
-    with _recorded(model) as maps, tf.GradientTape(watch_accessed_variables=False) as tape:
+    x, copy = tf.convert_to_tensor(x), _copy(model)
+    with _recorded(copy) as maps, tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(x)
-        logits = logits_of(model, x)
+        logits = logits_of(copy, x)
         score = tf.reduce_sum(tf.gather(logits, tf.cast(y, tf.int64), batch_dims=1))
     if not maps:
         raise NoFeatureMaps(f"{model.name} has no feature maps (N, H, W, C), which Grad-CAM needs.")
@@ -70,6 +73,13 @@ def grad_cam(model: keras.Model, x: Any, y: Any) -> np.ndarray:
     cam = tf.nn.relu(tf.reduce_sum(tf.cast(weights * features, tf.float32), axis=-1, keepdims=True))
     cam = tf.image.resize(cam, x.shape[1:3])[..., 0]
     return (cam / tf.maximum(tf.reduce_max(cam, axis=(1, 2), keepdims=True), 1e-12)).numpy()
+
+
+def _copy(model: keras.Model) -> keras.Model:
+    """A float32 model of other layers with the same variables: the calls of its layers are recorded."""
+    if model not in _COPIES:
+        _COPIES[model] = copy_of(float32_twin(model) or model)
+    return _COPIES[model]
 
 
 @contextlib.contextmanager

@@ -85,6 +85,11 @@ class RobustObjective(Objective):
         """See `Objective.train_eps`."""
         return self.eps
 
+    @property
+    def validation_cost(self) -> float:
+        """See `Objective.validation_cost`."""
+        return float(VALIDATION_STEPS)
+
     def robust(self, model: Any, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
         """See `Objective.robust`: PGD of 10 steps from x."""
         adversarial = ascend(model, x, y, x, eps, steps=VALIDATION_STEPS)

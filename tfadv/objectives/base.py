@@ -81,6 +81,11 @@ class Objective:
         raise NotImplementedError
 
     @property
+    def validation_cost(self) -> float:
+        """Gradients per validation image, in each epoch: those of `robust`."""
+        return 0.0
+
+    @property
     def weight_perturbation(self) -> float:
         """How far the update's gradient is computed from the weights, relative to their norm; see `training.awp`."""
         return 0.0

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
-from sklearn.model_selection import train_test_split
 
 from tfadv import specs
-from tfadv.attacks.gradient import check_inputs
-from tfadv.datasets.arrays import as_arrays
+from tfadv.attacks.gradient import check_inputs, sizes_of
+from tfadv.datasets.arrays import as_arrays, is_dataset
 from tfadv.datasets.batches import Samples, to_float
-from tfadv.objectives import OBJECTIVES
+from tfadv.datasets.pipelines import Pipeline
+from tfadv.datasets.splits import hold_out
+from tfadv.models.image_model import fitted, image_model
+from tfadv.models.logits import input_range_of
+from tfadv.objectives import DEFENSE_LEARNING_RATE, DEFENSE_OPTIMIZER, DEFENSE_WEIGHT_DECAY, OBJECTIVES
 from tfadv.objectives.base import as_objective
-from tfadv.training.trainer import Trainer, TrainingSettings
+from tfadv.training.messages import say_outcome
+from tfadv.training.trainer import ROBUST_VALIDATION_IMAGES, Trainer, TrainingSettings
+
+LOG = logging.getLogger(__name__)
+HELD_OUT = 0.1  # share of the images
 
 
 class AdversarialTrainer:
@@ -23,26 +31,33 @@ class AdversarialTrainer:
 
         tfadv.AdversarialTrainer(model, defense="nfgsm", eps=8 / 255).fit(x, y)
 
-    The model keeps its layers; its weights become those of the epoch with the highest validation accuracy under PGD.
+    The model keeps its layers and its compile state; its weights become those of the epoch with the highest validation
+    accuracy under PGD, if that is higher than before.
     """
 
     def __init__(
-        self, model: keras.Model, defense: str = "nfgsm", eps: float = 8 / 255, *, weight_decay: float = 5e-3
+        self,
+        model: keras.Model,
+        defense: str = "nfgsm",
+        eps: float | str = 8 / 255,
+        *,
+        weight_decay: float = DEFENSE_WEIGHT_DECAY,
     ) -> None:
         """Compiles nothing yet; the first epoch does.
 
         Args:
           model: float32 images (N, H, W, C) in [0, 1] → logits (N, K).
           defense: an objective of `tfadv.objectives.OBJECTIVES` and its settings, such as "nfgsm(share=0.5)".
-          eps: size of the perturbation in units of a [0, 1] pixel, > 0.
-          weight_decay: decoupled, of kernels; see `tfadv.training.sgd.SGD`.
+          eps: size of the perturbation in units of a [0, 1] pixel, > 0; a number, or a text such as "8/255".
+          weight_decay: decoupled, of kernels.
 
         Raises:
-          UserError: an unknown defense or setting.
+          UserError: an unknown defense or setting, or the model is quantized.
           ValueError: eps is not above 0 and at most 1, or the defense trains on clean or on stored images.
         """
-        if not 0 < eps <= 1:
-            raise ValueError(f"eps must be above 0 and at most 1, got {eps}.")
+        sizes = sizes_of(eps)
+        if len(sizes) != 1 or not 0 < sizes[0] <= 1:
+            raise ValueError(f"eps must be one number above 0 and at most 1, for pixels in [0, 1], got {eps}.")
         specification = specs.split_specs(defense, OBJECTIVES)
         if len(specification) != 1:
             raise ValueError(f"defense must name one objective, got {defense!r}.")
@@ -50,64 +65,114 @@ class AdversarialTrainer:
             raise ValueError("cross_entropy trains on clean images only: use model.fit, or a defense.")
         objective = as_objective(specs.build_with(*specification[0], OBJECTIVES))
         if objective.needs_mixed_samples:
-            raise ValueError(f"{defense} needs stored adversarial images of other models: use --defenses={defense}.")
-        self._eps = eps
-        self._trainer = Trainer(model, weight_decay=weight_decay, objective=objective)
+            raise ValueError(f"{defense} needs stored adversarial images of other models, which the command line makes.")
+        self._eps, self._range = sizes[0], input_range_of(model)
+        self._trainer = Trainer(
+            image_model(model), weight_decay=weight_decay, objective=objective, optimizer=DEFENSE_OPTIMIZER
+        )
 
     def fit(
         self,
         x: Any,
         y: Any = None,
         *,
+        validation_data: Any = None,
         epochs: int = 10,
         batch_size: int = 128,
-        learning_rate: float = 0.05,
+        learning_rate: float = DEFENSE_LEARNING_RATE,
         augmentations: Sequence[str] = (),
         average: float = 0.0,
         seed: int = 0,
     ) -> dict[str, Any]:
-        """Trains from the model's present weights with SGD; eps grows during the first half.
+        """Trains from the model's present weights with Adam; eps grows during the first half.
 
-        A tenth of the images, stratified by class, is held out: it decides which epoch is kept.
+        The epoch with the highest accuracy under PGD on validation images is kept.  If none is better than the model
+        was before, the model keeps its weights, and a warning says so.
 
         Args:
-          x: images in any form that `tfadv.evaluate` takes.
+          x: images in any form that `tfadv.evaluate` takes.  A `tf.data.Dataset` or `keras.utils.PyDataset` is iterated
+            anew in each epoch; it brings its own order, batches and augmentation, and may yield (images, labels,
+            weights), whose weights multiply the losses.
           y: labels in any form that `tfadv.evaluate` takes; None where `x` is a data set.
+          validation_data: (images, labels) or a data set.  None holds out a tenth of arrays, by class; of a data set, it
+            takes images that are trained on as well, and a warning says so.
           epochs: passes over the images.
-          batch_size: images per step.
+          batch_size: images per step; for arrays.
           learning_rate: the peak; it rises during the first tenth and falls to 0.
-          augmentations: names in `tfadv.datasets.AUGMENTATIONS`; they need square images.
+          augmentations: names in `tfadv.datasets.AUGMENTATIONS`; for arrays.
           average: decay per step of a moving average of the weights, such as 0.997, which is validated and kept in
             place of the weights themselves; 0 keeps the weights.
           seed: of the held-out images, order, augmentation and attacks.
 
         Returns:
-          dict: "history" (one list per metric, "val_robust_accuracy" among them), "best_epoch" (from 1), "steps", and
-          "collapsed_epoch" where training had collapsed and was continued with a stronger attack.
+          dict: "history" (one list per metric, "val_robust_accuracy" among them), "start" (the validation metrics
+          before), "best_epoch" (from 1; 0 is the model as it was before), "steps", "gradients" (forward and backward
+          passes of single images), and "collapsed_epoch" where training had collapsed and was continued with a
+          stronger attack.
 
         Raises:
           ValueError: images of another dtype or range, labels that are no classes of the model, or a model that returns
             no logits; `tfadv.classifier` makes one that does.
-          Diverged: the loss is not finite or has exploded.
+          Diverged: the loss is not finite or has exploded; the model has its weights from before.
+          UserError: an unknown augmentation, or fewer than two images.
         """
-        x, y = as_arrays(x, y)
-        x = np.asarray(x)
-        if x.dtype not in (np.uint8, np.float32) or x.ndim != 4 or len(x) != len(y):
-            raise ValueError(f"x must be N images, uint8 or float32 (N, H, W, C), got {x.dtype} {x.shape}.")
-        if x.dtype == np.float32 and not (0 <= x.min() and x.max() <= 1):
-            raise ValueError(f"float32 images must be in [0, 1], got values from {x.min():g} to {x.max():g}.")
-        check_inputs(self._trainer.model, to_float(x[:1]), y[:1], self._eps, (0.0, 1.0))
-        if not 0 <= y.min() <= y.max() < self._trainer.model.output_shape[-1]:
-            raise ValueError(f"y must be class numbers from 0 to {self._trainer.model.output_shape[-1] - 1}.")
-        rows, held_out = train_test_split(np.arange(len(y)), test_size=0.1, stratify=y, random_state=seed)
+        given, training, validation = validation_data is not None, None, None
+        if given:
+            pair = (validation_data, None) if is_dataset(validation_data) else tuple(validation_data)
+            validation = self._samples(*pair)
+        if is_dataset(x):
+            training, validation = self._pipeline(x, y, batch_size, augmentations, validation)
+        else:
+            training = self._samples(x, y)
+            if validation is None:
+                rows, held_out = hold_out(training.labels, HELD_OUT, seed)
+                training, validation = training.select(rows), training.select(held_out)
         settings = TrainingSettings(
             epochs=epochs,
             batch_size=batch_size,
             learning_rate=learning_rate,
             patience=epochs,
             seed=seed,
-            augmentations=tuple(augmentations),
+            augmentations=augmentations if isinstance(augmentations, str) else tuple(augmentations),
             eps=self._eps,
             average=average,
         )
-        return self._trainer.fit(Samples(x[rows], y[rows]), Samples(x[held_out], y[held_out]), settings)
+        name = self._trainer.model.name
+        record = self._trainer.fit(training, validation, settings, name=name)
+        say_outcome(name, record, validation.labels, f"learning_rate (now {learning_rate:g})")
+        return record
+
+    def _samples(self, x: Any, y: Any = None) -> Samples:
+        """Images and labels that fit the model."""
+        images, labels = as_arrays(x, y, self._range)
+        images = fitted(self._trainer.model, images)
+        if images.ndim != 4:
+            raise ValueError(f"x must be N images, (N, H, W, C), got {images.shape}.")
+        self._check(images, labels)
+        return Samples(images, labels)
+
+    def _pipeline(
+        self, x: Any, y: Any, batch_size: int, augmentations: Sequence[str], validation: Samples | None
+    ) -> tuple[Pipeline, Samples]:
+        """A user's data set, and what it is validated on."""
+        if y is not None:
+            raise ValueError("y must be None where x is a data set: the labels are in it.")
+        if augmentations:
+            raise ValueError("augmentations are for arrays: augment the images in the data set itself.")
+        pipeline = Pipeline(x, self._trainer.model, self._range, batch_size)
+        if validation is None:
+            validation = pipeline.first_images(ROBUST_VALIDATION_IMAGES)
+            LOG.warning(
+                "no validation_data: the epoch to keep is chosen on %d images that the model is trained on as well.",
+                len(validation.labels),
+            )
+            self._check(validation.images, validation.labels)
+        return pipeline, validation
+
+    def _check(self, images: Any, labels: np.ndarray) -> None:
+        classes = self._trainer.model.output_shape[-1]
+        check_inputs(self._trainer.model, to_float(images[:1]), labels[:1] * 0, self._eps, (0.0, 1.0))
+        if images.dtype == np.float32 and not (images.min() >= 0 and images.max() <= 1):
+            raise ValueError(f"images must be in [0, 1], got values from {images.min():g} to {images.max():g}.")
+        if not 0 <= labels.min() <= labels.max() < classes:
+            raise ValueError(f"y must be class numbers from 0 to {classes - 1}.")

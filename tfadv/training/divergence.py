@@ -13,7 +13,15 @@ EXPLODED = 100
 
 
 class Diverged(UserError):
-    """The loss is not finite or has exploded; the message names the steps."""
+    """The loss is not finite or has exploded.
+
+    Attributes:
+      problem: what happened, and in which steps.
+    """
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"{problem}: give a smaller learning_rate.")
+        self.problem = problem
 
 
 class DivergenceCheck:
@@ -57,5 +65,5 @@ class DivergenceCheck:
             problem = f"the training loss is {mean:.3g}, too large to recover from"
         if problem:
             first = self._checked_step + 1
-            raise Diverged(f"{problem}, since a step from {first} to {step}: give a smaller --learning_rate.")
+            raise Diverged(f"{problem}, since a step from {first} to {step}")
         self._checked_step, self._loss, self._images = step, loss, images

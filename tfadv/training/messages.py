@@ -17,6 +17,7 @@ from tfadv.runtime.console import duration
 
 AFFECTS_RESULTS = False
 LOG = logging.getLogger(__name__)
+_MUCH = 0.05  # clean accuracy that is lost
 _PERCENTAGES = {"accuracy": "training", "val_accuracy": "validation", "val_robust_accuracy": "robust"}
 
 
@@ -42,21 +43,41 @@ def epoch_line(
     )
 
 
-def warn_of_guessing(name: str, record: Mapping[str, Any], labels: np.ndarray) -> None:
-    """Warns of a network that has not learned.
+def say_outcome(name: str, record: Mapping[str, Any], labels: np.ndarray, learning_rate: str) -> None:
+    """Says what training has brought, and warns where it has brought nothing or has cost much.
 
     Args:
       name: of the run.
       record: what `Trainer.fit` returned.
       labels: int (N,), the classes of the validation images.
+      learning_rate: the setting that the user may change, with its value.
     """
-    accuracy = record["history"]["val_accuracy"][record["best_epoch"] - 1]
-    share = largest_share(np.bincount(labels).tolist())
+    start, epoch = record.get("start"), record["best_epoch"]
+    if start and not epoch:
+        LOG.warning(
+            "%s: no epoch was more robust than the model was before (%.1f%% under PGD, %.1f%% clean, on validation "
+            "images), so its weights are unchanged: try a smaller or larger %s, more epochs, or a smaller eps.",
+            *(name, 100 * start["val_robust_accuracy"], 100 * start["val_accuracy"], learning_rate),
+        )
+        return
+    accuracy, share = record["history"]["val_accuracy"][epoch - 1], largest_share(np.bincount(labels).tolist())
     if hardly_better_than_guessing(accuracy, share):
         LOG.warning(
             "%s has not learned: it classifies %.1f%% of the validation images correctly; always answering the largest "
-            "class, %.1f%%. Give more epochs or another learning rate; instead of mixed_bfloat16, try float32.",
-            *(name, 100 * accuracy, 100 * share),
+            "class, %.1f%%. Try more epochs or another %s; instead of mixed_bfloat16, float32.",
+            *(name, 100 * accuracy, 100 * share, learning_rate),
+        )
+    if start:
+        robust = record["history"]["val_robust_accuracy"][epoch - 1]
+        lost = start["val_accuracy"] - accuracy
+        LOG.log(
+            logging.WARNING if lost > _MUCH else logging.INFO,
+            "%s: epoch %d is kept. On validation images: clean %.1f%% (before: %.1f%%), under PGD %.1f%% (%.1f%%).%s",
+            *(name, epoch, 100 * accuracy, 100 * start["val_accuracy"]),
+            *(100 * robust, 100 * start["val_robust_accuracy"]),
+            " Attacking a share of each batch, as in nfgsm(share=0.5), or a smaller eps keeps more of the clean accuracy."
+            if lost > _MUCH
+            else "",
         )
 
 

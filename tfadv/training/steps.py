@@ -47,6 +47,7 @@ class Steps:
         eps: float = 0.0,
         seed: tuple[int, int] = (0, 0),
         uniform: bool = False,
+        weights: Any = None,
     ) -> tf.Tensor:
         """Updates the weights by one batch.
 
@@ -60,12 +61,14 @@ class Steps:
           eps: size of the perturbation of an adversarial objective.
           seed: of its random numbers.
           uniform: whether the size of each image's perturbation is drawn, uniformly from 0 to eps.
+          weights: float32 (N,), by which the losses of the images are multiplied; only without parts.
 
         Returns:
           float64 (3,): sum of the losses, correct images, images.
         """
         step = self._step(self._train_slice, objective, uniform)
-        return step(x, y, tf.constant(eps, tf.float32), tf.constant(seed, tf.int64))
+        weighted = () if weights is None else (tf.convert_to_tensor(weights),)
+        return step(x, y, tf.constant(eps, tf.float32), tf.constant(seed, tf.int64), *weighted)
 
     def validate(self, x: Any, y: Any, weights: Any) -> tf.Tensor:
         """float64 (3,): sum of the cross-entropies, correct images, images; `weights` (N,) are 1 or 0."""
@@ -82,7 +85,14 @@ class Steps:
         return self._compiled[key]
 
     def _train_slice(
-        self, objective: Objective, uniform: bool, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor, seed: tf.Tensor
+        self,
+        objective: Objective,
+        uniform: bool,
+        x: tf.Tensor,
+        y: tf.Tensor,
+        eps: tf.Tensor,
+        seed: tf.Tensor,
+        weights: tf.Tensor | None = None,
     ) -> tf.Tensor:
         if objective.is_adversarial and self._devices.replicas > 1:
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
@@ -103,7 +113,7 @@ class Steps:
         streams = _FIRST_PART_STREAM + tf.range(self._parts)
         _, adversarial = self._over_parts(perturb, x, y, eps, streams)  # a list of one or none
         for replay in range(objective.replays):
-            losses, logits, *gradient = self._update(objective, x, y, *adversarial)
+            losses, logits, *gradient = self._update(objective, weights, x, y, *adversarial)
             if replay + 1 < objective.replays:
                 _, adversarial = self._over_parts(move, x, *adversarial, *gradient, eps)
         # Each device has updated BatchNorm's statistics from its own slice.
@@ -111,8 +121,10 @@ class Steps:
         losses, logits, y = (tf.reshape(t, (-1, *t.shape[2:])) for t in (losses, logits, y))
         return _sums(losses, logits, y, tf.ones_like(losses))
 
-    def _update(self, objective: Objective, *batch: tf.Tensor) -> list[tf.Tensor]:
+    def _update(self, objective: Objective, weights: tf.Tensor | None, *batch: tf.Tensor) -> list[tf.Tensor]:
         """Updates the weights by a batch in parts: x, y and, where the objective has any, adversarial images.
+
+        The losses are multiplied by the `weights` of the images, where there are any.
 
         Returns:
           The losses, the logits and, where the images are replayed, the gradient at the adversarial ones, in parts.
@@ -126,6 +138,7 @@ class Steps:
             with tf.GradientTape() as tape:
                 tape.watch(replayed)
                 losses, logits = objective.loss(self._network, x, y, adversarial[0] if adversarial else None)
+                losses = losses if weights is None else losses * weights
                 loss = tf.reduce_sum(losses) / images
             gradients, at_images = tape.gradient(loss, ([v.value for v in watched], list(replayed)))
             # A variable that the loss does not depend on has no gradient.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import shutil
 from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
@@ -37,7 +36,7 @@ class TrainingLog:
         self._writers: dict[str, tf.summary.SummaryWriter] = {}
 
     def start(self, samples: Samples, seed: int, augmentations: Sequence[str]) -> None:
-        """Begins a new run: removes the curves of an earlier one, and writes a sheet of augmented images.
+        """Begins a new run: writes a sheet of augmented images.
 
         The sheet, `augmented_images`, has a row of original samples, spread over images and eps, then rows of them
         augmented.
@@ -49,7 +48,6 @@ class TrainingLog:
         """
         if not self._folder:
             return
-        shutil.rmtree(self._folder, ignore_errors=True)
         if augmentations:
             numbers = tf.cast(tf.linspace(0, len(samples) - 1, COLUMNS), tf.int64)
             x, _ = samples.batch_fn()(numbers)

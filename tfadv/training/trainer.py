@@ -16,10 +16,14 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from tfadv.datasets import AUGMENTATIONS
 from tfadv.datasets.batches import Samples, evaluation_batches, training_batches
+from tfadv.datasets.pipelines import Pipeline
 from tfadv.errors import UserError, check_name
+from tfadv.evaluation.guessing import hardly_better_than_guessing, largest_share
 from tfadv.models.accelerate import accelerated
 from tfadv.models.rematerialization import rematerialized
+from tfadv.models.twins import float32_twin, is_quantized, use_own_gradient
 from tfadv.objectives import EPS_SCHEDULES
 from tfadv.objectives.base import Objective, as_objective
 from tfadv.runtime import signals
@@ -28,7 +32,9 @@ from tfadv.runtime.console import progress_disabled
 from tfadv.runtime.devices import Devices
 from tfadv.runtime.peers import peers_may_die
 from tfadv.training import divergence
+from tfadv.training.adam import Adam
 from tfadv.training.averaging import WeightAverage
+from tfadv.training.best import Best
 from tfadv.training.checkpoints import Checkpoints
 from tfadv.training.messages import epoch_line, objective_label
 from tfadv.training.schedule import delayed_ramp, warmup_cosine
@@ -41,7 +47,8 @@ ROBUST_VALIDATION_IMAGES = 1000  # attacked after each epoch of adversarial trai
 # Robust validation accuracy that is so much lower than the best one means that training has collapsed (catastrophic
 # overfitting): the stop rule of https://github.com/locuslab/fast_adversarial.
 COLLAPSE = 0.2
-_NEVER = 10**9  # epochs of patience
+ROBUST = "val_robust_accuracy"
+OPTIMIZERS = {"sgd": SGD, "adam": Adam}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +84,13 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         check_name("eps schedule", self.eps_schedule, EPS_SCHEDULES)
+        if isinstance(self.augmentations, str):
+            raise ValueError(
+                f"augmentations must be a list of names such as [{self.augmentations!r}], got a text. "
+                f"Known: {', '.join(AUGMENTATIONS)}."
+            )
+        for name in self.augmentations:
+            check_name("augmentation", name, AUGMENTATIONS)
         if not 0 <= self.average < 1:
             raise ValueError(f"average must be at least 0 and below 1, got {self.average}.")
 
@@ -91,6 +105,7 @@ class _Progress:
     history: dict = dataclasses.field(default_factory=dict)
     gradients: float = 0.0  # gradient images so far
     collapsed: int = 0  # the epoch after which the stronger objective took over, 0: none
+    start: dict = dataclasses.field(default_factory=dict)  # validation metrics of the weights that training starts from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,9 +117,10 @@ class _Run:
     batch_size: int
     steps: int  # per epoch
     total: int  # steps of all epochs
-    batches: Iterator
+    batches: Callable[[int], Iterator]  # epoch → its batches that are still to come
     validation: tf.data.Dataset
-    early_stopping: keras.callbacks.EarlyStopping
+    largest_share: float  # of a class among the validation images
+    best: Best
     divergence: divergence.DivergenceCheck
     checkpoints: Checkpoints | None
     log: TrainingLog
@@ -121,7 +137,7 @@ class _Run:
 
 
 class Trainer:
-    """Trains one model, any number of times, with SGD, Nesterov momentum 0.9 and weight decay.
+    """Trains one model, any number of times.
 
     Tracing and optimizing the graph of a deep network takes longer than an epoch
     on few images, so the compiled steps are kept for all runs.
@@ -133,17 +149,20 @@ class Trainer:
         *,
         weight_decay: float,
         objective: Objective | Callable,
+        optimizer: str = "sgd",
         precision: str = "float32",
         batch_parts: int = 1,
         rematerialize: bool = False,
         devices: Devices | None = None,
     ) -> None:
-        """Compiles the steps.
+        """Compiles the steps; of the model, only its variables will change.
 
         Args:
-          model: float32 images in [0, 1] → logits, built in the scope of the devices' strategy.
-          weight_decay: see `SGD`.
+          model: float32 images in [0, 1] → logits, built in the scope of the devices' strategy.  One in half precision
+            is trained as its float32 twin.
+          weight_decay: decoupled, of kernels; see `SGD`.
           objective: what to minimize.
+          optimizer: a name in `OPTIMIZERS`: "sgd", with Nesterov momentum 0.9, or "adam".
           precision: as in `accelerated`.
           batch_parts: each device processes its slice of a batch in this many equal parts, which takes less memory; see
             `Steps.train`.
@@ -151,17 +170,16 @@ class Trainer:
           devices: None means the default device.
 
         Raises:
-          UserError: `precision` or `rematerialize` needs an optimized clone, and clones are off; or `rematerialize`,
-            and the model has none or can't be cut into segments.
+          UserError: the model is quantized; `precision` or `rematerialize` needs an optimized clone, and clones are
+            off; or `rematerialize`, and the model has none or can't be cut into segments.
         """
         self.model = model
         self._given_objective = self._objective = self._active_objective = as_objective(objective)
         self._devices = devices or Devices()
         with self._devices.strategy.scope():
             self._network = _network(model, precision, rematerialize)
-            self._optimizer = SGD(decay=weight_decay)
+            self._optimizer = OPTIMIZERS[optimizer](decay=weight_decay)
             self._optimizer.build(self._network.trainable_variables)
-            self._network.compile(self._optimizer)  # where callbacks look for the optimizer
         self._average: WeightAverage | None = None
         self._parts = batch_parts
         self._steps = Steps(self._network, self._optimizer, self._devices, batch_parts)
@@ -170,14 +188,20 @@ class Trainer:
         self._weights_finite = tf.function(functools.partial(_all_finite, self._network.weights), autograph=False)
 
     def train_step(
-        self, x: Any, y: Any, eps: float = 0.0, seed: tuple[int, int] = (0, 0), uniform: bool = False
+        self,
+        x: Any,
+        y: Any,
+        eps: float = 0.0,
+        seed: tuple[int, int] = (0, 0),
+        uniform: bool = False,
+        weights: Any = None,
     ) -> tf.Tensor:
         """Updates the weights by one batch; arguments and result are those of `Steps.train`."""
-        return self._steps.train(self._active_objective, x, y, eps, seed, uniform)
+        return self._steps.train(self._active_objective, x, y, eps, seed, uniform, weights)
 
     def fit(
         self,
-        samples: Samples,
+        samples: Samples | Pipeline,
         validation: Samples,
         settings: TrainingSettings,
         *,
@@ -189,11 +213,12 @@ class Trainer:
 
         The best epoch is that of the highest validation accuracy or, for adversarial objectives, of the highest
         accuracy under PGD on the first validation images; these run all epochs, because the last, with a small
-        learning rate, bring the most.  Where that accuracy collapses, the best weights are restored and the
-        objective's `stronger` one takes over.
+        learning rate, bring the most.  There the model that training starts from is a candidate as well, and an epoch
+        that hardly does better than guessing is none.  Where that accuracy collapses, the best weights are restored and
+        the objective's `stronger` one takes over.
 
         Args:
-          samples: training samples.
+          samples: training samples, or a user's own pipeline, which is trained on one device and without checkpoints.
           validation: samples that decide which epoch was best and when to stop.
           settings: how to train.
           log: writes curves for TensorBoard and is closed at the end; None writes nothing.
@@ -202,12 +227,14 @@ class Trainer:
           name: shown in the progress bar.
 
         Returns:
-          dict: "history" (one list per metric), "best_epoch" (from 1), "steps" (batches), "gradients" (forward and
-          backward passes of single images, for updates and attacks) and, where training has collapsed,
-          "collapsed_epoch".
+          dict: "history" (one list per metric), "best_epoch" (from 1; 0 is the start), "steps" (batches), "gradients"
+          (forward and backward passes of single images, for updates and attacks, those on validation images too);
+          for adversarial objectives "start" (the validation metrics before training); and, where training has
+          collapsed, "collapsed_epoch".
 
         Raises:
-          Diverged: the loss is not finite or has exploded; the model has the weights of the last checkpoint.
+          Diverged: the loss is not finite or has exploded; the model has the weights of the last checkpoint, or without
+            any those from before.
           Stopped: a signal came; the present step was completed and a checkpoint written.
           UserError: the devices can't share the batch equally, or another host is gone.
         """
@@ -215,80 +242,89 @@ class Trainer:
         for variable in self._optimizer.variables:  # momentum and step count of an earlier run
             variable.assign(np.zeros(variable.shape))
         # Not the loss: that of an over-confident network rises while its accuracy still rises, too.
-        robust = self._given_objective.is_adversarial
         self._objective = self._active_objective = self._with_helper()
         self._average = self._new_average() if settings.average else None
-        early = keras.callbacks.EarlyStopping(
-            "val_robust_accuracy" if robust else "val_accuracy",
-            mode="max",
-            patience=_NEVER if robust or settings.steps else settings.patience,
-            restore_best_weights=True,
-        )
+        best = Best(None if self._objective.is_adversarial or settings.steps else settings.patience)
         saved = checkpoints.load() if checkpoints else None
-        early.set_model(self._network)
-        early.on_train_begin()
-        self._network.stop_training = False
         log = log or TrainingLog(None)
-        if not saved:
+        if not saved and isinstance(samples, Samples):
             log.start(samples, settings.seed, settings.augmentations)
-        progress = self._restore(*saved, early) if saved else _Progress()
+        progress = self._restore(*saved, best) if saved else _Progress()
         if saved:
             steps = f" and {progress.step} steps" if progress.step else ""
             LOG.info("%s: resuming after epoch %d%s", name, progress.epoch, steps)
-        run = self._prepare(samples, validation, settings, early, checkpoints, log, name, progress)
+        run = self._prepare(samples, validation, settings, best, checkpoints, log, name, progress)
+        start = self._network.get_weights()
         try:
             with signals.in_steps(), peers_may_die():
+                if self._objective.is_adversarial and not saved:
+                    progress.start = self._validate(run, progress)
+                    best.update(0, progress.start[ROBUST], self._network.get_weights)
                 self._run_epochs(run, progress)
-        except divergence.Diverged:
+        except BaseException as error:
             saved = checkpoints.load() if checkpoints else None
-            if saved:
+            if saved and isinstance(error, divergence.Diverged):
                 _assign(self._network.weights, saved[1], "weight")
+            elif not checkpoints:
+                self._network.set_weights(start)
             raise
         finally:
             log.close()
-        early.on_train_end()
+        self._network.set_weights(best.weights)
         record = {
             "history": progress.history,
-            "best_epoch": early.best_epoch + 1,
+            "best_epoch": best.epoch,
             "steps": min(run.steps_done(progress), run.total),
             "gradients": round(progress.gradients),
         }
+        record |= {"start": progress.start} if progress.start else {}
         return record | ({"collapsed_epoch": progress.collapsed} if progress.collapsed else {})
 
     def _prepare(
         self,
-        samples: Samples,
+        samples: Samples | Pipeline,
         validation: Samples,
         settings: TrainingSettings,
-        early: keras.callbacks.EarlyStopping,
+        best: Best,
         checkpoints: Checkpoints | None,
         log: TrainingLog,
         name: str,
         progress: _Progress,
     ) -> _Run:
-        slices = self._devices.replicas * self._parts
-        if len(samples) < slices:
-            raise UserError(f"{len(samples)} training images can't be shared by {slices} devices or parts of a batch.")
-        batch_size = min(settings.batch_size, len(samples) // slices * slices)
-        total = settings.steps or settings.epochs * (len(samples) // batch_size)
-        batches, steps = training_batches(
-            samples,
-            batch_size=batch_size,
-            epochs=-(-total // (len(samples) // batch_size)),
-            seed=settings.seed,
-            augmentations=settings.augmentations,
-            first=(progress.epoch, progress.step),
-            share=self._devices.share,
+        if isinstance(samples, Pipeline):
+            batch_size, steps = samples.batch_size, samples.steps
+            total, batches = settings.epochs * steps, samples.epoch
+        else:
+            slices = self._devices.replicas * self._parts
+            if len(samples) < slices:
+                raise UserError(
+                    f"{len(samples)} training images can't be shared by {slices} devices or parts of a batch."
+                )
+            batch_size = min(settings.batch_size, len(samples) // slices * slices)
+            total = settings.steps or settings.epochs * (len(samples) // batch_size)
+            dataset, steps = training_batches(
+                samples,
+                batch_size=batch_size,
+                epochs=-(-total // (len(samples) // batch_size)),
+                seed=settings.seed,
+                augmentations=settings.augmentations,
+                first=(progress.epoch, progress.step),
+                share=self._devices.share,
+            )
+            iterator = iter(dataset)
+            batches = functools.partial(_of_epoch, iterator)
+        held_out = evaluation_batches(
+            validation, batch_size=max(1, batch_size // self._parts), share=self._devices.share
         )
-        held_out = evaluation_batches(validation, batch_size=batch_size // self._parts, share=self._devices.share)
         loss, _, images = progress.sums
         check = divergence.DivergenceCheck(
             self.model.output_shape[-1], progress.epoch * steps + progress.step, loss, images
         )
-        return _Run(name, settings, batch_size, steps, total, iter(batches), held_out, early, check, checkpoints, log)
+        share = largest_share(np.bincount(validation.labels).tolist())
+        return _Run(name, settings, batch_size, steps, total, batches, held_out, share, best, check, checkpoints, log)
 
     def _run_epochs(self, run: _Run, progress: _Progress) -> None:
-        while progress.epoch < run.epochs and not self._network.stop_training:
+        while progress.epoch < run.epochs and not run.best.ends:
             started, first = time.monotonic(), run.steps_done(progress)
             stop, first_step = self._run_epoch(run, progress)
             done = run.steps_done(progress)
@@ -296,14 +332,14 @@ class Trainer:
             rate = run.batch_size / max(step, 1e-9)  # clocks may be coarse
             with self._averaged():
                 metrics = self._finish_epoch(run, progress)
-                run.early_stopping.on_epoch_end(progress.epoch - 1, metrics)
+                run.best.update(progress.epoch, self._value(run, metrics), self._network.get_weights)
             self._check_collapse(run, progress, metrics)
             seconds = time.monotonic() - started - first_step + step  # with validation
             seconds_left = seconds / (done - first) * (run.total - done)
             learning_rate = warmup_cosine(done - 1, peak=run.settings.learning_rate, total=run.total)
             run.log.epoch(progress.epoch, metrics, learning_rate=learning_rate, images_per_second=rate)
             LOG.info("%s", epoch_line(run.name, progress.epoch, run.epochs, metrics, rate, seconds_left))
-            if progress.epoch < run.epochs and not self._network.stop_training:  # else the model itself is written next
+            if progress.epoch < run.epochs and not run.best.ends:  # else the model itself is written next
                 self._save_checkpoint(run, progress)
                 if stop:
                     _raise_stopped()
@@ -312,19 +348,21 @@ class Trainer:
         """The rest of an epoch, from `progress` on; returns whether to stop after it, and its first step's seconds."""
         settings, total, steps = run.settings, run.total, run.steps_in(progress.epoch)
         sums, stop, workers = tf.constant(progress.sums), False, self._devices.workers
-        started, first_step = time.monotonic(), 0.0
+        started, first_step, batches = time.monotonic(), 0.0, run.batches(progress.epoch)
         with tqdm(
             total=steps, initial=progress.step, unit="step", desc=run.name, leave=False, disable=progress_disabled()
         ) as bar:
             while progress.step < steps:
-                x, y = next(run.batches)
+                x, y, *weights = next(batches)
                 step = run.steps_done(progress)
                 self._optimizer.learning_rate = warmup_cosine(step, peak=settings.learning_rate, total=total)
                 x, y = self._devices.distribute_share(x), self._devices.distribute_share(y)
-                sums += self.train_step(x, y, *self._perturbation(settings, step, total))
+                sums += self.train_step(x, y, *self._perturbation(settings, step, total), *weights)
                 first_step = first_step or time.monotonic() - started
                 progress.step += 1
-                progress.gradients += run.batch_size * self._active_objective.cost
+                progress.gradients += len(y) * workers * self._active_objective.cost if weights else (
+                    run.batch_size * self._active_objective.cost
+                )
                 if self._average:
                     self._average.update(step + 1, settings.average)
                 bar.update()
@@ -348,22 +386,33 @@ class Trainer:
     def _finish_epoch(self, run: _Run, progress: _Progress) -> dict[str, float]:
         """Validates, appends to the history and moves `progress` to the next epoch; returns the epoch's metrics."""
         loss, correct, images = progress.sums
-        logs = {"loss": loss / images, "accuracy": correct / images}
-        sums = np.zeros(3)
-        for batch in run.validation:
-            sums += self._steps.validate(*map(self._devices.distribute_share, batch)).numpy()
-            signals.asked()  # shows that this process reacts to signals, however long validation takes
-        logs |= {"val_loss": sums[0] / sums[2], "val_accuracy": sums[1] / sums[2]}
-        if self._objective.is_adversarial:
-            logs["val_robust_accuracy"] = self._robust_accuracy(run)
-        logs = {key: float(value) for key, value in logs.items()}
+        logs = {"loss": float(loss / images), "accuracy": float(correct / images), **self._validate(run, progress)}
         for key, value in logs.items():
             progress.history.setdefault(key, []).append(value)
         progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, np.zeros(3)
         return logs
 
-    def _robust_accuracy(self, run: _Run) -> float:
-        """Accuracy under PGD on the first validation images."""
+    def _validate(self, run: _Run, progress: _Progress) -> dict[str, float]:
+        """The metrics of the validation images; the gradients of attacks on them are counted."""
+        sums = np.zeros(3)
+        for batch in run.validation:
+            sums += self._steps.validate(*map(self._devices.distribute_share, batch)).numpy()
+            signals.asked()  # shows that this process reacts to signals, however long validation takes
+        metrics = {"val_loss": sums[0] / sums[2], "val_accuracy": sums[1] / sums[2]}
+        if self._objective.is_adversarial:
+            metrics[ROBUST], attacked = self._robust_accuracy(run)
+            progress.gradients += attacked * self._objective.validation_cost
+        return {key: float(value) for key, value in metrics.items()}
+
+    def _value(self, run: _Run, metrics: dict[str, float]) -> float:
+        """What the best epoch has most of."""
+        if not self._objective.is_adversarial:
+            return metrics["val_accuracy"]
+        guesses = hardly_better_than_guessing(metrics["val_accuracy"], run.largest_share)
+        return -1.0 if guesses else metrics[ROBUST]  # a network that always gives one answer is hard to attack
+
+    def _robust_accuracy(self, run: _Run) -> tuple[float, int]:
+        """(accuracy under PGD on the first validation images, images that were attacked)."""
         sums = np.zeros(2)
         for batch in run.validation:
             x, y, weights = map(self._devices.distribute_share, batch)
@@ -371,7 +420,7 @@ class Trainer:
             signals.asked()
             if sums[1] >= ROBUST_VALIDATION_IMAGES:
                 break
-        return sums[0] / sums[1]
+        return sums[0] / sums[1], int(sums[1])
 
     def _with_helper(self) -> Objective:
         """The objective, with a copy of the model as it is now where it needs one."""
@@ -411,19 +460,17 @@ class Trainer:
 
     def _check_collapse(self, run: _Run, progress: _Progress, logs: dict[str, float]) -> None:
         """Restores the best weights where robust accuracy has collapsed, and continues with a stronger objective."""
-        best = run.early_stopping.best
-        if "val_robust_accuracy" not in logs or best is None or logs["val_robust_accuracy"] >= best - COLLAPSE:
+        best, trained = run.best, progress.history.get(ROBUST, [0.0])
+        if ROBUST not in logs or logs[ROBUST] >= max(trained) - COLLAPSE:
             return
         stronger = self._active_objective.stronger()
         LOG.warning(
             "%s epoch %d: robust validation accuracy fell from %.1f%% to %.1f%% (catastrophic overfitting). The "
             "weights of epoch %d are restored%s.",
-            *(run.name, progress.epoch, 100 * best, 100 * logs["val_robust_accuracy"]),
-            run.early_stopping.best_epoch + 1,
+            *(run.name, progress.epoch, 100 * max(trained), 100 * logs[ROBUST], best.epoch),
             f"; training continues with {objective_label(stronger)}" if stronger else "",
         )
-        for variable, weights in zip(self._network.weights, run.early_stopping.best_weights, strict=True):
-            variable.assign(weights)
+        self._network.set_weights(best.weights)
         if self._average:
             self._average.reset()
         for variable in self._optimizer.variables[2:]:  # momentum; not the step count and the learning rate
@@ -434,54 +481,50 @@ class Trainer:
 
     def _save_checkpoint(self, run: _Run, progress: _Progress) -> None:
         if run.checkpoints:
-            run.checkpoints.save(run.steps_done(progress), *self._state_dict(progress, run.early_stopping))
+            run.checkpoints.save(run.steps_done(progress), *self._state_dict(progress, run.best))
 
-    def _state_dict(
-        self, progress: _Progress, early: keras.callbacks.EarlyStopping
-    ) -> tuple[dict, dict[str, np.ndarray]]:
+    def _state_dict(self, progress: _Progress, best: Best) -> tuple[dict, dict[str, np.ndarray]]:
         """(state, arrays): everything that the coming steps depend on.
 
         Order and augmentation of the images follow from (seed, epoch, step), so no random state is needed.
         """
         arrays = {f"weight{i}": v.numpy() for i, v in enumerate(self._network.weights)}
         arrays |= {f"optimizer{i}": v.numpy() for i, v in enumerate(self._optimizer.variables)}
-        arrays |= {f"best{i}": a for i, a in enumerate(early.best_weights or [])}
         arrays |= {f"average{i}": a for i, a in enumerate(self._average.numpy() if self._average else [])}
-        state = {
-            "epoch": progress.epoch,
-            "step": progress.step,
-            "sums": progress.sums.tolist(),
-            "history": progress.history,
-            "gradients": progress.gradients,
-            "collapsed": progress.collapsed,
-        }
-        return state | {"wait": early.wait, "best": early.best, "best_epoch": early.best_epoch}, arrays
+        state = {field.name: getattr(progress, field.name) for field in dataclasses.fields(progress)}
+        of_best, best_weights = best.state()
+        return state | {"sums": progress.sums.tolist()} | of_best, arrays | best_weights
 
-    def _restore(self, state: dict, arrays: dict[str, np.ndarray], early: keras.callbacks.EarlyStopping) -> _Progress:
+    def _restore(self, state: dict, arrays: dict[str, np.ndarray], best: Best) -> _Progress:
         """Restores what `_state_dict` returned."""
         _assign(self._network.weights, arrays, "weight")
         _assign(self._optimizer.variables, arrays, "optimizer")
-        early.wait, early.best, early.best_epoch = state["wait"], state["best"], state["best_epoch"]
-        if "best0" in arrays:
-            early.best_weights = [arrays[f"best{i}"] for i in range(len(self._network.weights))]
+        best.restore(state, arrays)
         if self._average:
             self._average.assign([arrays[f"average{i}"] for i in range(len(self._average.numpy()))])
-        if state["collapsed"]:
+        progress = _Progress(**{field.name: state[field.name] for field in dataclasses.fields(_Progress)})
+        progress.sums = np.asarray(progress.sums)
+        if progress.collapsed:
             self._active_objective = self._objective.stronger() or self._objective
-        sums = np.asarray(state["sums"])
-        names = ("epoch", "step", "history", "gradients", "collapsed")
-        return _Progress(sums=sums, **{name: state[name] for name in names})
+        return progress
+
+
+def _of_epoch(batches: Iterator, epoch: int) -> Iterator:
+    """The batches that come next: those of the epoch, because all epochs follow each other in one iterator."""
+    return batches
 
 
 def _network(model: keras.Model, precision: str, rematerialize: bool) -> keras.Model:
     """The model that is trained in place of `model`; it shares its variables."""
+    if is_quantized(model):
+        raise UserError(f"{model.name} is quantized, and can't be trained: harden the float model, then quantize it.")
+    model = float32_twin(model) or model
     if not use_accelerated():
         if precision != "float32":
             raise UserError(f"--precision={precision} needs --accelerate=auto: optimized clones compute in bfloat16.")
         if rematerialize:
             raise UserError("--rematerialize needs --accelerate=auto: it works on optimized clones.")
-        # A second model of the same layers, so that `compile` and `stop_training` do not affect `model`.
-        return keras.Model(model.inputs, model.outputs, name=model.name)
+        return model
     network = accelerated(model, precision)
     if not rematerialize:
         return network
@@ -489,7 +532,9 @@ def _network(model: keras.Model, precision: str, rematerialize: bool) -> keras.M
         raise UserError(
             f"--rematerialize: {model.name} must be a functional or sequential model that uses each layer once."
         )
-    return rematerialized(network)
+    network = rematerialized(network)
+    use_own_gradient(network)  # in the precision that was chosen
+    return network
 
 
 def _seconds_per_step(seconds: float, steps: int, first_step: float) -> float:
