@@ -55,8 +55,8 @@ def official_splits(
     """
     if not {"train", "test"} <= official.keys():
         raise UserError(
-            f"--split=official needs the TFDS splits train and test; this data set has {', '.join(official)}: "
-            "use --split=stratified."
+            f"--split=official needs the splits train and test; this data set has {', '.join(official)}: "
+            "use --split=stratified, or call one of them test."
         )
     rest, test = np.asarray(official["train"]), np.asarray(official["test"])
     if "validation" in official:
