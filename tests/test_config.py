@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import pathlib
+import types
 import typing
 
 import pytest
@@ -97,6 +98,9 @@ OTHER = {
         ({"weight_decay": float("nan")}, "--weight_decay"),
         ({"seed": -1}, "--seed"),
         ({"image_size": 4}, "--image_size is 4: it must be at least 8 .*pixels"),
+        ({"image_size": "4x40"}, "--image_size is 4x40: it must be at least 8 .*pixels"),
+        ({"image_size": "0x40"}, "--image_size is 0x40: it must be at least 8"),
+        ({"image_size": "24x"}, "'24x' is not a size: write the side of a square such as 96, or HEIGHTxWIDTH"),
         ({"split": "random"}, "unknown split 'random'"),
         ({"retrain_from": "scrach"}, "did you mean 'scratch'"),
         ({"experiment": "papers"}, "did you mean 'paper'"),
@@ -140,6 +144,64 @@ def test_bad_settings_are_named(change, words):
 def test_zero_means_what_the_setting_says():
     for name in ("image_size", "train_size", "eval_size", "checkpoint_steps", "virtual_devices"):
         assert getattr(Config(**{name: 0}), name) == 0
+
+
+@pytest.mark.parametrize(
+    "text, value",
+    [
+        ("96", 96),
+        ("96x96", 96),
+        ("24x40", "24x40"),
+        ("24X40", "24x40"),
+        (" 24 x 40 ", "24x40"),
+        ("0", 32),
+        ("024x40", "24x40"),
+    ],
+)
+def test_sizes_of_images_are_numbers_for_squares_and_texts_for_others(text, value, tmp_path):
+    config = CommandLine([f"--image_size={text}"]).config()
+    assert config.image_size == value and type(config.image_size) is type(value)
+    assert config.fingerprint()["image_size"] == value and f"--image_size={value}\n" in config.flagfile()
+    (tmp_path / "flags.txt").write_text(config.flagfile())
+    assert CommandLine([f"--flagfile={tmp_path / 'flags.txt'}"]).config() == config == config.resolved()
+
+
+@pytest.mark.parametrize("text", ["24,40", "24x40x3", "x40", "-24x40", "24.5", "large", ""])
+def test_what_is_no_size_is_said(text):
+    with pytest.raises(UserError, match=f"--image_size={text}: .* is not a size: write the side of a square"):
+        CommandLine([f"--image_size={text}"]).config()
+
+
+def test_numbers_may_be_fractions(tmp_path):
+    flags = ["--epsilons=8/255, 4 / 255,0.5,1e-3", "--defense_eps=8/255", "--learning_rate=1/8"]
+    config = CommandLine(flags).config()
+    assert config.epsilons == (8 / 255, 4 / 255, 0.5, 0.001)
+    assert (config.defense_eps, config.learning_rate) == (8 / 255, 0.125)
+    (tmp_path / "flags.txt").write_text(config.flagfile())
+    assert CommandLine([f"--flagfile={tmp_path / 'flags.txt'}"]).config() == config
+
+
+@pytest.mark.parametrize(
+    "flag, message",
+    [
+        (
+            "--epsilons=8/255,x",
+            "--epsilons=8/255,x: 'x' is not a number: write one such as 0.03, or a fraction such as",
+        ),
+        ("--epsilons=8/0", "'8/0' divides by zero"),
+        ("--epsilons=8/255/2", "'8/255/2' is not a number"),
+        ("--epsilons=8", "--epsilons has 8.0: each must be above 0 and at most 1, such as 0.03 or 8/255"),
+        ("--epsilons=0.1,1/10", "--epsilons names a value twice"),
+        ("--epsilons=-8/255", "--epsilons has -0.03"),
+        ("--defense_eps=abc", "--defense_eps=abc: 'abc' is not a number"),
+        ("--defense_eps=", "--defense_eps=: '' is not a number"),
+        ("--weight_decay=nan", "'nan' is not a number"),
+        ("--learning_rate=1e999", "'1e999' is too large a number"),
+    ],
+)
+def test_what_is_no_number_is_said(flag, message):
+    with pytest.raises(UserError, match=message):
+        CommandLine([flag]).config()
 
 
 def test_digits_are_never_flipped():
@@ -201,7 +263,8 @@ def test_every_setting_has_a_flag_that_reaches_its_field(name):
 def test_fields_and_defaults_have_the_declared_types():
     hints = typing.get_type_hints(Config)
     for name, default, declared in settings.settings_of(Config):
-        assert isinstance(default, typing.get_origin(hints[name]) or hints[name]), name
+        union = isinstance(hints[name], types.UnionType)
+        assert isinstance(default, hints[name] if union else typing.get_origin(hints[name]) or hints[name]), name
         assert declared.help.endswith(".") and declared.group and declared.role in ("result", "selection", "execution")
     assert [f.name for f in dataclasses.fields(Config)] == NAMES == list(OTHER)
 

@@ -11,15 +11,14 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
-from tfadv import choices
+from tfadv import choices, specs
 from tfadv.choices import COMPARE
 from tfadv.datasets import AUGMENTATIONS, DATASETS, FITS, find, normalized, short_name
 from tfadv.datasets import check as check_dataset
 from tfadv.errors import UserError
 from tfadv.models import own
 from tfadv.objectives import EPS_SCHEDULES
-from tfadv.settings import Names, Range, check, flag_lines, setting, settings_of
-from tfadv.specs import split_specs
+from tfadv.settings import Names, Range, Size, check, flag_lines, setting, settings_of
 
 if TYPE_CHECKING:
     from tfadv.experiments.recipe import Experiment
@@ -136,17 +135,20 @@ class Config:
         accepts=Names("split", ("stratified", "official")),
         required=True,
     )
-    image_size: int = setting(
+    image_size: int | str = setting(
         0,
         "Height and width of the images.",
         group="Data",
         role="result",
-        accepts=Range(8, 4096, zero="the data set's own", unit="pixels"),
+        accepts=Size(Range(8, 4096, zero="that of your own model, or of the data set", unit="pixels")),
     )
     fit: str = setting(
         "",
-        "How images are brought to that size. pad: add black borders to smaller images, and scale larger ones. resize: "
-        "scale all. Empty: pad for mnist and cifar10, resize for other data sets.",
+        "How images are brought to that size. keras: scale all as keras.utils.image_dataset_from_directory does, "
+        "bilinear without antialiasing, rounded to whole grey levels. crop: the same after a cut to the aspect ratio, "
+        "as with its crop_to_aspect_ratio=True. resize: scale all with antialiasing. pad: add black borders to smaller "
+        "images, and scale larger ones as resize does. Empty: keras for folder: and npz:, pad for mnist and cifar10, "
+        "resize for other data sets of TFDS.",
         group="Data",
         role="result",
         accepts=Names("fit", FITS),
@@ -226,7 +228,7 @@ class Config:
         "under which validation images are attacked.",
         group="Training",
         role="result",
-        accepts=Range(0, 1, above=True, zero="the largest of --epsilons"),
+        accepts=Range(0, 1, above=True, zero="the largest of --epsilons", example="0.03 or 8/255"),
     )
     defense_eps_schedule: str = setting(
         "ramp",
@@ -338,7 +340,7 @@ class Config:
         "Sizes of the perturbation, eps; pixels are in [0, 1].",
         group="Attacks",
         role="result",
-        accepts=Range(0, 1, above=True),
+        accepts=Range(0, 1, above=True, example="0.03 or 8/255"),
         required=True,
     )
     attacks: str = setting(
@@ -490,11 +492,12 @@ class Config:
             tuple(map(own.normalized, names)) for names in (self.models, self.surrogate, self.defense_models)
         )
         own_models = [name for name in models if own.is_own(name)]
-        of_model = next((own.image_shape(name)[0] for name in own_models), None)
+        height, width, _ = next((own.image_shape(name) for name in own_models), (None, None, None))
+        of_model = specs.size(f"{height}x{width or height}") if height else 0
         return dataclasses.replace(
             self,
             experiment=choices.experiment_name(self),
-            image_size=self.image_size or of_model or dataset.image_size,
+            image_size=specs.size(str(self.image_size)) or of_model or dataset.image_size,
             augmentations=tuple(a for a in self.augmentations if dataset.flip or a != "flip"),
             dataset=normalized(self.dataset),
             models=models,
@@ -544,11 +547,11 @@ class Config:
             return []
         from tfadv.attacks import ATTACKS  # imports no TensorFlow
 
-        specs = split_specs(text, ATTACKS)
-        for number, spec in enumerate(specs):
-            if spec in specs[:number]:
+        found = specs.split_specs(text, ATTACKS)
+        for number, spec in enumerate(found):
+            if spec in found[:number]:
                 raise UserError(f"--attacks names {spec[0]} twice with the same settings.")
-        return specs
+        return found
 
     def shard_of(self) -> tuple[int, int] | None:
         """Returns (i, n) of `shard`, or None.

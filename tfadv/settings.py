@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from absl import flags
 
+from tfadv import specs
 from tfadv.errors import UserError, check_name
 
 AFFECTS_RESULTS = False  # artifacts record the values of the settings that they depend on
@@ -31,6 +32,7 @@ class Range:
       above: whether `least` itself is excluded.
       zero: what 0 means where it is accepted beside the range; "" where it is not.
       unit: what is counted, for messages, such as "pixels".
+      example: a number as it may be written; "" shows none.
     """
 
     least: float
@@ -38,6 +40,7 @@ class Range:
     above: bool = False
     zero: str = ""
     unit: str = ""
+    example: str = ""
 
     def accepts(self, value: float) -> bool:
         """Whether the number is in the range."""
@@ -52,6 +55,8 @@ class Range:
             text += f" and at most {self.most:.10g}"
         if self.unit:
             text += f" {self.unit}"
+        if self.example:
+            text += f", such as {self.example}"
         return text + (f", or 0 ({self.zero})" if self.zero else "")
 
 
@@ -75,7 +80,26 @@ class Names:
         return tuple(self.known(config)) if callable(self.known) else self.known
 
 
-Accepted: TypeAlias = Range | Names | None
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """The sizes of images that a setting accepts: an int for squares, or a text such as "24x40" (`tfadv.specs.size`).
+
+    Attributes:
+      side: what height and width each accept.
+    """
+
+    side: Range
+
+    def accepts(self, value: int | str) -> bool:
+        """Whether both sides are accepted; where 0 has a meaning, for both together only."""
+        height, width = specs.sides(specs.size(str(value)))
+        return self.side.accepts(height) and self.side.accepts(width) and (height == 0) == (width == 0)
+
+    def __str__(self) -> str:
+        return f"{self.side}; a square such as 96, or HEIGHTxWIDTH such as 24x40"
+
+
+Accepted: TypeAlias = Range | Size | Names | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +153,7 @@ def check(config: Any) -> None:
         for element in value if several else (value,):
             if isinstance(declared.accepts, Names) and declared.accepts.checked and (element or several):
                 check_name(declared.accepts.kind, element, declared.accepts.available(config))
-            elif isinstance(declared.accepts, Range) and not declared.accepts.accepts(element):
+            elif isinstance(declared.accepts, Range | Size) and not declared.accepts.accepts(element):
                 verb, subject = ("has", "each") if several else ("is", "it")
                 raise UserError(f"--{name} {verb} {element}: {subject} must be {declared.accepts}.")
 
@@ -143,36 +167,38 @@ def _wanted(accepts: Accepted, config: Any) -> str:
 
 
 def define_flags(settings: type, values: flags.FlagValues) -> None:
-    """Defines a flag for each setting of a dataclass."""
+    """Defines a flag for each setting of a dataclass; `read_flags` reads fractions and sizes from the texts."""
     for name, default, declared in settings_of(settings):
         keywords: dict[str, Any] = {"help": declared.help, "flag_values": values}
         if isinstance(default, tuple):
             flags.DEFINE_list(name, [str(element) for element in default], **keywords)
         elif isinstance(default, bool):
             flags.DEFINE_boolean(name, default, **keywords)
-        elif isinstance(default, int):
+        elif isinstance(default, int) and not isinstance(declared.accepts, Size):
             flags.DEFINE_integer(name, default, **keywords)
-        elif isinstance(default, float):
-            flags.DEFINE_float(name, default, **keywords)
         else:
-            flags.DEFINE_string(name, default, **keywords)
+            flags.DEFINE_string(name, str(default), **keywords)
 
 
 def read_flags(settings: type, values: flags.FlagValues) -> dict[str, Any]:
     """Returns the values of the flags of `define_flags`, by the name of the setting.
 
     Raises:
-      UserError: an element of a list of numbers is not a number.
+      UserError: what should be a number or a size is none.
     """
     read = {}
-    for name, default, _ in settings_of(settings):
+    for name, default, declared in settings_of(settings):
         value: Any = values[name].value
-        if isinstance(default, tuple):
-            number = bool(default) and isinstance(default[0], float)
-            try:
-                value = tuple(float(element) if number else element for element in value)
-            except ValueError as error:
-                raise UserError(f"--{name}={','.join(value)}: {error}; write numbers such as 0.01,0.02.")
+        try:
+            if isinstance(declared.accepts, Size):
+                value = specs.size(value)
+            elif isinstance(default, float):
+                value = specs.number(value)
+            elif isinstance(default, tuple):
+                numbers = bool(default) and isinstance(default[0], float)
+                value = tuple(specs.number(element) if numbers else element for element in value)
+        except UserError as error:
+            raise UserError(f"--{name}={','.join(value) if isinstance(value, list) else value}: {error}") from None
         read[name] = value
     return read
 
@@ -212,7 +238,7 @@ def explained(settings: type, chosen: Mapping[str, Any]) -> Iterator[tuple[str, 
             known = ", ".join(declared.accepts.available(types.SimpleNamespace(**chosen))) or "(none registered)"
             several = isinstance(default, tuple) or not declared.accepts.checked
             text += f" {'Any of' if several else 'One of'}: {known}."
-        elif isinstance(declared.accepts, Range):
+        elif isinstance(declared.accepts, Range | Size):
             text += f" {'Each' if isinstance(default, tuple) else 'Accepts'}: {declared.accepts}."
         yield declared.group, name, _flag_text(name, default), text
 

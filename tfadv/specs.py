@@ -1,9 +1,13 @@
-"""Attacks and defenses written as text: "fgsm,pgd(steps=50,restarts=5),autoattack(norm=l2)".  Needs no TensorFlow."""
+"""Values written as text: attacks and defenses such as "pgd(steps=50)", numbers such as "8/255", image sizes.
+
+Needs no TensorFlow.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -18,6 +22,8 @@ AFFECTS_RESULTS = False  # artifacts record the settings that were read
 
 _SPEC = re.compile(r"\s*([\w.+-]+)\s*(?:\(([^()]*)\))?\s*(,|$)")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_FRACTION = re.compile(rf"\s*{_NUMBER.pattern}\s*(?:/\s*{_NUMBER.pattern}\s*)?")
+_SIZE = re.compile(r"([0-9]{1,6})(?:\s*[xX×]\s*([0-9]{1,6}))?")
 _WORDS = {"true": True, "false": False, "none": None}
 _FORM = "write name or name(setting=value,...), separated by commas"
 
@@ -65,17 +71,55 @@ def _split_settings(name: str, text: str) -> dict[str, Any]:
 def _value(key: str, text: str) -> Any:
     if text in _WORDS:
         return _WORDS[text]
-    try:
-        numbers = text.split("/")
-        if len(numbers) <= 2 and all(_NUMBER.fullmatch(number.strip()) for number in numbers):
-            if len(numbers) == 2:
-                return float(numbers[0]) / float(numbers[1])
-            return int(text) if text.lstrip("+-").isdigit() else float(text)
-    except (ValueError, ArithmeticError):
-        raise UserError(f"{key}={text}: this number cannot be represented.") from None
+    if _FRACTION.fullmatch(text):
+        try:
+            return int(text) if text.lstrip("+-").isdigit() else number(text)
+        except (UserError, ValueError):
+            raise UserError(f"{key}={text}: this number cannot be represented.") from None
     if re.fullmatch(r"[A-Za-z][\w+-]*", text):
         return text
     raise UserError(f"cannot read the value of {key}={text}: it is a number, 2/255, true, false, none or a word.")
+
+
+def number(text: str) -> float:
+    """A number, or a fraction such as "8/255", as a float.
+
+    Raises:
+      UserError: the text is neither, or the number is too large or divides by zero.
+    """
+    if not _FRACTION.fullmatch(text):
+        raise UserError(f"{text!r} is not a number: write one such as 0.03, or a fraction such as 8/255.")
+    above, _, below = text.partition("/")
+    try:
+        value = float(above) / float(below or 1)
+    except ZeroDivisionError:
+        raise UserError(
+            f"{text!r} divides by zero: write a number such as 0.03, or a fraction such as 8/255."
+        ) from None
+    if not math.isfinite(value):
+        raise UserError(f"{text!r} is too large a number: write one such as 0.03, or a fraction such as 8/255.")
+    return value
+
+
+def size(text: str) -> int | str:
+    """The size of images: "96" and "96x96" → 96, the side of a square; "24x40" → "24x40", height and width.
+
+    Raises:
+      UserError: the text has another form.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
+        raise UserError(
+            f"{text!r} is not a size: write the side of a square such as 96, or HEIGHTxWIDTH such as 24x40."
+        )
+    height, width = int(match[1]), int(match[2] or match[1])
+    return height if height == width else f"{height}x{width}"
+
+
+def sides(size: int | str) -> tuple[int, int]:
+    """(height, width) of a size as `size` returns it: 96 → (96, 96), "24x40" → (24, 40)."""
+    height, width = (size, size) if isinstance(size, int) else size.split("x")
+    return int(height), int(width)
 
 
 def label(name: str, settings: Mapping[str, Any]) -> str:

@@ -16,9 +16,9 @@ def images():
 
 def center_of_mass(x):
     """(N, 2): center of mass, (row, column)."""
-    mass, places = x.sum(axis=3), np.arange(x.shape[1])
+    mass, rows, columns = x.sum(axis=3), np.arange(x.shape[1]), np.arange(x.shape[2])
     total = mass.sum(axis=(1, 2))
-    return np.stack([(mass.sum(axis=2) * places).sum(1) / total, (mass.sum(axis=1) * places).sum(1) / total], axis=1)
+    return np.stack([(mass.sum(axis=2) * rows).sum(1) / total, (mass.sum(axis=1) * columns).sum(1) / total], axis=1)
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
@@ -73,6 +73,34 @@ def test_crop_enlarges(monkeypatch):
     x[:, 14:19, 14:19] = 1
     mass = changed(x, "crop", monkeypatch).sum(axis=(1, 2, 3)) / 25
     assert mass.min() > 0.98 and 1.2 < mass.max() < 1.42
+
+
+def test_shift_and_crop_are_shares_of_each_side(monkeypatch):
+    x = np.zeros((256, 21, 61, 1), "float32")
+    x[:, 9:12, 28:33] = 1
+    moved = np.abs(center_of_mass(changed(x, "shift", monkeypatch)) - center_of_mass(x)).max(axis=0)
+    np.testing.assert_allclose(moved, [augment.SHIFT * 21, augment.SHIFT * 61], rtol=0.1)
+    moved = np.abs(center_of_mass(changed(x, "crop", monkeypatch)) - center_of_mass(x)).max(axis=0)
+    np.testing.assert_allclose(moved, np.array([21, 61]) * augment.CROP / 2 / (1 - augment.CROP), rtol=0.35)
+
+
+@pytest.mark.parametrize("name", ["rotation", "shear", "scaling", "flip"])
+def test_the_center_of_mass_stays_where_sides_differ(name, monkeypatch):
+    x = np.zeros((32, 33, 61, 1), "float32")
+    x[:, 12:21, 26:35] = 1
+    y = changed(x, name, monkeypatch)
+    assert y.shape == x.shape
+    np.testing.assert_allclose(center_of_mass(y), center_of_mass(x), atol=0.3)
+
+
+def test_a_rotation_is_one_in_pixels(monkeypatch):
+    """A bar turns by the same angle, and keeps its length, whatever the sides are."""
+    square = np.zeros((64, 61, 61, 1), "float32")
+    square[:, 15:46, 29:32] = 1
+    wide = np.zeros((64, 61, 121, 1), "float32")
+    wide[:, :, 30:91] = square
+    turned = changed(wide, "rotation", monkeypatch)
+    np.testing.assert_allclose(turned[:, :, 30:91], changed(square, "rotation", monkeypatch), atol=1e-3)
 
 
 def test_brightness_adds_one_number_per_image(monkeypatch):

@@ -3,12 +3,14 @@
 import shutil
 import zlib
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
 
 from tfadv.datasets import image_folder, sources
 from tfadv.errors import UserError
+from tfadv.specs import sides
 
 
 def picture(size=(12, 12), seed=0):
@@ -84,12 +86,38 @@ def test_grey_images_stay_grey_only_together(tmp_path):
 
 def test_images_are_scaled_where_a_size_is_given(tmp_path):
     folder_of(tmp_path, 1, size=(30, 20))
-    with pytest.raises(UserError, match="must be square and of one size, and have 30x20: give --image_size"):
-        image_folder.load(tmp_path, 0)
+    assert image_folder.load(tmp_path, 0).images.shape == (2, 30, 20, 3)
     folder_of(tmp_path, 1, classes=("eel",), size=(9, 9))
-    with pytest.raises(UserError, match="have 9x9 to 30x20: give --image_size"):
+    with pytest.raises(UserError, match="must be of one size, and have 9x9 to 30x20: give --image_size"):
         image_folder.load(tmp_path, 0)
     assert image_folder.load(tmp_path, 10).images.shape == (3, 10, 10, 3)
+    assert image_folder.load(tmp_path, "10x15").images.shape == (3, 10, 15, 3)
+
+
+@pytest.mark.parametrize("size", [10, "10x15", "40x12", "33x64"])
+@pytest.mark.parametrize("crop", [False, True])
+def test_images_are_scaled_as_by_the_loader_of_keras(tmp_path, size, crop):
+    for name, own_size in (("eel", (30, 20)), ("fox", (17, 41)), ("gnu", (64, 64))):
+        folder_of(tmp_path, 2, classes=(name,), size=own_size)
+    loaded = keras.utils.image_dataset_from_directory(
+        tmp_path, image_size=sides(size), batch_size=None, shuffle=False, crop_to_aspect_ratio=crop, verbose=False
+    )
+    expected = np.stack([x for x, _ in loaded.as_numpy_iterator()])
+    images = image_folder.load(tmp_path, size, *(["crop"] if crop else [])).images
+    np.testing.assert_array_equal(images, np.clip(np.round(expected), 0, 255))
+    antialiased = image_folder.load(tmp_path, size, "resize").images
+    assert (antialiased != images).any()
+
+
+def test_scaling_of_pillow_and_borders_stay_what_they_were(tmp_path):
+    folder_of(tmp_path, 1, size=(30, 20))
+    image = Image.fromarray(picture((30, 20)))
+    scaled = image_folder.load(tmp_path, "10x12", "resize").images[0]
+    np.testing.assert_array_equal(scaled, np.asarray(image.resize((12, 10), Image.Resampling.BILINEAR)))
+    padded = image_folder.load(tmp_path, "33x24", "pad").images[0]
+    np.testing.assert_array_equal(padded, np.pad(picture((30, 20)), ((1, 2), (2, 2), (0, 0))))
+    too_high = image_folder.load(tmp_path, "20x64", "pad").images[0]  # borders would cut off rows
+    np.testing.assert_array_equal(too_high, np.asarray(image.resize((64, 20), Image.Resampling.BILINEAR)))
 
 
 def test_other_files_are_left_out_and_said(tmp_path, caplog):
@@ -161,6 +189,82 @@ def test_two_folders_for_validation_are_refused(tmp_path):
         folder_of(tmp_path, split=split)
     with pytest.raises(UserError, match="both val and validation"):
         image_folder.load(tmp_path, 0)
+    shutil.rmtree(tmp_path / "validation")
+    folder_of(tmp_path, split="Training")
+    with pytest.raises(UserError, match="both Training and train"):
+        image_folder.load(tmp_path, 0)
+
+
+@pytest.mark.parametrize(
+    "names, splits",
+    [
+        (("train", "valid", "test"), {"train", "validation", "test"}),
+        (("training", "testing"), {"train", "test"}),
+        (("Train", "Validation", "TEST"), {"train", "validation", "test"}),
+        (("train", "val"), {"train", "validation"}),
+    ],
+)
+def test_names_of_splits(tmp_path, names, splits):
+    for split in names:
+        folder_of(tmp_path, split=split)
+    dataset = image_folder.load(tmp_path, 0)
+    assert set(dataset.official_splits) == splits and dataset.class_names == ["cat", "dog"]
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/a.xml").write_text("<a/>")
+    assert set(image_folder.load(tmp_path, 0).official_splits) == splits  # a folder without images is none
+    folder_of(tmp_path, split="unlabeled", classes=("more",))
+    with pytest.raises(UserError, match="and also images in unlabeled: move these into a class of [tT]rain.*, or away"):
+        image_folder.load(tmp_path, 0)
+
+
+def test_splits_without_training_images(tmp_path):
+    for split in ("val", "test"):
+        folder_of(tmp_path, split=split)
+    with pytest.raises(UserError, match="has test, val, but no folder train"):
+        image_folder.load(tmp_path, 0)
+
+
+def test_classes_may_have_the_names_of_splits(tmp_path):
+    folder_of(tmp_path, classes=("car", "train", "test"))
+    assert image_folder.load(tmp_path, 0).class_names == ["car", "test", "train"]
+
+
+def test_what_systems_leave_in_folders_is_no_class_and_no_image(tmp_path, caplog):
+    folder_of(tmp_path)
+    left = (".DS_Store", "cat/.DS_Store", "cat/Thumbs.db", "dog/desktop.ini", "__MACOSX/cat/._0.png")
+    for name in (*left, "cat/.ipynb_checkpoints/0-checkpoint.png", "dog/@eaDir/0.png/thumb.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tmp_path / "cat/0.png", tmp_path / name)
+    with caplog.at_level("INFO", logger="tfadv"):
+        dataset = image_folder.load(tmp_path, 0)
+    assert dataset.class_names == ["cat", "dog"] and len(dataset.labels) == 4 and not caplog.records
+
+
+@pytest.mark.parametrize(
+    "classes, splits", [("images", 1), ("pets-1.0/pets", 1), ("pets/{}", 2), ("{}/images", 2), ("{}/{}", 2)]
+)
+def test_folders_with_one_folder_inside_are_gone_through(tmp_path, caplog, classes, splits):
+    names = ("train", "test")[:splits]
+    for split in names:
+        folder_of(tmp_path, split=classes.format(split, split))
+    (tmp_path / "labels").mkdir()
+    with caplog.at_level("INFO", logger="tfadv"):
+        dataset = image_folder.load(tmp_path, 0)
+    assert dataset.class_names == ["cat", "dog"] and set(dataset.official_splits) == set(names)
+    assert "the classes are in" in caplog.text
+
+
+def test_one_class_is_not_gone_through(tmp_path):
+    folder_of(tmp_path, classes=("cat",), split="pets")
+    with pytest.raises(UserError, match=r"pets must have .* two or more; it has 1 \(cat\)|it has 1 \(pets\)"):
+        image_folder.load(tmp_path, 0)
+
+
+def test_names_of_files_in_capital_letters(tmp_path):
+    folder_of(tmp_path, 1)
+    Image.fromarray(picture()).save(tmp_path / "cat/1.JPG")
+    Image.fromarray(picture()).save(tmp_path / "dog/1.JPEG")
+    assert len(image_folder.load(tmp_path, 0).labels) == 4
 
 
 def test_the_order_mixes_classes_but_not_splits(tmp_path):

@@ -1,5 +1,7 @@
 """Files with arrays."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -24,6 +26,7 @@ def saved(tmp_path, **arrays):
         (Y[:, None].astype(np.uint8), ["0", "1", "2", "3"]),
         (np.eye(4, dtype=np.float32)[Y], ["0", "1", "2", "3"]),
         (Y * 10 - 5, ["-5", "5", "15", "25"]),
+        (Y.astype(np.float32), ["0", "1", "2", "3"]),
         (np.array(["ape", "bee", "cat", "dog"])[Y], ["ape", "bee", "cat", "dog"]),
     ],
 )
@@ -49,6 +52,75 @@ def test_float_and_grey_images(tmp_path):
     np.testing.assert_array_equal(dataset.images, X[..., :1])
 
 
+BITS = (X > 99).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "x, images, said",
+    [
+        (X, X, ""),
+        (X.astype(np.float64) / 255, X, "float64 from 0 to 1, and are read with 0 as black and 1 as white, in"),
+        (BITS, 255 * BITS, "uint8 from 0 to 1, and are read with 0 as black and 1 as white; if this is wrong"),
+        (BITS.astype(bool), 255 * BITS, "bool from 0 to 1, and are read with 0 as black and 1 as white, in"),
+        (BITS.astype(np.int64), 255 * BITS, "int64 from 0 to 1, and are read with 0 as black and 1 as white; if"),
+        (BITS.astype(np.float32), 255 * BITS, "float32 from 0 to 1, and are read with 0 as black and 1 as white, in"),
+        (0 * X, 0 * X, ""),  # black images are no guess
+        (X.astype(np.int16), X, "int16 from 0 to 255, and are read with 0 as black and 255 as white, in"),
+        (X.astype(np.int32), X, "int32 from 0 to 255"),
+        (X.astype(np.int64), X, "int64 from 0 to 255"),
+        (X.astype(np.uint16), X, "uint16 from 0 to 255"),
+        (X.astype(np.float32), X, "float32 from 0 to 255, and are read with 0 as black and 255 as white, in"),
+        (X.astype(np.float16), X, "float16 from 0 to 255"),
+        (np.clip(X + 0.4, 0, 255), X, "float64 from 0.4 to 255, and are read with 0 as black and 255 as white, in"),
+        (X / 127.5 - 1, X, "float64 from -1 to 1, and are read with -1 as black and 1 as white, in"),
+        ((X / 127.5 - 1).astype(np.float32), X, "float32 from -1 to 1"),
+        (X / 250 - 0.01, np.clip(np.round((X / 250 - 0.01) * 255), 0, 255), "-0.01 to 1.01, .* 1 as white; if this is"),
+        (
+            np.where(X > 250, 260.0, X),
+            np.where(X > 250, 255, X),
+            "0 to 260, and are read with 0 as black and 255 as white; if",
+        ),
+        (X // 16, X // 16, "uint8 from 0 to 15, and are read with 0 as black and 255 as white; if this is wrong"),
+        (X // 16 + 0.0, X // 16, "float64 from 0 to 15, and are read with 0 as black and 255 as white; if this is"),
+        ((X // 2).astype(np.int8), X // 2, "int8 from 0 to 127, and are read with 0 as black and 255 as white; if"),
+    ],
+)
+def test_the_range_of_pixels_is_seen_and_said(tmp_path, caplog, x, images, said):
+    with caplog.at_level("INFO", logger="tfadv"):
+        dataset = npz_file.load(saved(tmp_path, x=x, y=Y), 0)
+    np.testing.assert_array_equal(dataset.images, images)
+    assert dataset.images.dtype == np.uint8 and [bool(re.search(said, r.getMessage())) for r in caplog.records] == (
+        [True] if said else []
+    )
+    assert all((r.levelname == "WARNING") == ("if this is wrong" in r.getMessage()) for r in caplog.records)
+
+
+def test_training_and_test_images_are_read_in_the_same_range(tmp_path):
+    dark = np.minimum(X, 1)
+    dataset = npz_file.load(saved(tmp_path, x_train=X, y_train=Y, x_test=dark, y_test=Y), 0)
+    np.testing.assert_array_equal(dataset.images, np.concatenate([X, dark]))
+    dataset = npz_file.load(saved(tmp_path, x_train=X, y_train=Y, x_test=X / 255, y_test=Y), 0)  # of two types
+    np.testing.assert_array_equal(dataset.images, np.concatenate([X, X]))
+
+
+def test_validation_arrays_are_a_split(tmp_path):
+    arrays = {f"{name}_{split}": own for split in ("train", "val", "test") for name, own in (("x", X), ("y", Y))}
+    dataset = npz_file.load(saved(tmp_path, **arrays), 0)
+    assert dataset.official_splits == {"train": range(20), "validation": range(20, 40), "test": range(40, 60)}
+    del arrays["y_val"]
+    with pytest.raises(UserError, match="must hold x_train, y_train, x_val, y_val, x_test, y_test"):
+        npz_file.load(saved(tmp_path, **arrays), 0)
+
+
+def test_images_need_not_be_square(tmp_path):
+    path = saved(tmp_path, x=X[:, :5], y=Y)
+    np.testing.assert_array_equal(npz_file.load(path, 0).images, X[:, :5])
+    np.testing.assert_array_equal(npz_file.load(path, "5x9").images, X[:, :5])
+    padded = npz_file.load(path, "7x12", "pad").images
+    np.testing.assert_array_equal(padded, np.pad(X[:, :5], ((0, 0), (1, 1), (1, 2), (0, 0))))
+    assert npz_file.load(path, 9, "resize").images.shape == (20, 9, 9, 3)
+
+
 def test_train_and_test_arrays_as_keras_stores_them(tmp_path):
     dataset = npz_file.load(saved(tmp_path, x_train=X[:15], y_train=Y[:15], x_test=X[15:], y_test=Y[15:]), 18)
     assert dataset.official_splits == {"train": range(15), "test": range(15, 20)}
@@ -62,12 +134,18 @@ def test_train_and_test_arrays_as_keras_stores_them(tmp_path):
         ({"x": X, "y": Y[:-1]}, "x has 20 images and y has 19 labels"),
         ({"x": X[:, 0, 0], "y": Y}, r"x must be images .*; its shape is \(20, 3\)"),
         ({"x": X[..., :2], "y": Y}, "x must be images"),
-        ({"x": X.astype(np.float32), "y": Y}, r"x must be uint8, or float in \[0, 1\]; it is float32 from 0 to 255"),
-        ({"x": X.astype(np.int32), "y": Y}, "x must be uint8"),
+        ({"x": X / 60 - 2, "y": Y}, "are float64 from -2 to 2.25, and must be from 0 to 255, 0 to 1 or -1 to 1: scale"),
+        ({"x": X - 128.0, "y": Y}, "are float64 from -128 to 127"),
+        ({"x": X.astype(np.uint16) * 257, "y": Y}, "are uint16 from 0 to 65535"),
+        ({"x": X.astype(np.int32) - 1, "y": Y}, "are int32 from -1 to 254"),
+        ({"x": np.where(X == 7, np.nan, X / 255), "y": Y}, "are float64 from nan to nan"),
+        ({"x": np.where(X == 7, np.inf, X / 255), "y": Y}, "are float64 from 0 to inf"),
+        ({"x": X.astype(str), "y": Y}, "x must be numbers from 0 to 255, 0 to 1 or -1 to 1; it is <U3"),
+        ({"x": X.astype(complex), "y": Y}, "x must be numbers .*; it is complex128"),
+        ({"x": X.transpose(0, 3, 1, 2), "y": Y}, r"channels come last: use np.transpose\(x, \(0, 2, 3, 1\)\)"),
         ({"x": X, "y": Y / 3}, "y must be class numbers"),
         ({"x": X, "y": np.zeros((20, 4))}, "y must be class numbers"),
         ({"x": X, "y": 0 * Y}, "two classes or more; it has 1"),
-        ({"x": X[:, :5], "y": Y}, "not square but 5x9: give --image_size"),
         ({"x": X, "y": Y, "class_names": np.array(["a"])}, "4 classes and 1 class_names"),
         ({"x": X[:0], "y": Y[:0]}, "x must be images"),
         ({"x": np.array([None] * 20), "y": Y}, "without Python objects"),

@@ -6,7 +6,7 @@ import pytest
 import sklearn.datasets
 import tensorflow as tf
 
-from tfadv.datasets import DATASETS, sources, splits
+from tfadv.datasets import DATASETS, find, sources, splits
 from tfadv.errors import UserError
 
 
@@ -47,7 +47,45 @@ def test_images_are_padded_or_scaled(source, data_dir, tmp_path):
     assert scaled.shape == padded.shape and scaled[:, 0].any() and not np.array_equal(scaled, padded)
     smaller = [sources.load(name, data_dir, 5, fit=fit).images for fit in ("pad", "resize")]
     np.testing.assert_array_equal(*smaller)  # padding would cut off the border of the image
-    np.testing.assert_array_equal(sources.load(name, data_dir, 13).images, scaled)  # the default of these data sets
+    default = sources.load(name, data_dir, 5).images
+    as_keras = np.round(tf.image.resize(own, (5, 5)).numpy())
+    np.testing.assert_array_equal(default, smaller[0] if source == "tfds" else as_keras)
+    assert (default != smaller[0]).any() == (source != "tfds")
+    for fit in ("keras", "crop"):  # to a square
+        np.testing.assert_array_equal(sources.load(name, data_dir, 5, fit=fit).images, as_keras)
+    wide = sources.load(name, data_dir, "4x8", fit="crop").images
+    np.testing.assert_array_equal(wide, own[:, 2:6])
+    assert sources.load(name, data_dir, "10x12", fit="pad").images.tolist() == (
+        np.pad(own, ((0, 0), (1, 1), (2, 2), (0, 0))).tolist()
+    )
+
+
+@pytest.mark.parametrize("name", ["digits", "some_set"])
+def test_data_sets_of_tfds_are_scaled_with_antialiasing(name, data_dir):
+    """Results on these data sets depend on every pixel."""
+    own = sources.load("digits", data_dir, 8).images
+    expected = np.round(np.clip(tf.image.resize(own, (5, 5), antialias=True), 0, 255))
+    np.testing.assert_array_equal(sources.fitted(own, 5, find(name).fit), expected)
+    np.testing.assert_array_equal(sources.load("digits", data_dir, 5).images, expected)
+
+
+@pytest.mark.parametrize("size, fit", [(None, "crop"), (None, "keras"), (16, "crop")])
+def test_ways_of_scaling_agree_for_known_and_unknown_sizes(size, fit):
+    image = np.random.default_rng(0).integers(0, 256, (16, 23, 3), dtype=np.uint8)
+    scale = tf.function(lambda x: sources.fitted(x, "9x7", fit), [tf.TensorSpec((size, None, 3), tf.uint8)])
+    np.testing.assert_array_equal(scale(image), sources.fitted(image, "9x7", fit))
+    np.testing.assert_array_equal(sources.fitted(image[None], "9x7", fit)[0], sources.fitted(image, "9x7", fit))
+
+
+def test_channels_are_converted_as_by_pillow():
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    grey = sources.with_channels(image[None], 1)
+    np.testing.assert_array_equal(grey[0, ..., 0], np.asarray(PIL.Image.fromarray(image).convert("L")))
+    np.testing.assert_allclose(grey[0], tf.image.rgb_to_grayscale(image), atol=1)
+    colour = sources.with_channels(grey, 3)
+    assert colour.shape == (1, 64, 64, 3) and (colour == grey).all()
+    np.testing.assert_array_equal(sources.with_channels(colour, 1), grey)
+    assert sources.with_channels(colour, 3) is colour
 
 
 def test_images_of_unknown_size_are_padded_each_by_its_own_size():

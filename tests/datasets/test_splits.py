@@ -1,7 +1,10 @@
+import math
+
 import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from sklearn.model_selection import train_test_split
 
 from tfadv.datasets import splits
 from tfadv.errors import UserError
@@ -74,8 +77,72 @@ def test_too_few_images():
     splits.check_classes(np.arange(100) % 10, names, 10)
     with pytest.raises(UserError, match="--train_size is 5: give at least one image for each of the 10 classes"):
         splits.check_classes(np.arange(1000) % 10, names, 5)
-    with pytest.raises(UserError, match=r"at least 10 images .*; too few have b \(5\)\."):
+    with pytest.raises(UserError, match=r"at least 10 images .*; too few have b \(5\): add images, or leave"):
         splits.check_classes(np.array([0] * 90 + [1] * 5), ["a", "b", "c"], 0)
+
+
+@hypothesis.settings(deadline=None, max_examples=100)
+@hypothesis.given(
+    counts=st.lists(st.integers(1, 30), min_size=1, max_size=12),
+    share=st.sampled_from([0.1, 0.125, 0.2, 0.5, 0.9]),
+    seed=st.integers(0, 2**31 - 1),
+)
+def test_images_are_held_out_for_any_number_of_each_class(counts, share, seed):
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)) * 3, counts))
+    hypothesis.assume(len(labels) > 1)
+    kept, held = splits.hold_out(labels, share, seed)
+    assert sorted([*kept, *held]) == list(range(len(labels))) and len(kept) and len(held)
+    assert kept.dtype == held.dtype == np.int64
+    again = splits.hold_out(labels, share, seed)
+    assert (again[0] == kept).all() and (again[1] == held).all()
+    try:  # what was done before there was `hold_out`
+        expected = train_test_split(np.arange(len(labels)), test_size=share, stratify=labels, random_state=seed)
+    except ValueError:
+        if max(counts) > 1:
+            assert set(labels[kept]) == set(labels)  # no class loses all its images
+            assert len(held) <= math.ceil(share * len(labels))
+    else:
+        assert [part.tolist() for part in expected] == [kept.tolist(), held.tolist()]
+
+
+@pytest.mark.parametrize(
+    "counts, share, held",
+    [
+        ([6] * 10, 0.1, [1] * 6 + [0] * 4),  # fewer places than classes: of six classes one image each
+        ([40, 40, 1], 0.1, [5, 4, 0]),  # a class with one image keeps it; the others are stratified
+        ([1, 1, 1, 1, 2], 0.1, [1, 0, 0, 0, 0]),
+        ([2], 0.1, [1]),
+        ([1, 1], 0.1, [1, 0]),
+        ([1] * 20, 0.1, [1, 1] + [0] * 18),
+        ([2] * 10, 0.9, [1] * 10),  # one of each class is left
+        ([3, 3], 0.2, [1, 1]),
+    ],
+)
+def test_how_many_images_are_held_out_of_each_class(counts, share, held):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    _, positions = splits.hold_out(labels, share, 0)
+    assert sorted(np.bincount(labels[positions], minlength=len(counts)), reverse=True) == held
+    if 1 in counts and max(counts) > 1:
+        assert not set(labels[positions]) & set(np.flatnonzero(np.array(counts) == 1))
+
+
+def test_one_image_can_not_be_split():
+    for labels in (np.array([3]), np.array([], int)):
+        with pytest.raises(UserError, match=f"{len(labels)} images can't be split into two parts: give two or more"):
+            splits.hold_out(labels, 0.1, 0)
+
+
+def test_small_official_splits_and_odd_train_sizes_work():
+    """scikit-learn refuses these with sentences about its own arguments."""
+    labels = np.arange(70) % 10
+    official = {"train": range(60), "test": range(60, 70)}
+    rows = splits.official_splits(labels, official, 0)
+    assert len(rows["validation"]) == 6 and set(labels[rows["train"]]) == set(range(10))
+    rows = splits.stratified_splits(np.arange(1000) % 10, 0, train_size=699)  # one of 700 is left out
+    assert len(rows["train"]) == 699
+    labels = np.array([*range(10), *[0] * 90])  # nine classes with one training image
+    rows = splits.official_splits(labels, {"train": range(90), "test": range(90, 100)}, 0, train_size=20)
+    assert set(labels[rows["train"]]) == set(range(10)) and len(rows["train"]) == 20
 
 
 def test_classes_without_images_are_no_obstacle():

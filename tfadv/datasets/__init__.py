@@ -24,8 +24,12 @@ class DatasetSpec:
     Attributes:
       label: the TFDS feature that holds the class; "" finds it.
       image_size: pixels per side by default; 0 is that of the images.
-      fit: how an image is brought to that size: "pad" adds black borders to a smaller image (no pixel changes) and
-        scales a larger one; "resize" scales both (bilinear, antialiased, the aspect ratio is not kept).
+      fit: how an image is brought to that size.
+        "keras": scaled as by `keras.utils.image_dataset_from_directory`: bilinear, not antialiased, the aspect ratio is
+          not kept; rounded to whole grey levels.
+        "crop": the same, after the middle was cut out in the aspect ratio wanted (`crop_to_aspect_ratio=True`).
+        "resize": scaled bilinear and antialiased, the aspect ratio is not kept.
+        "pad": black borders are added to a smaller image (no pixel changes); a larger one is scaled as by "resize".
       flip: whether a mirrored image still shows its class.
       builder: "module:class" of a TFDS builder that needs no download, or None for TFDS' own builder of that name.
     """
@@ -48,7 +52,7 @@ DATASETS = Registry(
     },
 )
 
-FITS = ("pad", "resize")
+FITS = ("keras", "crop", "resize", "pad")
 AUGMENTATIONS = ("rotation", "flip", "shift", "scaling", "crop", "shear", "brightness", "noise")
 
 FOLDER, NPZ = "folder:", "npz:"
@@ -62,7 +66,7 @@ def find(name: str, fit: str = "") -> DatasetSpec:
     if name in DATASETS:
         entry = DATASETS[name]
     else:
-        entry = DatasetSpec("", 0, "resize", flip=re.split("[/:]", name)[0] not in _GLYPHS)
+        entry = DatasetSpec("", 0, "keras" if reader(name) else "resize", flip=re.split("[/:]", name)[0] not in _GLYPHS)
     return dataclasses.replace(entry, fit=fit or entry.fit)
 
 

@@ -20,9 +20,9 @@ _STREAMS = {
 
 # The largest amounts; each image draws its own, uniformly, in both directions.
 ROTATION = math.radians(10)
-SHIFT = 0.08  # of the side
+SHIFT = 0.08  # of the height and of the width
 SCALING = 0.1
-CROP = 0.15  # of the side, cut away; the rest fills the image again
+CROP = 0.15  # of the height and of the width, cut away; the rest fills the image again
 SHEAR = 0.1
 BRIGHTNESS = 0.1  # of the range [0, 1]
 NOISE = 0.02  # standard deviation
@@ -37,7 +37,7 @@ def _affine(n: tf.Tensor, row_x: tuple, row_y: tuple) -> tf.Tensor:
     return tf.reshape(tf.stack(entries, axis=1), (n, 3, 3))
 
 
-def _geometry(name: str, n: tf.Tensor, side: int, draw: Callable[[int], tf.Tensor]) -> tf.Tensor | None:
+def _geometry(name: str, n: tf.Tensor, height: int, width: int, draw: Callable[[int], tf.Tensor]) -> tf.Tensor | None:
     """The matrices of one geometric augmentation; `draw(i)` is uniform in [-1, 1), shape (n,)."""
     if name == "rotation":
         angle = ROTATION * draw(0)
@@ -45,14 +45,13 @@ def _geometry(name: str, n: tf.Tensor, side: int, draw: Callable[[int], tf.Tenso
     if name == "flip":
         return _affine(n, (tf.where(draw(0) < 0, -1.0, 1.0), 0, 0), (0, 1, 0))
     if name == "shift":
-        return _affine(n, (1, 0, SHIFT * side * draw(0)), (0, 1, SHIFT * side * draw(1)))
+        return _affine(n, (1, 0, SHIFT * width * draw(0)), (0, 1, SHIFT * height * draw(1)))
     if name == "scaling":
         zoom = 1 / (1 + SCALING * draw(0))
         return _affine(n, (zoom, 0, 0), (0, zoom, 0))
     if name == "crop":
         cut = CROP * (draw(0) + 1) / 2
-        room = cut * side / 2
-        return _affine(n, (1 - cut, 0, room * draw(1)), (0, 1 - cut, room * draw(2)))
+        return _affine(n, (1 - cut, 0, cut * width / 2 * draw(1)), (0, 1 - cut, cut * height / 2 * draw(2)))
     if name == "shear":
         return _affine(n, (1, SHEAR * draw(0), 0), (0, 1, 0))
     return None
@@ -62,7 +61,7 @@ def augment(images: tf.Tensor, seed: tf.Tensor, names: Sequence[str], share: tup
     """Changes half of the images of a batch, each by its own random amounts.
 
     Args:
-      images: float32 (N, H, W, C) in [0, 1], H = W.
+      images: float32 (N, H, W, C) in [0, 1].
       seed: int32 or int64 (2,); the same seed gives the same result.
       names: names in `tfadv.datasets.AUGMENTATIONS`; each draws the same numbers whatever the others are.
       share: (i, n) where `images` are part i of n equal parts of a batch; each image is changed as in the whole batch.
@@ -70,7 +69,8 @@ def augment(images: tf.Tensor, seed: tf.Tensor, names: Sequence[str], share: tup
     Returns:
       float32 (N, H, W, C) in [0, 1].
     """
-    side, (part, of_parts) = images.shape[1], share
+    height, width = images.shape[1:3]
+    part, of_parts = share
     seeds = {name: tf.random.experimental.stateless_fold_in(seed, i) for name, i in _STREAMS.items()}
 
     def draw_for(name):
@@ -89,18 +89,18 @@ def augment(images: tf.Tensor, seed: tf.Tensor, names: Sequence[str], share: tup
 
     places = own(chosen) - tf.cast(part * size, tf.int64)
     result = tf.gather_nd(images, places)
-    geometry = [_geometry(name, n, side, draw_for(name)) for name in names]
+    geometry = [_geometry(name, n, height, width, draw_for(name)) for name in names]
     geometry = [matrices for matrices in geometry if matrices is not None]
     if geometry:
-        centre = (side - 1) / 2
-        total = _affine(n, (1, 0, centre), (0, 1, centre))
+        x, y = (width - 1) / 2, (height - 1) / 2  # of the centre
+        total = _affine(n, (1, 0, x), (0, 1, y))
         for matrices in geometry:
             total = total @ matrices
-        total = total @ _affine(n, (1, 0, -centre), (0, 1, -centre))
+        total = total @ _affine(n, (1, 0, -x), (0, 1, -y))
         result = tf.raw_ops.ImageProjectiveTransformV3(
             images=result,
             transforms=own(tf.reshape(total, (n, 9))[:, :8]),
-            output_shape=[side, side],
+            output_shape=[height, width],
             fill_value=0.0,
             interpolation="BILINEAR",
             fill_mode="NEAREST",

@@ -10,32 +10,38 @@ import concurrent.futures
 import logging
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from tfadv.datasets.sources import ImageDataset
+from tfadv.datasets.sources import ImageDataset, fitted
 from tfadv.datasets.storage import Allocate
 from tfadv.errors import UserError
+from tfadv.specs import sides, size
 
 LOG = logging.getLogger(__name__)
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+SPLITS = {
+    "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+_NOT_OF_THE_USER = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "Thumbs.db", "desktop.ini")  # what systems leave in folders
 _GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F")
 
 
-def load(path: pathlib.Path, image_size: int, fit: str = "resize", allocate: Allocate = np.empty) -> ImageDataset:
+def load(path: pathlib.Path, image_size: int | str, fit: str = "keras", allocate: Allocate = np.empty) -> ImageDataset:
     """Reads all images.
 
     Images of several frames give their first one; transparent pixels become white; 16-bit images are scaled to 8 bits;
     images in other colour spaces are converted to RGB, or stay grey where all images are.
 
     Args:
-      path: a folder with a sub-folder for each class; or with folders train, validation (or val) and test, each with
-        the same sub-folders.
-      image_size: pixels per side, to which other images are brought; 0 is the size of all images.
-      fit: "pad" or "resize", see `tfadv.datasets.DatasetSpec`.
+      path: a folder with a sub-folder for each class; or with folders named as in `SPLITS`, in small or capital
+        letters, each with the same sub-folders.  Folders that hold only one further folder are gone through.
+      image_size: pixels per side, or a text such as "24x40", height and width, to which other images are brought; 0 is
+        the size of all images.
+      fit: one of `tfadv.datasets.FITS`, see `tfadv.datasets.DatasetSpec`.
       allocate: creates the array of the images from its shape and type.
 
     Returns:
@@ -60,29 +66,89 @@ def load(path: pathlib.Path, image_size: int, fit: str = "resize", allocate: All
     sizes, grey = _headers(files)
     if not image_size:
         image_size = _common_size(path, sizes)
-    images = allocate((len(files), image_size, image_size, 1 if grey else 3), np.uint8)
+    images = allocate((len(files), *sides(image_size), 1 if grey else 3), np.uint8)
     _decode(files, images, fit)
     return ImageDataset(images, np.asarray(labels, np.int64), list(classes), f"folder {path.resolve().name}", official)
 
 
 def _splits(path: pathlib.Path) -> dict[str, pathlib.Path]:
-    folders = [folder for folder in sorted(path.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
-    names = [folder.name for folder in folders]
-    if {"val", "validation"} <= set(names):
-        raise UserError(f"{path} has both val and validation: remove or rename one of them.")
-    if "train" in names and set(names) <= SPLITS.keys():
-        return {SPLITS[folder.name]: folder for folder in folders}
-    return {"train": path}
+    """Split → the folder that holds its classes.
+
+    Raises:
+      UserError: two folders are for the same split, none is for training, or one with images is for none.
+    """
+    path = _inner(path, SPLITS)
+    folders = _folders(path)
+    named = [folder for folder in folders if folder.name.lower() in SPLITS]
+    others = [folder for folder in folders if folder not in named]
+    with_images = [folder for folder in others if _has_images(folder)]
+    train = [folder for folder in named if SPLITS[folder.name.lower()] == "train"]
+    listing = ", ".join(folder.name for folder in named)
+    if not train:
+        if named and not with_images and all(map(_folders, named)):
+            raise UserError(f"{path} has {listing}, but no folder train: give the folder that holds train as well.")
+        return {"train": path}
+    if with_images:
+        if any(map(_shows_images, train)):  # a class that is called train
+            return {"train": path}
+        raise UserError(
+            f"{path} has {listing} and also images in {with_images[0].name}: move these into a class of "
+            f"{train[0].name}, or away."
+        )
+    if others:
+        LOG.info("%s: left out, because there are no images in it: %s", path, ", ".join(f.name for f in others))
+    splits: dict[str, pathlib.Path] = {}
+    for folder in named:
+        split = SPLITS[folder.name.lower()]
+        if split in splits:
+            raise UserError(f"{path} has both {splits[split].name} and {folder.name}: remove or rename one of them.")
+        splits[split] = folder
+    return {split: _inner(folder) for split, folder in splits.items()}
+
+
+def _inner(path: pathlib.Path, stop: Container[str] = ()) -> pathlib.Path:
+    """The first folder with several, or with one whose name is in `stop`; those before it hold images in one only."""
+    inner = path
+    while not _shows_images(inner):
+        folders = list(filter(_has_images, _folders(inner)))
+        if len(folders) != 1 or folders[0].name.lower() in stop:
+            break
+        inner = folders[0]
+    if inner == path or _shows_images(inner):
+        return path
+    LOG.info("%s: the classes are in %s", path, inner)
+    return inner
+
+
+def _folders(path: pathlib.Path) -> list[pathlib.Path]:
+    return [folder for folder in sorted(path.iterdir()) if folder.is_dir() and _is_of_the_user(folder.name)]
+
+
+def _is_of_the_user(name: str) -> bool:
+    return not name.startswith(".") and name not in _NOT_OF_THE_USER
+
+
+def _is_image(file: pathlib.Path) -> bool:
+    return file.suffix.lower() in SUFFIXES and _is_of_the_user(file.name) and file.is_file()
+
+
+def _shows_images(path: pathlib.Path) -> bool:
+    return any(map(_is_image, path.iterdir()))
+
+
+def _has_images(path: pathlib.Path) -> bool:
+    """Whether there are images in a folder or in those inside it."""
+    return _shows_images(path) or any(map(_has_images, _folders(path)))
 
 
 def _classes(splits: dict[str, pathlib.Path]) -> tuple[str, ...]:
-    found = {
-        split: sorted(c.name for c in folder.iterdir() if c.is_dir() and not c.name.startswith("."))
-        for split, folder in splits.items()
-    }
+    found = {split: [folder.name for folder in _folders(path)] for split, path in splits.items()}
     classes = found["train"]
     if len(classes) < 2:
-        raise UserError(f"{splits['train']} must have a sub-folder for each class, two or more; it has {len(classes)}.")
+        raise UserError(
+            f"{splits['train']} must have a sub-folder for each class, two or more; it has {len(classes)}"
+            f"{f' ({classes[0]})' if classes else ''}."
+        )
     for split, own in found.items():
         different = sorted(set(own) ^ set(classes))
         if different:
@@ -94,10 +160,17 @@ def _classes(splits: dict[str, pathlib.Path]) -> tuple[str, ...]:
 
 
 def _images(folder: pathlib.Path) -> list[pathlib.Path]:
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and not file.name.startswith(".")]
-    images = [file for file in files if file.suffix.lower() in SUFFIXES]
+    files = [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and all(map(_is_of_the_user, file.relative_to(folder).parts))
+    ]
+    images = [file for file in files if _is_image(file)]
     if not images:
-        raise UserError(f"there are no images in {folder}: it must hold files such as {', '.join(SUFFIXES[:3])}.")
+        raise UserError(
+            f"there are no images in {folder}: it must hold files such as {', '.join(SUFFIXES[:3])}. If it is not a "
+            "class, move it away."
+        )
     if len(images) < len(files):
         other = next(file for file in files if file not in images)
         LOG.warning("%s: %d files are not images, such as %s", folder, len(files) - len(images), other.name)
@@ -117,30 +190,33 @@ def _headers(files: Sequence[pathlib.Path]) -> tuple[list[tuple[int, int]], bool
     return [size for size, _ in found], all(grey for _, grey in found)
 
 
-def _common_size(path: pathlib.Path, sizes: Sequence[tuple[int, int]]) -> int:
-    least, most = min(sizes), max(sizes)
-    if least != most or least[0] != least[1]:
-        listing = " to ".join(dict.fromkeys(f"{height}x{width}" for height, width in (least, most)))
-        raise UserError(f"the images in {path} must be square and of one size, and have {listing}: give --image_size.")
-    return least[0]
+def _common_size(path: pathlib.Path, sizes: Sequence[tuple[int, int]]) -> int | str:
+    (height, width), most = min(sizes), max(sizes)
+    if (height, width) != most:
+        raise UserError(
+            f"the images in {path} must be of one size, and have {height}x{width} to {most[0]}x{most[1]}: give "
+            "--image_size."
+        )
+    return size(f"{height}x{width}")
 
 
 def _decode(files: Sequence[pathlib.Path], images: np.ndarray, fit: str) -> None:
-    """Fills uint8 (N, size, size, 1 or 3)."""
-    size, channels = images.shape[2:]
+    """Fills uint8 (N, height, width, 1 or 3)."""
+    height, width, channels = images.shape[1:]
     grey, numbers = channels == 1, {file: number for number, file in enumerate(files)}
 
     def decode(file: pathlib.Path) -> None:
         with Image.open(file) as image:
             image.load()
             converted = _eight_bits(ImageOps.exif_transpose(image), grey)
-            if fit == "pad" and max(converted.size) <= size:
-                bordered = Image.new(converted.mode, (size, size))
-                bordered.paste(converted, ((size - converted.width) // 2, (size - converted.height) // 2))
+            if fit == "pad" and converted.width <= width and converted.height <= height:
+                bordered = Image.new(converted.mode, (width, height))
+                bordered.paste(converted, ((width - converted.width) // 2, (height - converted.height) // 2))
                 converted = bordered
-            elif converted.size != (size, size):
-                converted = converted.resize((size, size), Image.Resampling.BILINEAR)  # antialiased
-            images[numbers[file]] = np.asarray(converted, np.uint8).reshape(size, size, channels)
+            elif fit in ("pad", "resize") and converted.size != (width, height):
+                converted = converted.resize((width, height), Image.Resampling.BILINEAR)  # antialiased
+            pixels = np.asarray(converted, np.uint8).reshape(converted.height, converted.width, channels)
+            images[numbers[file]] = fitted(pixels, f"{height}x{width}", fit)
 
     _of_each(decode, files)
 

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import logging
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
 from tfadv.datasets.sources import ImageDataset, fitted
 from tfadv.datasets.storage import Allocate, parts
 from tfadv.errors import UserError
+from tfadv.specs import sides, size
 
 LOG = logging.getLogger(__name__)
+_DARK = 64  # of 255; images whose largest value is lower may have another range
+_OVERSHOOT = 0.1  # of the range; what scaling with a sharpening filter adds at most
 
 
-def load(path: pathlib.Path, image_size: int, fit: str = "resize", allocate: Allocate = np.empty) -> ImageDataset:
+def load(path: pathlib.Path, image_size: int | str, fit: str = "keras", allocate: Allocate = np.empty) -> ImageDataset:
     """Reads the arrays.
 
     Args:
-      path: a file with `x`, uint8 or float in [0, 1], (N, H, W) or (N, H, W, 1 or 3), and `y`, integers (N,) or one-hot
-        (N, K); or with `x_train`, `y_train`, `x_test` and `y_test`; and, if need be, `class_names`.
-      image_size: pixels per side, to which other images are brought; 0 is the size of the images.
-      fit: "pad" or "resize", see `tfadv.datasets.DatasetSpec`.
+      path: a file with `x`, numbers (N, H, W) or (N, H, W, 1 or 3) from 0 to 255, 0 to 1 or -1 to 1, and `y`, integers
+        (N,) or one-hot (N, K); or with `x_train`, `y_train`, `x_test` and `y_test`, and perhaps `x_val` and `y_val`;
+        and, if need be, `class_names`.
+      image_size: pixels per side, or a text such as "24x40", height and width, to which other images are brought; 0 is
+        the size of the images.
+      fit: one of `tfadv.datasets.FITS`, see `tfadv.datasets.DatasetSpec`.
       allocate: creates the array of the images from its shape and type; the file is first read into memory.
 
     Returns:
@@ -36,53 +42,114 @@ def load(path: pathlib.Path, image_size: int, fit: str = "resize", allocate: All
             arrays = {key: file[key] for key in file.files}
     except Exception as error:  # of many kinds: damaged, or another file
         raise UserError(f"{path} can't be read as an .npz file without Python objects: {str(error)[:200]}.")
-    suffixes = {"train": "_train", "test": "_test"} if "x_train" in arrays else {"train": ""}
+    suffixes = {"train": ""}
+    if "x_train" in arrays:
+        validation = {"validation": "_val"} if "x_val" in arrays else {}
+        suffixes = {"train": "_train", **validation, "test": "_test"}
     wanted = [f"{name}{suffix}" for suffix in suffixes.values() for name in "xy"]
     if not set(wanted) <= arrays.keys():
         raise UserError(f"{path} must hold {', '.join(wanted)}; it holds {', '.join(arrays) or 'nothing'}.")
-    images = [_images(path, f"x{suffix}", arrays[f"x{suffix}"]) for suffix in suffixes.values()]
+    images = _pixels(path, [_images(path, f"x{suffix}", arrays[f"x{suffix}"]) for suffix in suffixes.values()])
     labels = [_labels(path, f"y{suffix}", arrays[f"y{suffix}"]) for suffix in suffixes.values()]
     for x, y, suffix in zip(images, labels, suffixes.values()):
         if len(x) != len(y):
             raise UserError(f"{path}: x{suffix} has {len(x)} images and y{suffix} has {len(y)} labels.")
     if len({x.shape[1:] for x in images}) > 1:
-        raise UserError(f"{path}: x_train and x_test have images of different shapes.")
+        raise UserError(f"{path}: its arrays have images of different shapes.")
     official, done = {}, 0
     for split, x in zip(suffixes, images):
         official[split] = range(done, done + len(x))
         done += len(x)
     y, names = _numbered(path, np.concatenate(labels), arrays.get("class_names"))
     height, width, channels = images[0].shape[1:]
-    if not image_size and height != width:
-        raise UserError(f"the images in {path} are not square but {height}x{width}: give --image_size.")
-    size, row = image_size or height, 0
-    fitted_images = allocate((done, size, size, channels), np.uint8)
+    image_size, row = image_size or size(f"{height}x{width}"), 0
+    fitted_images = allocate((done, *sides(image_size), channels), np.uint8)
     for part in (part for x in images for part in parts(x, 1024)):
-        fitted_images[row : row + len(part)] = fitted(part, size, fit)
+        fitted_images[row : row + len(part)] = fitted(part, image_size, fit)
         row += len(part)
     return ImageDataset(fitted_images, y, names, f"npz {path.name}", official)
 
 
 def _images(path: pathlib.Path, name: str, x: np.ndarray) -> np.ndarray:
-    """uint8 (N, H, W, C)."""
+    """(N, H, W, C), numbers or bool."""
     if x.ndim == 3:
         x = x[..., None]
     if x.ndim != 4 or x.shape[-1] not in (1, 3) or not x.size:
-        raise UserError(f"{path}: {name} must be images (N, H, W) or (N, H, W, 1 or 3); its shape is {x.shape}.")
-    if x.dtype == np.uint8:
-        return x
-    if not np.issubdtype(x.dtype, np.floating) or not (0 <= x.min() and x.max() <= 1):
-        raise UserError(
-            f"{path}: {name} must be uint8, or float in [0, 1]; it is {x.dtype} from {x.min():g} to {x.max():g}."
+        first = (
+            " The channels come last: use np.transpose(x, (0, 2, 3, 1))."
+            if x.ndim == 4 and x.shape[1] in (1, 3)
+            else ""
         )
-    LOG.info("%s: %s is rounded to the 256 levels of uint8", path.name, name)
-    return np.round(x * 255).astype(np.uint8)
+        raise UserError(f"{path}: {name} must be images (N, H, W) or (N, H, W, 1 or 3); its shape is {x.shape}.{first}")
+    if x.dtype.kind not in "biuf":
+        raise UserError(f"{path}: {name} must be numbers from 0 to 255, 0 to 1 or -1 to 1; it is {x.dtype}.")
+    return x
+
+
+def _pixels(path: pathlib.Path, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """uint8, read from the range that the images of all splits have together; says how, where there is a choice."""
+    if len({x.dtype.kind for x in images}) > 1:
+        return [pixels for x in images for pixels in _pixels(path, [x])]
+    kind = np.result_type(*images).name
+    low, high = float(min(x.min() for x in images)), float(max(x.max() for x in images))
+    black, white, is_guess = _range(path, kind, low, high)
+    if all(x.dtype == np.uint8 for x in images) and white == 255 and not is_guess:
+        return list(images)
+    LOG.log(
+        logging.WARNING if is_guess else logging.INFO,
+        "%s: the images are %s from %g to %g, and are read with %g as black and %g as white%s",
+        *(path.name, kind, low, high, black, white),
+        "; if this is wrong, store them as uint8 from 0 to 255" if is_guess else ", in the 256 levels of uint8",
+    )
+    scale = 255 / (white - black)
+
+    def levels(x: np.ndarray) -> np.ndarray:
+        if (black, white) == (0, 1):  # keeps the type, whose rounding decides the levels of float images
+            x = x * 255 if x.dtype.kind == "f" else x.astype(np.float32) * 255
+        elif (black, white) != (0, 255):
+            x = (x.astype(np.float32) - black) * scale
+        return np.clip(np.round(x), 0, 255).astype(np.uint8)
+
+    return [levels(x) for x in images]
+
+
+def _range(path: pathlib.Path, kind: str, low: float, high: float) -> tuple[float, float, bool]:
+    """(value of black, value of white, whether this is a guess) of images with these least and greatest values.
+
+    Raises:
+      UserError: it is no range of pixels.
+    """
+    if kind == "bool":
+        return 0, 1, False
+    if not kind.startswith("float"):
+        if 0 <= low and high == 1:
+            return 0, 1, True
+        if 0 <= low and high <= 255:
+            return 0, 255, 0 < high < _DARK or kind == "int8"
+    elif 0 <= low and high <= 1:
+        return 0, 1, False
+    elif -1 <= low < -_OVERSHOOT and high <= 1:
+        return -1, 1, False
+    elif -_OVERSHOOT <= low and high <= 1 + _OVERSHOOT:
+        return 0, 1, True
+    elif -1 - _OVERSHOOT <= low < 0 and high <= 1 + _OVERSHOOT:
+        return -1, 1, True
+    elif 0 <= low and high <= 255:
+        return 0, 255, high < _DARK
+    elif -_OVERSHOOT * 255 <= low and _DARK <= high <= (1 + _OVERSHOOT) * 255:
+        return 0, 255, True
+    raise UserError(
+        f"{path}: the images are {kind} from {low:g} to {high:g}, and must be from 0 to 255, 0 to 1 or -1 to 1: scale "
+        "them so; a normalization belongs into the model."
+    )
 
 
 def _labels(path: pathlib.Path, name: str, y: np.ndarray) -> np.ndarray:
-    """(N,), from integers, texts or one column; or one-hot rows (N, K)."""
+    """(N,), from whole numbers, texts or one column; or one-hot rows (N, K)."""
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
+    if y.ndim == 1 and y.dtype.kind in "bf" and (y == np.floor(y)).all():
+        y = y.astype(np.int64)
     one_hot = y.ndim == 2 and y.dtype.kind in "biuf" and np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all()
     if not one_hot and (y.ndim != 1 or y.dtype.kind not in "iuU"):
         raise UserError(f"{path}: {name} must be class numbers (N,) or one-hot (N, K); it is {y.dtype} {y.shape}.")

@@ -19,6 +19,8 @@ import tensorflow_datasets as tfds
 from tfadv.datasets import DatasetSpec, find, reader
 from tfadv.datasets.storage import Allocate, Images, parts, take
 from tfadv.errors import UserError
+from tfadv.specs import sides
+from tfadv.specs import size as as_size
 
 LOG = logging.getLogger(__name__)
 
@@ -69,16 +71,16 @@ class ImageDataset:
 
 
 def load(
-    name: str, data_dir: str, image_size: int = 0, label: str = "", fit: str = "", allocate: Allocate = np.empty
+    name: str, data_dir: str, image_size: int | str = 0, label: str = "", fit: str = "", allocate: Allocate = np.empty
 ) -> ImageDataset:
     """Reads a data set, and prepares or downloads it where it is one of TFDS and absent.
 
     Args:
       name: a data set, see `tfadv.datasets`.
       data_dir: folder of the TFDS data sets.
-      image_size: pixels per side; 0 is that of the data set.
+      image_size: pixels per side, or a text such as "24x40", height and width; 0 is that of the data set.
       label: the TFDS feature that holds the class; "" finds it.
-      fit: "pad" or "resize", see `tfadv.datasets.DatasetSpec`; "" is that of the data set.
+      fit: one of `tfadv.datasets.FITS`, see `tfadv.datasets.DatasetSpec`; "" is that of the data set.
       allocate: creates the array of the images from its shape and type.
 
     Returns:
@@ -97,21 +99,21 @@ def load(
 
 
 def _load_tfds(
-    name: str, spec: DatasetSpec, data_dir: str, image_size: int, label: str, allocate: Allocate
+    name: str, spec: DatasetSpec, data_dir: str, image_size: int | str, label: str, allocate: Allocate
 ) -> ImageDataset:
     builder = _prepared_builder(name, spec, data_dir)
     image_key, label_key, channels, own_size = _features(name, builder.info, label or spec.label)
     image_size = image_size or spec.image_size or own_size
     if not image_size:
-        raise UserError(f"the images of {name} have several sizes, or are not square: give --image_size.")
+        raise UserError(f"the images of {name} have several sizes: give --image_size.")
 
     def image_and_label(example):
         image = fitted(example[image_key], image_size, spec.fit)
-        return tf.ensure_shape(image, (image_size, image_size, channels)), example[label_key]
+        return tf.ensure_shape(image, (*sides(image_size), channels)), example[label_key]
 
     sizes = {split: builder.info.splits[split].num_examples for split in sorted(builder.info.splits)}
     total = sum(sizes.values())
-    images = allocate((total, image_size, image_size, channels), np.uint8)
+    images = allocate((total, *sides(image_size), channels), np.uint8)
     labels = np.empty(total, np.int64)
     official, done = {}, 0
     # Only the features used are decoded: oxford_iiit_pet also has masks and boxes.
@@ -138,32 +140,57 @@ def _load_tfds(
     return dataset
 
 
-def fitted(image: tf.Tensor | np.ndarray, image_size: int, fit: str) -> tf.Tensor | np.ndarray:
+def fitted(image: tf.Tensor | np.ndarray, image_size: int | str, fit: str) -> tf.Tensor | np.ndarray:
     """Brings images to one size.
 
     Args:
       image: uint8 (…, H, W, C), one image or several.
-      image_size: pixels per side.
-      fit: "pad" or "resize", see `tfadv.datasets.DatasetSpec`.
+      image_size: pixels per side, or a text such as "24x40", height and width.
+      fit: one of `tfadv.datasets.FITS`, see `tfadv.datasets.DatasetSpec`.
 
     Returns:
-      uint8 (…, image_size, image_size, C), the input itself if it has that size; scaled images are rounded.
+      uint8 (…, height, width, C), the input itself if it has that size; scaled images are rounded.
     """
-    if image.shape[-3:-1] == (image_size, image_size):
+    height, width = sides(image_size)
+    if image.shape[-3:-1] == (height, width):
         return image
 
-    def scale():
-        scaled = tf.image.resize(image, (image_size, image_size), antialias=True)
+    def scale(part=image):
+        scaled = tf.image.resize(part, (height, width), antialias=fit in ("resize", "pad"))
         return tf.cast(tf.round(tf.clip_by_value(scaled, 0, 255)), tf.uint8)
 
-    if fit == "resize":
-        return scale()
-    fits = tf.reduce_max(tf.shape(image)[-3:-1]) <= image_size  # else padding would cut off the border
-    return tf.cond(fits, lambda: tf.image.resize_with_crop_or_pad(image, image_size, image_size), scale)
+    if fit == "pad":
+        fits = tf.reduce_all(tf.shape(image)[-3:-1] <= (height, width))  # else padding would cut off the border
+        return tf.cond(fits, lambda: tf.image.resize_with_crop_or_pad(image, height, width), scale)
+    if fit == "crop":
+        rows, columns = tf.unstack(tf.shape(image)[-3:-1])
+        cut_rows = tf.clip_by_value(columns * height // width, 1, rows)
+        cut_columns = tf.clip_by_value(rows * width // height, 1, columns)
+        top, left = (rows - cut_rows) // 2, (columns - cut_columns) // 2
+        return scale(tf.convert_to_tensor(image)[..., top : top + cut_rows, left : left + cut_columns, :])
+    return scale()
 
 
-def _features(name: str, info: tfds.core.DatasetInfo, label: str) -> tuple[str, str, int, int]:
-    """(feature of the image, feature of the class, channels, pixels per side or 0 where there is no such number).
+def with_channels(images: np.ndarray, channels: int) -> np.ndarray:
+    """Grey images as three equal channels, or colour images as grey, weighted as by `tf.image.rgb_to_grayscale`.
+
+    Args:
+      images: uint8 (N, H, W, 1 or 3).
+      channels: 1 or 3.
+
+    Returns:
+      uint8 (N, H, W, channels); the input itself if it has so many.
+    """
+    if images.shape[-1] == channels:
+        return images
+    if channels == 3:
+        return np.repeat(images, 3, axis=-1)
+    weights = np.array([19595, 38470, 7471], np.uint32)  # of red, green and blue in 1/65536, as in Pillow
+    return ((images.astype(np.uint32) @ weights + 32768) >> 16).astype(np.uint8)[..., None]
+
+
+def _features(name: str, info: tfds.core.DatasetInfo, label: str) -> tuple[str, str, int, int | str]:
+    """(feature of the image, feature of the class, channels, size of the images or 0 where they have several).
 
     Raises:
       UserError: the data set has no image, no class or several, or another type of image; the message lists them.
@@ -185,7 +212,7 @@ def _features(name: str, info: tfds.core.DatasetInfo, label: str) -> tuple[str, 
     if channels not in (1, 3) or np.dtype(features[images[0]].np_dtype) != np.uint8:
         dtype = np.dtype(features[images[0]].np_dtype).name
         raise UserError(f"the images of {name} are {dtype} with {channels} channels, must be uint8 with 1 or 3.")
-    return images[0], classes[0], channels, height if height == width and height else 0
+    return images[0], classes[0], channels, as_size(f"{height}x{width}") if height and width else 0
 
 
 def _prepared_builder(name: str, spec: DatasetSpec, data_dir: str) -> tfds.core.DatasetBuilder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -27,9 +28,9 @@ def stratified_splits(labels: np.ndarray, seed: int, train_size: int = 0) -> dic
       together hold every image once, except those that `train_size` leaves out.
 
     Raises:
-      UserError: a split would have fewer images than there are classes.
+      UserError: there are fewer than three images.
     """
-    rest, test = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=seed)
+    rest, test = hold_out(labels, 0.2, seed)
     return _with_validation(labels, rest, test, 0.125, seed, train_size)
 
 
@@ -54,8 +55,8 @@ def official_splits(
     """
     if not {"train", "test"} <= official.keys():
         raise UserError(
-            f"--split=official needs the TFDS splits train and test; this data set has {', '.join(official)}: "
-            "use --split=stratified."
+            f"--split=official needs the splits train and test; this data set has {', '.join(official)}: "
+            "use --split=stratified, or call one of them test."
         )
     rest, test = np.asarray(official["train"]), np.asarray(official["test"])
     if "validation" in official:
@@ -81,7 +82,7 @@ def check_classes(labels: np.ndarray, names: Sequence[str], train_size: int) -> 
         more = ", …" if len(few) > 5 else ""
         raise UserError(
             f"every class needs at least {LEAST_IMAGES} images for training, validation and test; too few have "
-            f"{', '.join(few[:5])}{more}."
+            f"{', '.join(few[:5])}{more}: add images, or leave these classes out."
         )
     present = np.count_nonzero(counts)
     if 0 < train_size < present:
@@ -91,24 +92,67 @@ def check_classes(labels: np.ndarray, names: Sequence[str], train_size: int) -> 
 def _kept(rows: np.ndarray, labels: np.ndarray, seed: int, train_size: int) -> np.ndarray:
     """The training images to keep, sorted."""
     if 0 < train_size < len(rows):
-        try:
-            rows, _ = train_test_split(rows, train_size=train_size, stratify=labels[rows], random_state=seed)
-        except ValueError as error:  # a part would have fewer images than there are classes
-            reason = str(error).split(".")[0]
-            raise UserError(f"these images can't be split by class ({reason}): change --train_size={train_size}.")
+        kept, _ = _parted(labels[rows], len(rows) - train_size, seed)
+        rows = rows[kept]
     return np.sort(rows)
 
 
 def _with_validation(
     labels: np.ndarray, rest: np.ndarray, test: np.ndarray, validation_share: float, seed: int, train_size: int
 ) -> dict[str, np.ndarray]:
-    try:
-        train, validation = train_test_split(rest, test_size=validation_share, stratify=labels[rest], random_state=seed)
-    except ValueError as error:  # a part would have fewer images than there are classes
-        reason = str(error).split(".")[0]
-        raise UserError(f"these images can't be split by class ({reason}): there are too few.")
+    train, validation = (rest[positions] for positions in hold_out(labels[rest], validation_share, seed))
     train = _kept(train, labels, seed, train_size)
     return {"train": train, "validation": np.sort(validation), "test": np.sort(test)}
+
+
+def hold_out(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Holds out a share of the images, by class as far as there are enough of them.
+
+    Where each class has two images or more and both parts have room for all classes, this is scikit-learn's stratified
+    split.  Else as many images are held out, of as many classes as possible and equally many of each; a class never
+    gives its last image, so those with one image are kept.  Where all classes have one image, some are held out
+    nevertheless.
+
+    Args:
+      labels: int (N,), N >= 2.
+      share: above 0 and below 1, the share of images to hold out; rounded up to whole images.
+      seed: int; the same labels, share and seed give the same parts.
+
+    Returns:
+      Disjoint int64 positions in random order (kept, held out), together all of 0 … N - 1; neither is empty.
+
+    Raises:
+      UserError: there are fewer than two images.
+    """
+    if len(labels) < 2:
+        raise UserError(
+            f"{len(labels)} images can't be split into two parts: give two or more, and more of each class."
+        )
+    return _parted(labels, min(math.ceil(share * len(labels)), len(labels) - 1), seed)
+
+
+def _parted(labels: np.ndarray, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """As `hold_out`, for a number of images from 1 to N - 1; fewer are held out where classes would lose all images."""
+    classes, which, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    single = counts[which] == 1
+    if single.any() and not single.all():
+        several = np.flatnonzero(~single)
+        kept, held = (several[positions] for positions in _parted(labels[several], size, seed))
+        return np.concatenate([kept, np.flatnonzero(single)]), held
+    positions = np.arange(len(labels))
+    size = size if single.all() else min(size, len(labels) - len(classes))
+    if not single.all() and len(classes) <= min(size, len(labels) - size):
+        return tuple(train_test_split(positions, test_size=size, stratify=labels, random_state=seed))
+    order = np.random.default_rng(seed).permutation(positions)
+    if single.all():
+        return order[size:], order[:size]
+    # Each class's images get the numbers 0, 1, 2, …; all images of number 0 are held out first, then those of number 1.
+    number = np.empty(len(labels), np.int64)
+    for own in (order[labels[order] == name] for name in classes):
+        number[own] = np.arange(len(own))
+    able = order[number[order] < counts[which[order]] - 1]  # all but the last one of each class
+    held = able[np.argsort(number[able], kind="stable")][:size]
+    return order[~np.isin(order, held)], held
 
 
 def draw_balanced(labels: np.ndarray, size: int, seed: Sequence[int]) -> np.ndarray:
