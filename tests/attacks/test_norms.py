@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from tfadv.attacks.randomness import START, drawn
 from tfadv.attacks.norms import L2, Linf
 
 rng = np.random.default_rng(0)
@@ -47,11 +48,21 @@ def test_steepest_ascent_of_a_gradient_that_is_not_finite(norm):
 
 @pytest.mark.parametrize("norm", [Linf, L2])
 def test_samples_are_uniform_in_the_ball(norm):
-    sample = norm.sample((4000, 1, 1, 2), (7, 0)).numpy()
+    numbers, first = np.arange(4000), np.zeros(4000, int)
+
+    def samples(seed, numbers, rounds):
+        return drawn(lambda generator: norm.sample((1, 1, 2), generator), seed, START, numbers, rounds)
+
+    sample = samples(7, numbers, first)
     size = norm.norm(sample).numpy().ravel()
     assert size.max() <= 1
     # In two dimensions a ball of half the radius has a quarter of the area.
     assert abs((size < 0.5).mean() - 0.25) < 0.03 and np.abs(sample.mean((0, 1, 2))).max() < 0.03
-    few, others = (norm.sample((10, 1, 1, 2), seed).numpy() for seed in ((7, 0), (8, 0)))
-    np.testing.assert_allclose(sample[:10], few, rtol=1e-6)  # more restarts leave the first ones as they are
-    assert (few != others).all()
+    # An image's sample depends on the seed, its number and the round, and on nothing else.
+    np.testing.assert_array_equal(sample[[5, 3]], samples(7, [5, 3], first[:2]))
+    assert (samples(7, [5, 3], first[:2]) != samples(8, [5, 3], first[:2])).all()
+    assert (samples(7, [5, 3], first[:2]) != samples(7, [5, 3], first[:2] + 1)).all()
+    # Direction and radius are independent, and so are the samples of successive images.
+    x = sample[:, 0, 0]
+    assert np.abs(np.corrcoef(np.abs(x[:, 0]) / size, size)[0, 1]) < 0.05 if norm is L2 else True
+    assert np.abs(np.corrcoef(x[1:, 0], x[:-1, 0])[0, 1]) < 0.05

@@ -6,6 +6,7 @@ import tensorflow as tf
 from tests.attacks.conftest import is_right
 from tfadv.attacks import APGD, PGD, Square, gradient
 from tfadv.attacks.losses import margin
+from tfadv.attacks.randomness import START, drawn
 from tfadv.attacks.squares import bump, bumps, grid, propose_l2, propose_linf, side_lengths, stripes
 
 
@@ -57,7 +58,8 @@ def test_is_algorithm_1_of_the_paper(small):
     x = x[:20]
     y, eps, steps = np.argmax(model(x), axis=1), 0.03, 60
     numbers = tf.random.stateless_uniform((steps, 7), (5, 1))
-    best = np.clip(x + eps * stripes(1, x.shape[1:], (5, 0)), 0, 1)
+    starts = drawn(lambda generator: stripes(x.shape[1:], generator), 5, START, np.arange(20), np.zeros(20, int))
+    best = np.clip(x + eps * starts, 0, 1)
     values, expected = margin(model(best), y).numpy(), x.copy()
     expected[values > 0], remaining = best[values > 0], values <= 0
     for i in range(1, steps):
@@ -111,14 +113,15 @@ def test_a_linf_query_changes_one_square_to_the_bounds():
     expected = best.copy()
     expected[:, 5:8, 0:3] = x[:, 5:8, 0:3] + 0.1 * np.array([-1, 1, -1])
     np.testing.assert_allclose(candidate, expected, rtol=1e-6)
-    starts = stripes(4, (8, 8, 3), (0, 0)).numpy()
+    generator = np.random.default_rng(0)
+    starts = np.stack([stripes((8, 8, 3), generator) for _ in range(4)])
     assert set(np.unique(starts)) == {-1, 1} and (starts == starts[:, :1]).all() and (starts[0] != starts[1]).any()
 
 
 def test_an_l2_query_moves_the_budget():
     """The second square becomes zero, the first takes its budget, and the norm of the whole stays."""
     x = np.zeros((1, 12, 12, 2), "float32")
-    best = x + 0.5 * grid(1, (12, 12, 2), (0, 0)).numpy()
+    best = x + 0.5 * grid((12, 12, 2), np.random.default_rng(0))[None]
     assert np.linalg.norm(best) == pytest.approx(0.5, rel=1e-5)
     numbers = tf.constant([0.0, 0.0, 0.99, 0.99, 0.2, 0.2, 0.7])
     pair = np.pad(bumps(3), ((0, 0), (0, 9), (0, 9)))

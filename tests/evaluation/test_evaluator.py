@@ -231,8 +231,8 @@ def test_autoattack_without_attacks_is_refused():
 @pytest.mark.parametrize("attack", ["fgsm", "pgd(steps=3)"])
 def test_adversarial_images_are_kept(model, labeled, attack, eps):
     images, labels = labeled
-    result = evaluate(model, images, labels, attack, eps)
-    without = evaluate(model, images, labels, attack, eps, execution=Execution())
+    result = evaluate(model, images, labels, attack, eps, keep_images=True)
+    without = evaluate(model, images, labels, attack, eps)
     assert result.adversarial.shape == (*np.shape(eps), *images.shape) and without.adversarial is None
     np.testing.assert_array_equal(result.adversarial_correct, without.adversarial_correct)
     for adversarial, size, row in zip(

@@ -176,10 +176,13 @@ def test_the_first_step_which_may_compile_does_not_count_in_the_rate(halves, tmp
     assert "128 images/s  3 s left" in caplog.text  # 6 steps of 64 images
 
 
-def test_a_new_run_replaces_the_curves_of_the_earlier_one(halves, tmp_path):
-    for _ in range(2):
+def test_tensorboard_files_are_written_beside_what_is_there(halves, tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "notes.txt").write_text("mine")
+    for number in (1, 2):
         fit(trainer(), halves, tmp_path, epochs=1)
-        assert len(list((tmp_path / "validation").glob("events*"))) == 1
+        assert len(list((tmp_path / "validation").glob("events*"))) == number
+    assert (tmp_path / "train" / "notes.txt").read_text() == "mine"
 
 
 def test_tensorboard_shows_augmented_images(halves, tmp_path):
