@@ -99,6 +99,8 @@ def test_images_are_scaled_where_a_size_is_given(tmp_path):
 def test_images_are_scaled_as_by_the_loader_of_keras(tmp_path, size, crop):
     for name, own_size in (("eel", (30, 20)), ("fox", (17, 41)), ("gnu", (64, 64))):
         folder_of(tmp_path, 2, classes=(name,), size=own_size)
+        Image.fromarray(picture(own_size)).save(tmp_path / name / "2.jpg", quality=90)
+        Image.fromarray(picture(own_size)[..., 0]).save(tmp_path / name / "3.JPG", quality=90)
     loaded = keras.utils.image_dataset_from_directory(
         tmp_path, image_size=sides(size), batch_size=None, shuffle=False, crop_to_aspect_ratio=crop, verbose=False
     )
@@ -258,6 +260,23 @@ def test_one_class_is_not_gone_through(tmp_path):
     folder_of(tmp_path, classes=("cat",), split="pets")
     with pytest.raises(UserError, match=r"pets must have .* two or more; it has 1 \(cat\)|it has 1 \(pets\)"):
         image_folder.load(tmp_path, 0)
+
+
+def test_jpeg_files_are_turned_and_broken_ones_named(tmp_path):
+    folder_of(tmp_path, 1, size=(30, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(picture((20, 30))).save(tmp_path / "cat/1.jpg", exif=exif, quality=95)
+    image = Image.fromarray(picture((20, 30)))
+    image.save(tmp_path / "dog/1.jpg", quality=95)
+    turned = np.rot90(image_folder.load(tmp_path, "30x20").images[1])
+    (tmp_path / "cat/1.jpg").unlink()
+    (tmp_path / "dog/1.jpg").rename(tmp_path / "cat/1.jpg")
+    np.testing.assert_array_equal(turned, image_folder.load(tmp_path, "20x30").images[1])
+    content = (tmp_path / "cat/1.jpg").read_bytes()
+    (tmp_path / "cat/1.jpg").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=r"can't read the image .*cat/1\.jpg \(.+\): replace or remove it"):
+        image_folder.load(tmp_path, "20x30")
 
 
 def test_names_of_files_in_capital_letters(tmp_path):

@@ -172,8 +172,16 @@ def no_model(path):
 @pytest.mark.parametrize(
     "make, flags, message",
     [
-        (lambda path: save_model(path, None, shape=(32, 32, 3)), [], "takes images of 32x32x3 and digits has 32x32x1"),
-        (lambda path: save_model(path, None, shape=(28, 28, 1)), ["--image_size=32"], "takes images of 28x28x1"),
+        (
+            lambda path: save_model(path, None, shape=(28, 40, 1)),
+            ["--image_size=32"],
+            "takes images of 28x40x1 and digits has 32x32x1: give --image_size=28x40",
+        ),
+        (
+            lambda path: save_model(path, None, shape=(28, 28, 1)),
+            ["--image_size=28x40"],
+            "has 28x40x1: give --image_size=28.$",
+        ),
         (lambda path: save_model(path, None, classes=7), [], r"returns 7 classes and digits has 10 \(0, 1, 2,"),
         (no_model, [], "bad.keras can't be loaded as a Keras model"),
     ],
@@ -185,11 +193,96 @@ def test_models_that_do_not_fit_the_images(session, tmp_path, make, flags, messa
         pass
 
 
-def test_images_take_the_size_of_the_model(session, tmp_path):
-    save_model(tmp_path / "small.keras", None, shape=(24, 24, 1))
+@pytest.mark.parametrize("shape, size", [((24, 24, 1), 24), ((24, 40, 1), "24x40")])
+def test_images_take_the_size_of_the_model(session, tmp_path, shape, size):
+    save_model(tmp_path / "small.keras", None, shape=shape)
     started = session("--models=small.keras")
-    assert started.splits.shape == (24, 24, 1)
+    assert started.splits.shape == shape and started.config.image_size == size
     assert started.config.surrogate == ("small.keras",) and started.config.experiment == "own"
+
+
+def colour_digits(digits):
+    """Images with other values in each channel, as (images, labels)."""
+    return types.SimpleNamespace(
+        images=np.concatenate([digits.images, digits.images // 2, 255 - digits.images], axis=-1), labels=digits.labels
+    )
+
+
+@pytest.mark.parametrize("is_function", [False, True])
+def test_grey_images_become_three_channels_for_a_colour_model(session, tmp_path, caplog, is_function):
+    save_model(tmp_path / "colour.keras", None, shape=(32, 32, 3))
+    (tmp_path / "colour_models.py").write_text(
+        "import keras\ndef build():\n    return keras.models.load_model('colour.keras')\n"
+    )
+    name = "colour_models:build" if is_function else "colour.keras"
+    started = session(f"--models={name}", "--surrogate=resnet_tiny")
+    with caplog.at_level("INFO", logger="tfadv"), started.trained(name, "original").loaded():
+        images = started.splits.images
+    assert started.splits.shape == (32, 32, 3) and images["test"].images.shape == (360, 32, 32, 3)
+    assert (images["train"].images[..., 1:] == images["train"].images[..., :1]).all()
+    grey = sources.load("digits", started.config.data_dir, 32).images
+    for split in images.values():
+        np.testing.assert_array_equal(split.images[..., :1], grey[split.ids])
+    assert caplog.text.count("are grey; they are converted to three equal channels for your model") == 1
+    settings = started.trained("resnet_tiny", "original").settings()
+    assert settings["channels"] == 3 and started.trained(name, "original").settings()["channels"] == 3
+
+
+def test_colour_images_become_grey_for_a_grey_model(session, tmp_path, digits, caplog):
+    save_model(tmp_path / "mine.keras", None)
+    colour = colour_digits(digits)
+    np.savez(tmp_path / "colour.npz", x=colour.images, y=colour.labels)
+    started = session("--models=mine.keras", "--dataset=npz:colour.npz")
+    with caplog.at_level("INFO", logger="tfadv"), started.trained("mine.keras", "original").loaded():
+        images = started.splits.images
+    ordered = sources.load("npz:colour.npz", "").images
+    for split in images.values():
+        weighted = ordered[split.ids] @ np.array([0.299, 0.587, 0.114])
+        np.testing.assert_allclose(split.images[..., 0], weighted, atol=0.51)
+    assert caplog.text.count("are in colour; they are converted to grey for your model") == 1
+
+
+def test_images_with_the_channels_of_the_model_are_not_touched(session, tmp_path, caplog):
+    save_model(tmp_path / "mine.keras", None)
+    started = session("--models=mine.keras", "--surrogate=resnet_tiny")
+    with started.trained("mine.keras", "original").loaded():
+        pass
+    assert "converted" not in caplog.text
+    assert not any("channels" in started.trained(name, "original").settings() for name in ("mine.keras", "resnet_tiny"))
+
+
+def test_models_of_several_channels_need_separate_runs(session, tmp_path):
+    save_model(tmp_path / "mine.keras", None)
+    save_model(tmp_path / "colour.keras", None, shape=(32, 32, 3))
+    with pytest.raises(UserError, match="mine.keras takes grey images and colour.keras takes colour images"):
+        session("--models=mine.keras,colour.keras").splits.shape  # noqa: B018
+
+
+def test_defenses_train_on_all_images_of_classes_of_any_size(session, tmp_path, digits, caplog):
+    save_model(tmp_path / "mine.keras", None, classes=2, shape=(8, 8, 1))
+    labels = np.repeat([0, 1], [500, 50])
+    np.savez(tmp_path / "uneven.npz", x=digits.images[:550, ::4, ::4, 0], y=labels)
+    flags = ("--dataset=npz:uneven.npz", "--stage=all", "--defenses=nfgsm,control,surrogate,ensemble,free")
+    started = session("--models=mine.keras", *flags)
+    for name in ("nfgsm", "control", "free"):
+        samples = started.trained("mine.keras", name)._training_samples()
+        assert np.bincount(samples.labels).tolist() == [350, 35], name
+    assert "class balance" not in caplog.text
+    assert not any(recipe.balance for recipe in started.experiment.recipes)
+
+
+@pytest.mark.parametrize("sizes, kept, level", [((500, 50), 35 * 2, "WARNING"), ((500, 480), 336 * 2, "INFO")])
+def test_class_balance_of_the_paper_warns_where_it_drops_many_images(
+    session, tmp_path, digits, caplog, sizes, kept, level
+):
+    np.savez(tmp_path / "uneven.npz", x=digits.images[: sum(sizes), ::4, ::4, 0], y=np.repeat([0, 1], sizes))
+    started = session("--models=resnet_tiny", "--dataset=npz:uneven.npz")
+    with caplog.at_level("INFO", logger="tfadv"):
+        samples = started.trained("resnet_tiny", "augmented")._training_samples()
+    assert len(samples.labels) == kept
+    (record,) = [record for record in caplog.records if "class balance" in record.getMessage()]
+    whole = round(0.7 * sum(sizes))
+    assert record.levelname == level and f"augmented, class balance: {kept} of {whole} training" in record.getMessage()
 
 
 def test_names_of_one_file_are_the_same_model(session, tmp_path):

@@ -13,6 +13,7 @@ import pathlib
 from collections.abc import Container, Sequence
 
 import numpy as np
+import tensorflow as tf
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tfadv.datasets.sources import ImageDataset, fitted
@@ -27,6 +28,10 @@ SPLITS = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 _NOT_OF_THE_USER = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "Thumbs.db", "desktop.ini")  # what systems leave in folders
+_UNREADABLE = (
+    OSError, ValueError, SyntaxError, EOFError, UnidentifiedImageError, Image.DecompressionBombError, tf.errors.OpError,
+)  # fmt: skip
+_ORIENTATION = 0x0112  # in EXIF data
 _GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F")
 
 
@@ -182,7 +187,7 @@ def _headers(files: Sequence[pathlib.Path]) -> tuple[list[tuple[int, int]], bool
 
     def header(file: pathlib.Path) -> tuple[tuple[int, int], bool]:
         with Image.open(file) as image:
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # orientation: rows and columns are exchanged
+            turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)  # rows and columns are exchanged
             height, width = (image.width, image.height) if turned else (image.height, image.width)
             return (height, width), image.mode in _GREY
 
@@ -206,19 +211,30 @@ def _decode(files: Sequence[pathlib.Path], images: np.ndarray, fit: str) -> None
     grey, numbers = channels == 1, {file: number for number, file in enumerate(files)}
 
     def decode(file: pathlib.Path) -> None:
-        with Image.open(file) as image:
-            image.load()
-            converted = _eight_bits(ImageOps.exif_transpose(image), grey)
-            if fit == "pad" and converted.width <= width and converted.height <= height:
-                bordered = Image.new(converted.mode, (width, height))
-                bordered.paste(converted, ((width - converted.width) // 2, (height - converted.height) // 2))
-                converted = bordered
-            elif fit in ("pad", "resize") and converted.size != (width, height):
-                converted = converted.resize((width, height), Image.Resampling.BILINEAR)  # antialiased
-            pixels = np.asarray(converted, np.uint8).reshape(converted.height, converted.width, channels)
-            images[numbers[file]] = fitted(pixels, f"{height}x{width}", fit)
+        converted = _eight_bits(_opened(file, as_keras=fit in ("keras", "crop")), grey)
+        if fit == "pad" and converted.width <= width and converted.height <= height:
+            bordered = Image.new(converted.mode, (width, height))
+            bordered.paste(converted, ((width - converted.width) // 2, (height - converted.height) // 2))
+            converted = bordered
+        elif fit in ("pad", "resize") and converted.size != (width, height):
+            converted = converted.resize((width, height), Image.Resampling.BILINEAR)  # antialiased
+        pixels = np.asarray(converted, np.uint8).reshape(converted.height, converted.width, channels)
+        images[numbers[file]] = fitted(pixels, f"{height}x{width}", fit)
 
     _of_each(decode, files)
+
+
+def _opened(file: pathlib.Path, as_keras: bool) -> Image.Image:
+    """The image, turned as its EXIF data say; `as_keras`: with the pixels that Keras' loader decodes."""
+    with Image.open(file) as image:
+        if not (as_keras and image.format == "JPEG" and image.mode in ("L", "RGB")):
+            image.load()
+            return ImageOps.exif_transpose(image)
+        # TensorFlow's decoder of JPEG rounds otherwise than Pillow's: by up to ten grey levels.
+        pixels = tf.io.decode_image(file.read_bytes(), expand_animations=False).numpy()
+        decoded = Image.fromarray(pixels.reshape(pixels.shape[:2] if image.mode == "L" else pixels.shape))
+        decoded.getexif()[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
+        return ImageOps.exif_transpose(decoded)
 
 
 def _eight_bits(image: Image.Image, grey: bool) -> Image.Image:
@@ -244,7 +260,7 @@ def _of_each(function, files):
     def attempt(file):
         try:
             return function(file), None
-        except (OSError, ValueError, SyntaxError, EOFError, UnidentifiedImageError, Image.DecompressionBombError) as e:
+        except _UNREADABLE as e:
             return None, f"{file} ({' '.join(str(e).split())[:150] or type(e).__name__})"
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:

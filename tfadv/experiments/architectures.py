@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
+from tfadv import specs
 from tfadv.datasets.batches import to_float
 from tfadv.errors import UserError
 from tfadv.evaluation.guessing import hardly_better_than_guessing, largest_share
@@ -75,6 +76,7 @@ class RegisteredModel(Architecture):
             "model": self.label,
             "model_entry": dataclasses.asdict(MODELS[self.label]),
             "weights": pretrained.identity(self._config.weights),
+            **self._splits.conversion,
         }
 
     def build(self) -> keras.Model:
@@ -100,6 +102,7 @@ class OwnModel(Architecture):
             "model": self.label,
             "model_entry": own.identity(self._name),
             "input_range": self._config.input_range,
+            **self._splits.conversion,
         }
 
     def build(self) -> keras.Model:
@@ -147,9 +150,9 @@ class OwnModel(Architecture):
         if any(size is not None and size != own_size for size, own_size in zip(takes, splits.shape)):
             wanted = "x".join("any" if size is None else str(size) for size in takes)
             has = "x".join(map(str, splits.shape))
+            way = f"={specs.size(f'{takes[0]}x{takes[1]}')}" if takes[0] and takes[1] else ""
             raise UserError(
-                f"{self._name} takes images of {wanted} and {self._config.dataset} has {has}: images are square, and "
-                "--image_size sets their size."
+                f"{self._name} takes images of {wanted} and {self._config.dataset} has {has}: give --image_size{way}."
             )
         if returns != len(splits.class_names):
             raise UserError(

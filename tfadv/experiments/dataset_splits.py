@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfadv.datasets import find, reader, sources, splits
-from tfadv.datasets.storage import Images, take
+from tfadv.datasets.storage import Images, parts, take
 from tfadv.errors import UserError
 from tfadv.experiments.graph import WholeArtifact
-from tfadv.models.own import is_own
+from tfadv.models import own
 from tfadv.store.files import digest, write_json
 
 if TYPE_CHECKING:
@@ -74,15 +74,15 @@ class DatasetSplits(WholeArtifact):
         if config.split == "official":
             rows = splits.official_splits(dataset.labels, dataset.official_splits, config.seed, config.train_size)
         else:
-            if "test" in dataset.official_splits and any(map(is_own, config.models)):
+            if "test" in dataset.official_splits and any(map(own.is_own, config.models)):
                 LOG.warning(
                     "the test images may contain images that your model was trained on: --split=official keeps the "
                     "data set's own test split"
                 )
             rows = splits.stratified_splits(dataset.labels, config.seed, config.train_size)
         manifest["counts"] = {
-            split: dict(zip(names, np.bincount(dataset.labels[own], minlength=len(names)).tolist()))
-            for split, own in rows.items()
+            split: dict(zip(names, np.bincount(dataset.labels[those], minlength=len(names)).tolist()))
+            for split, those in rows.items()
         }
         record = {
             "dataset": dataset.full_name,
@@ -90,7 +90,7 @@ class DatasetSplits(WholeArtifact):
             "shape": dataset.images.shape[1:],
             "images_sha256": dataset.digest(),
             "class_names": names,
-            **{split: own.tolist() for split, own in rows.items()},
+            **{split: those.tolist() for split, those in rows.items()},
         }
         write_json(folder / "splits.json", record, indent=None)
 
@@ -125,9 +125,31 @@ class DatasetSplits(WholeArtifact):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of the images."""
+        """(H, W, C) of the images, with the channels that the user's own models take."""
         height, width, channels = self.record["shape"]
-        return height, width, channels
+        return height, width, self._own_channels or channels
+
+    @property
+    def conversion(self) -> dict[str, int]:
+        """The setting "channels" of models where the images are converted for them; builds nothing."""
+        if not self._own_channels or self._context.graph.current(self) is None:
+            return {}
+        return {} if self._own_channels == self.record["shape"][2] else {"channels": self._own_channels}
+
+    @functools.cached_property
+    def _own_channels(self) -> int:
+        """The channels of images that the user's own models take; 0 where there are none or this is not known.
+
+        Raises:
+          UserError: the models take different numbers.
+        """
+        models = [name for name in (*self._config.models, *self._config.surrogate) if own.is_own(name)]
+        taken = {channels: name for name in models if (channels := own.channels(name)) in (1, 3)}
+        if len(taken) > 1:
+            raise UserError(
+                f"{taken[1]} takes grey images and {taken[3]} takes colour images: give them separate runs."
+            )
+        return next(iter(taken), 0)
 
     @functools.cached_property
     def images(self) -> dict[str, SplitImages]:
@@ -142,8 +164,24 @@ class DatasetSplits(WholeArtifact):
                 f"the images of {dataset.full_name} in {self._config.data_dir} are not those that "
                 f"{self._context.workdir.root} was built from: restore them, or give another --workdir."
             )
+        if self.conversion:
+            of, to = ("grey", "three equal channels") if self._own_channels == 3 else ("in colour", "grey")
+            LOG.info("the images of %s are %s; they are converted to %s for your model", dataset.full_name, of, to)
         rows = {split: np.asarray(record[split], np.int64) for split in splits.SPLITS}
-        return {split: SplitImages(take(dataset.images, r), dataset.labels[r], r) for split, r in rows.items()}
+        return {
+            split: SplitImages(self._converted(take(dataset.images, r)), dataset.labels[r], r)
+            for split, r in rows.items()
+        }
+
+    def _converted(self, images: Images) -> Images:
+        """The images with the channels of `shape`."""
+        if images.shape[1:] == self.shape:
+            return images
+        converted, row = self._context.storage.allocate((len(images), *self.shape), np.uint8), 0
+        for part in parts(images):
+            converted[row : row + len(part)] = sources.with_channels(part, self.shape[2])
+            row += len(part)
+        return converted
 
 
 def _listing(dataset: str) -> str:

@@ -18,7 +18,6 @@ def _defense(name: str, title: str, *, samples: str = "clean", online: bool = Tr
         samples=samples,
         objective=name if online else "cross_entropy",
         augment=True,
-        balance=True,
         epochs="retrain_epochs" if samples in ("surrogate", "own") else "defense_epochs",
         weight_decay="defense_weight_decay" if online else "weight_decay",
         budgeted=True,

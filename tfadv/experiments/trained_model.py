@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from tfadv.experiments.stored_samples import StoredSamples
 
 LOG = logging.getLogger(__name__)
+_DROPPED_SHARE = 0.1  # of the training images; class balance that leaves out more is a warning
 
 
 class TrainedModel(WholeArtifact):
@@ -219,8 +220,12 @@ class TrainedModel(WholeArtifact):
             samples = Samples(train.images, train.labels, None, (0.0,) * len(self._plan.levels))
         if not self.recipe.balance:
             return samples
-        balanced = undersample(samples.labels, self._config.seed)
-        LOG.info("class balance: %d of %d training images are kept", len(balanced), len(samples.labels))
+        balanced, whole = undersample(samples.labels, self._config.seed), len(samples.labels)
+        LOG.log(
+            logging.WARNING if whole - len(balanced) > _DROPPED_SHARE * whole else logging.INFO,
+            "%s %s, class balance: %d of %d training images are kept, as many of each class as the smallest has",
+            *(self.model, self.recipe.name, len(balanced), whole),
+        )
         return samples.select(balanced)
 
     def _validation_samples(self) -> Samples:

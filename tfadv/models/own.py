@@ -72,16 +72,35 @@ def check(name: str) -> None:
 
 
 def image_shape(name: str) -> tuple[int | None, int | None, int | None]:
-    """(H, W, C) of the images that a `.keras` file takes, read without Keras; None for what is not known."""
+    """(H, W, C) of the images that a `.keras` file takes, read without Keras; None for what is not known.
+
+    Images without an axis for channels have one channel.
+    """
     try:
         with zipfile.ZipFile(normalized(name)) as file:
             config = json.loads(file.read("config.json"))
         layers = config["config"].get("layers") or [{}]
         shape = (config.get("build_config") or {}).get("input_shape") or layers[0]["config"]["batch_shape"]
+        shape = (*shape, 1) if len(shape) == 3 else shape
         height, width, channels = (size if isinstance(size, int) else None for size in shape[1:])
     except (OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError):
         return None, None, None
     return height, width, channels
+
+
+def channels(name: str) -> int | None:
+    """The number of channels of the images that a model takes; None where it is not known.
+
+    Raises:
+      UserError: as `load`, for a folder or a function; a file is only looked into.
+    """
+    if name.endswith(".keras"):
+        return image_shape(name)[2]
+    try:
+        shape = load(name).input_shape
+    except (AttributeError, ValueError):  # not built yet
+        return None
+    return shape[3] if isinstance(shape, tuple) and len(shape) == 4 else None
 
 
 def identity(name: str) -> dict[str, Any]:
