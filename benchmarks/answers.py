@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from tfadv.evaluation.intervals import Difference
+from tfadv.evaluation.records import Record
 from tfadv.experiments.paper import AUGMENTED, PAPER, RETRAINED, ROWS, STATED_GAINS
 from tfadv.report.comparison import strongest
 from tfadv.report.data import ReportData
+from tfadv.report.differences import difference, mean_difference, mean_gain, on_shared_images
 from tfadv.report.table import Table
-from tfadv.report.tables import mean_gain
 
 BASELINE = PAPER.reference
 LARGE_LOSS = 20.0  # points of clean accuracy: such a model hardly classifies, so its gain means nothing
-LARGE_GAIN = 10.0  # points under FGSM above which the part that remains under a stronger attack means something
+LARGE_GAIN = 10.0  # points under FGSM above which the gain under a stronger attack is summed up
+CHOSEN_ON_TEST_IMAGES = {
+    "`rounds` on cats_vs_dogs": ", with settings that were chosen by accuracies on validation images and on the first "
+    "1,000 of these test images"
+}
+# Flags that may differ between runs of which only the seed is different.
+NOT_TRAINING = ("seed", "stage", "models", "defenses", "defense_models", "attacks", "eval_size", "workdir", "surrogate")
 
 Row = tuple[str, ...]
 
@@ -61,64 +68,98 @@ def gains(data: ReportData) -> list[Row]:
         gain = mean_gain(data, recipe, models=models)
         if recipe == BASELINE or gain is None:
             continue
-        change = statistics.mean(
-            data.accuracy(m, recipe, "clean") - data.accuracy(m, BASELINE, "clean") for m in models
-        )
-        half = 100 * statistics.mean(_half_widths(data, recipe, BASELINE, models))
+        clean = mean_difference([tuple(data.record(m, name, "clean") for name in (recipe, BASELINE)) for m in models])
         eps = ", ".join(f"{eps:.4g}" for eps in data.epsilons)
-        n = max(record.n for record in data.records)
-        row = recipe, ", ".join(models), eps, f"{n:,}", f"{gain:+.1f} ± {half:.1f}", f"{change:+.1f}"
+        row = recipe, ", ".join(models), eps, f"{gain.n:,}", *_cells(gain), *_cells(clean)
         stated = STATED_GAINS[ROWS[data.dataset]] if data.dataset in ROWS and recipe == RETRAINED.name else None
         rows.append((*row, "–" if stated is None else f"{stated:+.2f}"))
     return rows
 
 
 def against_control(runs: Sequence[ReportData]) -> str:
-    """In how many runs the paper's method gains more than its control, and in how many it loses."""
-    names = RETRAINED.name, AUGMENTED.name
-    found = [[mean_gain(data, name) for name in names] for data in runs if set(names) <= set(data.recipes)]
-    pairs = [(ours, control) for ours, control in found if ours is not None and control is not None]
-    if not pairs:
+    """Whether the paper's method gains more than its control, by data set and eps, and what another seed changes."""
+    lines, outcomes = [], []
+    for name, own in _by_experiment(runs).items():
+        pairs = [(data, _less_control(data)) for data in own]
+        found = [(less, mean_gain(data, RETRAINED.name)) for data, less in pairs if less]
+        if found:
+            less, gain = ([each.points[0] for each in column] for column in zip(*found))
+            lines.append(
+                f"- {name}: {_signed_range(less)} points; over the baseline {_signed_range(gain)}. {_runs(found)}"
+            )
+            outcomes.append({(each.low > 0) - (each.high < 0) for each, _ in found})
+    if not lines:
         return ""
-    differences = [ours - control for ours, control in pairs]
-    more, less = ([abs(d) for d in differences if (d > 0) == wanted] for wanted in (True, False))
+    more, fewer = ([outcome == {sign} for outcome in outcomes].count(True) for sign in (1, -1))
     text = (
-        f"In {len(more)} of the {len(differences)} runs with both, the paper's method (`{RETRAINED.name}`) gains more "
-        f"under a new FGSM attack than its control (`{AUGMENTED.name}`)"
+        f"The gain of the paper's method (`{RETRAINED.name}`) under a new FGSM attack minus that of its control "
+        f"(`{AUGMENTED.name}`), by data set and eps. Runs that differ in seeds, networks, images and training are not "
+        f"counted one by one: in all runs of {more} of these {len(outcomes)} the method gains more, in all runs of "
+        f"{fewer} it gains less; in the others, the runs differ or an interval contains 0."
     )
-    text += f", {_range(more)} points more" if more else ""
-    text += f". In the other {len(less)}, it gains {_range(less)} points less." if less else "."
-    losing = sum(ours < 0 for ours, _ in pairs)
-    return text + (
-        f" In {losing} of the {len(pairs)}, it is less accurate under FGSM than the baseline." if losing else ""
-    )
+    return "\n\n".join(filter(None, [text, "\n".join(lines), _seeds(runs)]))
+
+
+def _less_control(data: ReportData) -> Difference | None:
+    """Accuracy under FGSM of the paper's method less that of its control."""
+    names = RETRAINED.name, AUGMENTED.name
+    levels = [(model, eps) for model in data.models for eps in data.epsilons]
+    return mean_difference([tuple(data.record(m, name, "whitebox", eps) for name in names) for m, eps in levels])
+
+
+def _seeds(runs: Sequence[ReportData]) -> str:
+    """How much the gains of runs differ that differ in their seed only; "" without such runs."""
+    sentences = []
+    for own in _same_but_for_the_seed(runs):
+        seeds = ", ".join(str(data.records[0].seed) for data in own)
+        for model in own[0].models:
+            for recipe in own[0].recipes:
+                found = [mean_gain(data, recipe, models=[model]) for data in own]
+                if recipe != BASELINE and None not in found:
+                    values = [gain.points[0] for gain in found]
+                    sentences.append(
+                        f"`{recipe}` of {model} on {own[0].dataset} gains {_listed(values)} points with the seeds "
+                        f"{seeds} (standard deviation {statistics.stdev(values):.1f})."
+                    )
+    return " ".join(["The intervals below do not include what another seed changes:", *sentences]) if sentences else ""
 
 
 def remaining(data: ReportData) -> list[Row]:
-    """Accuracy of each recipe under the strongest attack, and the part of the gain under FGSM that remains."""
+    """Accuracy and gain of each recipe under the strongest attack, beside the gain under FGSM at the same eps."""
     return [
-        (recipe, model, attack, f"{record.eps:.4g}", f"{record.n:,}", record.interval_text, _percent(part))
-        for recipe, model, attack, record, part in _under_strongest(data)
+        (
+            *(recipe, model, attack, f"{record.eps:.4g}", f"{record.n:,}"),
+            *(f"{100 * value:.1f}" for value in (record.accuracy, *record.interval)),
+            *_cells(gain),
+            *_cells(fgsm),
+            f"{fgsm.n:,}" if fgsm else "–",
+        )
+        for recipe, model, attack, record, gain, fgsm in _under_strongest(data)
     ]
 
 
-def parts_by_recipe(runs: Sequence[ReportData]) -> str:
-    """The parts that remain, by recipe whatever its settings, and by data set."""
-    parts: dict[str, list[float]] = {}
+def gains_by_recipe(runs: Sequence[ReportData]) -> str:
+    """The gains under FGSM and under the strongest attack, by recipe whatever its settings, and by data set."""
+    found: dict[str, list[tuple[float, float]]] = {}
     for data in runs:
-        for recipe, model, *_, part in _under_strongest(data):
+        for recipe, model, *_, gain, fgsm in _under_strongest(data):
             lost = data.accuracy(model, BASELINE, "clean") - data.accuracy(model, recipe, "clean")
-            if part is not None and lost < LARGE_LOSS:
+            if gain and fgsm and fgsm.points[0] >= LARGE_GAIN and lost < LARGE_LOSS:
                 name = re.sub(r"\(.*", "", recipe)
-                parts.setdefault(f"`{name}` on {data.dataset}", []).append(part)
-    if not parts:
+                pair = fgsm.points[0], gain.points[0]
+                found.setdefault(f"`{name}` on {data.dataset}", []).append(pair)
+    if not found:
         return ""
-    listing = "; ".join(f"{name} {_range(found, 0)}%" for name, found in parts.items())
+    lines = [
+        f"- {name}: {_signed_range([fgsm for fgsm, _ in own])} under FGSM, {_signed_range([gain for _, gain in own])} "
+        f"under the strongest attack{CHOSEN_ON_TEST_IMAGES.get(name, '')}."
+        for name, own in found.items()
+    ]
     return (
-        f"Where a recipe gains at least {LARGE_GAIN:g} points under FGSM, this part of the gain remains under the "
-        f"strongest attack that was run: {listing}. Models that lose {LARGE_LOSS:g} points or more on clean images are "
-        "left out."
-    )
+        f"Gains in points at the largest eps, where a recipe gains at least {LARGE_GAIN:g} under FGSM. FGSM may be of "
+        "more images than the other attack, see the table, so no share of the gain is given. Models that lose "
+        f"{LARGE_LOSS:g} points or more on clean images are left out.\n\n"
+    ) + "\n".join(lines)
 
 
 def carry_over(data: ReportData) -> list[Row]:
@@ -137,23 +178,27 @@ def carry_over(data: ReportData) -> list[Row]:
 
 
 def other_networks(runs: Sequence[ReportData]) -> str:
-    """How much networks other than the surrogate gain from its stored images, in each run."""
-    gains_of = {"transfer": [], "whitebox": []}
-    for data in runs:
-        for model in data.models:
-            found = {protocol: mean_gain(data, RETRAINED.name, protocol, [model]) for protocol in gains_of}
-            if not _is_surrogate(data, model) and None not in found.values():
-                for protocol, gain in found.items():
-                    gains_of[protocol].append(gain)
-    stored, new = gains_of.values()
-    if not new:
+    """How much networks other than the surrogate gain from its stored images, by data set and eps."""
+    lines = []
+    for name, own in _by_experiment(runs).items():
+        others = [(data, model) for data in own for model in data.models if not _is_surrogate(data, model)]
+        pairs = [
+            [mean_gain(data, RETRAINED.name, protocol, [model]) for protocol in ("transfer", "whitebox")]
+            for data, model in others
+        ]
+        found = [[gain.points[0] for gain in pair] for pair in pairs if None not in pair]
+        if found:
+            stored, new = zip(*found)
+            lines.append(
+                f"- {name}: {_signed_range(stored)} on the stored images, {_signed_range(new)} under a new attack."
+            )
+    if not lines:
         return ""
-    return (
-        f"For {' and '.join(_other_models(runs))}, retraining changes the accuracy on the stored images by "
-        f"{_signed_range(stored)} points, averaged over eps, and that under a new FGSM attack by {_signed_range(new)} "
-        f"points. They rise in {sum(gain > 0 for gain in stored)} and {sum(gain > 0 for gain in new)} of {len(new)} "
-        "cases."
+    text = (
+        f"What retraining changes for {' and '.join(_other_models(runs))}, in points, averaged over eps, on the stored "
+        "images of the surrogate and under a new FGSM attack:"
     )
+    return text + "\n\n" + "\n".join(lines)
 
 
 def baselines(data: ReportData) -> list[Row]:
@@ -167,21 +212,23 @@ def baselines(data: ReportData) -> list[Row]:
 
 
 def largest_and_smallest(runs: Sequence[ReportData]) -> str:
-    """In how many runs the last network, the largest, is more or less accurate under FGSM than the first."""
-    pairs = []
-    for data in runs:
-        if baselines(data):
+    """Where the last network, the largest, is more or less accurate under FGSM than the first, by data set and eps."""
+    lines = []
+    for name, own in _by_experiment(runs).items():
+        found = []
+        for data in filter(baselines, own):
             first, *_, last = (data.record(model, BASELINE, "whitebox", max(data.epsilons)) for model in data.models)
-            pairs.append((first.interval, last.interval))
-    if not pairs:
+            found.append(difference(last, first))
+        if found:
+            lines.append(f"- {name}: {' / '.join(map(str, found))}")
+    if not lines:
         return ""
-    higher = sum(last[0] > first[1] for first, last in pairs)
-    lower = sum(last[1] < first[0] for first, last in pairs)
-    return (
-        f"In {higher} of the {len(pairs)} runs with several networks, the baseline of the largest network is more "
-        f"accurate under FGSM at the largest eps than that of the smallest, and in {lower} less accurate; in the "
-        "others, the intervals overlap. FGSM alone does not tell which network resists stronger attacks."
+    text = (
+        "Accuracy under FGSM at the largest eps of the baseline of the largest network minus that of the smallest, in "
+        "points [95% interval], by data set and eps, one number for each run. FGSM alone does not tell which network "
+        "resists stronger attacks."
     )
+    return text + "\n\n" + "\n".join(lines)
 
 
 def costs(data: ReportData) -> list[Row]:
@@ -197,17 +244,22 @@ def costs(data: ReportData) -> list[Row]:
 QUESTIONS = (
     Question(
         "Does the method help, and more than its control?",
-        "Gain under a new FGSM attack on each network itself, and change of clean accuracy, in percentage points",
-        ("recipe", "networks", "eps", "n", "gain", "clean", "stated by the paper"),
+        "Gain under a new FGSM attack on each network itself, and change of clean accuracy, in percentage points, with "
+        "the ends of their 95% intervals",
+        ("recipe", "networks", "eps", "n", "gain", "low", "high", "clean", "low", "high", "stated by the paper"),
         gains,
         against_control,
     ),
     Question(
         "Does the gain remain under stronger attacks?",
-        "Accuracy in % under the strongest attack that was run, and the part of the gain under FGSM that remains",
-        ("recipe", "network", "attack", "eps", "n", "accuracy", "remains"),
+        "Accuracy in % under the strongest attack that was run, the gain under it in percentage points, and the gain "
+        "under FGSM at the same eps, each with the ends of its 95% interval",
+        (
+            *("recipe", "network", "attack", "eps", "n", "accuracy", "low", "high", "gain", "low", "high"),
+            *("FGSM gain", "low", "high", "n of FGSM"),
+        ),
         remaining,
-        parts_by_recipe,
+        gains_by_recipe,
     ),
     Question(
         "Does retraining on the images of ResNet18 carry over to the other networks?",
@@ -235,29 +287,51 @@ QUESTIONS = (
 )
 
 
-def _under_strongest(data: ReportData) -> Iterable[tuple]:
-    """(recipe, model, attack, record, part of the FGSM gain that remains or None), strongest attack of each model."""
+def _under_strongest(
+    data: ReportData,
+) -> Iterable[tuple[str, str, str, Record, Difference | None, Difference | None]]:
+    """(recipe, model, attack, record, gain, gain under FGSM at the same eps), strongest attack of each model.
+
+    The gain under FGSM is that on the images of the attack where single images are known, else that on all.
+    """
     for model in data.models:
         attack, robust = strongest(data, model)
         if attack == "FGSM" or BASELINE not in robust:
             continue
         for recipe, record in robust.items():
-            fgsm = [data.accuracy(model, name, "whitebox", record.eps) for name in (recipe, BASELINE)]
-            part = None
-            if recipe != BASELINE and None not in fgsm and fgsm[0] - fgsm[1] >= LARGE_GAIN:
-                part = 100 * (100 * (record.accuracy - robust[BASELINE].accuracy)) / (fgsm[0] - fgsm[1])
-            yield recipe, model, attack, record, part
+            fgsm = [data.record(model, name, "whitebox", record.eps) for name in (recipe, BASELINE)]
+            if None not in fgsm:
+                fgsm = (on_shared_images([*fgsm, record]) or fgsm)[:2]
+            gains = (difference(record, robust[BASELINE]), difference(*fgsm)) if recipe != BASELINE else (None, None)
+            yield recipe, model, attack, record, *gains
 
 
-def _half_widths(data: ReportData, recipe: str, reference: str, models: list[str]) -> list[float]:
-    """Half the 95% interval of each difference, as if the two accuracies were independent."""
-    found = []
-    for model in models:
-        for eps in data.epsilons:
-            pair = [data.record(model, name, "whitebox", eps) for name in (recipe, reference)]
-            if all(pair):
-                found.append(1.96 * math.sqrt(sum(r.accuracy * (1 - r.accuracy) / r.n for r in pair)))
-    return found
+def _by_experiment(runs: Sequence[ReportData]) -> dict[str, list[ReportData]]:
+    """The runs of each data set and eps: those of several seeds and sizes are not independent of each other."""
+    groups: dict[str, list[ReportData]] = {}
+    for data in runs:
+        if data.epsilons:
+            groups.setdefault(f"{data.dataset}, eps {', '.join(f'{eps:.4g}' for eps in data.epsilons)}", []).append(
+                data
+            )
+    return groups
+
+
+def _same_but_for_the_seed(runs: Sequence[ReportData]) -> list[list[ReportData]]:
+    """Groups of two or more runs with the same flags for training, as far as both have them, and different seeds."""
+    groups: list[tuple[dict[str, str], list[ReportData]]] = []
+    for data in runs:
+        lines = [line.lstrip("-").partition("=") for line in data.provenance.get("flags.txt", "").split("\n") if line]
+        flags = {name: value for name, _, value in lines if name not in NOT_TRAINING}
+        for known, own in groups:
+            seeds = {each.records[0].seed for each in own}
+            same = all(known[name] == flags[name] for name in known.keys() & flags.keys())
+            if flags and same and data.records[0].seed not in seeds:
+                own.append(data)
+                break
+        else:
+            groups.append((flags, [data]))
+    return [own for flags, own in groups if flags and len(own) > 1]
 
 
 def _is_surrogate(data: ReportData, model: str) -> bool:
@@ -270,14 +344,19 @@ def _other_models(runs: Sequence[ReportData]) -> list[str]:
     return list(dict.fromkeys(model for data in runs for model in data.models if not _is_surrogate(data, model)))
 
 
-def _percent(part: float | None) -> str:
-    return "–" if part is None else f"{part:.0f}%"
+def _cells(found: Difference | None) -> tuple[str, str, str]:
+    """Value and ends of the interval in points."""
+    return tuple(f"{value:+.1f}" for value in found.points) if found else ("–", "–", "–")
 
 
-def _range(values: Sequence[float], digits: int = 1) -> str:
-    low, high = (f"{value:.{digits}f}" for value in (min(values), max(values)))
-    return low if low == high else f"{low} to {high}"
+def _runs(found: Sequence[object]) -> str:
+    return "1 run." if len(found) == 1 else f"{len(found)} runs."
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.1f}" for value in values)
 
 
 def _signed_range(values: Sequence[float]) -> str:
-    return f"{min(values):+.1f} to {max(values):+.1f}"
+    low, high = (f"{value:+.1f}" for value in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"

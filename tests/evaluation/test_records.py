@@ -5,7 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from tfadv.evaluation.records import Record, Subject, attack_records, fgsm_records, worst_case_records
+from tfadv.evaluation.records import (
+    Record,
+    Subject,
+    attack_records,
+    fgsm_records,
+    with_outcomes,
+    worst_case_records,
+)
 
 SUBJECT = Subject("digits", "resnet18", "retrained", seed=3)
 COST = {"gradients": 10, "forwards": 7, "seconds": 1.5, "fallbacks": {"dlr": "margin"}, "remaining": {}}
@@ -89,3 +96,12 @@ def test_records_survive_json():
 def test_unknown_keys_are_refused():
     with pytest.raises(TypeError):
         Record.from_dict(json.loads(OF_0_1) | {"unknown": 1})
+
+
+def test_records_know_their_images_and_results_json_does_not():
+    (record,) = attack_records(SUBJECT, (0.01,), rows(3), "pgd", {"steps": 2}, COST)
+    assert record.per_image.tolist() == [True, True, True, False]
+    assert "per_image" not in record.to_dict() and Record.from_dict(record.to_dict()).per_image is None
+    assert Record.from_dict(record.to_dict()) == record  # whether its images are known or not
+    cut = with_outcomes(record, record.per_image[2:])
+    assert (cut.n, cut.correct, cut.accuracy, cut.attack) == (2, 1, 0.5, "pgd")

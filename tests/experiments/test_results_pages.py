@@ -11,9 +11,11 @@ import pytest
 from benchmarks import results
 from benchmarks.answers import QUESTIONS, baselines, carry_over, costs, gains, remaining
 from tfadv.errors import UserError
+from tfadv.evaluation.intervals import difference_of_counts
 from tfadv.evaluation.records import Record, wilson_interval
 from tfadv.experiments.paper import PAPER
 from tfadv.report.data import ReportData, Training
+from tfadv.report.differences import mean_gain
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -52,15 +54,15 @@ def data():
 def test_the_rows_of_the_answers_are_those_of_the_records(data):
     control, ours = gains(data)
     # (5 + 1) / 2 and (10 + 3) / 2 points; clean (2 + 1) / 2 and (-1 + 2) / 2
-    assert control[:4] == ("augmented", "resnet18, resnet50", "0.03", "1,000") and control[5:] == ("+1.5", "–")
-    assert control[4].startswith("+3.0 ± ") and ours[5:] == ("+0.5", "+14.96")
-    half = 196 * ((0.1 * 0.9 + 0.2 * 0.8) / 1000) ** 0.5, 196 * ((0.05 * 0.95 + 0.08 * 0.92) / 1000) ** 0.5
-    assert ours[4] == f"+6.5 ± {sum(half) / 2:.1f}"
-    # 100 of 1,000 images under FGSM, 50 under PGD: the gain of 10 points becomes one of 5.
+    assert control[:5] == ("augmented", "resnet18, resnet50", "0.03", "1,000", "+3.0")
+    assert (control[7], control[-1], ours[4], ours[7], ours[-1]) == ("+1.5", "–", "+6.5", "+0.5", "+14.96")
+    ends = [difference_of_counts(a, b, 1000).points[1:] for a, b in ((200, 100), (80, 50))]
+    assert ours[5:7] == tuple(f"{(low + high) / 2:+.1f}" for low, high in zip(*ends))  # only counts are known
+    # 200 less 100 of 1,000 images under FGSM, 100 less 50 under PGD
     rows = {row[0]: row for row in remaining(data)}
-    assert rows["baseline"][1:5] == ("resnet18", "pgd", "0.03", "1,000") and rows["baseline"][6] == "–"
-    assert rows["augmented"][6] == "–"  # the gain under FGSM is 5 points
-    assert rows["retrained"][5].startswith("10.0 [") and rows["retrained"][6] == "50%"
+    assert rows["baseline"][1:6] == ("resnet18", "pgd", "0.03", "1,000", "5.0") and set(rows["baseline"][8:]) == {"–"}
+    assert rows["retrained"][5] == "10.0" and rows["retrained"][8] == "+5.0"
+    assert rows["retrained"][11] == "+10.0" and rows["retrained"][-1] == "1,000"
     own, other = carry_over(data)
     assert own[0] == "resnet18, the surrogate" and other[:3] == ("resnet50", "0.03", "1,000")
     assert [cell.split()[0] for cell in other[3:]] == ["30.0", "65.0", "5.0", "8.0"]
@@ -83,14 +85,15 @@ def test_the_conclusions_sum_up_all_runs(data):
     reordered = dataclasses.replace(data, records=tuple(sorted(data.records, key=lambda r: r.model, reverse=True)))
     runs = [better, worse, reordered]
     control, remains, others, larger, cost = (question.conclusion(runs) for question in QUESTIONS)
-    assert "In 2 of the 3 runs with both" in control and control.endswith(
-        "3.5 points more. In the other 1, it gains 3.5 points less."
-    )
-    assert "was run: `retrained` on cifar10 50%; `augmented` on cifar10 50%. Models" in remains
+    line = "- cifar10, eps 0.03: {} points; over the baseline +3.0 to +6.5. 3 runs."
+    assert "in all runs of 0 of these 1 the method gains more, in all runs of 0 it gains less" in control
+    assert control.splitlines()[-1] == line.format("-3.5 to +3.5")
+    assert "- `retrained` on cifar10: +10.0 under FGSM, +5.0 under the strongest attack." in remains
     # resnet50: from 30 to 65 and 35% on stored images, from 5 to 8 and 6% under a new attack
-    assert others.startswith("For resnet50, retraining") and "stored images by +5.0 to +35.0 points" in others
-    assert others.endswith("new FGSM attack by +1.0 to +3.0 points. They rise in 3 and 3 of 3 cases.")
-    assert larger.startswith("In 1 of the 3 runs with several networks") and "and in 2 less accurate" in larger
+    assert "What retraining changes for resnet50" in others
+    assert others.endswith("- cifar10, eps 0.03: +5.0 to +35.0 on the stored images, +1.0 to +3.0 under a new attack.")
+    smaller, larger_by = difference_of_counts(50, 100, 1000), difference_of_counts(100, 50, 1000)
+    assert larger.endswith(f"- cifar10, eps 0.03: {smaller} / {smaller} / {larger_by}")
     assert cost == ""
 
 
@@ -108,10 +111,28 @@ def changed(data, recipe, protocol, correct):
 def test_the_conclusions_name_losses(data):
     control, remains, others, *_ = (question.conclusion for question in QUESTIONS)
     losing = changed(data, "retrained", "whitebox", 0)
-    assert control([data, losing]).endswith(" In 1 of the 2, it is less accurate under FGSM than the baseline.")
-    assert "new FGSM attack by -5.0 to +3.0 points. They rise in 2 and 1 of 2 cases." in others([data, losing])
+    assert "over the baseline -7.5 to +6.5. 2 runs." in control([data, losing])
+    assert "-5.0 to +3.0 under a new attack." in others([data, losing])
+    assert "of 1 of these 1 the method gains more" in control([data])
+    assert "in all runs of 1 it gains less" in control([losing])
     guessing = changed(data, "retrained", "clean", 100)  # its gain means nothing
     assert remains([data]) and remains([guessing]) == ""
+
+
+def test_runs_that_differ_in_the_seed_only_tell_what_a_seed_changes(data):
+    def run(seed, flags, correct):
+        changed_data = changed(data, "retrained", "whitebox", correct)
+        records = tuple(dataclasses.replace(r, seed=seed) for r in changed_data.records)
+        return dataclasses.replace(changed_data, records=records, provenance={"flags.txt": flags})
+
+    flags = "--seed={}\n--epochs=8\n--workdir=runs/{}\n"
+    runs = [run(seed, flags.format(seed, seed), 150 + 10 * seed) for seed in (0, 1)]
+    control, *_ = (question.conclusion for question in QUESTIONS)
+    expected = "`retrained` of resnet18 on cifar10 gains 5.0, 6.0 points with the seeds 0, 1 (standard deviation 0.7)."
+    assert expected in control(runs)
+    assert "with the seeds" not in control(runs[:1]) and "with the seeds" not in control([data, data])
+    other = run(1, flags.format(1, 1).replace("epochs=8", "epochs=9"), 160)
+    assert "with the seeds" not in control([runs[0], other]) and "with the seeds" not in control([runs[0], runs[0]])
 
 
 def test_a_run_that_does_not_tell_has_no_answer(data):
@@ -126,6 +147,10 @@ def test_results_of_a_run_are_taken_over(smoke, tmp_path):
     results.write_pages(tmp_path)
     data = results.read(folder)
     assert [r.to_dict() for r in data.records] == smoke.records()
+    for each in data.records:  # which images are correct is taken over too
+        assert each.per_image.shape == (each.n,) and each.per_image.sum() == each.correct
+    assert mean_gain(data, "retrained").paired
+    assert "low" in (folder / "README.md").read_text(encoding="utf-8")
     page, overview = ((path / "README.md").read_text(encoding="utf-8") for path in (folder, tmp_path))
     for each in data.records:
         assert f"{100 * each.accuracy:.2f}" in page
@@ -145,6 +170,14 @@ def test_the_cost_of_a_round_includes_the_rounds_before():
     assert (total.gradients, total.seconds) == (66, 660.0)
     other = training["resnet18/nfgsm(share=0.5)"]
     assert results._of_all_rounds("resnet18/nfgsm(share=0.5)", training) == other
+
+
+def test_results_that_are_not_those_of_the_work_folder_are_not_taken_over(smoke, tmp_path):
+    run = smoke.copy(tmp_path / "run")
+    path = run.workdir / "results.json"
+    path.write_text(re.sub(r'"correct": \d+', '"correct": 3', path.read_text(), count=1))
+    with pytest.raises(UserError, match="has other results of resnet_tiny/baseline than its results.json"):
+        results.take_over(run.workdir, tmp_path / "results")
 
 
 def test_results_stay_where_there_are_none_to_take_over(tmp_path):

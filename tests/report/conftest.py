@@ -20,7 +20,7 @@ GAINS = {"baseline": 0.0, "augmented": 0.05, "retrained": 0.1}
 
 
 def make_record(model, variant, protocol, eps=None, accuracy=0.5, **fields):
-    """A record of 100 images."""
+    """A record of 100 images, of which the first ones are classified correctly."""
     record = Record(
         dataset="cifar10",
         model=model,
@@ -36,6 +36,7 @@ def make_record(model, variant, protocol, eps=None, accuracy=0.5, **fields):
         settings=None,
         cost=None,
         seed=0,
+        per_image=np.arange(100) < round(100 * accuracy),
     )
     return dataclasses.replace(record, **fields)
 

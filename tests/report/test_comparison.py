@@ -49,13 +49,12 @@ def test_the_table_of_defenses(results):
     rows = {row[1]: dict(zip(table.head, row)) for row in table.rows}
     assert list(rows) == list(FIGURES) and "eps 0.1" in table.title
     row = rows["nfgsm"]
-    assert (row["clean"], row["clean Δ"], row["FGSM"]) == pytest.approx((70, -10, 40))
-    assert row["mean FGSM Δ"] == pytest.approx(((60 - 20) + (40 - 2)) / 2)
-    assert row[PGD] == "36.0 [0.0, 100.0]" and row["PGD less AutoAttack"] == pytest.approx(2)
+    assert (row["clean"], row["FGSM"]) == pytest.approx((70, 40))
+    assert row[PGD] == "36.0 [0.0, 100.0]"
     assert (row["gradients, 1000s"], row["minutes"]) == ("840", "11.0")
     assert row["gradient masking"] == "SUSPICIOUS: steps; collapsed in epoch 3"
     assert rows["control"]["gradient masking"] == "none found" and rows["baseline"]["gradient masking"] is None
-    assert rows["baseline"]["mean FGSM Δ"] is None and rows["control"]["minutes"] is None
+    assert rows["control"]["minutes"] is None
 
 
 def test_there_is_no_table_without_defenses_or_without_stronger_attacks(results, data):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.report.conftest import make_gallery
+from tests.report.conftest import make_gallery, make_record
 from tfadv.report import page, summary
 from tfadv.report.data import ReportData
 
@@ -69,10 +69,52 @@ def test_the_page_needs_nothing_else(full_data, tmp_path):
 def test_the_sentence_compares_the_most_robust_recipe_with_the_reference(full_data, data):
     assert summary.sentence(data) == (
         "Under FGSM at eps 0.1, resnet18 classifies 40.0% of the test images correctly with the recipe retrained and "
-        "30.0% with baseline; of the clean images, 90.0% and 80.0%."
+        "30.0% with baseline; of the clean images, 90.0% and 80.0%. On these 100 images, retrained is the most "
+        "robust recipe: +5.0 [+0.3, +9.7] points above augmented, the next."
     )
     only = dataclasses.replace(full_data, records=tuple(r for r in full_data.records if r.variant == "baseline"))
-    assert summary.sentence(only) == ("resnet18 classifies 12.0% of the test images correctly under pgd at eps 0.1.")
+    assert summary.sentence(only) == "resnet18 classifies 12.0% of the test images correctly under pgd at eps 0.1."
+
+
+def under_fgsm(recipe, correct):
+    """A record of an attack on `len(correct)` images."""
+    correct, fields = np.asarray(correct, bool), {"attack": "pgd", "settings": {"steps": 20}}
+    counts = {"n": len(correct), "correct": int(correct.sum()), "per_image": correct}
+    return make_record("resnet18", recipe, "whitebox", 0.1, float(correct.mean()), **counts, **fields)
+
+
+def test_the_sentence_names_no_most_robust_recipe_where_the_images_do_not_tell(data):
+    images = np.arange(1000)
+    ahead = [under_fgsm("baseline", images < 100), under_fgsm("augmented", images < 400)]
+    like_augmented = under_fgsm("retrained", images < 410)
+    exchanged = under_fgsm("retrained", (images >= 50) & (images < 460))  # the same accuracy on other images
+
+    def said(*records):
+        return summary.sentence(dataclasses.replace(data, records=(*records, *data.records)))
+
+    gain = "retrained is the most robust recipe: +1.0 [+0.4, +1.7] points above augmented, the next."
+    assert said(*ahead, like_augmented).endswith(f"On these 1,000 images, {gain}")
+    assert said(*ahead, exchanged).endswith(
+        "80.0%. On these 1,000 images, retrained can't be told apart from augmented."
+    )
+    counts = [dataclasses.replace(record, per_image=None) for record in (*ahead, like_augmented)]
+    assert said(*counts).endswith(
+        "On these 1,000 images, retrained can't be told apart from augmented."
+    )  # too wide to tell
+    same = under_fgsm("retrained", images < 100), under_fgsm("augmented", images < 80)
+    assert "On these 1,000 images, baseline can't be told apart from retrained." in said(ahead[0], *same)
+
+
+def test_the_sentence_compares_recipes_on_the_images_that_all_have(data):
+    images = np.arange(1000)
+    few = under_fgsm("retrained", images[:200] < 150)  # 75% of 200
+    many = under_fgsm("baseline", images < 300), under_fgsm("augmented", images < 800)  # all of the first 200
+    sentence = summary.sentence(dataclasses.replace(data, records=(few, *many, *data.records)))
+    assert sentence.startswith("resnet18 classifies 100.0% of the test images correctly")
+    assert sentence.endswith("On these 200 images, baseline can't be told apart from augmented.")
+    unknown = tuple(dataclasses.replace(record, per_image=None) for record in (few, *many))
+    sentence = summary.sentence(dataclasses.replace(data, records=(*unknown, *data.records)))
+    assert sentence == "The recipes of resnet18 were attacked by pgd on different images and can't be compared."
 
 
 def test_the_page_of_few_results(data, tmp_path):

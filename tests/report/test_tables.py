@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 
@@ -41,18 +42,20 @@ def test_without_published_figures_their_columns_are_left_out(data):
 
 
 def test_mean_gain_is_the_mean_over_models_and_eps(data):
-    assert tables.mean_gain(data, "retrained") == pytest.approx((10 + 10 + 20 + 20) / 4)
-    assert tables.mean_gain(data, "augmented") == pytest.approx(7.5)
-    assert tables.mean_gain(data, "retrained", "transfer") == 0
+    assert tables.mean_gain(data, "retrained").value == pytest.approx((0.1 + 0.1 + 0.2 + 0.2) / 4)
+    assert tables.mean_gain(data, "augmented").value == pytest.approx(0.075)
+    assert tables.mean_gain(data, "augmented", models=["resnet50"]).value == pytest.approx(0.1)
+    assert tables.mean_gain(data, "retrained", "transfer").value == 0
     assert tables.mean_gain(data, "unknown") is None
 
 
 def test_the_stated_gain_is_shown_only_for_the_papers_eps(data):
-    assert "retrained +15.00;" in report_headline(data) and "paper" not in report_headline(data)
+    assert "retrained +15.0 [" in report_headline(data) and "paper" not in report_headline(data)
     papers = with_eps(data, {0.1: 0.03})
     more = with_eps(dataclasses.replace(papers, records=papers.records), {0.01: 0.02, 0.03: 0.5}).records
     papers = dataclasses.replace(papers, records=(*papers.records, *(r for r in more if r.eps == 0.02)))
-    assert "retrained +15.00 (the paper, over its three models: +14.96)" in report_headline(papers)
+    gain = str(tables.mean_gain(papers, "retrained"))
+    assert f"retrained {gain} (the paper, over its three models: +14.96)" in report_headline(papers)
     assert "paper" not in report_headline(dataclasses.replace(papers, dataset="digits"))
 
 
@@ -66,7 +69,7 @@ def test_the_papers_tables_give_about_the_gain_it_states(row, mean):
 
 def test_stronger_attacks_have_a_table_and_do_not_change_the_others(data, full_data):
     before, after = report_tables(data), report_tables(full_data)
-    assert set(before) == {"table1", "table2", "table3", "table4", "transfer"}
+    assert set(before) == {"table1", "table2", "table3", "table4", "differences", "transfer"}
     assert set(after) == {*before, "attacks", "matrix", "vulnerability", "checks"}
     accuracies = ("12.0 [10.0, 15.0]", "12.0 [10.0, 15.0]")
     assert after["attacks"].rows == [
@@ -90,14 +93,14 @@ def test_a_further_recipe_is_in_every_table(data):
     assert made["table1"].head[-1] == "trades" and made["table1"].rows[0][-1] == pytest.approx(90.0)
     assert made["fgsm_trades"].rows[0] == ("0.01", pytest.approx(40.0), pytest.approx(40.0))
     assert ("resnet18", "trades", 50.0, 50.0) in made["transfer"].rows
-    assert "trades +15.00" in report_headline(data)
+    assert "trades +15.0 [" in report_headline(data)
 
 
 def test_an_experiment_without_tables_or_published_figures_has_the_default_ones(data):
     experiment = Experiment("own", data.experiment.recipes, "baseline")
     data = dataclasses.replace(data, experiment=experiment)
     made = report_tables(data)
-    assert list(made) == ["clean", "fgsm_baseline", "fgsm_augmented", "fgsm_retrained", "transfer"]
+    assert list(made) == ["clean", "fgsm_baseline", "fgsm_augmented", "fgsm_retrained", "differences", "transfer"]
     assert made["clean"].head == ("model", "baseline", "augmented", "retrained")
     assert report_headline(data).startswith("Mean change in accuracy against baseline")
     assert not any("published" in table.markdown() for table in made.values())
@@ -149,7 +152,7 @@ def test_a_recipe_of_some_models_only_says_so(data):
     """Otherwise the mean gains of recipes over different models would look comparable."""
     some = tuple(r for r in data.records if r.model == "resnet18" or r.variant != "augmented")
     restricted = dataclasses.replace(data, records=some)
-    assert "augmented (resnet18 only) +5.00, retrained +15.00" in report_headline(restricted)
+    assert re.search(r"augmented \(resnet18 only\) \+5\.0 \[.+?\], retrained \+15\.0 \[", report_headline(restricted))
     assert "only" not in report_headline(data)
     assert report_tables(restricted)["table3"].head[:2] == ("eps", "resnet18")
     assert not any("resnet50" in head for head in report_tables(restricted)["table3"].head)

@@ -73,6 +73,7 @@ class Record:
     seed: int
     defense: str | None = None
     label: str = ""
+    per_image: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
 
     @property
     def attack_label(self) -> str:
@@ -89,6 +90,7 @@ class Record:
         """The record as JSON values, in the order of results.json."""
         entry = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         entry["interval"] = list(self.interval)
+        del entry["per_image"]
         if not self.label:
             del entry["label"]
         if self.defense is None:
@@ -206,16 +208,25 @@ def worst_case_records(
     ]
 
 
+def with_outcomes(record: Record, correct: np.ndarray) -> Record:
+    """The record with another accuracy, that of `correct`, bool (n,)."""
+    return dataclasses.replace(record, **_accuracy(correct))
+
+
 def _record(subject: Subject, correct: np.ndarray, **values: Any) -> Record:
     """A record of bool (N,); what `values` leaves out is None."""
+    defaults = {"source": None, "attack": None, "eps": None, "settings": None, "cost": None}
+    return Record(**dataclasses.asdict(subject), **{**defaults, **values}, **_accuracy(correct))
+
+
+def _accuracy(correct: np.ndarray) -> dict[str, Any]:
+    """The fields of a record that depend on which images are classified correctly, bool (N,)."""
     count, n = int(correct.sum()), len(correct)
     low, high = wilson_interval(count, n)
-    defaults = {"source": None, "attack": None, "eps": None, "settings": None, "cost": None}
-    return Record(
-        **dataclasses.asdict(subject),
-        **{**defaults, **values},
-        accuracy=count / n,
-        interval=(round(low, 6), round(high, 6)),
-        correct=count,
-        n=n,
-    )
+    return {
+        "accuracy": count / n,
+        "interval": (round(low, 6), round(high, 6)),
+        "correct": count,
+        "n": n,
+        "per_image": correct,
+    }

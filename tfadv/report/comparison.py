@@ -6,37 +6,33 @@ from matplotlib.figure import Figure
 
 from tfadv.evaluation.records import WORST_CASE, Record
 from tfadv.report.data import ReportData
+from tfadv.report.differences import on_shared_images
 from tfadv.report.table import Cell, Table
-from tfadv.report.tables import mean_gain
-
-GAP = "PGD less AutoAttack"
 
 
 def comparison_table(data: ReportData) -> Table | None:
-    """One row per model and recipe at the largest eps of stronger attacks; None where no defense was evaluated."""
+    """One row per model and recipe at the largest eps of stronger attacks; None where no defense was evaluated.
+
+    Differences between its rows are in `tfadv.report.differences.differences_table`.
+    """
     shown = [r for r in data.records if r.settings and r.attack != WORST_CASE and r.eps is not None]
     if not shown or not any(record.defense for record in data.records):
         return None
     eps = max(record.eps for record in shown if record.eps is not None)
     attacks = list(dict.fromkeys(record.attack_label for record in shown))
-    gap = _gap_of(attacks)
     head = (
-        *("model", "recipe", "clean", "clean Δ", "transfer", "FGSM", "mean FGSM Δ", *attacks),
-        *([GAP] if gap else []),
+        *("model", "recipe", "clean", "transfer", "FGSM", *attacks),
         *("gradients, 1000s", "minutes"),
         *(["gradient masking"] if data.checks else []),
     )
     rows: list[tuple[Cell, ...]] = []
     for model, recipe in dict.fromkeys((record.model, record.variant) for record in data.records):
-        clean, reference = (data.accuracy(model, r, "clean") for r in (recipe, data.experiment.reference))
         strong = {r.attack_label: r for r in shown if (r.model, r.variant, r.eps) == (model, recipe, eps)}
         rows.append(
             (
-                *(model, recipe, clean, _less(clean, reference)),
+                *(model, recipe, data.accuracy(model, recipe, "clean")),
                 *(data.accuracy(model, recipe, protocol, eps) for protocol in ("transfer", "whitebox")),
-                _recipe_gain(data, model, recipe),
                 *(_with_interval(strong.get(attack)) for attack in attacks),
-                *([_less(*(_percent(strong.get(attack)) for attack in gap))] if gap else []),
                 *_cost(data, f"{model}/{recipe}"),
                 *([_verdict(data, f"{model}/{recipe}")] if data.checks else []),
             )
@@ -57,25 +53,6 @@ def fgsm_tables(data: ReportData) -> dict[str, Table]:
     ]
     head = ("model", "recipe", "clean", *(f"eps {eps:g}" for eps in data.epsilons))
     return {"fgsm": Table("Accuracy on clean images and under white-box FGSM, all test images, %", head, rows)}
-
-
-def _gap_of(attacks: list[str]) -> tuple[str, str] | None:
-    """The labels of a PGD and of AutoAttack, where there are both."""
-    pgd = [label for label in attacks if label.split("(")[0] == "pgd"]
-    auto = [label for label in attacks if label.split("(")[0] == "autoattack"]
-    return (pgd[0], auto[0]) if pgd and auto else None
-
-
-def _recipe_gain(data: ReportData, model: str, recipe: str) -> float | None:
-    return None if recipe == data.experiment.reference else mean_gain(data, recipe, models=[model])
-
-
-def _less(a: float | None, b: float | None) -> float | None:
-    return None if a is None or b is None else a - b
-
-
-def _percent(record: Record | None) -> float | None:
-    return None if record is None else 100 * record.accuracy
 
 
 def _with_interval(record: Record | None) -> str | None:
@@ -134,6 +111,9 @@ def comparison_plot(data: ReportData, model: str, styles: dict[str, tuple[str, s
 def strongest(data: ReportData, model: str) -> tuple[str, dict[str, Record]]:
     """(attack, recipe → record at the largest eps) of the attack that left the least accuracy on average.
 
+    Attacks are compared on the images that all of them attacked. Where these are not known, only those attacks are
+    compared that attacked the most images.
+
     FGSM is evaluated on all test images in any case: it is called "FGSM", and stands where `--attacks` has nothing
     stronger.
     """
@@ -149,6 +129,13 @@ def strongest(data: ReportData, model: str) -> tuple[str, dict[str, Record]]:
             groups.setdefault(record.attack_label, {})[record.variant] = record
     most = max(map(len, groups.values()))
     complete = {label: group for label, group in groups.items() if len(group) == most}
-    sums = {label: sum(record.accuracy for record in group.values()) for label, group in complete.items()}
+    shared = on_shared_images([record for group in complete.values() for record in group.values()])
+    if shared is None:
+        images = {label: sum(record.n for record in group.values()) for label, group in complete.items()}
+        complete = {label: group for label, group in complete.items() if images[label] == max(images.values())}
+        shared = [record for group in complete.values() for record in group.values()]
+    sums = dict.fromkeys(complete, 0.0)
+    for record in shared:
+        sums[record.attack_label] += record.accuracy
     label = min(sums, key=sums.__getitem__)
     return label, complete[label]

@@ -9,6 +9,11 @@ from tfadv.report.plots import pictures
 from tfadv.report.summary import guessing_warning
 from tfadv.report.tables import checks_lines, report_headline, report_tables
 
+INTERVALS = (
+    "The intervals of differences compare the models image by image. They tell what other test images would change, "
+    "not what another seed would."
+)
+
 
 def write(folder: pathlib.Path, data: ReportData) -> None:
     """Writes report.md, and checks.md where there are checks for gradient masking."""
@@ -42,9 +47,12 @@ def legend_entries(data: ReportData) -> list[tuple[str, str]]:
         entries.append(("Transfer", "the stored adversarial images of the surrogate."))
     entries.append(("eps", "the largest change of a pixel, whose range is [0, 1]."))
     entries.append(("", "An image that is misclassified without an attack counts as misclassified under it."))
+    if len(data.recipes) > 1:
+        entries.append(("", INTERVALS))
     published = data.experiment.published
     if published and published.covers(data.dataset):
-        entries.append(("Δ", "this run minus the published figure, in percentage points."))
+        text = "this run minus the published figure, which is of other images: no interval can be given."
+        entries.append(("Δ beside a published figure", text))
     elif published:
         entries.append(("", "There are no published figures for this data set."))
     return entries

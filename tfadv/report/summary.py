@@ -7,6 +7,7 @@ import pathlib
 from tfadv.evaluation.records import Record
 from tfadv.report.comparison import strongest
 from tfadv.report.data import ReportData
+from tfadv.report.differences import difference, on_shared_images
 from tfadv.report.table import Cell, Table
 from tfadv.report.tables import report_headline
 
@@ -23,24 +24,44 @@ def write(folder: pathlib.Path, data: ReportData) -> None:
 
 
 def sentence(data: ReportData) -> str:
-    """What was found, in one sentence: the most robust recipe of the first model, beside the reference."""
+    """What was found: the best recipe of the first model under attack, and whether the images tell it from the next."""
     model, reference = data.models[0], data.experiment.reference
     attack, robust = strongest(data, model)
     if not robust:
         return f"{model} was not attacked."
+    shared = on_shared_images(list(robust.values()))
+    if shared is None:
+        return f"The recipes of {model} were attacked by {attack} on different images and can't be compared."
+    robust = dict(zip(robust, shared))
     learned = [recipe for recipe in robust if f"{model}/{recipe}" not in data.guessing]
     if not learned:
         return f"{model} has not learned to classify {data.dataset}."
     best = max(learned, key=lambda recipe: robust[recipe].accuracy)
     eps = f"{attack} at eps {robust[best].eps:g}"
-    clean = {recipe: data.accuracy(model, recipe, "clean") for recipe in (best, reference)}
     if best == reference or reference not in robust:
-        return f"{model} classifies {_percent(robust[best])} of the test images correctly under {eps}."
-    return (
-        f"Under {eps}, {model} classifies {_percent(robust[best])} of the test images correctly with the recipe {best} "
-        f"and {_percent(robust[reference])} with {reference}; of the clean images, {clean[best]:.1f}% and "
-        f"{clean[reference]:.1f}%."
-    )
+        text = f"{model} classifies {_percent(robust[best])} of the test images correctly under {eps}."
+    else:
+        clean = {recipe: data.accuracy(model, recipe, "clean") for recipe in (best, reference)}
+        text = (
+            f"Under {eps}, {model} classifies {_percent(robust[best])} of the test images correctly with the recipe "
+            f"{best} and {_percent(robust[reference])} with {reference}; of the clean images, {clean[best]:.1f}% and "
+            f"{clean[reference]:.1f}%."
+        )
+    return " ".join([text, *_rank(best, {recipe: robust[recipe] for recipe in learned})])
+
+
+def _rank(best: str, robust: dict[str, Record]) -> list[str]:
+    """A sentence on whether the images tell the best recipe from the others; none where there are no others."""
+    others = {recipe: record for recipe, record in robust.items() if recipe != best}
+    found = {recipe: each for recipe, other in others.items() if (each := difference(robust[best], other))}
+    if not found:
+        return []
+    images = f"On these {robust[best].n:,} images"
+    similar = [recipe for recipe, each in found.items() if not each.tells]
+    if similar:
+        return [f"{images}, {best} can't be told apart from {' and '.join(similar)}."]
+    following = max(found, key=lambda recipe: others[recipe].accuracy)
+    return [f"{images}, {best} is the most robust recipe: {found[following]} points above {following}, the next."]
 
 
 def guessing_warning(data: ReportData) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from tfadv.evaluation.records import WORST_CASE, Record
 from tfadv.report.data import ReportData
+from tfadv.report.differences import differences_table, mean_gain
 from tfadv.report.table import Cell, Table
 
 
@@ -20,6 +21,7 @@ def report_tables(data: ReportData) -> dict[str, Table]:
     if comparison:
         tables = {"comparison": comparison, **tables}
     for name, table in (
+        ("differences", differences_table(data)),
         ("transfer", transfer_table(data)),
         ("attacks", attacks_table(data)),
         ("matrix", matrix_table(data)),
@@ -97,37 +99,13 @@ def _cells(data: ReportData, model: str, recipe: str, eps: float | None, with_pu
     return ours, theirs, None if ours is None or theirs is None else ours - theirs
 
 
-def mean_gain(
-    data: ReportData, recipe: str, protocol: str = "whitebox", models: Iterable[str] | None = None
-) -> float | None:
-    """How much more accurate a recipe is than the reference under FGSM, on average over models and eps.
-
-    Args:
-      data: the results.
-      recipe: name of the recipe.
-      protocol: "whitebox" or "transfer".
-      models: names of the models; None means all.
-
-    Returns:
-      Percentage points, or None where no model and eps has both accuracies.
-    """
-    gains = []
-    for model in data.models if models is None else models:
-        for eps in data.epsilons:
-            ours = data.accuracy(model, recipe, protocol, eps)
-            reference = data.accuracy(model, data.experiment.reference, protocol, eps)
-            if ours is not None and reference is not None:
-                gains.append(ours - reference)
-    return sum(gains) / len(gains) if gains else None
-
-
 def default_headline(data: ReportData) -> str:
     """The mean gain of every recipe over the reference, and the worst case over stronger attacks where evaluated."""
     return headline(data, {})
 
 
 def headline(data: ReportData, remarks: dict[str, str]) -> str:
-    """The mean gains under FGSM; then the worst case over stronger attacks where evaluated.
+    """The mean gains under FGSM with their intervals; then the worst case over stronger attacks where evaluated.
 
     Args:
       data: the results.
@@ -138,8 +116,7 @@ def headline(data: ReportData, remarks: dict[str, str]) -> str:
     for protocol, images in (("whitebox", "under white-box FGSM"), ("transfer", "on the surrogate's stored images")):
         gains = {recipe: mean_gain(data, recipe, protocol) for recipe in others}
         texts = [
-            f"{recipe}{_restriction(data, recipe)} {gain:+.2f}"
-            + (remarks.get(recipe, "") if protocol == "whitebox" else "")
+            f"{recipe}{_restriction(data, recipe)} {gain}" + (remarks.get(recipe, "") if protocol == "whitebox" else "")
             for recipe, gain in gains.items()
             if gain is not None
         ]
@@ -147,8 +124,8 @@ def headline(data: ReportData, remarks: dict[str, str]) -> str:
             changes.append(f"{images}, {', '.join(texts)}")
     sentences = [f"Test images: {max(record.n for record in data.records):,}."] if data.records else []
     if changes:
-        against = f"Mean change in accuracy against {data.experiment.reference} over models and eps, percentage points"
-        sentences.insert(0, f"{against}: {'; '.join(changes)}.")
+        against = f"Mean change in accuracy against {data.experiment.reference} over models and eps"
+        sentences.insert(0, f"{against}, percentage points [95% interval]: {'; '.join(changes)}.")
     return "\n\n".join([" ".join(sentences), *worst_case_sentences(data)])
 
 
