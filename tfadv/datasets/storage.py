@@ -24,10 +24,12 @@ Allocate = Callable[[tuple[int, ...], Any], np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Rows of an array on the disk in some order, as an array (N, …) that reads a row when it is asked for.
+    """Rows of an array in some order, as an array (N, …) that reads a row when it is asked for.
+
+    All splits and selections of a data set share its one array of pixels through these.
 
     Attributes:
-      array: the array, mapped from a file.
+      array: the array, in memory or mapped from a file.
       rows: int64 (N,), positions in `array`.
     """
 
@@ -52,8 +54,10 @@ class Rows:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, positions: slice | range | np.ndarray) -> np.ndarray:
-        return np.array(self.array[self.rows[positions]])  # a copy in memory
+    def __getitem__(self, positions: Any) -> np.ndarray:
+        if isinstance(positions, tuple):  # along other axes as well
+            return self[:][positions]
+        return np.asarray(self.array[self.rows[positions]])  # in memory, also where the array is a file
 
     def __array__(self, dtype: type | None = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[:], dtype)
@@ -62,13 +66,11 @@ class Rows:
 Images = np.ndarray | Rows
 
 
-def take(array: Images, positions: slice | range | np.ndarray) -> Images:
-    """Some rows of an array; of one on the disk without reading them."""
+def take(array: Images, positions: slice | range | np.ndarray) -> Rows:
+    """Some rows of an array, without copying or reading them."""
     if isinstance(array, Rows):
         return Rows(array.array, array.rows[positions])
-    if isinstance(array, np.memmap):
-        return Rows(array, np.arange(len(array))[positions])
-    return array[positions]
+    return Rows(array, np.arange(len(array))[positions])
 
 
 def parts(array: Images, most: int = 4096) -> Iterator[np.ndarray]:

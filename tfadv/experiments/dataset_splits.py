@@ -101,6 +101,11 @@ class DatasetSplits(WholeArtifact):
         LOG.info("%s: %d images, %d classes", dataset.full_name, len(dataset.labels), len(dataset.class_names))
         return dataset
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether this process has decoded the images, so that `images` costs nothing."""
+        return "_dataset" in self.__dict__
+
     @functools.cached_property
     def record(self) -> dict:
         """Keys "dataset" (TFDS name and version), "class_names", and the rows of "train", "validation" and "test"."""
@@ -131,7 +136,7 @@ class DatasetSplits(WholeArtifact):
 
     @functools.cached_property
     def images(self) -> dict[str, SplitImages]:
-        """Split name → its images.
+        """Split name → its images, all of them rows of one array.
 
         Raises:
           UserError: the data set differs from the one that was split.

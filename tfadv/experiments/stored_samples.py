@@ -14,6 +14,7 @@ from tfadv.attacks.fgsm import direction
 from tfadv.datasets import short_name, stored
 from tfadv.datasets.batches import Samples, full_batches, to_float
 from tfadv.datasets.splits import draw_balanced
+from tfadv.datasets.storage import Images, take
 from tfadv.errors import UserError
 from tfadv.experiments.graph import Artifact, PartedArtifact
 from tfadv.runtime.devices import Devices
@@ -154,18 +155,23 @@ class StoredSamples(PartedArtifact):
         """The test split at every eps."""
         return self.read("test", self._config.epsilons)
 
-    def read(self, split: str, levels: Sequence[float]) -> Samples:
+    def read(self, split: str, levels: Sequence[float], images: Images | None = None) -> Samples:
         """The samples of one split, checked against the ids of that split.
+
+        The images are those of the data set, where this process has them in memory, and else those of the files.
 
         Args:
           split: "train", "validation" or "test".
           levels: sizes of eps at which each image is seen; 0 is the clean image.
+          images: the images of these samples, where they were read before.
 
         Raises:
           UserError: the files are damaged or hold other images.
         """
         folder = self._context.graph.open(self)
-        samples, ids = stored.read(folder, split, levels, self._context.storage.allocate)
+        if images is None and self._splits.in_memory:
+            images = take(self._splits.images[split].images, self._rows[split])
+        samples, ids = stored.read(folder, split, levels, self._context.storage.allocate, images)
         if ids.tolist() != np.asarray(self._splits.record[split])[self._rows[split]].tolist():
             raise UserError(f"{folder} holds other images than the split {split}: remove it.")
         return samples
