@@ -118,7 +118,9 @@ def _load_tfds(
     decoders = tfds.decode.PartialDecoding({image_key: True, label_key: True})
     try:
         for split, size in sizes.items():
-            in_order = tfds.ReadConfig(interleave_cycle_length=1)  # the default mixes the files
+            in_order = tfds.ReadConfig(
+                interleave_cycle_length=1, try_autocache=False
+            )  # by default, mixed and kept in memory
             dataset = builder.as_dataset(split=split, shuffle_files=False, decoders=decoders, read_config=in_order)
             dataset = dataset.map(image_and_label, tf.data.AUTOTUNE).batch(1024).prefetch(2)
             official[split] = range(done, done + size)

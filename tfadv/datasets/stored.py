@@ -18,13 +18,14 @@ import sys
 import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from tfadv.datasets.batches import Samples
-from tfadv.datasets.storage import Allocate, Images
+from tfadv.datasets.storage import Allocate, Images, Signs
 from tfadv.errors import UserError
 
 VERSION = "1.0.0"
@@ -248,14 +249,16 @@ def read(
         which would be a second copy.  The caller compares the ids.  None reads the images of the files.
 
     Returns:
-      (samples in the order of writing, ids int64 (N,)).
+      (samples in the order of writing, ids int64 (N,)).  Perturbations of FGSM take two bits per value.
 
     Raises:
       UserError: the folder is damaged.
     """
     try:
         builder = tfds.builder_from_directory(folder)
-        in_order = tfds.ReadConfig(interleave_cycle_length=1)  # the default mixes the files
+        in_order = tfds.ReadConfig(
+            interleave_cycle_length=1, try_autocache=False
+        )  # by default, mixed and kept in memory
         features = [name for name in builder.info.features if name != "image" or images is None]
         dataset = builder.as_dataset(
             split=split,
@@ -265,8 +268,8 @@ def read(
         )
         expected, done = builder.info.splits[split].num_examples, 0
         shape = (expected, *builder.info.features["image"].shape)
-        arrays = {
-            "perturbation": allocate(shape, np.int8),
+        arrays: dict[str, Any] = {
+            "perturbation": Signs.allocate(shape, allocate),
             "label": np.empty(expected, np.int64),
             "id": np.empty(expected, np.int64),
         }
@@ -274,6 +277,12 @@ def read(
             images = arrays["image"] = allocate(shape, np.uint8)
         for batch in dataset.batch(SAMPLES_READ).prefetch(2).as_numpy_iterator():
             rows = slice(done, done + len(batch["label"]))
+            signs = arrays["perturbation"]
+            if isinstance(signs, Signs) and not Signs.can_hold(batch["perturbation"]):  # of another attack than FGSM
+                arrays["perturbation"] = allocate(shape, np.int8)
+                for first in range(0, done, SAMPLES_READ):
+                    earlier = slice(first, min(first + SAMPLES_READ, done))
+                    arrays["perturbation"][earlier] = signs[earlier]
             for name, array in arrays.items():
                 array[rows] = batch[name]
             done = rows.stop
