@@ -234,7 +234,9 @@ def test_a_log_without_a_progress_bar_reports_progress(workdir, caplog, monkeypa
     with caplog.at_level(logging.INFO):
         Graph(workdir).ensure(Rows([2, 2, 2]))
     reported = [record.getMessage() for record in caplog.records if " part " in record.getMessage()]
-    assert reported == [f"attacks/some: part {i} of 3 done" for i in range(1, lines + 1)]
+    assert [line.split(", about")[0] for line in reported] == [
+        f"attacks/some: part {i} of 3 done" for i in range(1, lines + 1)
+    ]
 
 
 def test_each_of_many_artifacts_is_checked_once(workdir):

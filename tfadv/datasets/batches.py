@@ -125,7 +125,9 @@ def _gatherer(array: Images) -> Callable[[tf.Tensor], tf.Tensor]:
     reference = weakref.ref(array)
 
     def read(rows):
-        return np.asarray(reference()[rows])
+        values = reference()
+        assert values is not None
+        return np.asarray(values[rows])
 
     def gather(numbers):
         rows = tf.numpy_function(read, [numbers], array.dtype, stateful=False)

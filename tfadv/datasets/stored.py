@@ -33,7 +33,7 @@ VERSION = "1.0.0"
 MAX_SAMPLES_PER_FILE = 4096
 MAX_BYTES_PER_FILE = 128 * 2**20
 SAMPLES_PER_TASK = 32  # that a thread encodes at a time
-MAX_WAITING_TASKS = 64
+MAX_WAITING_TASKS = 16  # each holds its images and perturbations
 SAMPLES_READ = 256  # at a time
 
 
@@ -116,7 +116,7 @@ def write_file(
     folder: pathlib.Path,
     name: str,
     file: SampleFile,
-    samples: tuple[np.ndarray, np.ndarray, np.ndarray],
+    samples: tuple[Images, np.ndarray, np.ndarray],
     batches: Iterable[np.ndarray],
 ) -> None:
     """Writes one TFRecord file.
@@ -256,9 +256,8 @@ def read(
     """
     try:
         builder = tfds.builder_from_directory(folder)
-        in_order = tfds.ReadConfig(
-            interleave_cycle_length=1, try_autocache=False
-        )  # by default, mixed and kept in memory
+        # By default, TFDS mixes the files, and keeps what it reads from small ones for a second pass.
+        in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
         features = [name for name in builder.info.features if name != "image" or images is None]
         dataset = builder.as_dataset(
             split=split,

@@ -74,8 +74,13 @@ class RegisteredModel(Architecture):
         return {
             "model": self.label,
             "model_entry": dataclasses.asdict(MODELS[self.label]),
-            "weights": pretrained.identity(self._config.weights),
+            "weights": self._weights_hash,
         }
+
+    @functools.cached_property
+    def _weights_hash(self) -> str | None:
+        """Read once per run: every question to the graph asks for the settings."""
+        return pretrained.identity(self._config.weights)
 
     def build(self) -> keras.Model:
         """See `Architecture.build`."""
@@ -98,9 +103,14 @@ class OwnModel(Architecture):
         """What the model is, and the range of its pixels."""
         return {
             "model": self.label,
-            "model_entry": own.identity(self._name),
+            "model_entry": self._identity,
             "input_range": self._config.input_range,
         }
+
+    @functools.cached_property
+    def _identity(self) -> dict:
+        """Read once per run: every question to the graph asks for the settings."""
+        return own.identity(self._name)
 
     def build(self) -> keras.Model:
         """See `Architecture.build`."""

@@ -54,7 +54,7 @@ class DatasetSplits(WholeArtifact):
             "dataset": config.dataset,
             "dataset_entry": dataclasses.asdict(find(config.dataset, config.fit)),
             "label": config.label,
-            "files": _listing(config.dataset),
+            "files": self._files,
             "image_size": config.image_size,
             "seed": config.seed,
             "split": config.split,
@@ -93,6 +93,11 @@ class DatasetSplits(WholeArtifact):
             **{split: own.tolist() for split, own in rows.items()},
         }
         write_json(folder / "splits.json", record, indent=None)
+
+    @functools.cached_property
+    def _files(self) -> str:
+        """What `_listing` says, once per run: every question to the graph asks for these settings."""
+        return _listing(self._config.dataset)
 
     @functools.cached_property
     def _dataset(self) -> sources.ImageDataset:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def perturbations(
     model: Any,
-    images: np.ndarray,
+    images: Images,
     labels: np.ndarray,
     *,
     batch_size: int,
@@ -118,7 +118,7 @@ class StoredSamples(PartedArtifact):
         """Perturbs the images of one file and writes it."""
         split = self._splits.images[piece.split]
         rows = self._rows[piece.split][piece.start : piece.stop]
-        images, labels, ids = split.images[rows], split.labels[rows], split.ids[rows]
+        images, labels, ids = take(split.images, rows), split.labels[rows], split.ids[rows]
         with self.surrogate.loaded() as model:
             batches = perturbations(
                 model,
