@@ -354,8 +354,8 @@ class Config:
     )
     eval_size: int = setting(
         0,
-        "Number of test images, the first ones, that --attacks are evaluated on. In place of all, --stage=compare takes "
-        "1,000, and 100 for AutoAttack.",
+        "Number of test images, the first ones, that --attacks are evaluated on. Instead of all, --stage=compare takes "
+        "1,000 or, for AutoAttack, 100.",
         group="Attacks",
         role="selection",
         accepts=Range(1, zero="all"),

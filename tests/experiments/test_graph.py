@@ -2,6 +2,7 @@
 
 import json
 import logging
+import types
 
 import pytest
 
@@ -226,6 +227,20 @@ def test_the_manifest_tells_how_to_rebuild_and_the_time_of_all_parts(workdir):
     (workdir.root / "attacks/some/rows").write_text("9")
     with pytest.raises(UserError, match="then ask for the rows again"):
         workdir.open("attacks/some")
+
+
+@pytest.mark.parametrize("seconds_each, said", [(10, 1), (1, 0)])
+def test_long_work_says_once_how_long_the_rest_will_take(caplog, monkeypatch, seconds_each, said):
+    now = [0.0]
+    monkeypatch.setattr(graph, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    rest = graph._Rest("attacks/some", 60)
+    rest.skip(30)  # done by an earlier command
+    with caplog.at_level(logging.INFO):
+        for _ in range(30):
+            now[0] += seconds_each
+            rest.did(1)
+    # After two images, when 15 seconds are over: 28 of 30 are left.
+    assert [record.getMessage() for record in caplog.records] == ["attacks/some: about 5 min left"] * said
 
 
 @pytest.mark.parametrize("silence, lines", [(0.0, 2), (60.0, 0)])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import abc
+import contextlib
+import ctypes
 import math
 import os
 import pathlib
@@ -155,6 +157,12 @@ def free_memory() -> int:
             if limit != psutil.RLIM_INFINITY:
                 free.append(limit - taken)
     return max(0, min(free))
+
+
+def give_back_memory() -> None:
+    """Returns memory that Python and TensorFlow have freed to the system; the C library would keep much of it."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # other systems and C libraries have no such function
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class Storage:

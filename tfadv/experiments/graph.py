@@ -17,6 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from tfadv.datasets.storage import give_back_memory
 from tfadv.errors import UserError
 from tfadv.runtime import signals
 from tfadv.runtime.compilation import use_xla
@@ -235,6 +236,7 @@ class Graph:
         ) as (folder, manifest):
             results = build(folder, manifest)
         self.built.append(artifact.name)
+        give_back_memory()
         seconds = (self.workdir.manifest(artifact.name) or {}).get("seconds", 0)
         LOG.info("%s", f"{artifact.name:{_WIDTH}}  {duration(seconds):>8}  {results or ''}".rstrip())
         signals.stop()
