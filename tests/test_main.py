@@ -60,6 +60,31 @@ def test_runs_the_experiment_with_the_settings_and_prints_its_closing_text(run):
     assert re.fullmatch(rf"\d\d:\d\d:\d\d tfadv {tfadv.__version__}: digits, stage all, in runs/smoke\n", err)
 
 
+class ResourceExhaustedError(Exception):
+    """As TensorFlow's."""
+
+
+@pytest.mark.parametrize(
+    "error, memory",
+    [
+        (MemoryError(), True),
+        (ResourceExhaustedError("OOM when allocating tensor with shape[256,64,112,112]"), True),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes"), True),
+        (ResourceExhaustedError("/tmp/a; Too many open files"), False),
+        (RuntimeError("a fault of tfadv"), False),
+    ],
+)
+def test_too_little_memory_is_one_line_and_a_fault_is_a_traceback(run, error, memory):
+    if not memory:
+        with pytest.raises(type(error)):
+            run(raising(error))
+        return
+    code, _, err = run(raising(error))
+    assert code == 1 and "out of memory" in one_line(err) and "--batch_size" in err
+    err = run(raising(error), "--verbosity=debug")[2]
+    assert "Traceback" in err and "tfadv: out of memory" in err
+
+
 def test_a_follower_prints_nothing(run):
     assert run(lambda config: None)[:2] == (0, "")
 
@@ -176,6 +201,10 @@ def test_the_first_line_is_tfadvs_and_warnings_stay():
             import tensorflow as tf
             tf.constant(1) + 1
             list(tf.data.Dataset.range(3))
+            try:
+                tf.matmul(tf.zeros((2, 3)), tf.zeros((2, 3)))  # C++ code warns: "Local rendezvous is aborting"
+            except tf.errors.InvalidArgumentError:
+                pass
             os.write(2, b"W0000 a warning of TensorFlow\\n")
             tf.get_logger().warning("another warning")
         runner.run = run
@@ -188,7 +217,7 @@ def test_the_first_line_is_tfadvs_and_warnings_stay():
     assert done.returncode == 0 and re.fullmatch(r"\d\d:\d\d:\d\d tfadv .* in runs/digits", lines[0]), done.stderr
     assert lines[1] == "W0000 a warning of TensorFlow" and "another warning" in lines[2] and len(lines) == 3
     debug = subprocess.run([sys.executable, "-c", code, "--verbosity=debug"], capture_output=True, text=True, cwd=ROOT)
-    assert debug.returncode == 0 and "oneDNN" in debug.stderr
+    assert debug.returncode == 0 and "oneDNN" in debug.stderr and "rendezvous" in debug.stderr
 
 
 def test_warnings_of_libraries_are_shown_but_for_tfds_about_itself(caplog):

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 AFFECTS_RESULTS = False  # artifacts record the values of the settings that they depend on
 COMPARED_ATTACKS = "pgd(steps=20),autoattack"  # the default of that stage
+# The most test images of that stage without --eval_size, so that it ends: AutoAttack takes seconds for each.
+COMPARED_IMAGES, COMPARED_IMAGES_OF = 1000, {"autoattack": 100}
 _SHARDED = ("reference_evaluation", "samples", "evaluations")  # what a stage creates in parts, see `Experiment.target`
 
 
@@ -354,7 +356,8 @@ class Config:
     )
     eval_size: int = setting(
         0,
-        "Number of test images, the first ones, that --attacks are evaluated on.",
+        "Number of test images, the first ones, that --attacks are evaluated on. Instead of all, --stage=compare takes "
+        "1,000 or, for AutoAttack, 100.",
         group="Attacks",
         role="selection",
         accepts=Range(1, zero="all"),
@@ -393,7 +396,7 @@ class Config:
     distribute: str = setting(
         "auto",
         "The devices to use. auto: multiworker if TF_CONFIG names several hosts, else mirrored if there are several "
-        "GPUs, else none.",
+        "GPUs, else none. tpu has never been run.",
         group="Execution",
         role="execution",
         accepts=Names("distribute", ("auto", "none", "mirrored", "multiworker", "tpu")),
@@ -552,6 +555,12 @@ class Config:
             if spec in found[:number]:
                 raise UserError(f"--attacks names {spec[0]} twice with the same settings.")
         return found
+
+    def attacked_images(self, attack: str, n: int) -> int:
+        """How many of n test images are evaluated under an attack of that name."""
+        if not self.eval_size and self.stage == COMPARE:
+            return min(COMPARED_IMAGES_OF.get(attack, COMPARED_IMAGES), n)
+        return min(self.eval_size or n, n)
 
     def shard_of(self) -> tuple[int, int] | None:
         """Returns (i, n) of `shard`, or None.

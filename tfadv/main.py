@@ -43,7 +43,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         place = f" ({error.filename})" if error.filename else ""
         cause = error.strerror or str(error) or type(error).__name__
         return _fail(f"{cause}{place}: finished work is kept.")
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            raise
+        LOG.debug("%s", error, exc_info=True)
+        return _fail(
+            "out of memory: finished work is kept. Give --batch_parts=2 or more, which takes less memory for the same "
+            "results of an attack, or a smaller --batch_size."
+        )
     return 0
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory of the machine or of a GPU was too small; TensorFlow need not be loaded."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error)
+    exhausted = type(error).__name__ == "ResourceExhaustedError" or "RESOURCE_EXHAUSTED" in text
+    return exhausted and ("OOM" in text or "out of memory" in text.lower() or "allocat" in text)
 
 
 def _execute(arguments: Sequence[str]) -> None:
@@ -68,7 +85,8 @@ def _execute(arguments: Sequence[str]) -> None:
         from tfadv.experiments import runner
         from tfadv.runtime import compilation
 
-        tf.config.list_physical_devices()  # looks for a GPU, and complains here rather than later
+        gpus = tf.config.list_physical_devices("GPU")  # looks for one, and complains here rather than later
+    console.warn_of_unused_gpu(len(gpus))
     compilation.configure(jit_compile=config.jit_compile, accelerate=config.accelerate)
     closing_text = runner.run(config)
     if closing_text:

@@ -143,7 +143,7 @@ def test_images_without_a_class_are_left_out():
     images, labels = np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1), np.array([0, -1, 1, -1, 0, 1])
     whole = sources.ImageDataset(images, labels, ["a", "b"], "x", {"test": range(2), "train": range(2, 6)})
     labeled = whole.labeled()
-    assert labeled.images.ravel().tolist() == [0, 2, 4, 5] and labeled.labels.tolist() == [0, 1, 0, 1]
+    assert np.ravel(labeled.images).tolist() == [0, 2, 4, 5] and labeled.labels.tolist() == [0, 1, 0, 1]
     assert labeled.official_splits == {"test": range(1), "train": range(1, 4)}
 
 

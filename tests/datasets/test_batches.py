@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -185,3 +188,26 @@ def test_mixed_samples_alternate_clean_images_and_adversarial_ones_of_all_source
 def test_mixed_samples_need_a_clean_level_and_then_adversarial_ones(epsilons):
     with pytest.raises(ValueError, match="epsilons must be 0 and then"):
         batches.MixedSamples(*of_two_sources(4, epsilons))
+
+
+def test_batches_read_the_arrays_in_place():
+    """What is written into the arrays afterwards shows in the batches: there is no second copy."""
+    data = samples(12, (0.0, 0.1), perturbed=True)
+    chosen = data.select(np.arange(12)[::-1])
+    assert np.shares_memory(chosen.images.array, data.images)
+    training = batches.training_batches(chosen, batch_size=6, epochs=1, seed=0)[0]
+    evaluation = batches.evaluation_batches(chosen, batch_size=6)
+    data.images[:], data.perturbations[:] = 255, 0
+    assert all((x == 1).all() for x, _ in training) and all((x == 1).all() for x, _, _ in evaluation)
+
+
+def test_arrays_are_freed_with_the_batches():
+    data = samples(12, (0.0, 0.1), perturbed=True).select(np.arange(6))
+    seen = weakref.ref(data.images), weakref.ref(data.images.array), weakref.ref(data.perturbations.array)
+    dataset = batches.training_batches(data, batch_size=3, epochs=1, seed=0)[0]
+    del data
+    gc.collect()
+    assert len(list(dataset)) == 4 and all(reference() is not None for reference in seen)
+    del dataset
+    gc.collect()
+    assert [reference() for reference in seen] == [None, None, None]

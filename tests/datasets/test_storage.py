@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.datasets.test_sources import digits_as
 from tfadv.datasets import sources, storage, stored
 from tfadv.datasets.batches import MixedSamples, Samples, evaluation_batches, training_batches
-from tfadv.datasets.storage import Rows, Storage, concatenated, parts, take
+from tfadv.datasets.storage import Rows, Signs, Storage, concatenated, parts, take
 from tfadv.errors import UserError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (30, 6, 6, 1), np.uint8)
@@ -40,6 +40,38 @@ def test_rows_of_rows_are_those_of_an_array(first, data):
     np.testing.assert_array_equal(take(lazy, slice(1, 3))[:], IMAGES[first][second][1:3])
     assert not isinstance(lazy[:], np.memmap)  # in memory
     np.testing.assert_array_equal(np.concatenate([*parts(lazy, 7), lazy[:0]]), lazy[:])
+
+
+def test_rows_and_their_rows_share_the_memory_of_the_array():
+    first = take(IMAGES, np.arange(30)[::-1])
+    for rows in (first, take(first, slice(3, 9)), take(first, np.array([4, 4]))):
+        assert rows.array is IMAGES
+    dataset = sources.ImageDataset(IMAGES, LABELS, ["a"], "toy", {"test": range(9), "train": range(9, 30)})
+    assert dataset.shuffled().images.array is IMAGES and dataset.labeled().images.array is IMAGES
+    np.testing.assert_array_equal(first[:, 2, 3, 0], IMAGES[::-1, 2, 3, 0])  # along other axes as well
+
+
+@given(st.integers(1, 9), st.integers(0, 2**32 - 1))
+def test_signs_take_two_bits_and_read_like_an_array(width, seed):
+    rng = np.random.default_rng(seed)
+    values = rng.choice(np.array([-127, 0, 127], np.int8), (12, 5, width, 1))
+    signs = Signs.allocate(values.shape, np.empty)
+    signs[0:5], signs[5:12] = values[:5], values[5:]
+    assert Signs.can_hold(values) and signs.codes.nbytes == 12 * -(-5 * width // 4)
+    assert signs.shape == values.shape and len(signs) == 12 and signs.dtype == np.int8 == signs[:].dtype
+    rows = rng.integers(0, 12, 7)
+    for positions in (slice(None), slice(2, 6), rows, 3, (slice(1, 3), 2)):
+        np.testing.assert_array_equal(signs[positions], values[positions])
+    np.testing.assert_array_equal(take(take(signs, rows), slice(1, 4))[:], values[rows][1:4])
+    both = concatenated([signs, take(signs, rows)], np.empty), concatenated([signs, signs], np.empty)
+    assert isinstance(both[1], Signs)
+    np.testing.assert_array_equal(both[0], np.concatenate([values, values[rows]]))
+    np.testing.assert_array_equal(both[1], np.concatenate([values, values]))
+
+
+@pytest.mark.parametrize("value", [-128, -126, 1, 126])
+def test_signs_hold_no_other_values(value):
+    assert not Signs.can_hold(np.array([[0, 127, -127, value]], np.int8))
 
 
 @pytest.mark.parametrize("kind, levels", [(Samples, (0.0, 0.1, 0.3)), (MixedSamples, (0.0, 0.1))])
@@ -125,12 +157,37 @@ def test_data_sets_are_the_same_on_the_disk(source, data_dir, tmp_path):
     assert disk.labeled().digest() == memory.labeled().digest()
 
 
-def test_stored_samples_are_the_same_on_the_disk(tmp_path):
+def write_samples(folder, perturbations):
     files = stored.sample_files({"train": 30}, (6, 6, 1))
     for file in files:
-        stored.write_file(tmp_path, "toy_surrogate", file, (IMAGES, LABELS, np.arange(30)), [PERTURBATIONS[:30]])
+        stored.write_file(folder, "toy_surrogate", file, (IMAGES, LABELS, np.arange(30)), [perturbations])
     names = [str(number) for number in range(5)]
-    stored.write_metadata(tmp_path, "toy_surrogate", files, shape=(6, 6, 1), class_names=names, description="")
+    stored.write_metadata(folder, "toy_surrogate", files, shape=(6, 6, 1), class_names=names, description="")
+
+
+def test_images_in_memory_are_not_read_again(tmp_path):
+    write_samples(tmp_path, PERTURBATIONS[:30])
+    images = take(IMAGES, np.arange(30))
+    samples, ids = stored.read(tmp_path, "train", (0.0, 0.1), images=images)
+    assert samples.images is images and ids.tolist() == list(range(30))
+    np.testing.assert_array_equal(samples.perturbations, PERTURBATIONS[:30])
+
+
+@pytest.mark.parametrize("others", [0, 12, 30])
+def test_perturbations_of_fgsm_are_kept_as_signs(others, tmp_path, monkeypatch):
+    """Whenever another value comes: in no batch, a later one or the first one."""
+    monkeypatch.setattr(stored, "SAMPLES_READ", 8)
+    perturbations = np.where(PERTURBATIONS[:30] < 0, np.int8(-127), np.int8(127))
+    if others:
+        perturbations[30 - others :] = PERTURBATIONS[30 - others : 30]
+    write_samples(tmp_path, perturbations)
+    samples, _ = stored.read(tmp_path, "train", (0.0, 0.1))
+    assert isinstance(samples.perturbations, np.ndarray if others else Signs)
+    np.testing.assert_array_equal(samples.perturbations, perturbations)
+
+
+def test_stored_samples_are_the_same_on_the_disk(tmp_path):
+    write_samples(tmp_path, PERTURBATIONS[:30])
     samples, ids = stored.read(tmp_path, "train", (0.0, 0.1), Storage("false").allocate)
     assert isinstance(samples.images, np.memmap) and isinstance(samples.perturbations, np.memmap)
     np.testing.assert_array_equal(samples.images, IMAGES)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import types
 
 import pytest
 
@@ -228,13 +229,29 @@ def test_the_manifest_tells_how_to_rebuild_and_the_time_of_all_parts(workdir):
         workdir.open("attacks/some")
 
 
+@pytest.mark.parametrize("seconds_each, said", [(10, 1), (1, 0)])
+def test_long_work_says_once_how_long_the_rest_will_take(caplog, monkeypatch, seconds_each, said):
+    now = [0.0]
+    monkeypatch.setattr(graph, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    rest = graph._Rest("attacks/some", 60)
+    rest.skip(30)  # done by an earlier command
+    with caplog.at_level(logging.INFO):
+        for _ in range(30):
+            now[0] += seconds_each
+            rest.did(1)
+    # After two images, when 15 seconds are over: 28 of 30 are left.
+    assert [record.getMessage() for record in caplog.records] == ["attacks/some: about 5 min left"] * said
+
+
 @pytest.mark.parametrize("silence, lines", [(0.0, 2), (60.0, 0)])
 def test_a_log_without_a_progress_bar_reports_progress(workdir, caplog, monkeypatch, silence, lines):
     monkeypatch.setattr(graph, "_SILENCE", silence)
     with caplog.at_level(logging.INFO):
         Graph(workdir).ensure(Rows([2, 2, 2]))
     reported = [record.getMessage() for record in caplog.records if " part " in record.getMessage()]
-    assert reported == [f"attacks/some: part {i} of 3 done" for i in range(1, lines + 1)]
+    assert [line.split(", about")[0] for line in reported] == [
+        f"attacks/some: part {i} of 3 done" for i in range(1, lines + 1)
+    ]
 
 
 def test_each_of_many_artifacts_is_checked_once(workdir):

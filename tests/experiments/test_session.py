@@ -1,10 +1,14 @@
 """A session in this process: the weights that its models have, and what it lists."""
 
+import collections
+import types
+
 import numpy as np
 import pytest
 
 from tfadv.command_line import CommandLine
 from tfadv.datasets.batches import to_float
+from tfadv.experiments import architectures, dataset_splits, runner
 from tfadv.experiments.session import Session
 from tfadv.models import files
 from tfadv.models.compiled import compiled_logits
@@ -73,6 +77,83 @@ def test_logits_with_and_without_optimized_clones(session):
             finally:
                 compilation.configure()
         np.testing.assert_allclose(plain, fast, atol=1e-4)
+
+
+def test_splits_and_stored_samples_share_the_decoded_images(session):
+    from_files = session.samples.read("train", (0.0, 0.1))  # before the data set is decoded
+    splits = session.splits.images
+    pixels = splits["train"].images.array
+    assert all(np.shares_memory(split.images.array, pixels) for split in splits.values())
+    samples = session.samples.read("train", (0.0, 0.1))
+    assert np.shares_memory(samples.images.array, pixels) and not np.shares_memory(from_files.images, pixels)
+    np.testing.assert_array_equal(samples.images, from_files.images)
+    assert samples.perturbations.codes.nbytes == samples.images[:].nbytes // 4
+    retrained = session.trained("resnet_tiny", "retrained")._training_samples()
+    assert np.shares_memory(retrained.images.array, pixels)
+
+
+def test_files_are_listed_and_hashed_once(tmp_path, monkeypatch):
+    """Every question to the graph asks for these settings."""
+    count = collections.Counter()
+
+    def counted(name, answer):
+        return lambda *_: count.update([name]) or answer
+
+    monkeypatch.setattr(dataset_splits, "_listing", counted("listing", "files"))
+    monkeypatch.setattr(architectures.own, "identity", counted("model", {"file_sha256": "1"}))
+    monkeypatch.setattr(architectures.pretrained, "identity", counted("weights", "2"))
+    flags = ["--flagfile=smoke", f"--workdir={tmp_path}", "--data_dir=none"]
+    config = CommandLine(flags).config()
+    with Workdir(config.workdir, config.fingerprint()) as workdir:
+        session = Session(config, workdir)
+        kinds = [architectures.OwnModel("my.keras", config, session.splits), session._architecture("resnet_tiny")]
+        for _ in range(5):
+            assert session.splits.settings()["files"] == "files"
+            assert [kind.settings()["model"] for kind in kinds] == ["my", "resnet_tiny"]
+    assert count == {"listing": 1, "model": 1, "weights": 1}
+
+
+def test_a_comparison_attacks_few_images_unless_told_otherwise():
+    def images(*flags):
+        config = CommandLine(["--dataset=digits", *flags]).config()
+        return [config.attacked_images(name, 4000) for name in ("pgd", "autoattack")]
+
+    assert images("--stage=compare", "--defenses=nfgsm") == [1000, 100]
+    assert images("--stage=compare", "--defenses=nfgsm", "--eval_size=2000") == [2000, 2000]
+    assert images("--stage=compare", "--defenses=nfgsm", "--eval_size=9999") == [4000, 4000]
+    assert images("--stage=evaluate", "--attacks=pgd,autoattack") == [4000, 4000]
+
+
+def test_a_first_answer_about_all_models_comes_before_long_attacks(monkeypatch, caplog):
+    done, clock = [], iter(range(0, 10_000, 40))
+    monkeypatch.setattr(runner, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    attacks = [types.SimpleNamespace(label=label) for label in ("pgd", "autoattack")]
+    config = types.SimpleNamespace(
+        eval_size=0, stage="compare", shard="", attacked_images=lambda name, n: 100 if name == "autoattack" else n
+    )
+    session = types.SimpleNamespace(
+        config=config,
+        variants=["a", "b", "c"],
+        attacks=attacks,
+        splits=types.SimpleNamespace(sizes={"test": 360}),
+        graph=types.SimpleNamespace(ensure=done.append),
+        publish=lambda: None,
+        fgsm_evaluation=lambda trained: f"fgsm {trained}",
+        attack_evaluation=lambda trained, attack: f"{attack.label} {trained}",
+        diagnostics=lambda trained: f"checks {trained}",
+    )
+    for attack in attacks:
+        attack.name = attack.label
+    with caplog.at_level("INFO"):
+        found = runner._evaluate_all(session)
+    order = [f"{kind} {model}" for kind in ("fgsm", "pgd", "autoattack", "checks") for model in "abc"]
+    assert done == [*"abc", *order] and sorted(found) == sorted(order)
+    assert found[:3] == ["fgsm a", "pgd a", "autoattack a"]  # as reports have them
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[0] == (
+        "of 360 test images, the first ones are attacked: pgd on 360, autoattack on 100; --eval_size=360 attacks all"
+    )
+    assert lines[1:] == ["2 more models to evaluate like this: at most about 80 s"] * 3
 
 
 def test_records_are_those_of_results_json(session, smoke):

@@ -56,3 +56,27 @@ def test_over_20_evaluations():
 
 def test_over_50_epochs():
     assert growth(EPOCHS) < 1.05
+
+
+PEAK = """
+import resource
+def peak():
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+many = rng.integers(0, 256, (40000, 64, 64, 1), dtype=np.uint8)  # 164 MB
+kinds = np.arange(len(many)) % 10
+network = keras.Sequential([keras.Input((64, 64, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
+trainer = Trainer(network, weight_decay=0.0, objective=cross_entropy)
+def fit(of):
+    train, held_out = Samples(many, kinds).select(of).select(np.arange(len(of))), Samples(many, kinds).select(of[:64])
+    settings = TrainingSettings(1, 64, learning_rate=0.01, patience=9, augmentations=("shift",))
+    trainer.fit(train, held_out, settings, log=TrainingLog(tempfile.mkdtemp()))
+fit(np.arange(6400))
+before = peak()
+fit(np.arange(40000))
+print((peak() - before) / many.nbytes)
+"""
+
+
+def test_training_holds_no_second_copy_of_its_images():
+    """Class balance, batches and the pictures for TensorBoard read the array itself."""
+    assert growth(PEAK) < 0.3

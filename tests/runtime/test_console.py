@@ -45,6 +45,19 @@ def test_quiet_says_nothing(monkeypatch, logger):
     assert stderr.getvalue() == ""
 
 
+@pytest.mark.parametrize(
+    "gpus, driver, visible, warned", [(0, True, "0", 1), (1, True, "0", 0), (0, False, "0", 0), (0, True, "", 0)]
+)
+def test_a_gpu_that_tensorflow_does_not_find_is_a_warning(
+    gpus, driver, visible, warned, monkeypatch, tmp_path, caplog, logger
+):
+    monkeypatch.setattr(console, "_NVIDIA_DRIVER", str(tmp_path if driver else tmp_path / "absent"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(logger, "propagate", True)
+    console.warn_of_unused_gpu(gpus)
+    assert len(caplog.records) == warned
+
+
 def test_styles_are_for_terminals_only(monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setattr("sys.stdout", Terminal())

@@ -7,13 +7,14 @@ them; order and augmentation are pure functions of (seed, epoch, step).
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from tfadv.datasets.augment import augment
-from tfadv.datasets.storage import Images, Rows, take
+from tfadv.datasets.storage import Images, take
 
 PARALLEL = 2  # batches prepared at a time: preparing one takes a twentieth of a training step
 
@@ -63,11 +64,12 @@ class Samples:
 
     def batch_fn(self) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
         """A function from int64 sample numbers (B,) to (images float32 (B, H, W, C) in [0, 1], labels int64 (B,))."""
+        images, perturbations = _gatherer(self.images), None
+        if self.perturbations is not None:
+            perturbations = _gatherer(self.perturbations)
         # These tensors are created here and not in the function, so that all batches share their memory.
         with tf.device("cpu"):
-            images, labels = _gatherer(self.images), tf.constant(self.labels)
-            perturbations = None if self.perturbations is None else _gatherer(self.perturbations)
-            epsilons = tf.constant(self.epsilons, tf.float32)
+            labels, epsilons = tf.constant(self.labels), tf.constant(self.epsilons, tf.float32)
 
         def batch(numbers):
             n, e = tf.shape(labels, tf.int64)[0], len(self.epsilons)
@@ -114,17 +116,25 @@ class MixedSamples(Samples):
 
 
 def _gatherer(array: Images) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A function from int64 row numbers (B,) to these rows of an array."""
-    if not isinstance(array, (Rows, np.memmap)):
-        values = tf.constant(array)
-        return lambda numbers: tf.gather(values, numbers)
+    """A function from int64 row numbers (B,) to these rows of an array, which is read in place.
 
-    def from_disk(numbers):
-        rows = tf.numpy_function(lambda rows: np.array(array[rows]), [numbers], array.dtype, stateful=False)
+    A tensor of the array would be a second copy of all images.
+    """
+    # TensorFlow keeps every function that it gets through `numpy_function` until the process ends, and the array must
+    # not live as long.  A tf.data.Dataset keeps `gather`, and with it the array, as long as it is itself in use.
+    reference = weakref.ref(array)
+
+    def read(rows):
+        values = reference()
+        assert values is not None
+        return np.asarray(values[rows])
+
+    def gather(numbers):
+        rows = tf.numpy_function(read, [numbers], array.dtype, stateful=False)
         rows.set_shape((*numbers.shape, *array.shape[1:]))
         return rows
 
-    return from_disk
+    return gather
 
 
 def to_float(images: np.ndarray | tf.Tensor) -> tf.Tensor:

@@ -120,7 +120,8 @@ def _load_tfds(
     decoders = tfds.decode.PartialDecoding({image_key: True, label_key: True})
     try:
         for split, size in sizes.items():
-            in_order = tfds.ReadConfig(interleave_cycle_length=1)  # the default mixes the files
+            # By default, TFDS mixes the files, and keeps what it reads from small ones for a second pass.
+            in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
             dataset = builder.as_dataset(split=split, shuffle_files=False, decoders=decoders, read_config=in_order)
             dataset = dataset.map(image_and_label, tf.data.AUTOTUNE).batch(1024).prefetch(2)
             official[split] = range(done, done + size)

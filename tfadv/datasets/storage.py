@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
+import abc
+import contextlib
+import ctypes
 import math
 import os
 import pathlib
@@ -22,53 +24,103 @@ _CGROUP = pathlib.Path("/sys/fs/cgroup")
 Allocate = Callable[[tuple[int, ...], Any], np.ndarray]
 
 
-@dataclasses.dataclass(frozen=True)
-class Rows:
-    """Rows of an array on the disk in some order, as an array (N, …) that reads a row when it is asked for.
+class LazyArray(abc.ABC):
+    """An array (N, …) whose rows are computed when they are asked for.
 
     Attributes:
-      array: the array, mapped from a file.
-      rows: int64 (N,), positions in `array`.
+      shape: (N, …).
+      dtype: the type of the values.
     """
 
-    array: np.ndarray
-    rows: np.ndarray
+    shape: tuple[int, ...]
+    dtype: np.dtype
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(N, …)."""
-        return (len(self.rows), *self.array.shape[1:])
+    @abc.abstractmethod
+    def read(self, positions: Any) -> np.ndarray:
+        """The rows at an integer, a slice or an array of integers, in memory."""
 
     @property
     def ndim(self) -> int:
         """The number of axes."""
-        return self.array.ndim
-
-    @property
-    def dtype(self) -> np.dtype:
-        """The type of the values."""
-        return self.array.dtype
+        return len(self.shape)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return self.shape[0]
 
-    def __getitem__(self, positions: slice | range | np.ndarray) -> np.ndarray:
-        return np.array(self.array[self.rows[positions]])  # a copy in memory
+    def __getitem__(self, positions: Any) -> np.ndarray:
+        return self[:][positions] if isinstance(positions, tuple) else self.read(positions)
 
     def __array__(self, dtype: type | None = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[:], dtype)
 
 
-Images = np.ndarray | Rows
+class Rows(LazyArray):
+    """Rows of an array in some order.
+
+    All splits and selections of a data set share its one array of pixels through these.
+
+    Attributes:
+      array: the array, in memory or mapped from a file.
+      rows: int64 (N,), positions in `array`.
+    """
+
+    def __init__(self, array: Images, rows: np.ndarray) -> None:
+        """Takes the attributes."""
+        self.array, self.rows = array, rows
+        self.shape, self.dtype = (len(rows), *array.shape[1:]), array.dtype
+
+    def read(self, positions: Any) -> np.ndarray:
+        """See `LazyArray.read`."""
+        return np.asarray(self.array[self.rows[positions]])
 
 
-def take(array: Images, positions: slice | range | np.ndarray) -> Images:
-    """Some rows of an array; of one on the disk without reading them."""
+class Signs(LazyArray):
+    """An int8 array of -127, 0 and 127, as FGSM's perturbations are, that takes two bits per value.
+
+    Attributes:
+      codes: uint8 (N, V / 4), four values in a byte, in memory or mapped from a file.
+    """
+
+    dtype = np.dtype(np.int8)
+    _VALUES = np.array([0, 127, -127, 0], np.int8)
+    # The four values of each byte, as one number, so that they are looked up together.
+    _OF_BYTE = _VALUES[np.arange(256)[:, None] >> np.arange(0, 8, 2) & 3].view(np.uint32).ravel()
+
+    def __init__(self, codes: np.ndarray, shape: tuple[int, ...]) -> None:
+        """`shape`: that of the values, (N, …)."""
+        self.codes, self.shape = codes, shape
+
+    @classmethod
+    def allocate(cls, shape: tuple[int, ...], allocate: Allocate) -> Signs:
+        """An array to be filled, whose memory a function creates."""
+        return cls(allocate((shape[0], -(-math.prod(shape[1:]) // 4)), np.uint8), shape)
+
+    @staticmethod
+    def can_hold(values: np.ndarray) -> bool:
+        """Whether an int8 array has no other values."""
+        return bool(((values == 0) | (np.abs(values) == 127)).all())
+
+    def __setitem__(self, rows: slice, values: np.ndarray) -> None:
+        flat = values.reshape(len(values), -1)
+        padded = np.zeros((len(flat), 4 * self.codes.shape[1]), np.uint8)
+        padded[:, : flat.shape[1]] = (flat > 0) + 2 * (flat < 0).astype(np.uint8)
+        self.codes[rows] = padded[:, 0::4] | padded[:, 1::4] << 2 | padded[:, 2::4] << 4 | padded[:, 3::4] << 6
+
+    def read(self, positions: Any) -> np.ndarray:
+        """See `LazyArray.read`."""
+        codes = np.asarray(self.codes[positions])
+        values = np.take(self._OF_BYTE, codes).view(np.int8)[..., : math.prod(self.shape[1:])]
+        return values.reshape(*codes.shape[:-1], *self.shape[1:])
+
+
+Images = np.ndarray | LazyArray
+
+
+def take(array: Images, positions: slice | range | np.ndarray) -> Rows:
+    """Some rows of an array, without copying or reading them."""
     if isinstance(array, Rows):
         return Rows(array.array, array.rows[positions])
-    if isinstance(array, np.memmap):
-        return Rows(array, np.arange(len(array))[positions])
-    return array[positions]
+    return Rows(array, np.arange(len(array))[positions])
 
 
 def parts(array: Images, most: int = 4096) -> Iterator[np.ndarray]:
@@ -81,7 +133,9 @@ def concatenated(arrays: Sequence[Images], allocate: Allocate) -> Images:
     """Arrays one after another, in one that `allocate` creates; a single array as it is."""
     if len(arrays) == 1:
         return arrays[0]
-    whole, row = allocate((sum(map(len, arrays)), *arrays[0].shape[1:]), arrays[0].dtype), 0
+    shape, row = (sum(map(len, arrays)), *arrays[0].shape[1:]), 0
+    all_signs = all(isinstance(array, Signs) for array in arrays)
+    whole = Signs.allocate(shape, allocate) if all_signs else allocate(shape, arrays[0].dtype)
     for part in (part for array in arrays for part in parts(array)):
         whole[row : row + len(part)] = part
         row += len(part)
@@ -103,6 +157,12 @@ def free_memory() -> int:
             if limit != psutil.RLIM_INFINITY:
                 free.append(limit - taken)
     return max(0, min(free))
+
+
+def give_back_memory() -> None:
+    """Returns memory that Python and TensorFlow have freed to the system; the C library would keep much of it."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # other systems and C libraries have no such function
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class Storage:

@@ -18,13 +18,14 @@ import sys
 import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from tfadv.datasets.batches import Samples
-from tfadv.datasets.storage import Allocate
+from tfadv.datasets.storage import Allocate, Images, Signs
 from tfadv.errors import UserError
 
 VERSION = "1.0.0"
@@ -32,7 +33,8 @@ VERSION = "1.0.0"
 MAX_SAMPLES_PER_FILE = 4096
 MAX_BYTES_PER_FILE = 128 * 2**20
 SAMPLES_PER_TASK = 32  # that a thread encodes at a time
-MAX_WAITING_TASKS = 64
+MAX_WAITING_TASKS = 16  # each holds its images and perturbations
+SAMPLES_READ = 256  # at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +116,7 @@ def write_file(
     folder: pathlib.Path,
     name: str,
     file: SampleFile,
-    samples: tuple[np.ndarray, np.ndarray, np.ndarray],
+    samples: tuple[Images, np.ndarray, np.ndarray],
     batches: Iterable[np.ndarray],
 ) -> None:
     """Writes one TFRecord file.
@@ -230,7 +232,11 @@ def _lower_priority() -> None:
 
 
 def read(
-    folder: pathlib.Path, split: str, epsilons: Sequence[float], allocate: Allocate = np.empty
+    folder: pathlib.Path,
+    split: str,
+    epsilons: Sequence[float],
+    allocate: Allocate = np.empty,
+    images: Images | None = None,
 ) -> tuple[Samples, np.ndarray]:
     """Reads the stored samples of one split.
 
@@ -239,28 +245,48 @@ def read(
       split: "train", "validation" or "test".
       epsilons: the levels at which each image is seen; 0 is the clean image.
       allocate: creates the arrays of images and perturbations from their shape and type.
+      images: the images of these samples, where they are in memory already: then those of the files are not decoded,
+        which would be a second copy.  The caller compares the ids.  None reads the images of the files.
 
     Returns:
-      (samples in the order of writing, ids int64 (N,)).
+      (samples in the order of writing, ids int64 (N,)).  Perturbations of FGSM take two bits per value.
 
     Raises:
       UserError: the folder is damaged.
     """
     try:
         builder = tfds.builder_from_directory(folder)
-        in_order = tfds.ReadConfig(interleave_cycle_length=1)  # the default mixes the files
-        dataset = builder.as_dataset(split=split, shuffle_files=False, read_config=in_order)
+        # By default, TFDS mixes the files, and keeps what it reads from small ones for a second pass.
+        in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+        features = [name for name in builder.info.features if name != "image" or images is None]
+        dataset = builder.as_dataset(
+            split=split,
+            shuffle_files=False,
+            read_config=in_order,
+            decoders=tfds.decode.PartialDecoding(dict.fromkeys(features, True)),
+        )
         expected, done = builder.info.splits[split].num_examples, 0
         shape = (expected, *builder.info.features["image"].shape)
-        images, perturbations = allocate(shape, np.uint8), allocate(shape, np.int8)
-        labels, ids = np.empty(expected, np.int64), np.empty(expected, np.int64)
-        for batch in dataset.batch(1024).prefetch(2).as_numpy_iterator():
+        arrays: dict[str, Any] = {
+            "perturbation": Signs.allocate(shape, allocate),
+            "label": np.empty(expected, np.int64),
+            "id": np.empty(expected, np.int64),
+        }
+        if images is None:
+            images = arrays["image"] = allocate(shape, np.uint8)
+        for batch in dataset.batch(SAMPLES_READ).prefetch(2).as_numpy_iterator():
             rows = slice(done, done + len(batch["label"]))
-            images[rows], perturbations[rows] = batch["image"], batch["perturbation"]
-            labels[rows], ids[rows] = batch["label"], batch["id"]
+            signs = arrays["perturbation"]
+            if isinstance(signs, Signs) and not Signs.can_hold(batch["perturbation"]):  # of another attack than FGSM
+                arrays["perturbation"] = allocate(shape, np.int8)
+                for first in range(0, done, SAMPLES_READ):
+                    earlier = slice(first, min(first + SAMPLES_READ, done))
+                    arrays["perturbation"][earlier] = signs[earlier]
+            for name, array in arrays.items():
+                array[rows] = batch[name]
             done = rows.stop
     except (tf.errors.OpError, OSError, ValueError, KeyError) as error:
         raise UserError(f"the stored samples in {folder} can't be read: {str(error).splitlines()[0][:200]}")
     if done != expected:
         raise UserError(f"{folder} holds {done} samples of split {split} instead of {expected}.")
-    return Samples(images, labels, perturbations, tuple(epsilons)), ids
+    return Samples(images, arrays["label"], arrays["perturbation"], tuple(epsilons)), arrays["id"]

@@ -75,9 +75,14 @@ class RegisteredModel(Architecture):
         return {
             "model": self.label,
             "model_entry": dataclasses.asdict(MODELS[self.label]),
-            "weights": pretrained.identity(self._config.weights),
+            "weights": self._weights_hash,
             **self._splits.conversion,
         }
+
+    @functools.cached_property
+    def _weights_hash(self) -> str | None:
+        """Read once per run: every question to the graph asks for the settings."""
+        return pretrained.identity(self._config.weights)
 
     def build(self) -> keras.Model:
         """See `Architecture.build`."""
@@ -100,10 +105,15 @@ class OwnModel(Architecture):
         """What the model is, and the range of its pixels."""
         return {
             "model": self.label,
-            "model_entry": own.identity(self._name),
+            "model_entry": self._identity,
             "input_range": self._config.input_range,
             **self._splits.conversion,
         }
+
+    @functools.cached_property
+    def _identity(self) -> dict:
+        """Read once per run: every question to the graph asks for the settings."""
+        return own.identity(self._name)
 
     def build(self) -> keras.Model:
         """See `Architecture.build`."""

@@ -54,7 +54,7 @@ class DatasetSplits(WholeArtifact):
             "dataset": config.dataset,
             "dataset_entry": dataclasses.asdict(find(config.dataset, config.fit)),
             "label": config.label,
-            "files": _listing(config.dataset),
+            "files": self._files,
             "image_size": config.image_size,
             "seed": config.seed,
             "split": config.split,
@@ -95,11 +95,21 @@ class DatasetSplits(WholeArtifact):
         write_json(folder / "splits.json", record, indent=None)
 
     @functools.cached_property
+    def _files(self) -> str:
+        """What `_listing` says, once per run: every question to the graph asks for these settings."""
+        return _listing(self._config.dataset)
+
+    @functools.cached_property
     def _dataset(self) -> sources.ImageDataset:
         config, allocate = self._config, self._context.storage.allocate
         dataset = sources.load(config.dataset, config.data_dir, config.image_size, config.label, config.fit, allocate)
         LOG.info("%s: %d images, %d classes", dataset.full_name, len(dataset.labels), len(dataset.class_names))
         return dataset
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether this process has decoded the images, so that `images` costs nothing."""
+        return "_dataset" in self.__dict__
 
     @functools.cached_property
     def record(self) -> dict:
@@ -153,7 +163,7 @@ class DatasetSplits(WholeArtifact):
 
     @functools.cached_property
     def images(self) -> dict[str, SplitImages]:
-        """Split name → its images.
+        """Split name → its images, all of them rows of one array.
 
         Raises:
           UserError: the data set differs from the one that was split.

@@ -43,7 +43,7 @@ class FgsmEvaluation(PartedArtifact):
 
     def pieces(self) -> list[range]:
         """Ranges of test images."""
-        n = len(self._samples.test.labels)
+        n = self._samples.sizes["test"]
         return [range(i, min(i + IMAGES_PER_PART, n)) for i in range(0, n, IMAGES_PER_PART)]
 
     def build_part(self, folder: pathlib.Path, piece: range, progress: Callable[[int], Any], resume: Any) -> None:

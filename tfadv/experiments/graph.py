@@ -17,6 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from tfadv.datasets.storage import give_back_memory
 from tfadv.errors import UserError
 from tfadv.runtime import signals
 from tfadv.runtime.compilation import use_xla
@@ -29,6 +30,8 @@ AFFECTS_RESULTS = False
 LOG = logging.getLogger(__name__)
 _WIDTH = 44  # of an artifact's name on the terminal
 _SILENCE = 60  # seconds after which a log without a progress bar reports progress
+_ESTIMATED_AFTER = 15  # seconds of work from which the time of the rest is estimated
+_LONG = 60  # seconds of work left that are worth a line
 
 
 class Artifact(abc.ABC):
@@ -95,6 +98,33 @@ class PartedArtifact(Artifact):
     @abc.abstractmethod
     def join(self, folder: pathlib.Path, manifest: dict, parts: Sequence[pathlib.Path]) -> str | None:
         """Writes the artifact from the folders of its parts; returns the same as `WholeArtifact.build`."""
+
+
+class _Rest:
+    """How long the images of an artifact that are not done yet will take; a line says so once."""
+
+    def __init__(self, name: str, images: int) -> None:
+        """`images`: how many there are to do."""
+        self._name, self._left, self._done, self._said = name, images, 0, False
+        self._started = time.monotonic()
+
+    def skip(self, images: int) -> None:
+        """Counts images that this process need not do."""
+        self._left -= images
+
+    def did(self, images: int) -> None:
+        """Counts images that are done."""
+        self._left, self._done = self._left - images, self._done + images
+        if not self._said and time.monotonic() > self._started + _ESTIMATED_AFTER and self.seconds() > _LONG:
+            self._said = True
+            LOG.info("%s: %s", self._name, self)
+
+    def seconds(self) -> float:
+        """The estimate."""
+        return (time.monotonic() - self._started) / max(1, self._done) * self._left
+
+    def __str__(self) -> str:
+        return f"about {duration(self.seconds())} left"
 
 
 def _in_order(artifact: Artifact) -> list[tuple[Artifact, dict[str, str]]]:
@@ -206,6 +236,7 @@ class Graph:
         ) as (folder, manifest):
             results = build(folder, manifest)
         self.built.append(artifact.name)
+        give_back_memory()
         seconds = (self.workdir.manifest(artifact.name) or {}).get("seconds", 0)
         LOG.info("%s", f"{artifact.name:{_WIDTH}}  {duration(seconds):>8}  {results or ''}".rstrip())
         signals.stop()
@@ -215,23 +246,30 @@ class Graph:
         pieces = artifact.pieces()
         started(artifact.name)
         of_parts = fingerprint | {"parts": len(pieces)}
-        folders, seconds, reported = [], 0.0, time.monotonic()
+        folders, seconds, reported, rest = [], 0.0, time.monotonic(), _Rest(artifact.name, sum(map(len, pieces)))
         with tqdm(
             total=sum(map(len, pieces)), unit="image", desc=artifact.name, leave=False, disable=progress_disabled()
         ) as bar:
+
+            def progress(images: int) -> None:
+                bar.update(images)
+                rest.did(images)
+
             for number, piece in enumerate(pieces):
                 if self._shard and number % self._shard[1] != self._shard[0]:
                     bar.update(len(piece))
+                    rest.skip(len(piece))
                     continue
                 name = f"parts/{artifact.name}/{number:05d}"
                 folder = self.workdir.part(name, of_parts)
                 if folder is None:
-                    folder = self._build_part(artifact, name, of_parts, piece, bar.update)
+                    folder = self._build_part(artifact, name, of_parts, piece, progress)
                     if bar.disable and number + 1 < len(pieces) and time.monotonic() > reported + _SILENCE:
                         reported = time.monotonic()
-                        LOG.info("%s: part %d of %d done", artifact.name, number + 1, len(pieces))
+                        LOG.info("%s: part %d of %d done, %s", artifact.name, number + 1, len(pieces), rest)
                 else:
                     bar.update(len(piece))
+                    rest.skip(len(piece))
                 folders.append(folder)
                 seconds += (self.workdir.manifest(name) or {}).get("seconds", 0)
         if self._shard:

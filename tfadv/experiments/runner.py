@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
+import time
+from collections.abc import Sequence
 
 from tfadv.choices import COMPARE, STATUS
 from tfadv.config import Config
@@ -16,11 +18,13 @@ from tfadv.experiments.session import Session
 from tfadv.experiments.status import status_text
 from tfadv.runtime import signals
 from tfadv.runtime.cluster import cluster
+from tfadv.runtime.console import duration
 from tfadv.runtime.peers import peers_may_die
 from tfadv.store.workdir import Workdir
 
 AFFECTS_RESULTS = False
 LOG = logging.getLogger(__name__)
+LONG = 60  # seconds of work that a user wants to know about beforehand
 
 
 def run(config: Config) -> str | None:
@@ -93,14 +97,17 @@ def _run_stage(session: Session, stage: str) -> None:
 
 def _evaluate_all(session: Session) -> list[Artifact]:
     """Evaluates every model and recipe as the settings ask for."""
-    evaluations: list[Artifact] = []
     for trained in session.variants:  # what is wrong with a recipe shows before hours of attacks
         session.graph.ensure(trained)
-    for trained in session.variants:
-        attacked = [session.attack_evaluation(trained, attack) for attack in session.attacks]
-        for evaluation in (session.fgsm_evaluation(trained), *attacked):
-            _evaluate(session, evaluation)
-            evaluations.append(evaluation)
+    # A first answer about every model comes before the long work, which begins with the attack named first.
+    by_kind: list[list[Artifact]] = [[session.fgsm_evaluation(trained) for trained in session.variants]]
+    by_kind += [
+        [session.attack_evaluation(trained, attack) for trained in session.variants] for attack in session.attacks
+    ]
+    _log_sizes(session)
+    for kind in by_kind:
+        _evaluate_each(session, kind)
+    evaluations: list[Artifact] = [evaluation for of_model in zip(*by_kind) for evaluation in of_model]
     if session.attacks and not session.config.shard:
         compares = session.config.stage == COMPARE  # a transfer matrix of many defenses says nothing about them
         for trained in session.variants:
@@ -108,6 +115,27 @@ def _evaluate_all(session: Session) -> list[Artifact]:
                 session.graph.ensure(artifact)
                 evaluations.append(artifact)
     return evaluations
+
+
+def _log_sizes(session: Session) -> None:
+    """Says where an attack sees fewer than all test images though the settings don't ask for it."""
+    n = session.splits.sizes["test"]
+    sizes = {attack.label: session.config.attacked_images(attack.name, n) for attack in session.attacks}
+    if not session.config.eval_size and min(sizes.values(), default=n) < n:
+        listing = ", ".join(f"{label} on {size:,}" for label, size in sizes.items())
+        LOG.info("of %d test images, the first ones are attacked: %s; --eval_size=%d attacks all", n, listing, n)
+
+
+def _evaluate_each(session: Session, evaluations: Sequence[Artifact]) -> None:
+    """Evaluates models in the same way, and after the first that takes long says how long the others will take."""
+    said = False
+    for left, evaluation in zip(range(len(evaluations) - 1, -1, -1), evaluations):
+        started = time.monotonic()
+        _evaluate(session, evaluation)
+        seconds = left * (time.monotonic() - started)
+        if seconds > LONG and not said:
+            said = True
+            LOG.info("%d more models to evaluate like this: at most about %s", left, duration(seconds))
 
 
 def _evaluate(session: Session, artifact: Artifact) -> None:

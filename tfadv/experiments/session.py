@@ -197,15 +197,16 @@ class Session:
         return FgsmEvaluation(self._context, trained, self.samples)
 
     def attack_evaluation(self, trained: TrainedModel, attack: Attack, n: int | None = None) -> AttackEvaluation:
-        """Accuracy of a model under an attack on the first n test images, `eval_size` where n is None."""
-        return AttackEvaluation(self._context, self.splits, trained, attack, n or self.eval_size)
+        """Accuracy of a model under an attack on the first n test images; None: as many as the settings ask for."""
+        n = n or self.config.attacked_images(attack.name, self.splits.sizes["test"])
+        return AttackEvaluation(self._context, self.splits, trained, attack, n)
 
     def transfer_row(self, trained: TrainedModel, n: int | None = None) -> TransferRow:
-        """Accuracy of all models on images attacked on one; n as in `attack_evaluation`."""
+        """Accuracy of all models on images attacked on one, the first n; None: `eval_size`."""
         return TransferRow(self._context, self.splits, trained, self.variants, n or self.eval_size)
 
     def diagnostics(self, trained: TrainedModel, n: int | None = None) -> MaskingDiagnostics:
-        """Whether the gradients of a model are masked; n as in `attack_evaluation`."""
+        """Whether the gradients of a model are masked; n as in `transfer_row`."""
         return MaskingDiagnostics(self._context, self.splits, trained, self.surrogate, n or self.eval_size)
 
     def explanation(self, trained: TrainedModel) -> ExplanationArtifact:

@@ -14,6 +14,7 @@ from tfadv.attacks.fgsm import direction
 from tfadv.datasets import short_name, stored
 from tfadv.datasets.batches import Samples, full_batches, to_float
 from tfadv.datasets.splits import draw_balanced
+from tfadv.datasets.storage import Images, take
 from tfadv.errors import UserError
 from tfadv.experiments.graph import Artifact, PartedArtifact
 from tfadv.runtime.devices import Devices
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 def perturbations(
     model: Any,
-    images: np.ndarray,
+    images: Images,
     labels: np.ndarray,
     *,
     batch_size: int,
@@ -117,7 +118,7 @@ class StoredSamples(PartedArtifact):
         """Perturbs the images of one file and writes it."""
         split = self._splits.images[piece.split]
         rows = self._rows[piece.split][piece.start : piece.stop]
-        images, labels, ids = split.images[rows], split.labels[rows], split.ids[rows]
+        images, labels, ids = take(split.images, rows), split.labels[rows], split.ids[rows]
         with self.surrogate.loaded() as model:
             batches = perturbations(
                 model,
@@ -154,18 +155,23 @@ class StoredSamples(PartedArtifact):
         """The test split at every eps."""
         return self.read("test", self._config.epsilons)
 
-    def read(self, split: str, levels: Sequence[float]) -> Samples:
+    def read(self, split: str, levels: Sequence[float], images: Images | None = None) -> Samples:
         """The samples of one split, checked against the ids of that split.
+
+        The images are those of the data set, where this process has them in memory, and else those of the files.
 
         Args:
           split: "train", "validation" or "test".
           levels: sizes of eps at which each image is seen; 0 is the clean image.
+          images: the images of these samples, where they were read before.
 
         Raises:
           UserError: the files are damaged or hold other images.
         """
         folder = self._context.graph.open(self)
-        samples, ids = stored.read(folder, split, levels, self._context.storage.allocate)
+        if images is None and self._splits.in_memory:
+            images = take(self._splits.images[split].images, self._rows[split])
+        samples, ids = stored.read(folder, split, levels, self._context.storage.allocate, images)
         if ids.tolist() != np.asarray(self._splits.record[split])[self._rows[split]].tolist():
             raise UserError(f"{folder} holds other images than the split {split}: remove it.")
         return samples

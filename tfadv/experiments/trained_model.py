@@ -207,7 +207,9 @@ class TrainedModel(WholeArtifact):
 
     def _training_samples(self) -> Samples:
         if self._samples:
-            read = [stored.read("train", self._plan.levels) for stored in self._samples]
+            read: list[Samples] = []
+            for stored in self._samples:  # all of the same images, of which the first holds the only copy
+                read.append(stored.read("train", self._plan.levels, read[0].images if read else None))
             kind = MixedSamples if self._plan.objective.needs_mixed_samples else Samples
             perturbations = concatenated(
                 [s.perturbations for s in read if s.perturbations is not None], self._context.storage.allocate

@@ -23,6 +23,7 @@ _STARTUP = re.compile(
     rb"|I\d{4} |\d{4}-\d\d-\d\d \S+ I |To enable the following instructions:"
     rb"|.*(Unable to register cu\w+ factory|computation placer already registered)"
 )
+_NVIDIA_DRIVER = "/proc/driver/nvidia/version"
 _NO_GPU = re.compile(rb".*failed call to cuInit")
 
 STYLES = {"bold": "1", "red": "31", "green": "32", "yellow": "33"}  # ANSI codes
@@ -53,12 +54,23 @@ def configure_logging(verbosity: str) -> None:
     absl_logging.get_absl_logger().removeFilter(_not_about_tfds_itself)
     if not debug:
         absl_logging.get_absl_logger().addFilter(_not_about_tfds_itself)
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # no informational messages of TensorFlow's C++ code
+        # TensorFlow's C++ code calls an error what it goes on from, such as an optimizer of graphs that gives up.  What
+        # it does not go on from reaches Python as an exception, and what ends the process is shown at every level.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def _not_about_tfds_itself(record: logging.LogRecord) -> bool:
     """Leaves out the warnings of TFDS 4.9 about its own use of its own deprecated attributes."""
     return "`FeatureConnector.dtype` is deprecated" not in record.getMessage()
+
+
+def warn_of_unused_gpu(gpus: int) -> None:
+    """Warns where there is an NVIDIA driver and TensorFlow has found no GPU: its own message about it is left out."""
+    hidden_by_user = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    if not gpus and not hidden_by_user and os.path.exists(_NVIDIA_DRIVER):
+        logging.getLogger("tfadv").warning(
+            "there is an NVIDIA driver, but TensorFlow finds no GPU and uses the CPU; --verbosity=debug shows why"
+        )
 
 
 def progress_disabled() -> bool | None:
@@ -146,4 +158,4 @@ def _is_startup_line(line: bytes) -> bool:
     if _STARTUP.match(line):
         return True
     # Without an NVIDIA driver this says only that there is no GPU; with one, it is a real problem.
-    return bool(_NO_GPU.match(line)) and not os.path.exists("/proc/driver/nvidia/version")
+    return bool(_NO_GPU.match(line)) and not os.path.exists(_NVIDIA_DRIVER)
