@@ -17,7 +17,7 @@ from tfadv.datasets import AUGMENTATIONS, DATASETS, FITS, find, normalized, shor
 from tfadv.datasets import check as check_dataset
 from tfadv.errors import UserError
 from tfadv.models import own
-from tfadv.objectives import EPS_SCHEDULES
+from tfadv.objectives import DEFENSE_OPTIMIZER, EPS_SCHEDULES, OPTIMIZERS
 from tfadv.settings import Names, Range, Size, check, flag_lines, setting, settings_of
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ class Config:
         accepts=Range(1, zero="no budget; --defense_epochs applies, or --retrain_epochs for surrogate and rounds"),
     )
     defense_epochs: int = setting(
-        4,
+        10,
         "Epochs of the recipes of --defenses, each over the training images once.",
         group="Training",
         role="result",
@@ -263,7 +263,16 @@ class Config:
         "rate keeps little.",
         group="Training",
         role="result",
-        accepts=Range(0, above=True, zero="that of --learning_rate"),
+        accepts=Range(0, above=True, zero="0.001 with adam, and that of --learning_rate with sgd"),
+    )
+    defense_optimizer: str = setting(
+        DEFENSE_OPTIMIZER,
+        "Optimizer of the recipes of --defenses that attack in each training step, and of all recipes for your own "
+        "models: adam, or sgd with momentum 0.9. The others take sgd.",
+        group="Training",
+        role="result",
+        accepts=Names("defense_optimizer", OPTIMIZERS),
+        required=True,
     )
     batch_size: int = setting(
         128, "Images per optimizer step.", group="Training", role="result", accepts=Range(1, 2**16)

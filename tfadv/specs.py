@@ -5,11 +5,12 @@ Needs no TensorFlow.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import inspect
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tfadv.errors import UserError
@@ -25,6 +26,20 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _FRACTION = re.compile(rf"\s*{_NUMBER.pattern}\s*(?:/\s*{_NUMBER.pattern}\s*)?")
 _SIZE = re.compile(r"([0-9]{1,6})(?:\s*[xX×]\s*([0-9]{1,6}))?")
 _WORDS = {"true": True, "false": False, "none": None}
+_ELSEWHERE = {  # setting → its names in torchattacks, Foolbox, ART, CleverHans and auto-attack
+    "queries": ("n_queries", "max_queries", "num_queries", "nb_queries"),
+    "steps": (
+        *("iterations", "iters", "n_iter", "nb_iter", "max_iter", "num_steps", "nb_steps", "num_iter", "niter"),
+        *("n_queries", "max_queries", "num_queries", "nb_queries", "queries"),
+    ),
+    "step_size": ("alpha", "eps_iter", "eps_step", "rel_stepsize", "abs_stepsize", "stepsize", "lr", "learning_rate"),
+    "restarts": ("n_restarts", "num_random_init", "num_restarts", "nb_restarts", "random_restarts"),
+    "random_start": ("rand_init", "random_init", "rand_start"),
+    "targets": ("n_target_classes", "n_targets", "num_targets"),
+    "loss": ("loss_fn", "loss_type", "criterion"),
+    "norm": ("ord", "p", "lp"),
+    "decay": ("momentum", "mu", "decay_factor"),
+}
 _FORM = "write name or name(setting=value,...), separated by commas"
 
 
@@ -48,6 +63,7 @@ def split_specs(text: str, known: Registry) -> list[tuple[str, dict[str, Any]]]:
         if not match:
             raise UserError(f"cannot read {text!r} from {text[position:]!r} on: {_FORM}.")
         name, settings, separator = match.groups()
+        name = next((own for own in known if own.lower() == name.lower()), name)
         known.check(name)
         specs.append((name, _split_settings(name, settings) if settings else {}))
         position = match.end()
@@ -155,11 +171,20 @@ def build_with(name: str, settings: Mapping[str, Any], table: Registry) -> Any:
         raise UserError(f"{name}(targeted=...): attacks on given target classes run only from Python; {listing}.")
     for key in settings:
         if key not in accepted:
-            raise UserError(f"{name} has no setting {key!r}: {listing}.")
+            raise UserError(f"{name} has no setting {key!r}: {_other_name(key, accepted)}{listing}.")
     try:
         return factory(**settings)
     except (UserError, TypeError, ValueError) as error:
         raise UserError(f"{name}: {error} {listing}.") from None
+
+
+def _other_name(key: str, accepted: Sequence[str]) -> str:
+    """What a setting that other libraries have is called here, or the most similar name; "" where there is none."""
+    here = next((own for own, others in _ELSEWHERE.items() if key.lower() in others and own in accepted), None)
+    if here:
+        return f"what other libraries call {key} is {here} here. "
+    similar = difflib.get_close_matches(key.lower(), accepted, n=1, cutoff=0.6)
+    return f"did you mean {similar[0]!r}? " if similar else ""
 
 
 def build(name: str, settings: dict[str, Any], attacks: Registry) -> Attack:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tfadv.evaluation.evaluator import Execution, evaluate
 from tfadv.evaluation.result import Result, concatenate
 from tfadv.experiments.graph import Artifact, PartedArtifact
-from tfadv.experiments.result_files import content_hash, in_percent, load_result, save_result
+from tfadv.experiments.result_files import content_hash, in_percent, load_result, save_result, warn_of_upper_bound
 from tfadv.specs import folder_name
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class AttackEvaluation(PartedArtifact):
                 config.epsilons,
                 batch_size=config.images_at_once,
                 seed=config.seed,
+                first=piece.start,
                 execution=Execution(self._context.devices, progress=progress, resume=resume),
             )
         save_result(folder, result)
@@ -82,6 +83,7 @@ class AttackEvaluation(PartedArtifact):
         result = concatenate([load_result(part) for part in parts])
         save_result(folder, result)
         manifest["content"] = content_hash(result)
+        warn_of_upper_bound(self.name, result)
         return in_percent(result.robust)
 
     def result(self) -> Result:

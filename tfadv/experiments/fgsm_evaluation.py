@@ -12,7 +12,7 @@ from tfadv.evaluation.evaluator import Execution, StoredPerturbations, evaluate
 from tfadv.evaluation.records import Record, fgsm_records
 from tfadv.evaluation.result import Result, concatenate
 from tfadv.experiments.graph import Artifact, PartedArtifact
-from tfadv.experiments.result_files import content_hash, in_percent, load_result, save_result
+from tfadv.experiments.result_files import content_hash, in_percent, load_result, save_result, warn_of_upper_bound
 
 if TYPE_CHECKING:
     from tfadv.experiments.context import Context
@@ -68,6 +68,7 @@ class FgsmEvaluation(PartedArtifact):
         for prefix, result in results.items():
             save_result(folder, result, prefix)
         manifest["content"] = content_hash(*results.values())
+        warn_of_upper_bound(self.name, results[PREFIXES[0]])
         whitebox, stored = (in_percent(results[prefix].robust) for prefix in PREFIXES)
         clean = in_percent([results[PREFIXES[0]].clean_correct])
         return f"clean {clean}, FGSM {whitebox}, stored images {stored}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import pathlib
 from collections.abc import Iterable
 
@@ -14,6 +15,7 @@ from tfadv.evaluation.result import CostSummary, Result
 from tfadv.store.files import digest, write_json
 
 AFFECTS_RESULTS = False
+LOG = logging.getLogger(__name__)
 
 
 def save_result(folder: pathlib.Path, result: Result, prefix: str = "") -> None:
@@ -56,6 +58,12 @@ def load_result(folder: pathlib.Path, prefix: str = "") -> Result:
             gradients_checked=record["gradients_checked"],
             without_gradient=record["without_gradient"],
         )
+
+
+def warn_of_upper_bound(name: str, result: Result) -> None:
+    """Says where the attack could not move the images, because they have no gradient."""
+    if result.upper_bound():
+        LOG.warning("%s: %s", name, result.upper_bound())
 
 
 def in_percent(rows: Iterable[np.ndarray]) -> str:

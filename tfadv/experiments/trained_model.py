@@ -7,6 +7,7 @@ import functools
 import json
 import logging
 import pathlib
+import shutil
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from tfadv.report.data import Training, with_earlier_rounds
 from tfadv.specs import folder_name
 from tfadv.store.files import write_json
 from tfadv.training import Checkpoints, Diverged, Trainer, TrainingLog
-from tfadv.training.messages import warn_of_guessing
+from tfadv.training.messages import say_outcome
 
 if TYPE_CHECKING:
     from tfadv.experiments.architectures import Architecture
@@ -67,7 +68,7 @@ class TrainedModel(WholeArtifact):
         self._context, self._config, self._splits = context, context.config, splits
         self._start, self._samples = start, samples
         self._architecture, self.recipe = architecture, recipe
-        self._plan = TrainingPlan(context.config, recipe)
+        self._plan = TrainingPlan(context.config, recipe, own_model=architecture.has_weights)
         self.model = architecture.label
         self.folder = f"{folder_name(self.model)}/{folder_name(recipe.name)}"
         self.name = f"models/{self.folder}"
@@ -108,14 +109,19 @@ class TrainedModel(WholeArtifact):
         with self._borrow_start() as entry:
             trainer = self._trainer(entry)
             checkpoints = self._checkpoints(manifest["inputs"])
-            settings = self._plan.training_settings(len(training), spent=self._sample_gradients())
+            settings = self._plan.training_settings(
+                len(training), spent=self._sample_gradients(), validation=len(validation)
+            )
             log_dir = None if context.workdir.follower else context.workdir.root / "logs" / self.folder
+            if log_dir and not checkpoints.exist():  # the curves of an earlier training
+                shutil.rmtree(log_dir, ignore_errors=True)
             log, name = TrainingLog(log_dir, self._config.profile), f"{self.model} {self.recipe.name}"
             try:
                 record = trainer.fit(training, validation, settings, log=log, checkpoints=checkpoints, name=name)
             except Diverged as error:
-                raise UserError(f"{error} {self._save_last_good(trainer, checkpoints)}")
-            warn_of_guessing(name, record, validation.labels)
+                last_good = self._save_last_good(trainer, checkpoints)
+                raise UserError(f"{error.problem}: give a smaller {self._plan.learning_rate_setting}. {last_good}")
+            say_outcome(name, record, validation.labels, self._plan.learning_rate_setting)
             record["gradients"] += self._sample_gradients()
             manifest["devices"] = context.devices.replicas  # without --sync_batchnorm, each has its own statistics
             self._write(folder, manifest, entry, record)
@@ -192,12 +198,13 @@ class TrainedModel(WholeArtifact):
             return self._architecture.build()
 
     def _trainer(self, entry: PooledModel) -> Trainer:
-        key = self._plan.objective, self._plan.weight_decay
+        key = self._plan.objective, self._plan.weight_decay, self._plan.optimizer
         if key not in entry.trainers:
             entry.trainers[key] = Trainer(
                 entry.model,
                 weight_decay=self._plan.weight_decay,
                 objective=self._plan.objective,
+                optimizer=self._plan.optimizer,
                 precision=self._config.precision,
                 batch_parts=self._config.batch_parts,
                 rematerialize=self._config.rematerialize,

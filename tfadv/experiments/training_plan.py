@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from tfadv import specs
 from tfadv.errors import UserError
-from tfadv.objectives import OBJECTIVES
+from tfadv.objectives import DEFENSE_LEARNING_RATE, OBJECTIVES
 from tfadv.objectives.base import Objective, as_objective
 from tfadv.training import TrainingSettings
+from tfadv.training.trainer import attacked_images
 
 if TYPE_CHECKING:
     from tfadv.config import Config
@@ -24,9 +25,9 @@ TRAINING_SETTINGS = (
 class TrainingPlan:
     """Objective, length and settings of the training of one recipe."""
 
-    def __init__(self, config: Config, recipe: Recipe) -> None:
-        """Takes all settings and the recipe that says which of them apply."""
-        self._config, self._recipe = config, recipe
+    def __init__(self, config: Config, recipe: Recipe, own_model: bool = False) -> None:
+        """Takes all settings, the recipe that says which of them apply, and whether the model is the user's own."""
+        self._config, self._recipe, self._own_model = config, recipe, own_model
 
     def settings(self) -> dict[str, Any]:
         """What the trained weights depend on, apart from images and first weights; can be written as JSON."""
@@ -42,16 +43,18 @@ class TrainingPlan:
             "average": self._average,
             **{name: getattr(config, name) for name in TRAINING_SETTINGS},
             "learning_rate": self._learning_rate,
+            "optimizer": self.optimizer,
             "weight_decay": self.weight_decay,
             **self._adversarial_settings,
         }
 
-    def training_settings(self, images: int, spent: int) -> TrainingSettings:
+    def training_settings(self, images: int, spent: int, validation: int) -> TrainingSettings:
         """The settings of `Trainer.fit`.
 
         Args:
           images: number of training samples.
           spent: gradient images that were spent on stored samples; they count towards the budget.
+          validation: number of validation images.
 
         Raises:
           UserError: the budget pays for no step.
@@ -65,7 +68,8 @@ class TrainingPlan:
             seed=config.seed,
             augmentations=self._augmentations,
             checkpoint_steps=config.checkpoint_steps,
-            steps=self._steps(images, spent),
+            steps=self._steps(images, spent, validation),
+            keep_start=self._own_model,
             average=self._average,
             **self._adversarial_settings,
         )
@@ -115,10 +119,23 @@ class TrainingPlan:
         return self._config.defense_average if self._recipe.budgeted else 0.0
 
     @property
+    def optimizer(self) -> str:
+        """Adam suits weights that were trained by any optimizer; the built-in models have been trained by SGD."""
+        defends = self._own_model or (self._recipe.budgeted and self.objective.is_adversarial)
+        return self._config.defense_optimizer if defends else "sgd"
+
+    @property
     def _learning_rate(self) -> float:
-        """Peak of the learning rate: the same for all recipes that are compared."""
+        """Peak of the learning rate."""
         of_defenses = self._config.defense_learning_rate if self._recipe.budgeted else 0.0
-        return of_defenses or self._config.learning_rate
+        default = DEFENSE_LEARNING_RATE if self.optimizer == "adam" else self._config.learning_rate
+        return of_defenses or default
+
+    @property
+    def learning_rate_setting(self) -> str:
+        """The flag of the learning rate with its value, for messages."""
+        flag = "defense_learning_rate" if self._recipe.budgeted else "learning_rate"
+        return f"--{flag} (now {self._learning_rate:g})"
 
     @property
     def _budget(self) -> float:
@@ -126,12 +143,19 @@ class TrainingPlan:
         config = self._config
         return config.budget / (config.rounds if self._recipe.rounds else 1) if self._recipe.budgeted else 0
 
-    def _steps(self, images: int, spent: int) -> int:
-        """The optimizer steps that the budget pays for, or 0 where the number of epochs is given."""
+    def _steps(self, images: int, spent: int, validation: int) -> int:
+        """The optimizer steps that the budget pays for, or 0 where the number of epochs is given.
+
+        Attacks on validation images, before training and after each epoch, are paid from it as well.
+        """
         if not self._budget:
             return 0
-        per_step = min(self._config.batch_size, images) * self.objective.cost
-        steps = int((self._budget - spent) // per_step)
+        batch = min(self._config.batch_size, images)
+        per_epoch, per_step = images // batch, batch * self.objective.cost
+        per_validation = attacked_images(validation, batch) * self.objective.validation_cost
+        left = self._budget - spent - per_validation
+        epochs, rest = divmod(left, per_epoch * per_step + per_validation)
+        steps = int(epochs * per_epoch + max(0, (rest - per_validation) // per_step))
         if steps < 1:
             raise UserError(f"--budget={self._config.budget} is too small for {self._recipe.name}: give more.")
         return steps

@@ -232,7 +232,8 @@ class _WithoutActivation(keras.layers.Layer):
     """Calls a layer, whose variables it shares, without its activation."""
 
     def __init__(self, layer: keras.layers.Layer, **kwargs: Any) -> None:
-        super().__init__(**{"name": f"{layer.name}_logits", "dtype": layer.dtype_policy} | kwargs)
+        # Not the layer's own policy: it may be quantized, which this wrapper is not.
+        super().__init__(**{"name": f"{layer.name}_logits", "dtype": layer.compute_dtype} | kwargs)
         self.layer = layer
         self.built = True
 

@@ -18,6 +18,7 @@ AFFECTS_RESULTS = False  # artifacts depend on the module of their objective
 # steps, and "uniform" is drawn for each image, up to the largest.
 EPS_SCHEDULES = ("ramp", "fixed", "uniform")
 
+OPTIMIZERS = ("sgd", "adam")
 # How defenses train, from Python and from the command line; measured on eight architectures: docs/defenses.md.
 DEFENSE_OPTIMIZER = "adam"
 DEFENSE_LEARNING_RATE = 1e-3

@@ -41,6 +41,7 @@ class AdversarialTrainer:
         defense: str = "nfgsm",
         eps: float | str = 8 / 255,
         *,
+        optimizer: str = DEFENSE_OPTIMIZER,
         weight_decay: float = DEFENSE_WEIGHT_DECAY,
     ) -> None:
         """Compiles nothing yet; the first epoch does.
@@ -49,6 +50,7 @@ class AdversarialTrainer:
           model: float32 images (N, H, W, C) in [0, 1] → logits (N, K).
           defense: an objective of `tfadv.objectives.OBJECTIVES` and its settings, such as "nfgsm(share=0.5)".
           eps: size of the perturbation in units of a [0, 1] pixel, > 0; a number, or a text such as "8/255".
+          optimizer: "adam", or "sgd" with Nesterov momentum 0.9, which needs another learning rate.
           weight_decay: decoupled, of kernels.
 
         Raises:
@@ -68,7 +70,7 @@ class AdversarialTrainer:
             raise ValueError(f"{defense} needs stored adversarial images of other models, which the command line makes.")
         self._eps, self._range = sizes[0], input_range_of(model)
         self._trainer = Trainer(
-            image_model(model), weight_decay=weight_decay, objective=objective, optimizer=DEFENSE_OPTIMIZER
+            image_model(model), weight_decay=weight_decay, objective=objective, optimizer=optimizer
         )
 
     def fit(
@@ -84,7 +86,7 @@ class AdversarialTrainer:
         average: float = 0.0,
         seed: int = 0,
     ) -> dict[str, Any]:
-        """Trains from the model's present weights with Adam; eps grows during the first half.
+        """Trains from the model's present weights; eps grows during the first half.
 
         The epoch with the highest accuracy under PGD on validation images is kept.  If none is better than the model
         was before, the model keeps its weights, and a warning says so.

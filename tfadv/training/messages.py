@@ -53,11 +53,13 @@ def say_outcome(name: str, record: Mapping[str, Any], labels: np.ndarray, learni
       learning_rate: the setting that the user may change, with its value.
     """
     start, epoch = record.get("start"), record["best_epoch"]
+    robust_before = (start or {}).get("val_robust_accuracy")
     if start and not epoch:
+        measured = "" if robust_before is None else f"{robust_before:.1%} under PGD, "
         LOG.warning(
-            "%s: no epoch was more robust than the model was before (%.1f%% under PGD, %.1f%% clean, on validation "
-            "images), so its weights are unchanged: try a smaller or larger %s, more epochs, or a smaller eps.",
-            *(name, 100 * start["val_robust_accuracy"], 100 * start["val_accuracy"], learning_rate),
+            "%s: no epoch was better than the model was before (%s%.1f%% on validation images as they are), so its "
+            "weights are unchanged: try a smaller or larger %s, more epochs, or a smaller eps.",
+            *(name, measured, 100 * start["val_accuracy"], learning_rate),
         )
         return
     accuracy, share = record["history"]["val_accuracy"][epoch - 1], largest_share(np.bincount(labels).tolist())
@@ -67,14 +69,14 @@ def say_outcome(name: str, record: Mapping[str, Any], labels: np.ndarray, learni
             "class, %.1f%%. Try more epochs or another %s; instead of mixed_bfloat16, float32.",
             *(name, 100 * accuracy, 100 * share, learning_rate),
         )
-    if start:
+    if start and robust_before is not None:
         robust = record["history"]["val_robust_accuracy"][epoch - 1]
         lost = start["val_accuracy"] - accuracy
         LOG.log(
             logging.WARNING if lost > _MUCH else logging.INFO,
             "%s: epoch %d is kept. On validation images: clean %.1f%% (before: %.1f%%), under PGD %.1f%% (%.1f%%).%s",
             *(name, epoch, 100 * accuracy, 100 * start["val_accuracy"]),
-            *(100 * robust, 100 * start["val_robust_accuracy"]),
+            *(100 * robust, 100 * robust_before),
             " Attacking a share of each batch, as in nfgsm(share=0.5), or a smaller eps keeps more of the clean accuracy."
             if lost > _MUCH
             else "",

@@ -24,7 +24,7 @@ from tfadv.evaluation.guessing import hardly_better_than_guessing, largest_share
 from tfadv.models.accelerate import accelerated
 from tfadv.models.rematerialization import rematerialized
 from tfadv.models.twins import float32_twin, is_quantized, use_own_gradient
-from tfadv.objectives import EPS_SCHEDULES
+from tfadv.objectives import EPS_SCHEDULES, OPTIMIZERS
 from tfadv.objectives.base import Objective, as_objective
 from tfadv.runtime import signals
 from tfadv.runtime.compilation import use_accelerated
@@ -48,7 +48,7 @@ ROBUST_VALIDATION_IMAGES = 1000  # attacked after each epoch of adversarial trai
 # overfitting): the stop rule of https://github.com/locuslab/fast_adversarial.
 COLLAPSE = 0.2
 ROBUST = "val_robust_accuracy"
-OPTIMIZERS = {"sgd": SGD, "adam": Adam}
+_OPTIMIZERS = {"sgd": SGD, "adam": Adam}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +68,8 @@ class TrainingSettings:
       average: decay per step of the moving average of the weights that is validated and kept in place of the weights
         themselves; 0 keeps the weights.
       steps: number of optimizer steps, all of which are taken; the last epoch may be incomplete.  0 means `epochs`.
+      keep_start: whether the weights that training starts from are a candidate for the epoch that is kept, as they are
+        with adversarial objectives in any case.
     """
 
     epochs: int
@@ -81,6 +83,7 @@ class TrainingSettings:
     eps_schedule: str = "ramp"
     average: float = 0.0
     steps: int = 0
+    keep_start: bool = False
 
     def __post_init__(self) -> None:
         check_name("eps schedule", self.eps_schedule, EPS_SCHEDULES)
@@ -162,7 +165,7 @@ class Trainer:
             is trained as its float32 twin.
           weight_decay: decoupled, of kernels; see `SGD`.
           objective: what to minimize.
-          optimizer: a name in `OPTIMIZERS`: "sgd", with Nesterov momentum 0.9, or "adam".
+          optimizer: a name in `tfadv.objectives.OPTIMIZERS`: "sgd", with Nesterov momentum 0.9, or "adam".
           precision: as in `accelerated`.
           batch_parts: each device processes its slice of a batch in this many equal parts, which takes less memory; see
             `Steps.train`.
@@ -178,7 +181,8 @@ class Trainer:
         self._devices = devices or Devices()
         with self._devices.strategy.scope():
             self._network = _network(model, precision, rematerialize)
-            self._optimizer = OPTIMIZERS[optimizer](decay=weight_decay)
+            check_name("optimizer", optimizer, OPTIMIZERS)
+            self._optimizer = _OPTIMIZERS[optimizer](decay=weight_decay)
             self._optimizer.build(self._network.trainable_variables)
         self._average: WeightAverage | None = None
         self._parts = batch_parts
@@ -229,7 +233,7 @@ class Trainer:
         Returns:
           dict: "history" (one list per metric), "best_epoch" (from 1; 0 is the start), "steps" (batches), "gradients"
           (forward and backward passes of single images, for updates and attacks, those on validation images too);
-          for adversarial objectives "start" (the validation metrics before training); and, where training has
+          where the start is a candidate, "start" (the validation metrics before training); and, where training has
           collapsed, "collapsed_epoch".
 
         Raises:
@@ -257,9 +261,9 @@ class Trainer:
         start = self._network.get_weights()
         try:
             with signals.in_steps(), peers_may_die():
-                if self._objective.is_adversarial and not saved:
+                if (settings.keep_start or self._objective.is_adversarial) and not saved:
                     progress.start = self._validate(run, progress)
-                    best.update(0, progress.start[ROBUST], self._network.get_weights)
+                    best.update(0, progress.start.get(ROBUST, progress.start["val_accuracy"]), lambda: start)
                 self._run_epochs(run, progress)
         except BaseException as error:
             saved = checkpoints.load() if checkpoints else None
@@ -507,6 +511,11 @@ class Trainer:
         if progress.collapsed:
             self._active_objective = self._objective.stronger() or self._objective
         return progress
+
+
+def attacked_images(validation: int, batch_size: int) -> int:
+    """How many validation images are attacked after an epoch: the first ones, in whole batches."""
+    return min(validation, -(-ROBUST_VALIDATION_IMAGES // batch_size) * batch_size)
 
 
 def _of_epoch(batches: Iterator, epoch: int) -> Iterator:
