@@ -1,0 +1,340 @@
+"""What went wrong for users of their own models, images and data sets: each input with the right value."""
+
+import logging
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+from sklearn.datasets import load_digits
+
+import tfadv
+from tfadv.errors import UserError
+
+
+def network(shape=(8, 8, 1), **options):
+    body = [layers.Conv2D(16, 3, padding="same", activation="relu"), layers.MaxPooling2D(), layers.Flatten()]
+    return keras.Sequential(
+        [keras.Input(shape), layers.Rescaling(1 / 255), *body, layers.Dense(10, activation="softmax", **options)]
+    )
+
+
+@pytest.fixture(scope="module")
+def data():
+    """(x uint8 (1797, 8, 8, 1), y int64 (1797,))."""
+    digits = load_digits()
+    return (digits.images[..., None] / 16 * 255).astype("uint8"), digits.target
+
+
+@pytest.fixture(scope="module")
+def trained(data):
+    """A model of pixels from 0 to 255, trained on the first 1,400 images."""
+    x, y = data
+    keras.utils.set_random_seed(0)
+    model = network()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(x[:1400], y[:1400], epochs=8, verbose=0)
+    return model
+
+
+@pytest.fixture
+def classifier(trained):
+    """A classifier of a copy of the trained model, which a test may train further."""
+    copy = keras.models.clone_model(trained)
+    copy.set_weights(trained.get_weights())
+    return tfadv.classifier(copy, (0, 255), quiet=True)
+
+
+class Counted(keras.utils.PyDataset):
+    """Batches that count how often they are drawn."""
+
+    def __init__(self, *arrays, size=450):
+        super().__init__()
+        self.arrays, self.size, self.drawn, self.epochs = arrays, size, 0, 0
+
+    def __len__(self):
+        return -(-len(self.arrays[0]) // self.size)
+
+    def __getitem__(self, i):
+        self.drawn += 1
+        return tuple(a[self.size * i : self.size * (i + 1)] for a in self.arrays)
+
+    def on_epoch_end(self):
+        self.epochs += 1
+
+
+def pixels_of(name, x):
+    """The same images in another form."""
+    return {
+        "uint8": x,
+        "int64": x.astype("int64"),
+        "float32 0-255": x.astype("float32"),
+        "float64 0-1": x / 255,
+        "list": x.tolist(),
+        "tensor": tf.constant(x),
+    }[name]
+
+
+@pytest.mark.parametrize("form", ["uint8", "int64", "float32 0-255", "float64 0-1", "list", "tensor"])
+def test_the_same_pixels_in_every_form_give_the_same_accuracies(data, classifier, form):
+    x, y = (a[1400:1500] for a in data)
+    expected = tfadv.evaluate(classifier, x, y, "pgd(steps=3)", 0.1)
+    result = tfadv.evaluate(classifier, pixels_of(form, x), y, "pgd(steps=3)", 0.1)
+    np.testing.assert_array_equal(result.robust, expected.robust)
+
+
+@pytest.mark.parametrize("kind", ["keras loader", "dicts", "single", "PyDataset", "weights"])
+def test_a_data_set_gives_the_accuracies_of_its_arrays(data, classifier, kind, caplog):
+    x, y = (a[1400:1500] for a in data)
+    expected = tfadv.evaluate(classifier, x, y, "pgd(steps=3)", 0.1)
+    of_slices = tf.data.Dataset.from_tensor_slices
+    dataset = {
+        "keras loader": of_slices((x.astype("float32"), tf.one_hot(y, 10))).batch(32),
+        "dicts": of_slices({"id": np.arange(100), "image": x, "label": y}).batch(7),
+        "single": of_slices((x, y)),
+        "PyDataset": Counted(x, y),
+        "weights": of_slices((x, y, np.ones(100, "float32"))).batch(64),
+    }[kind]
+    result = tfadv.evaluate(classifier, dataset, attack="pgd(steps=3)", eps=0.1)
+    np.testing.assert_array_equal(result.robust, expected.robust)
+    assert ("sample weights are not used" in caplog.text) == (kind == "weights")
+
+
+def test_whole_numbers_0_and_1_are_black_and_white_and_a_line_says_so(data, classifier, caplog):
+    x, y = data[0][:200] > 127, data[1][:200]
+    expected = tfadv.evaluate(classifier, x.astype("float32"), y, None)
+    assert expected.clean_accuracy > 0.5
+    for same in (x.astype("uint8"), x):
+        caplog.clear()
+        result = tfadv.evaluate(classifier, same, y, None)
+        np.testing.assert_array_equal(result.clean_correct, expected.clean_correct)
+        assert ("1 is read as white" in caplog.text) == (same.dtype == np.uint8)
+
+
+def test_a_model_that_guesses_is_named(data, trained, caplog):
+    x, y = (a[1400:1500] for a in data)
+    forgotten = tfadv.classifier(trained, quiet=True)  # input_range=(0, 255) is missing
+    tfadv.evaluate(forgotten, x, y, None)
+    assert "hardly more than guessing" in caplog.text and "input_range" in caplog.text
+
+
+@pytest.mark.parametrize("eps", ["0.1", "25.5/255", ["0.05", 0.1]])
+def test_eps_may_be_a_text(data, classifier, eps):
+    x, y = (a[1400:1450] for a in data)
+    result = tfadv.evaluate(classifier, x, y, "fgsm", eps)
+    assert np.max(result.eps) == pytest.approx(0.1) and result.robust[-1].sum() < 50
+
+
+@pytest.mark.parametrize("eps", [8, [0.1, 8], 2.0])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda c, x, y, eps: tfadv.evaluate(c, x, y, "pgd", eps),
+        lambda c, x, y, eps: tfadv.attacks.FGSM()(c, x.astype("float32") / 255, y, eps),
+        lambda c, x, y, eps: tfadv.check_gradient_masking(c, x, y, np.max(eps)),
+        lambda c, x, y, eps: tfadv.explain(c, x, y, np.max(eps)),
+        lambda c, x, y, eps: tfadv.AdversarialTrainer(c, eps=np.max(eps)),
+    ],
+)
+def test_eps_of_255_levels_is_explained(data, classifier, call, eps):
+    with pytest.raises(ValueError, match="eps must be"):
+        call(classifier, data[0][:4], data[1][:4], eps)
+
+
+def test_eps_in_l2_may_be_larger_than_a_pixel(data, classifier):
+    x, y = (a[1400:1420] for a in data)
+    assert tfadv.evaluate(classifier, x, y, "pgd(norm=l2)", 2.0).n == 20
+    with pytest.raises(ValueError, match="eps must be at most 8"):  # the distance of black and white, √64
+        tfadv.evaluate(classifier, x, y, "pgd(norm=l2)", 9.0)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (64,)])
+def test_images_without_channels_are_attacked_as_they_are(data, trained, shape):
+    x, y = (a[1400:1500] for a in data)
+    images = keras.Input(shape)
+    model = keras.Model(images, trained(layers.Reshape((8, 8, 1))(images)))
+    flat = x.reshape(100, *shape)
+    result, expected = (
+        tfadv.evaluate(tfadv.classifier(m, (0, 255), quiet=True), own, y, "pgd(steps=3)", 0.1, keep_images=True)
+        for m, own in ((model, flat), (trained, x))
+    )
+    np.testing.assert_array_equal(result.robust, expected.robust)
+    assert result.adversarial.shape == flat.shape
+    np.testing.assert_allclose(result.adversarial, expected.adversarial.reshape(flat.shape))
+
+
+def test_logits_of_flat_images_need_no_classifier():
+    model = keras.Sequential([keras.Input((28, 28)), layers.Flatten(), layers.Dense(10)])
+    x = np.random.default_rng(0).random((8, 28, 28), np.float32)
+    y = model(x).numpy().argmax(1)
+    assert tfadv.attacks.PGD(steps=2)(model, x, y, 0.1).shape == x.shape
+    assert tfadv.evaluate(model, x, y, "square(steps=5)", 0.3).n == 8
+
+
+def test_a_model_of_several_inputs_is_told_what_to_write(trained):
+    images, age = keras.Input((8, 8, 1), name="image"), keras.Input((3,), name="meta")
+    model = keras.Model([images, age], layers.Dense(10)(layers.Concatenate()([layers.Flatten()(images), age])))
+    with pytest.raises(ValueError, match=r"image \(8, 8, 1\), meta \(3,\).*keras.Model\(image, outputs\)"):
+        tfadv.classifier(model)
+    image = keras.Input((8, 8, 1))
+    fixed = tfadv.classifier(keras.Model(image, model([image, layers.Lambda(lambda x: x[:, :3, 0, 0] * 0)(image)])))
+    assert fixed.output_shape == (None, 10)
+
+
+def test_an_upper_bound_is_named(data, classifier, caplog):
+    x, y = (a[1400:1500] for a in data)
+    confident = keras.Sequential([classifier, layers.Rescaling(1e4)])
+    result = tfadv.evaluate(confident, x, y, "pgd(steps=3)", 0.1)
+    assert result.robust_accuracy > 0.8 and "upper bound" in caplog.text and "upper bound" in result.summary()
+    assert result.without_gradient > 0.9 * result.gradients_checked > 50
+    caplog.clear()
+    assert tfadv.evaluate(confident, x, y, "apgd-dlr(steps=10)", 0.1).robust_accuracy < 0.6
+    assert tfadv.evaluate(classifier, x, y, "pgd(steps=3)", 0.1).without_gradient <= 3 and not caplog.text
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("pgd(alpha=0.01)", "alpha is step_size here"),
+        ("pgd(iterations=10)", "iterations is steps here"),
+        ("square(n_queries=10)", "n_queries is steps here"),
+        ("pgd(stepz=3)", "did you mean 'steps'"),
+        ("pgdd", "did you mean 'pgd'"),
+    ],
+)
+def test_names_of_other_libraries_are_translated(text, words):
+    with pytest.raises(UserError, match=words):
+        tfadv.attacks.parse(text)
+
+
+def test_capital_letters_do_not_matter():
+    assert tfadv.attacks.parse("PGD(steps=3)") == tfadv.attacks.parse("pgd(steps=3)")
+
+
+# ---- hardening ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("augmentations, words", [("flip", "a list of names"), (("mirror",), "mirror"), (("Flip",), "'flip'")])
+def test_unknown_augmentations_are_refused(data, classifier, augmentations, words):
+    with pytest.raises((ValueError, UserError), match=words):
+        tfadv.AdversarialTrainer(classifier).fit(*data, augmentations=augmentations)
+
+
+def test_a_pipeline_is_iterated_anew_in_each_epoch(data, classifier, caplog):
+    dataset = Counted(data[0].astype("float32"), data[1])
+    record = tfadv.AdversarialTrainer(classifier).fit(dataset, epochs=3)
+    assert dataset.drawn == 3 * 4 == record["steps"] and dataset.epochs == 3
+    assert "trained on as well" in caplog.text
+    dataset.drawn = 0
+    tfadv.AdversarialTrainer(classifier).fit(dataset, validation_data=(data[0][:50], data[1][:50]), epochs=1)
+    assert dataset.drawn == 4
+
+
+def test_weights_of_a_data_set_multiply_the_losses(data):
+    x, y = (a[:450] for a in data)
+    keras.utils.set_random_seed(0)
+    model = tfadv.classifier(network(), (0, 255), quiet=True)
+    start, ends = model.get_weights(), []
+    for weights in ((y < 5).astype("float32"), None):
+        model.set_weights(start)
+        arrays = (x, y, weights) if weights is not None else (x[y < 5], y[y < 5])
+        dataset = Counted(*arrays, size=50)
+        trainer = tfadv.AdversarialTrainer(model, "nfgsm(noise=0)", eps=0.01)
+        trainer.fit(dataset, validation_data=(x[y < 5], y[y < 5]), epochs=4, learning_rate=0.01)
+        ends.append(model(x / np.float32(255)).numpy().argmax(1))
+    correct = ends[0] == y
+    assert correct[y < 5].mean() > 0.8 and correct[y >= 5].mean() == 0
+    assert (ends[1] == y)[y >= 5].mean() == 0
+
+
+@pytest.mark.parametrize("learning_rate", [1e8, 1e3])
+def test_training_that_fails_leaves_every_variable_as_it_was(data, classifier, learning_rate, caplog):
+    before = classifier.get_weights()
+    try:
+        record = tfadv.AdversarialTrainer(classifier, eps=0.1).fit(*data, epochs=2, learning_rate=learning_rate)
+        assert record["best_epoch"] == 0 and "weights are unchanged" in caplog.text
+    except tfadv.training.Diverged as error:
+        assert "learning_rate" in str(error) and "--" not in str(error)
+    assert all((a == b).all() for a, b in zip(classifier.get_weights(), before))
+
+
+def test_an_interrupted_fit_leaves_every_variable_as_it_was(data, classifier, monkeypatch):
+    before, trainer = classifier.get_weights(), tfadv.AdversarialTrainer(classifier, eps=0.1)
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer._trainer._steps, "validate", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(*data, epochs=2)
+    assert all((a == b).all() for a, b in zip(classifier.get_weights(), before))
+
+
+def test_a_better_model_is_kept_and_a_worse_one_is_not(data, classifier, caplog):
+    x, y = data
+    caplog.set_level(logging.INFO)
+    before = tfadv.evaluate(classifier, x[1400:], y[1400:], "pgd", 0.1)
+    record = tfadv.AdversarialTrainer(classifier, eps=0.1).fit(x[:1400], y[:1400], epochs=6)
+    after = tfadv.evaluate(classifier, x[1400:], y[1400:], "pgd", 0.1)
+    assert record["best_epoch"] > 0 and after.robust_accuracy > before.robust_accuracy
+    assert "is kept. On validation images: clean" in caplog.text
+    assert record["gradients"] > 6 * 10 * 140  # those of attacks on validation images count
+
+
+def test_the_users_model_keeps_its_optimizer_and_loads_without_tfadv(data, tmp_path):
+    """A layer that is used twice has no optimized clone."""
+    images, twice = keras.Input((8, 8, 1)), layers.Dense(8, activation="relu")
+    x = layers.Flatten()(twice(twice(layers.Dense(8)(images))))
+    model = keras.Model(images, layers.Dense(10, activation="softmax")(x))
+    model.compile("adam", "sparse_categorical_crossentropy")
+    optimizer = model.optimizer
+    tfadv.AdversarialTrainer(tfadv.classifier(model, quiet=True), eps=0.1).fit(*data, epochs=1)
+    raw = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(10)])
+    raw.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    of_raw = raw.optimizer
+    tfadv.AdversarialTrainer(raw, eps=0.1).fit(*data, epochs=1)
+    assert model.optimizer is optimizer and raw.optimizer is of_raw
+    model.save(tmp_path / "hardened.keras")
+    loaded = keras.saving.load_model(tmp_path / "hardened.keras")
+    np.testing.assert_allclose(loaded(data[0][:5]), model(data[0][:5]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows", ["one of a class", "60 images", "2 images"])
+def test_few_images_of_a_class_are_enough(data, classifier, rows):
+    x, y = data
+    positions = {
+        "one of a class": np.concatenate([np.flatnonzero(y != 8)[:300], np.flatnonzero(y == 8)[:1]]),
+        "60 images": np.arange(60),
+        "2 images": np.arange(2),
+    }[rows]
+    assert tfadv.AdversarialTrainer(classifier).fit(x[positions], y[positions], epochs=1)["steps"] >= 1
+
+
+def test_a_half_precision_model_is_hardened_as_its_float32_twin(data):
+    x, y = data
+    ends = []
+    for policy in ("mixed_float16", "float32"):
+        keras.config.set_dtype_policy(policy)
+        try:
+            keras.utils.set_random_seed(0)
+            model = network(dtype="float32")
+        finally:
+            keras.config.set_dtype_policy("float32")
+        tfadv.AdversarialTrainer(tfadv.classifier(model, (0, 255), quiet=True), eps=0.1).fit(x[:600], y[:600], epochs=2)
+        ends.append(model.get_weights())
+    for half, float32 in zip(*ends):
+        np.testing.assert_allclose(half, float32, atol=2e-3)
+
+
+def test_a_quantized_model_is_refused_in_one_line(trained):
+    model = keras.models.clone_model(trained)
+    model.quantize("int8")
+    with pytest.raises(UserError, match="harden the float model, then quantize it"):
+        tfadv.AdversarialTrainer(tfadv.classifier(model, (0, 255), quiet=True))
+
+
+def test_images_are_not_kept_unless_asked_for_and_memory_stays(data, classifier):
+    x, y = (a[1400:1450] for a in data)
+    assert tfadv.evaluate(classifier, x, y, "fgsm", 0.1).adversarial is None
+    assert tfadv.evaluate(classifier, x, y, "fgsm", 0.1, keep_images=True).adversarial.shape == x.shape
