@@ -259,9 +259,9 @@ def test_models_of_several_channels_need_separate_runs(session, tmp_path):
 
 
 def test_defenses_train_on_all_images_of_classes_of_any_size(session, tmp_path, digits, caplog):
-    save_model(tmp_path / "mine.keras", None, classes=2, shape=(8, 8, 1))
+    save_model(tmp_path / "mine.keras", None, classes=2)
     labels = np.repeat([0, 1], [500, 50])
-    np.savez(tmp_path / "uneven.npz", x=digits.images[:550, ::4, ::4, 0], y=labels)
+    np.savez(tmp_path / "uneven.npz", x=digits.images[:550], y=labels)
     flags = ("--dataset=npz:uneven.npz", "--stage=all", "--defenses=nfgsm,control,surrogate,ensemble,free")
     started = session("--models=mine.keras", *flags)
     for name in ("nfgsm", "control", "free"):

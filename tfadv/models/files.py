@@ -23,8 +23,9 @@ def weights_hash(model: keras.Model) -> str:
 
 def save(model: keras.Model, path: str | os.PathLike) -> None:
     """Writes a `.keras` file without the optimizer's state, which would double it."""
-    if getattr(model, "optimizer", None) is not None:
-        model = keras.Model(model.input, model.output, name=model.name)
+    if getattr(model, "optimizer", None) is not None and getattr(model, "inputs", None):  # subclassed ones have none
+        inputs, outputs = (t[0] if len(t) == 1 else t for t in (model.inputs, model.outputs))
+        model = keras.Model(inputs, outputs, name=model.name)
     model.save(path)
 
 

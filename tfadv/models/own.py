@@ -96,11 +96,12 @@ def channels(name: str) -> int | None:
     """
     if name.endswith(".keras"):
         return image_shape(name)[2]
+    model = load(name)
     try:
-        shape = load(name).input_shape
-    except (AttributeError, ValueError):  # not built yet
+        shape = model.inputs[0].shape
+    except (AttributeError, ValueError, TypeError):  # not built yet
         return None
-    return shape[3] if isinstance(shape, tuple) and len(shape) == 4 else None
+    return shape[3] if len(shape) == 4 else None
 
 
 def identity(name: str) -> dict[str, Any]:
