@@ -8,7 +8,9 @@ import re
 import numpy as np
 import pytest
 
+from benchmarks.results import read
 from tfadv.experiments.paper import ROWS, STATED_GAINS
+from tfadv.report.differences import mean_gain
 
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = (ROOT / "docs/results.md").read_text(encoding="utf-8")
@@ -173,3 +175,40 @@ def test_the_gains_in_the_readme_follow_from_results_json():
     retrained, control = ([gain(model, recipe) for model in models] for recipe in ("retrained", "augmented"))
     expected = [*retrained, np.mean(retrained), np.mean(control), gain("resnet50", "rounds(round=1)")]
     assert list(stated.groups()) == [f"{value:.1f}" for value in expected]
+    seeds = [gain_of_seed(folder) for folder in ("paper_cifar10_seed1", "paper_cifar10_seed2")]
+    assert f"two other seeds, ResNet18 gains {seeds[0]:.1f} and {seeds[1]:.1f}." in text
+    data = read(ROOT / "results/paper_cifar10")
+    found = [mean_gain(data, "retrained", models=[model]) for model in models]
+    found += [mean_gain(data, recipe) for recipe in ("retrained", "augmented")]
+    found.append(mean_gain(data, "rounds(round=1)", models=["resnet50"]))
+    assert max(max(g.points[2] - g.points[0], g.points[0] - g.points[1]) for g in found) <= 1.0
+    assert "may change each of these gains by ± 1.0 points" in text
+
+
+def gain_of_seed(folder):
+    grid = Grid(folder, (0.01, 0.02, 0.03))
+    return 100 * (grid.fgsm("resnet18", "retrained") - grid.fgsm("resnet18", "baseline")).mean()
+
+
+def test_the_table_of_defenses_in_the_readme_has_the_figures_of_results_json():
+    (table,) = re.findall(r"^(\| ResNet18 on CIFAR-10, one budget.+?)\n\n", README, re.DOTALL | re.MULTILINE)
+    records = json.loads((ROOT / "results/cifar10_compare/results.json").read_text(encoding="utf-8"))
+    for row in rows(table):
+        recipe, *cells = row.values()
+        own = [r for r in records if r["variant"] == recipe.split(": ")[0] and r["protocol"] != "transfer"]
+        shown = [r["accuracy"] for r in own if r["attack"] in (None, "fgsm", "pgd") and r["eps"] in (None, 0.03)]
+        assert cells == [percent([value]) for value in shown]
+    assert {r["n"] for r in records if r["attack"] == "pgd"} == {2000} and "first 2,000 images" in table
+
+
+def test_the_figures_of_the_gpu_run_in_the_readme_are_those_of_results_json():
+    found = json.loads((ROOT / "results/cifar10_nfgsm_gpu/results.json").read_text(encoding="utf-8"))
+    accuracy = {
+        (r["variant"], r["attack"]): f"{100 * r['accuracy']:.1f}%" for r in found if r["protocol"] != "transfer"
+    }
+    text = " ".join(README.split())
+    robust, *others = (accuracy[recipe, "autoattack"] for recipe in ("nfgsm", "baseline", "control"))
+    assert f"classifies {robust} of 1,000 test images correctly, the baseline and the control {others[0]}." in text
+    clean = [accuracy[recipe, None] for recipe in ("nfgsm", "baseline", "control")]
+    assert "On clean images it reaches {}, the baseline {} and the control {}.".format(*clean) in text
+    assert others[0] == others[1]

@@ -45,7 +45,12 @@ def test_defenses_are_compared_at_one_budget(smoke, tmp_path):
     assert "Defenses at eps 0.03" in (run.workdir / "comparison/report.md").read_text()
     for row in rows:
         assert row["pgd(steps=5)"] and row["gradient masking"]
-        assert not row["mean FGSM Δ"] if row["recipe"] == "baseline" else row["mean FGSM Δ"]
+    with open(run.workdir / "comparison/differences.csv", newline="") as file:
+        found = [row for row in csv.DictReader(file) if row["less"] == "baseline"]
+    assert [row["recipe"] for row in found if row["images"] == "FGSM"] == RECIPES[1:]
+    assert all(float(row["low"]) <= float(row["Δ"]) <= float(row["high"]) for row in found)
+    assert {row["n"] for row in found if row["images"] == "pgd(steps=5)"} == {"32"}
+    assert "(from counts" not in (run.workdir / "comparison/report.md").read_text()  # all intervals are paired
     assert (run.workdir / "comparison/defenses_resnet_tiny.png").stat().st_size > 5000
     # One batch more would cost more than the budget; the stored samples of training and validation count as well.
     gradients = {recipe: history(run, recipe)["gradients"] for recipe in RECIPES[1:]}

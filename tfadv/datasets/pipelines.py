@@ -80,10 +80,10 @@ class Pipeline:
           (float32 (M, H, W, C) in [0, 1], int64 (M,), weights float32 (M,) or None).
         """
         batches = self._first_epoch if number == 0 else labeled_batches(self._dataset)
-        for x, y, weights in batches:
+        for step, (x, y, weights) in enumerate(batches, 1):
+            if step == self.steps and isinstance(self._dataset, keras.utils.PyDataset):
+                self._dataset.on_epoch_end()  # all batches are drawn
             yield to_float(fitted(self._model, self._read(x))), tf.constant(classes_of(y)), weights
-        if isinstance(self._dataset, keras.utils.PyDataset):
-            self._dataset.on_epoch_end()
 
 
 def _is_batched(dataset: tf.data.Dataset) -> bool:
