@@ -14,7 +14,7 @@ from tfadv.attacks.fgsm import direction
 from tfadv.datasets import short_name, stored
 from tfadv.datasets.batches import Samples, full_batches, to_float
 from tfadv.datasets.splits import draw_balanced
-from tfadv.datasets.storage import Images, give_back_memory, take
+from tfadv.datasets.storage import Images, take
 from tfadv.errors import UserError
 from tfadv.experiments.graph import Artifact, PartedArtifact
 from tfadv.runtime.devices import Devices
@@ -129,7 +129,6 @@ class StoredSamples(PartedArtifact):
                 progress=progress,
             )
             stored.write_file(folder, self._tfds_name, piece, (images, labels, ids), batches)
-        give_back_memory()  # of the encoded images
 
     def join(self, folder: pathlib.Path, manifest: dict, parts: Sequence[pathlib.Path]) -> None:
         """Puts the files together and writes the metadata of TFDS."""

@@ -14,7 +14,7 @@ import keras
 
 from tfadv.datasets.batches import MixedSamples, Samples
 from tfadv.datasets.splits import undersample
-from tfadv.datasets.storage import concatenated, give_back_memory
+from tfadv.datasets.storage import concatenated
 from tfadv.errors import UserError
 from tfadv.evaluation.records import Subject
 from tfadv.experiments.graph import Artifact, WholeArtifact
@@ -104,7 +104,6 @@ class TrainedModel(WholeArtifact):
             self._write_untrained(folder, manifest)
             return
         training, validation = self._training_samples(), self._validation_samples()
-        give_back_memory()  # what reading took beyond the samples themselves
         with self._borrow_start() as entry:
             trainer = self._trainer(entry)
             checkpoints = self._checkpoints(manifest["inputs"])
