@@ -198,7 +198,7 @@ def test_batches_read_the_arrays_in_place():
     training = batches.training_batches(chosen, batch_size=6, epochs=1, seed=0)[0]
     evaluation = batches.evaluation_batches(chosen, batch_size=6)
     data.images[:], data.perturbations[:] = 255, 0
-    assert all((x == 1).all() for x, _ in training) and all((x == 1).all() for x, _, _ in evaluation)
+    assert all(np.all(x == 1) for x, *_ in training) and all(np.all(x == 1) for x, *_ in evaluation)
 
 
 def test_arrays_are_freed_with_the_batches():

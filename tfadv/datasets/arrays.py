@@ -25,7 +25,9 @@ class LabeledImages:
       n: the number of images; None where a data set does not tell.
     """
 
-    def __init__(self, x: Any, y: Any = None, input_range: tuple[float, float] = (0.0, 1.0)) -> None:
+    def __init__(
+        self, x: Any, y: Any = None, input_range: tuple[float, float] = (0.0, 1.0), *, prepared: bool = False
+    ) -> None:
         """Takes images and labels.
 
         Args:
@@ -34,11 +36,13 @@ class LabeledImages:
             "label", in batches or one by one.  See `pixel_reader` for the pixels.
           y: labels, int (N,) or (N, 1), or one-hot (N, K).
           input_range: the (least, greatest) pixel value that the model expects.
+          prepared: whether the pixels are uint8 from 0 to 255, or float32 in [0, 1], without a doubt.
 
         Raises:
           ValueError: labels are missing or have another form, or a data set repeats without end.
         """
-        self._range, self._read = input_range, None
+        self._range: tuple[float, float] = input_range
+        self._read: Reader | None = (lambda x: x) if prepared else None
         self._batches = is_dataset(x)
         if self._batches:
             if y is not None:

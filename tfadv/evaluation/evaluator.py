@@ -137,7 +137,7 @@ def evaluate(
     if getattr(attack, "targeted", False):
         raise ValueError("a targeted attack moves images to given classes: it says nothing about robust accuracy.")
     epsilons = [] if attack is None else sizes_of(eps)
-    data = LabeledImages(images, labels, input_range_of(model))
+    data = LabeledImages(images, labels, input_range_of(model), prepared=execution is not None)
     model, started = image_model(model), time.monotonic()
     hidden = progress_disabled() if execution is None else True
     with tqdm(total=data.n, unit="image", leave=False, disable=hidden) as bar:

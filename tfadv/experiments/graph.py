@@ -117,7 +117,7 @@ class _Rest:
         self._left, self._done = self._left - images, self._done + images
         if not self._said and time.monotonic() > self._started + _ESTIMATED_AFTER and self.seconds() > _LONG:
             self._said = True
-            LOG.info("%s: %s", self._name, self)
+            LOG.info("%s: %s", self._name, str(self))
 
     def seconds(self) -> float:
         """The estimate."""
@@ -266,7 +266,7 @@ class Graph:
                     folder = self._build_part(artifact, name, of_parts, piece, progress)
                     if bar.disable and number + 1 < len(pieces) and time.monotonic() > reported + _SILENCE:
                         reported = time.monotonic()
-                        LOG.info("%s: part %d of %d done, %s", artifact.name, number + 1, len(pieces), rest)
+                        LOG.info("%s: part %d of %d done, %s", artifact.name, number + 1, len(pieces), str(rest))
                 else:
                     bar.update(len(piece))
                     rest.skip(len(piece))
