@@ -215,7 +215,9 @@ def test_capital_letters_do_not_matter():
 # ---- hardening ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("augmentations, words", [("flip", "a list of names"), (("mirror",), "mirror"), (("Flip",), "'flip'")])
+@pytest.mark.parametrize(
+    "augmentations, words", [("flip", "a list of names"), (("mirror",), "mirror"), (("Flip",), "'flip'")]
+)
 def test_unknown_augmentations_are_refused(data, classifier, augmentations, words):
     with pytest.raises((ValueError, UserError), match=words):
         tfadv.AdversarialTrainer(classifier).fit(*data, augmentations=augmentations)

@@ -131,11 +131,16 @@ def test_a_twin_is_the_float32_model_of_the_same_variables(trained, under_policy
 def test_attacks_find_what_they_find_on_the_float32_model(trained, under_policy, kind, policy):
     weights, x, y = trained
     quantized = policy in ("int8", "int4", "float8")
-    model, float32 = under_policy(kind, "float32" if quantized else policy, weights), under_policy(kind, "float32", weights)
+    model, float32 = (
+        under_policy(kind, "float32" if quantized else policy, weights),
+        under_policy(kind, "float32", weights),
+    )
     if quantized:
         model.quantize(policy)
     for attack in ("fgsm", "pgd(steps=5)"):
-        own, expected = (tfadv.evaluate(classifier(m, (0, 255), quiet=True), x, y, attack, 0.2) for m in (model, float32))
+        own, expected = (
+            tfadv.evaluate(classifier(m, (0, 255), quiet=True), x, y, attack, 0.2) for m in (model, float32)
+        )
         # Int4 is another model: 16 levels per weight.
         assert abs(int(own.robust.sum()) - int(expected.robust.sum())) <= (20 if policy == "int4" else 2)
         assert not own.upper_bound()

@@ -164,7 +164,9 @@ def _parts(item: Any) -> tuple:
     if not isinstance(item, (tuple, list)) or not 2 <= len(item) <= 3:
         raise ValueError("the data set must yield (images, labels).")
     if isinstance(item[0], (dict, tuple, list)):
-        raise ValueError("the data set yields several inputs for each image; attacks change one: map it to (image, label).")
+        raise ValueError(
+            "the data set yields several inputs for each image; attacks change one: map it to (image, label)."
+        )
     return tuple(item)
 
 

@@ -153,7 +153,9 @@ def evaluate(
     cost = dataclasses.replace(result.cost, seconds=round(time.monotonic() - started, 2))
     one = epsilons and (isinstance(eps, str) or np.ndim(eps) == 0)
     adversarial = result.adversarial[0] if one and keep_images else result.adversarial
-    result = dataclasses.replace(result, eps=epsilons[0] if one else tuple(epsilons), cost=cost, adversarial=adversarial)
+    result = dataclasses.replace(
+        result, eps=epsilons[0] if one else tuple(epsilons), cost=cost, adversarial=adversarial
+    )
     if asked_from_python:
         _warn(result, np.concatenate(all_labels), getattr(model, "name", "the model"))
     return result

@@ -107,7 +107,9 @@ def _pair(input_range: Any) -> tuple[float, float]:
     except (TypeError, ValueError):
         low, high = 0.0, 0.0
     if not -np.inf < low < high < np.inf:
-        raise ValueError(f"input_range must be the pair (least, greatest) pixel value, such as (0, 255): got {input_range}.")
+        raise ValueError(
+            f"input_range must be the pair (least, greatest) pixel value, such as (0, 255): got {input_range}."
+        )
     return low, high
 
 
@@ -240,7 +242,9 @@ class _WithoutActivation(keras.layers.Layer):
     def call(self, inputs: Any) -> Any:
         if not self.layer.built:  # read from a file
             self.layer.build(inputs.shape)
-        return without_activation(self.layer)(inputs)  # a copy: several threads may call the layer, which stays as it is
+        return without_activation(self.layer)(
+            inputs
+        )  # a copy: several threads may call the layer, which stays as it is
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"layer": keras.saving.serialize_keras_object(self.layer)}

@@ -150,9 +150,13 @@ def has_half_precision(graph: Any) -> bool:
 
     Variables may have that dtype: reading and casting them is no computation.
     """
-    graphs = [graph, *(function.graph for function in getattr(graph, "_functions", {}).values() if hasattr(function, "graph"))]
+    graphs = [
+        graph,
+        *(function.graph for function in getattr(graph, "_functions", {}).values() if hasattr(function, "graph")),
+    ]
     return any(
-        tensor.dtype.base_dtype.name in HALF and operation.type not in ("ReadVariableOp", "Identity", "Placeholder", "Const")
+        tensor.dtype.base_dtype.name in HALF
+        and operation.type not in ("ReadVariableOp", "Identity", "Placeholder", "Const")
         for own in graphs
         for operation in own.get_operations()
         for tensor in operation.outputs

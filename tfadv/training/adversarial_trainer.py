@@ -67,11 +67,11 @@ class AdversarialTrainer:
             raise ValueError("cross_entropy trains on clean images only: use model.fit, or a defense.")
         objective = as_objective(specs.build_with(*specification[0], OBJECTIVES))
         if objective.needs_mixed_samples:
-            raise ValueError(f"{defense} needs stored adversarial images of other models, which the command line makes.")
+            raise ValueError(
+                f"{defense} needs stored adversarial images of other models, which the command line makes."
+            )
         self._eps, self._range = sizes[0], input_range_of(model)
-        self._trainer = Trainer(
-            image_model(model), weight_decay=weight_decay, objective=objective, optimizer=optimizer
-        )
+        self._trainer = Trainer(image_model(model), weight_decay=weight_decay, objective=objective, optimizer=optimizer)
 
     def fit(
         self,

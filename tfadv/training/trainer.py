@@ -364,8 +364,10 @@ class Trainer:
                 sums += self.train_step(x, y, *self._perturbation(settings, step, total), *weights)
                 first_step = first_step or time.monotonic() - started
                 progress.step += 1
-                progress.gradients += len(y) * workers * self._active_objective.cost if weights else (
-                    run.batch_size * self._active_objective.cost
+                progress.gradients += (
+                    len(y) * workers * self._active_objective.cost
+                    if weights
+                    else (run.batch_size * self._active_objective.cost)
                 )
                 if self._average:
                     self._average.update(step + 1, settings.average)
