@@ -1,6 +1,7 @@
 """What went wrong for users of their own models, images and data sets: each input with the right value."""
 
 import logging
+import math
 
 import keras
 import numpy as np
@@ -54,7 +55,7 @@ class Counted(keras.utils.PyDataset):
         self.arrays, self.size, self.drawn, self.epochs = arrays, size, 0, 0
 
     def __len__(self):
-        return -(-len(self.arrays[0]) // self.size)
+        return math.ceil(len(self.arrays[0]) / self.size)
 
     def __getitem__(self, i):
         self.drawn += 1

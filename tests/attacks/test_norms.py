@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from tfadv.attacks.randomness import START, drawn
 from tfadv.attacks.norms import L2, Linf
+from tfadv.attacks.randomness import START, drawn
 
 rng = np.random.default_rng(0)
 X = rng.uniform(size=(5, 4, 4, 3)).astype("float32")

@@ -20,9 +20,9 @@ from tfadv import specs
 from tfadv.attacks import loop
 from tfadv.attacks.cost import Cost
 from tfadv.attacks.gradient import check_inputs
-from tfadv.models.image_model import fitted, image_model
 from tfadv.errors import UserError, check_name
 from tfadv.models.accelerate import accelerated, computes_in_bfloat16
+from tfadv.models.image_model import fitted, image_model
 from tfadv.models.twins import float32_twin
 from tfadv.runtime import compilation
 
@@ -54,8 +54,8 @@ def precision_setting() -> Any:
 
 
 class Images(NamedTuple):
-    """A batch: x float32 (N, H, W, C), y int64 (N,), the images' numbers int64 (N,), and the logits of x, float32 (N, K),
-    where they are needed."""
+    """A batch: x float32 (N, H, W, C), y int64 (N,), the images' numbers int64 (N,), and the logits of x, float32
+    (N, K), where they are needed."""
 
     x: tf.Tensor
     y: tf.Tensor
@@ -164,8 +164,8 @@ class Attack:
           eps: the size of the perturbation in units of x: a number >= 0, a text such as "8/255", or a sequence of E of
             these.
           seed: int, for random starts and other random choices.
-          image_numbers: int (N,), the numbers of the images: the random start of an image depends on the seed and its number,
-            and not on the other images.  None means 0, 1, … N - 1.
+          image_numbers: int (N,), the numbers of the images: the random start of an image depends on the seed and its
+            number, and not on the other images.  None means 0, 1, … N - 1.
           clip: (least, greatest) value of a pixel.
           batch_size: number of images that are attacked at once; it does not change which images become adversarial.
           cost: a `Cost` to which the cost is added, or None.

@@ -44,19 +44,20 @@ class LabeledImages:
         self._range: tuple[float, float] = input_range
         self._read: Reader | None = (lambda x: x) if prepared else None
         self._batches = is_dataset(x)
+        self.n: int | None = None
         if self._batches:
             if y is not None:
                 raise ValueError("y must be None where x is a data set: the labels are in it.")
             if isinstance(x, tf.data.Dataset) and x.cardinality() == tf.data.INFINITE_CARDINALITY:
                 raise ValueError("the data set repeats without end: give one pass over the images, such as x.take(n).")
-            self._x, self._y, self.n = x, None, None
+            self._x, self._y = x, np.zeros(0, np.int64)
         elif y is None:
             raise ValueError("y is missing: give the labels, or a data set of images and labels as x.")
         else:
             self._x, self._y = x if hasattr(x, "dtype") and hasattr(x, "shape") else np.asarray(x), classes_of(y)
-            if len(self._x) != len(self._y):
-                raise ValueError(f"there are {len(self._x)} images and {len(self._y)} labels.")
             self.n = len(self._y)
+            if len(self._x) != self.n:
+                raise ValueError(f"there are {len(self._x)} images and {self.n} labels.")
 
     def pieces(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The images in order, at most `size` at a time.
@@ -158,8 +159,8 @@ def _parts(item: Any) -> tuple:
         if image and label:
             return item[image], item[label]
         raise ValueError(
-            f"the data set yields dicts with {', '.join(map(str, item))}; tfadv needs the keys image and label: map the "
-            "data set to (images, labels)."
+            f"the data set yields dicts with {', '.join(map(str, item))}; tfadv needs the keys image and label: map "
+            "the data set to (images, labels)."
         )
     if not isinstance(item, (tuple, list)) or not 2 <= len(item) <= 3:
         raise ValueError("the data set must yield (images, labels).")
@@ -180,8 +181,8 @@ def _joined(images: list[np.ndarray]) -> np.ndarray:
 def pixel_reader(x: Any, input_range: tuple[float, float] = (0.0, 1.0)) -> Reader:
     """How pixels are read, decided once for all images.
 
-    uint8 and other whole numbers are from 0 to 255.  Floating-point numbers are in [0, 1] or, where they are not, in the
-    range that the model expects, as Keras' own loaders return them.
+    uint8 and other whole numbers are from 0 to 255.  Floating-point numbers are in [0, 1] or, where they are not, in
+    the range that the model expects, as Keras' own loaders return them.
 
     Args:
       x: the images, or the first of them, (N, …), of any type.

@@ -142,8 +142,9 @@ def evaluate(
     hidden = progress_disabled() if execution is None else True
     with tqdm(total=data.n, unit="image", leave=False, disable=hidden) as bar:
         asked_from_python, execution = execution is None, execution or Execution(progress=bar.update)
-        execution = dataclasses.replace(execution, devices=execution.devices or Devices())
-        execution.devices.check_batch(batch_size)
+        devices = execution.devices or Devices()
+        devices.check_batch(batch_size)
+        execution = dataclasses.replace(execution, devices=devices)
         evaluation = _Evaluation(model, attack, epsilons, batch_size, seed, keep_images, execution)
         results, all_labels = [], [np.zeros(0, np.int64)]
         for x, y in data.pieces(evaluation.piece_size(data.n)):
@@ -152,7 +153,9 @@ def evaluate(
     result = concatenate(results)
     cost = dataclasses.replace(result.cost, seconds=round(time.monotonic() - started, 2))
     one = epsilons and (isinstance(eps, str) or np.ndim(eps) == 0)
-    adversarial = result.adversarial[0] if one and keep_images else result.adversarial
+    adversarial = result.adversarial
+    if one and adversarial is not None:
+        adversarial = adversarial[0]
     result = dataclasses.replace(
         result, eps=epsilons[0] if one else tuple(epsilons), cost=cost, adversarial=adversarial
     )
@@ -168,8 +171,8 @@ def _warn(result: Result, labels: np.ndarray, name: str) -> None:
     share = largest_share(np.bincount(labels).tolist())
     if len(labels) >= _ENOUGH and hardly_better_than_guessing(result.clean_accuracy, share):
         LOG.warning(
-            "%s classifies %.1f%% of the clean images correctly, hardly more than guessing: does it expect other pixels "
-            "(tfadv.classifier(model, input_range=(0, 255))), or other numbers for the classes?",
+            "%s classifies %.1f%% of the clean images correctly, hardly more than guessing: does it expect other "
+            "pixels (tfadv.classifier(model, input_range=(0, 255))), or other numbers for the classes?",
             *(name, 100 * result.clean_accuracy),
         )
 
@@ -223,7 +226,7 @@ class _Evaluation:
             clean = predict(model, x, self.batch_size, devices) == labels
             adversarial = np.stack([predict(model, x_adv, self.batch_size, devices) == labels for x_adv in attacked])
             kept = np.asarray(attacked).reshape(len(self.epsilons), *shape) if self.keep_images else None
-        robust = np.flatnonzero(clean & adversarial.all(axis=0))[:_GRADIENTS_CHECKED] if self.follows_gradient else []
+        robust = np.flatnonzero(clean & adversarial.all(axis=0) & self.follows_gradient)[:_GRADIENTS_CHECKED]
         if has_gradient is None and len(robust):
             has_gradient = np.zeros(len(labels), bool)
             has_gradient[robust] = self._has_gradient(images[robust], labels[robust])
@@ -245,7 +248,7 @@ class _Evaluation:
         return isinstance(self.attack, Attack) and self.attack.uses_gradient and max(self.epsilons) > 0
 
     def _has_gradient(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """bool (N,): whether the attack's loss has a gradient at the image; for several losses, whether the margin has."""
+        """bool (N,): whether the loss of the attack has a gradient; of several losses, whether the margin has."""
         loss = getattr(self.attack, "loss", "cw" if isinstance(self.attack, AutoAttack) else "ce")
         loss = "ce" if loss == "ce" else "cw"
         found = []
@@ -319,7 +322,7 @@ def _stored_batch(
 
 
 def _evaluate_one_pass(model, images, labels, attack, epsilons, batch_size, execution):
-    """(clean bool (N,), adversarial bool (E, N), whether the image has moved, bool (N,)), of an attack with `one_pass`."""
+    """(clean bool (N,), adversarial bool (E, N), whether the image has moved, bool (N,)); the attack has `one_pass`."""
     of_batch = execution.devices.gather(_one_pass_batch, model, axis=1, epsilons=tuple(epsilons), attack=attack)
     correct = _in_batches(of_batch, (images, labels), batch_size, execution.progress)
     return correct[1], correct[2:], correct[0]

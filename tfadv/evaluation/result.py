@@ -11,7 +11,6 @@ import numpy as np
 
 from tfadv.evaluation.records import wilson_interval
 
-
 _FEW, _FEW_SHARE = 3, 0.01  # robust images without a gradient that are not worth a warning
 
 
@@ -121,13 +120,13 @@ class Result:
         return "\n".join([*lines, *filter(None, [self.upper_bound()])])
 
     def upper_bound(self) -> str:
-        """A sentence that says why the robust accuracy is an upper bound; "" where at most a few images suggest that."""
+        """A sentence that says why the robust accuracy is an upper bound; "" where only a few images suggest that."""
         if self.without_gradient <= max(_FEW, _FEW_SHARE * self.gradients_checked):
             return ""
         return (
-            f"{self.without_gradient} of {self.gradients_checked} robust images have no gradient, so {self.attack} did not "
-            "move them: the robust accuracy is an upper bound. Try 'apgd-t' or 'square', and "
-            "tfadv.check_gradient_masking."
+            f"{self.without_gradient} of {self.gradients_checked} robust images have no gradient for {self.attack} to "
+            "follow: the robust accuracy is an upper bound. Try 'apgd-t' or 'square', and the checks for gradient "
+            "masking."
         )
 
     def _per_eps(self, values: Sequence) -> Any:

@@ -143,8 +143,8 @@ def _check_shapes(model: keras.Model) -> None:
     if len(model.inputs) != 1:
         names = ", ".join(f"{tensor.name} {tuple(tensor.shape[1:])}" for tensor in model.inputs)
         raise ValueError(
-            f"{model.name} has {len(model.inputs)} inputs ({names}), and attacks change one, the image. Fix the others: "
-            "image = keras.Input(shape_of_image); outputs = model([image, fixed_value]); "
+            f"{model.name} has {len(model.inputs)} inputs ({names}), and attacks change one, the image. Fix the "
+            "others: image = keras.Input(shape_of_image); outputs = model([image, fixed_value]); "
             "tfadv.classifier(keras.Model(image, outputs))."
         )
     if len(model.outputs) != 1:

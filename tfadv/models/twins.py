@@ -49,8 +49,8 @@ def is_quantized(model: Any) -> bool:
 def float32_twin(model: Any) -> Any:
     """A model that computes the same function of the same variables in float32.
 
-    No variable is copied, so that the twin changes with the model, and nothing of the model is touched.  A layer that is
-    quantized to integers stays so, with float32 around it: Keras passes the gradient straight through its rounding.
+    No variable is copied, so that the twin changes with the model, and nothing of the model is touched.  A layer that
+    is quantized to integers stays so, with float32 around it: Keras passes the gradient straight through its rounding.
 
     Args:
       model: a callable; a Keras model, functional, sequential or subclassed, may have layers of any precision.
@@ -94,8 +94,8 @@ def _checked_twin(model: keras.Model) -> keras.Model | None:
     except Exception as error:  # whatever a subclassed model raises
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
     LOG.warning(
-        "%s computes in half precision, and no float32 copy of it can be made (%s). Its gradient may vanish: the accuracy "
-        "under attack is an upper bound. Rebuild the model in float32 and load its weights for a better one.",
+        "%s computes in half precision, and no float32 copy of it can be made (%s). Its gradient may vanish: the "
+        "accuracy under attack is an upper bound. Rebuild the model in float32 and load its weights for a better one.",
         model.name,
         reason,
     )
@@ -168,7 +168,9 @@ class _Copier:
 
     def __init__(self, policy: Any) -> None:
         """`policy`: function from a layer to the dtype policy of its copy."""
-        self._policy, self._copies, self._kept = policy, {}, []
+        self._policy = policy
+        self._copies: dict[int, Any] = {}
+        self._kept: list[Any] = []
 
     def __call__(self, value: Any) -> Any:
         """The copy of a layer, of a container of layers, or of a method of a layer; any other value itself."""

@@ -96,8 +96,8 @@ class AdversarialTrainer:
             anew in each epoch; it brings its own order, batches and augmentation, and may yield (images, labels,
             weights), whose weights multiply the losses.
           y: labels in any form that `tfadv.evaluate` takes; None where `x` is a data set.
-          validation_data: (images, labels) or a data set.  None holds out a tenth of arrays, by class; of a data set, it
-            takes images that are trained on as well, and a warning says so.
+          validation_data: (images, labels) or a data set.  None holds out a tenth of arrays, by class; of a data set,
+            it takes images that are trained on as well, and a warning says so.
           epochs: passes over the images.
           batch_size: images per step; for arrays.
           learning_rate: the peak; it rises during the first tenth and falls to 0.
@@ -118,24 +118,22 @@ class AdversarialTrainer:
           Diverged: the loss is not finite or has exploded; the model has its weights from before.
           UserError: an unknown augmentation, or fewer than two images.
         """
-        given, training, validation = validation_data is not None, None, None
-        if given:
+        given = None
+        if validation_data is not None:
             pair = (validation_data, None) if is_dataset(validation_data) else tuple(validation_data)
-            validation = self._samples(*pair)
+            given = self._samples(*pair)
+        training: Samples | Pipeline
         if is_dataset(x):
-            training, validation = self._pipeline(x, y, batch_size, augmentations, validation)
+            training, validation = self._pipeline(x, y, batch_size, augmentations, given)
         else:
-            training = self._samples(x, y)
-            if validation is None:
-                rows, held_out = hold_out(training.labels, HELD_OUT, seed)
-                training, validation = training.select(rows), training.select(held_out)
+            training, validation = self._arrays(x, y, seed, given)
         settings = TrainingSettings(
             epochs=epochs,
             batch_size=batch_size,
             learning_rate=learning_rate,
             patience=epochs,
             seed=seed,
-            augmentations=augmentations if isinstance(augmentations, str) else tuple(augmentations),
+            augmentations=augmentations,
             eps=self._eps,
             average=average,
         )
@@ -152,6 +150,14 @@ class AdversarialTrainer:
             raise ValueError(f"x must be N images, (N, H, W, C), got {images.shape}.")
         self._check(images, labels)
         return Samples(images, labels)
+
+    def _arrays(self, x: Any, y: Any, seed: int, validation: Samples | None) -> tuple[Samples, Samples]:
+        """A user's arrays, and what they are validated on."""
+        samples = self._samples(x, y)
+        if validation is not None:
+            return samples, validation
+        rows, held_out = hold_out(samples.labels, HELD_OUT, seed)
+        return samples.select(rows), samples.select(held_out)
 
     def _pipeline(
         self, x: Any, y: Any, batch_size: int, augmentations: Sequence[str], validation: Samples | None

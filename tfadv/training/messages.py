@@ -18,6 +18,7 @@ from tfadv.runtime.console import duration
 AFFECTS_RESULTS = False
 LOG = logging.getLogger(__name__)
 _MUCH = 0.05  # clean accuracy that is lost
+_KEEP_MORE = " Attacking a share of each batch, as nfgsm(share=0.5) does, or a smaller eps keeps more clean accuracy."
 _PERCENTAGES = {"accuracy": "training", "val_accuracy": "validation", "val_robust_accuracy": "robust"}
 
 
@@ -77,9 +78,7 @@ def say_outcome(name: str, record: Mapping[str, Any], labels: np.ndarray, learni
             "%s: epoch %d is kept. On validation images: clean %.1f%% (before: %.1f%%), under PGD %.1f%% (%.1f%%).%s",
             *(name, epoch, 100 * accuracy, 100 * start["val_accuracy"]),
             *(100 * robust, 100 * robust_before),
-            " Attacking a share of each batch, as in nfgsm(share=0.5), or a smaller eps keeps more of the clean accuracy."
-            if lost > _MUCH
-            else "",
+            _KEEP_MORE if lost > _MUCH else "",
         )
 
 

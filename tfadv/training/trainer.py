@@ -8,7 +8,7 @@ import functools
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -77,7 +77,7 @@ class TrainingSettings:
     learning_rate: float
     patience: int
     seed: int = 0
-    augmentations: tuple[str, ...] = ()
+    augmentations: Sequence[str] = ()
     checkpoint_steps: int = 0
     eps: float = 0.0
     eps_schedule: str = "ramp"
