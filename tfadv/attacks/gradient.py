@@ -95,7 +95,7 @@ def check_sizes(sizes: Sequence[float], clip: tuple[float, float], norm: str = "
       ValueError: one of them is larger than the distance of any two images.
     """
     low, high = clip
-    largest = (high - low) * (math.sqrt(pixels) if norm == "l2" else 1)
+    largest = max(1.0, high - low) * (math.sqrt(pixels) if norm == "l2" else 1)
     if max(sizes) > largest * (1 + _TOLERANCE):
         raise ValueError(
             f"eps must be at most {largest:g}, because pixels are from {low:g} to {high:g}; got {max(sizes):g}. "
