@@ -26,9 +26,10 @@ IN_L2 = ("pgd", "apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square", "auto
 EARLY_STOP = [name for name in NAMES if name not in ("fgsm", "onestep")]
 
 
-def attack(name, *inputs, seed=0, clip=(0.0, 1.0), cost=None, **settings):
+def attack(name, *inputs, seed=0, clip=(0.0, 1.0), cost=None, image_numbers=None, **settings):
     """The adversarial images of the attack of that name with few steps."""
-    return ATTACKS[name](**FEW.get(name, {}) | settings)(*inputs, seed=seed, clip=clip, cost=cost).numpy()
+    common = {"seed": seed, "clip": clip, "cost": cost, "image_numbers": image_numbers}
+    return ATTACKS[name](**FEW.get(name, {}) | settings)(*inputs, **common).numpy()
 
 
 def norms(d, norm):
@@ -82,10 +83,13 @@ def test_images_become_adversarial_and_several_eps_are_nested(small, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_result_depends_on_the_batch(small, name):
-    """Whether an image becomes adversarial depends on the image and the seed alone."""
+    """Whether an image becomes adversarial depends on the image, its number and the seed alone."""
     model, x, y = small
     whole = is_right(model, attack(name, model, x, y, 0.02), y)
-    parts = [is_right(model, attack(name, model, x[i:j], y[i:j], 0.02), y[i:j]) for i, j in ((0, 7), (7, 40))]
+    parts = [
+        is_right(model, attack(name, model, x[i:j], y[i:j], 0.02, image_numbers=range(i, j)), y[i:j])
+        for i, j in ((0, 7), (7, 40))
+    ]
     np.testing.assert_array_equal(whole, np.concatenate(parts))
     assert 10 < whole.sum() < 38
 
@@ -296,7 +300,10 @@ def test_batches_are_those_of_single_calls_and_progress_counts_images(small, nam
     whole = one(model, x, y, 0.02, batch_size=16, progress=done.append, cost=cost)
     assert sum(done) == 40 and len(done) > 2
     if name != "autoattack":  # which collects its own batches
-        parts = [one(model, x[i : i + 16], y[i : i + 16], 0.02, cost=costs) for i in (0, 16, 32)]
+        parts = [
+            one(model, x[i : i + 16], y[i : i + 16], 0.02, cost=costs, image_numbers=range(i, min(i + 16, len(x))))
+            for i in (0, 16, 32)
+        ]
         np.testing.assert_array_equal(whole, np.concatenate(parts))
         assert cost == costs
 
