@@ -25,6 +25,8 @@ COMMAND_LINE = {
     "main",
 }  # read the tables of all layers
 MAX_LINES, MAX_PARAMETERS = 60, 8
+# Of attacks, of `evaluate` and of `AdversarialTrainer.fit`, whose arguments are those of Keras and a few more.
+PUBLIC = ("tfadv.attacks.base", "tfadv.evaluation.evaluator", "tfadv.training.adversarial_trainer")
 
 
 def layer(module):
