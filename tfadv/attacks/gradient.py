@@ -75,6 +75,7 @@ def sizes_of(eps: Any) -> list[float]:
     try:
         values = [eps] if isinstance(eps, str) or np.ndim(eps) == 0 else list(eps)
         sizes = [specs.number(value) if isinstance(value, str) else float(value) for value in values]
+        sizes = [] if any(isinstance(value, (bool, np.bool_)) for value in values) else sizes
     except (TypeError, ValueError, UserError):
         sizes = []
     if not sizes or not all(e >= 0 and math.isfinite(e) for e in sizes):
@@ -97,9 +98,10 @@ def check_sizes(sizes: Sequence[float], clip: tuple[float, float], norm: str = "
     low, high = clip
     largest = max(1.0, high - low) * (math.sqrt(pixels) if norm == "l2" else 1)
     if max(sizes) > largest * (1 + _TOLERANCE):
+        levels = f" If you mean {max(sizes):g} of 255 levels, write eps={max(sizes):g} / 255."
         raise ValueError(
-            f"eps must be at most {largest:g}, because pixels are from {low:g} to {high:g}; got {max(sizes):g}. "
-            f"If you mean {max(sizes):g} of 255 levels, write eps={max(sizes):g} / 255."
+            f"eps must be at most {largest:g}, because pixels are from {low:g} to {high:g}; got {max(sizes):g}."
+            f"{levels if 2 <= max(sizes) <= 128 else ''}"
         )
 
 

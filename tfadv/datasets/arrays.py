@@ -13,6 +13,8 @@ import tensorflow as tf
 LOG = logging.getLogger(__name__)
 _TOLERANCE = 1e-6  # images that were normalised and scaled back miss 0 and 1 by rounding
 _IMAGE_KEYS, _LABEL_KEYS = ("image", "images", "img", "x"), ("label", "labels", "class", "target", "y")
+_WEIGHT_KEYS = ("sample_weight", "sample_weights", "weight", "weights")
+_DARK = 0.13  # of the range: 32 of 255
 _WHOLE = 2**20  # images in one piece
 
 Reader = Callable[[np.ndarray], np.ndarray]
@@ -52,7 +54,11 @@ class LabeledImages:
                 raise ValueError("the data set repeats without end: give one pass over the images, such as x.take(n).")
             self._x, self._y = x, np.zeros(0, np.int64)
         elif y is None:
-            raise ValueError("y is missing: give the labels, or a data set of images and labels as x.")
+            kind = "" if hasattr(x, "shape") else f", and a {type(x).__name__} is none"
+            raise ValueError(
+                "y is missing: give the labels, or a tf.data.Dataset or keras.utils.PyDataset of images and labels as x"
+                f"{kind}."
+            )
         else:
             self._x, self._y = x if hasattr(x, "dtype") and hasattr(x, "shape") else np.asarray(x), classes_of(y)
             self.n = len(self._y)
@@ -136,10 +142,12 @@ def labeled_batches(dataset: Any) -> Iterator[tuple[np.ndarray, np.ndarray, np.n
       (images (M, …), labels (M, …), weights (M,) or None); a data set of single images yields batches of one.
 
     Raises:
-      ValueError: an item has another form.
+      ValueError: an item has another form, or a PyDataset does not tell its length.
     """
     items = dataset
     if isinstance(dataset, keras.utils.PyDataset):
+        if dataset.num_batches is None:
+            raise ValueError("the data set must know its number of batches, as its method __len__ returns it.")
         items = (dataset[i] for i in range(dataset.num_batches))
     for item in items:
         x, y, *weights = _parts(item)
@@ -156,8 +164,9 @@ def labeled_batches(dataset: Any) -> Iterator[tuple[np.ndarray, np.ndarray, np.n
 def _parts(item: Any) -> tuple:
     if isinstance(item, dict):
         image, label = (next((key for key in keys if key in item), None) for keys in (_IMAGE_KEYS, _LABEL_KEYS))
+        weights = next((item[key] for key in _WEIGHT_KEYS if key in item), None)
         if image and label:
-            return item[image], item[label]
+            return item[image], item[label], weights
         raise ValueError(
             f"the data set yields dicts with {', '.join(map(str, item))}; tfadv needs the keys image and label: map "
             "the data set to (images, labels)."
@@ -200,13 +209,24 @@ def pixel_reader(x: Any, input_range: tuple[float, float] = (0.0, 1.0)) -> Reade
     if not (np.issubdtype(dtype, np.floating) or dtype is tf.bfloat16.as_numpy_dtype):
         raise ValueError(f"images must be numbers, got {np.dtype(dtype)}.")
     (least, greatest), (low, high) = _limits(x), input_range
+    if np.isnan(least) or np.isinf([least, greatest]).any():
+        raise ValueError("the images hold NaN or infinite values: replace or remove them.")
     if _within(least, greatest, 0, 1):
+        if low < 0:
+            LOG.warning(
+                "the images are in [0, 1] and are read so, although the model expects %g to %g: if they are in the "
+                "range of the model, scale them to [0, 1].",
+                *(low, high),
+            )
         return lambda x: np.asarray(x, np.float32)
     if input_range != (0.0, 1.0) and _within(least, greatest, low, high):
         LOG.info("images from %g to %g are read in the range of the model, %g to %g.", least, greatest, low, high)
+        _warn_of_dark(greatest - low, high - low)
         return lambda x: ((np.asarray(x, np.float32) - np.float32(low)) / np.float32(high - low)).astype(np.float32)
-    hint = "use tfadv.classifier(model, input_range=(least, greatest)) for a model of other pixels, or scale them."
-    if low == 0 and high == 1 and _within(least, greatest, 0, 255):
+    hint = f"scale them to [0, 1], or to the range of the model, {low:g} to {high:g}."
+    if input_range == (0.0, 1.0):
+        hint = "use tfadv.classifier(model, input_range=(least, greatest)) for a model of other pixels, or scale them."
+    if input_range == (0.0, 1.0) and _within(least, greatest, 0, 255):
         hint = "use tfadv.classifier(model, input_range=(0, 255)) where the model expects these, or divide them by 255."
     raise ValueError(f"x must be in [0.0, 1.0], got values from {least:g} to {greatest:g}: {hint}")
 
@@ -224,7 +244,15 @@ def _whole_numbers(dtype: type, least: float, greatest: float) -> Reader:
             return x.astype(np.float32)
 
         return black_and_white
+    _warn_of_dark(greatest, 255)
     return lambda x: np.asarray(x, np.uint8)
+
+
+def _warn_of_dark(greatest: float, possible: float) -> None:
+    if 0 < greatest <= _DARK * possible:
+        LOG.warning(
+            "the largest pixel is %g of %g: if white is %g, scale the images to [0, 1].", greatest, possible, greatest
+        )
 
 
 def _limits(x: Any) -> tuple[float, float]:

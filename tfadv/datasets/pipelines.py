@@ -15,6 +15,7 @@ from tfadv.datasets.arrays import classes_of, labeled_batches, pixel_reader
 from tfadv.datasets.batches import Samples, to_float
 from tfadv.models.image_model import fitted
 
+_TOLERANCE = 1e-6
 LOG = logging.getLogger(__name__)
 
 
@@ -47,7 +48,7 @@ class Pipeline:
         first = next(self._first_epoch, None)
         if first is None:
             raise ValueError("there must be at least one image.")
-        self._read, self.batch_size = pixel_reader(first[0], input_range), len(first[1])
+        self._reader, self.batch_size = pixel_reader(first[0], input_range), len(first[1])
         self._first_epoch = itertools.chain([first], self._first_epoch)
         self.steps = self._number_of_batches()
 
@@ -60,6 +61,22 @@ class Pipeline:
         LOG.info("the data set does not tell its length: one pass over it counts its batches.")
         return sum(1 for _ in self._dataset)
 
+    def _read(self, x: np.ndarray) -> np.ndarray:
+        """Pixels as `pixel_reader` reads those of the first batch, within the same range."""
+        pixels = self._reader(x)
+        if pixels.dtype == np.float32 and not (pixels.min() >= -_TOLERANCE and pixels.max() <= 1 + _TOLERANCE):
+            raise ValueError(
+                f"a batch has pixels from {x.min():g} to {x.max():g}, and the first batch was read in another range: "
+                "scale all images to [0, 1]."
+            )
+        return pixels
+
+    def _classes(self, y: np.ndarray) -> np.ndarray:
+        classes, number = classes_of(y), self._model.output_shape[-1]
+        if not 0 <= classes.min() <= classes.max() < number:
+            raise ValueError(f"a batch has labels from {classes.min()} to {classes.max()}: give 0 to {number - 1}.")
+        return classes
+
     def first_images(self, most: int) -> Samples:
         """The first images of the first epoch with a weight above 0, which will be trained on as well."""
         taken: list[tuple] = []
@@ -71,7 +88,9 @@ class Pipeline:
         self._first_epoch = itertools.chain(taken, self._first_epoch)
         counted = [slice(None) if w is None else w > 0 for _, _, w in taken]
         images = np.concatenate([fitted(self._model, self._read(x[rows])) for (x, _, _), rows in zip(taken, counted)])
-        return Samples(images, np.concatenate([classes_of(y)[rows] for (_, y, _), rows in zip(taken, counted)]))
+        if not len(images):
+            raise ValueError("all sample weights are 0, so there is nothing to learn from.")
+        return Samples(images, np.concatenate([self._classes(y)[rows] for (_, y, _), rows in zip(taken, counted)]))
 
     def epoch(self, number: int) -> Iterator[tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]]:
         """The batches of an epoch; its number counts from 0.
@@ -83,7 +102,7 @@ class Pipeline:
         for step, (x, y, weights) in enumerate(batches, 1):
             if step == self.steps and isinstance(self._dataset, keras.utils.PyDataset):
                 self._dataset.on_epoch_end()  # all batches are drawn
-            yield to_float(fitted(self._model, self._read(x))), tf.constant(classes_of(y)), weights
+            yield to_float(fitted(self._model, self._read(x))), tf.constant(self._classes(y)), weights
 
 
 def _is_batched(dataset: tf.data.Dataset) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import numbers
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -134,6 +135,12 @@ def evaluate(
         from tfadv.attacks import parse
 
         attack = parse(attack)
+    if attack is not None and not hasattr(attack, "settings"):
+        raise ValueError(f"attack must be an attack, a text such as 'pgd(steps=20)', or None; got {attack!r}.")
+    for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, None), ("first", first, 0)):
+        if not isinstance(value, numbers.Integral) or (least is not None and value < least):
+            bound = "" if least is None else f" of at least {least}"
+            raise ValueError(f"{name} must be a whole number{bound}, got {value!r}.")
     if getattr(attack, "targeted", False):
         raise ValueError("a targeted attack moves images to given classes: it says nothing about robust accuracy.")
     epsilons = [] if attack is None else sizes_of(eps)
@@ -160,12 +167,15 @@ def evaluate(
         result, eps=epsilons[0] if one else tuple(epsilons), cost=cost, adversarial=adversarial
     )
     if asked_from_python:
-        _warn(result, np.concatenate(all_labels), getattr(model, "name", "the model"))
+        _warn(result, np.concatenate(all_labels), model)
     return result
 
 
-def _warn(result: Result, labels: np.ndarray, name: str) -> None:
+def _warn(result: Result, labels: np.ndarray, model: Any) -> None:
     """Says why the accuracies may not mean what they seem to."""
+    name = getattr(model, "name", "the model")
+    if not all(np.isfinite(np.asarray(w, np.float32)).all() for w in getattr(model, "weights", ())):
+        LOG.warning("%s has weights that are NaN or infinite: its accuracies mean nothing.", name)
     if result.upper_bound():
         LOG.warning("%s: %s", name, result.upper_bound())
     share = largest_share(np.bincount(labels).tolist())
@@ -301,9 +311,10 @@ def _stored_correct(model: Any, images: tf.Tensor, y: tf.Tensor, perturbations: 
 
 
 def _gradient_found(model: Any, x: tf.Tensor, y: tf.Tensor, *, loss: str) -> tf.Tensor:
-    """bool (N,): whether the gradient at the image is neither 0 nor NaN in some pixel."""
+    """bool (N,): whether the gradient at the image is finite in all pixels and not 0 in some."""
     _, gradient = logits_and_gradient(model, x, y, loss=LOSSES[loss])
-    return tf.reduce_any(tf.abs(gradient) > 0, axis=(1, 2, 3))
+    size = tf.abs(gradient)
+    return tf.reduce_any(size > 0, axis=(1, 2, 3)) & tf.reduce_all(tf.math.is_finite(size), axis=(1, 2, 3))
 
 
 _compiled_has_gradient = PerModel(_gradient_found)

@@ -81,14 +81,17 @@ def explain(
     Raises:
       ValueError: an argument is out of its range, or the model does not take these images.
     """
-    (eps,) = sizes_of(eps)
-    if not eps > 0:
-        raise ValueError(f"eps must be greater than 0, got {eps}.")
+    sizes = sizes_of(eps)
+    if len(sizes) != 1 or not sizes[0] > 0:
+        raise ValueError(f"eps must be one number greater than 0, got {eps}.")
+    eps = sizes[0]
     images, labels = as_arrays(x, y, input_range_of(model))
     model = image_model(model)
     images = fitted(model, images)
     x, y, _ = check_inputs(model, to_float(images), labels, eps, (0.0, 1.0))
     rows = np.arange(min(4, len(y))) if shown is None else np.asarray(shown)
+    if rows.size and not (rows.min() >= 0 and rows.max() < len(y)):
+        raise ValueError(f"shown must be positions of the {len(y)} images, got {shown}.")
     own_x, own_y = x.numpy()[rows], y.numpy()[rows]
     images = np.stack([own_x, np.asarray(FGSM()(model, own_x, own_y, eps))])
     classes = np.stack([np.argmax(compiled_logits(model, each), axis=1) for each in images])

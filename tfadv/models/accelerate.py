@@ -15,10 +15,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfadv.models.twins import is_quantized, needs_twin, use_own_gradient
+from tfadv.models.twins import is_quantized, needs_twin, structure, use_own_gradient
 
 _BATCH = 32  # the least batch size expected: decides whether to scale a kernel or the result of its convolution
-_CLONES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model → its clones by precision
+_CLONES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model → its clones by precision and structure
 _OPTIMIZED: weakref.WeakSet = weakref.WeakSet()  # all clones
 _BUILDING = threading.RLock()  # the threads of several devices would otherwise build the same clone each
 
@@ -42,8 +42,8 @@ def accelerated(model: keras.Model, precision: str = "float32") -> keras.Model:
     with _BUILDING:
         if model in _OPTIMIZED:
             return model
-        clones = _CLONES.setdefault(model, {})
-        if precision not in clones:
+        clones, key = _CLONES.setdefault(model, {}), (precision, structure(model))
+        if key not in clones:
             try:
                 functional = keras.Model(model.inputs, model.outputs, name=model.name)
             except (AttributeError, ValueError):
@@ -52,10 +52,10 @@ def accelerated(model: keras.Model, precision: str = "float32") -> keras.Model:
                 return model
             if needs_twin(functional) or is_quantized(functional):
                 return model
-            clones[precision] = _optimized_clone(functional, precision)
-            _OPTIMIZED.add(clones[precision])
-            use_own_gradient(clones[precision])
-        return clones[precision]
+            clones[key] = _optimized_clone(functional, precision)
+            _OPTIMIZED.add(clones[key])
+            use_own_gradient(clones[key])
+        return clones[key]
 
 
 def computes_in_bfloat16(model: keras.Model) -> bool:

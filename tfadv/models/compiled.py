@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfadv.models.accelerate import accelerated
-from tfadv.models.twins import float32_twin
+from tfadv.models.twins import float32_twin, structure
 from tfadv.runtime import compilation
 
 _SCALE = 2.0**8  # of the gradient at the logits, from one attempt to find a gradient that is not 0 to the next
@@ -49,7 +49,7 @@ class PerModel:
         specs = tf.nest.map_structure(_spec, arguments)
         jit_compile, use_clone = compilation.use_xla(), compilation.use_accelerated()
         compiled = self._compiled.setdefault(model, {})
-        key = jit_compile, use_clone, specs, *sorted(static.items())
+        key = jit_compile, use_clone, structure(model), specs, *sorted(static.items())
         with _BUILDING:
             if key not in compiled:
                 compiled[key] = self._compile(model, specs, static, jit_compile, use_clone)

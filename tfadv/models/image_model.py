@@ -9,9 +9,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfadv.models.twins import copy_of
+from tfadv.models.twins import copy_of, structure
 
-_WRAPPED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model → the model of images
+_WRAPPED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model → structure → the model of images
 
 
 def image_shape(shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
@@ -61,11 +61,12 @@ def image_model(model: Any) -> Any:
         return model
     if any(isinstance(size, tuple) for size in shape):  # several inputs
         return model
-    if model not in _WRAPPED:
+    wrapped, now = _WRAPPED.setdefault(model, {}), structure(model)
+    if now not in wrapped:
         images = keras.Input(image_shape(shape[1:]))
         own = without_axes(images, shape[1:])
-        _WRAPPED[model] = keras.Model(images, copy_of(model)(own), name=model.name)
-    return _WRAPPED[model]
+        wrapped[now] = keras.Model(images, copy_of(model)(own), name=model.name)
+    return wrapped[now]
 
 
 def fitted(model: Any, x: Any) -> Any:

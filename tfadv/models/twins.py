@@ -22,18 +22,32 @@ HALF = ("float16", "bfloat16")
 _TOLERANCE = 0.1  # of a logit, relative to the largest one: how far a twin may be from its model in half precision
 _PROBED = 4  # random images on which a twin is compared with its model
 _NOT_COPIED = ("build", "quantize")  # set by Keras on each layer, and bound to it
-_TWINS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model → its twin, or None where it has none
+_TWINS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model → structure → its twin, or None
 _OWN_GRADIENT: weakref.WeakSet = weakref.WeakSet()  # see `use_own_gradient`
 _BUILDING = threading.RLock()
 
 
 def needs_twin(model: Any) -> bool:
     """Whether any layer computes in half precision or in float8, unless `use_own_gradient` was called for the model."""
-    return model not in _OWN_GRADIENT and any(
-        layer.compute_dtype in HALF or layer.quantization_mode == "float8"
-        for layer in _layers_of(model)
-        if not (isinstance(layer, keras.Model) and _is_functional(layer))  # its layers compute, in their own precision
-    )
+    return model not in _OWN_GRADIENT and any(map(_computes_in_half_precision, _layers_of(model)))
+
+
+def _computes_in_half_precision(layer: keras.Layer) -> bool:
+    if isinstance(layer, keras.Model) and _is_functional(layer):  # its layers compute in their own precision
+        return any(getattr(operation, "dtype", None) in HALF for operation in _casts_of(layer))
+    return layer.compute_dtype in HALF or layer.quantization_mode == "float8"
+
+
+def _casts_of(model: keras.Model) -> list[Any]:
+    operations = getattr(getattr(model, "_functional", model), "operations", [])
+    return [operation for operation in operations if not isinstance(operation, keras.Layer)]
+
+
+def structure(model: Any) -> int:
+    """A number that changes when layers get other variables or another precision, as by `quantize` or LoRA."""
+    layers = _layers_of(model)
+    policies = tuple(layer.dtype_policy.name for layer in layers)
+    return hash((policies, tuple(id(v) for layer in layers for v in layer._trainable_variables)))
 
 
 def use_own_gradient(model: keras.Model) -> None:
@@ -60,11 +74,12 @@ def float32_twin(model: Any) -> Any:
       casts to half precision.
     """
     with _BUILDING:
-        if not isinstance(model, keras.Model) or (model not in _TWINS and not needs_twin(model)):
+        if not isinstance(model, keras.Model) or not needs_twin(model):
             return model
-        if model not in _TWINS:
-            _TWINS[model] = _checked_twin(model)
-        return _TWINS[model]
+        twins, now = _TWINS.setdefault(model, {}), structure(model)
+        if now not in twins:
+            twins[now] = _checked_twin(model)
+        return twins[now]
 
 
 def copy_of(model: keras.Model) -> keras.Model:
@@ -180,6 +195,8 @@ class _Copier:
             return self._remember(value, self._functional(value))
         if isinstance(value, keras.Layer):
             return self._layer(value)
+        if isinstance(value, tf.Tensor) and self._policy is _float32_policy and value.dtype.name in HALF:
+            return tf.cast(value, tf.float32)  # a constant of a layer, such as the mean of Normalization
         if isinstance(value, (keras.Variable, tf.Tensor, str)):
             return value
         if isinstance(value, dict):

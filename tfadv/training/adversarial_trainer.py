@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -16,10 +17,11 @@ from tfadv.datasets.batches import Samples, to_float
 from tfadv.datasets.pipelines import Pipeline
 from tfadv.datasets.splits import hold_out
 from tfadv.models.image_model import fitted, image_model
-from tfadv.models.logits import input_range_of
+from tfadv.models.logits import input_range_of, original
+from tfadv.models.twins import structure
 from tfadv.objectives import DEFENSE_LEARNING_RATE, DEFENSE_OPTIMIZER, DEFENSE_WEIGHT_DECAY, OBJECTIVES
 from tfadv.objectives.base import as_objective
-from tfadv.training.messages import say_outcome
+from tfadv.training.messages import say_outcome, warn_of_missing_classes, warn_of_unused_losses
 from tfadv.training.trainer import ROBUST_VALIDATION_IMAGES, Trainer, TrainingSettings
 
 LOG = logging.getLogger(__name__)
@@ -60,6 +62,8 @@ class AdversarialTrainer:
         sizes = sizes_of(eps)
         if len(sizes) != 1 or not 0 < sizes[0] <= 1:
             raise ValueError(f"eps must be one number above 0 and at most 1, for pixels in [0, 1], got {eps}.")
+        if not isinstance(defense, str):
+            raise ValueError(f"defense must be a text such as 'nfgsm(share=0.5)', got {type(defense).__name__}.")
         specification = specs.split_specs(defense, OBJECTIVES)
         if len(specification) != 1:
             raise ValueError(f"defense must name one objective, got {defense!r}.")
@@ -70,8 +74,16 @@ class AdversarialTrainer:
             raise ValueError(
                 f"{defense} needs stored adversarial images of other models, which the command line makes."
             )
-        self._eps, self._range = sizes[0], input_range_of(model)
-        self._trainer = Trainer(image_model(model), weight_decay=weight_decay, objective=objective, optimizer=optimizer)
+        self._eps, self._range, self._model = sizes[0], input_range_of(model), model
+        self._new_trainer = functools.partial(
+            Trainer, weight_decay=weight_decay, objective=objective, optimizer=optimizer
+        )
+        self._trainer, self._trained = self._new_trainer(image_model(model)), self._variables()
+        warn_of_unused_losses(original(model))
+
+    def _variables(self) -> tuple[int, ...]:
+        """What tells whether layers were frozen, quantized or given other variables."""
+        return structure(self._model), *(id(v) for v in self._model.trainable_variables)
 
     def fit(
         self,
@@ -118,6 +130,8 @@ class AdversarialTrainer:
           Diverged: the loss is not finite or has exploded; the model has its weights from before.
           UserError: an unknown augmentation, or fewer than two images.
         """
+        if self._variables() != self._trained:
+            self._trainer, self._trained = self._new_trainer(image_model(self._model)), self._variables()
         given = None
         if validation_data is not None:
             pair = (validation_data, None) if is_dataset(validation_data) else tuple(validation_data)
@@ -137,6 +151,7 @@ class AdversarialTrainer:
             eps=self._eps,
             average=average,
         )
+        warn_of_missing_classes(validation.labels, self._trainer.model.output_shape[-1])
         name = self._trainer.model.name
         record = self._trainer.fit(training, validation, settings, name=name)
         say_outcome(name, record, validation.labels, f"learning_rate (now {learning_rate:g})")

@@ -79,7 +79,8 @@ class Steps:
         return self._step(self._robust_slice, objective)(x, y, weights, tf.constant(eps, tf.float32))
 
     def _step(self, function: Callable[..., tf.Tensor], *static: Any) -> Callable[..., tf.Tensor]:
-        key = (function.__name__, *static)
+        # A layer may have been frozen since the last run.
+        key = (function.__name__, *static, *(id(v) for v in self._network.trainable_variables))
         if key not in self._compiled:
             self._compiled[key] = self._devices.reduce(functools.partial(function, *static), jit_compile=use_xla())
         return self._compiled[key]
@@ -139,7 +140,7 @@ class Steps:
                 tape.watch(replayed)
                 losses, logits = objective.loss(self._network, x, y, adversarial[0] if adversarial else None)
                 losses = losses if weights is None else losses * weights
-                loss = tf.reduce_sum(losses) / images
+                loss = tf.reduce_sum(losses) / images + self._regularization()
             gradients, at_images = tape.gradient(loss, ([v.value for v in watched], list(replayed)))
             # A variable that the loss does not depend on has no gradient.
             found = {i: gradient for i, gradient in enumerate(gradients) if gradient is not None}
@@ -157,6 +158,12 @@ class Steps:
         if variables:
             self._optimizer.apply(at_weights, variables)
         return results
+
+    def _regularization(self) -> tf.Tensor | float:
+        """The losses of the variables' regularizers, a share of them for each part of the batch on each device."""
+        shares = self._parts * self._devices.replicas
+        found = [v.regularizer(v) for v in self._network.trainable_variables if v.regularizer is not None]
+        return tf.add_n(found) / shares if found else 0.0
 
     def _in_parts(self, tensor: tf.Tensor) -> tf.Tensor:
         """(P, N / P, …) from (N, …); a scalar stays as it is."""

@@ -6,6 +6,8 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import math
+import numbers
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -86,15 +88,26 @@ class TrainingSettings:
     keep_start: bool = False
 
     def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", None)):
+            value = getattr(self, name)
+            if not isinstance(value, numbers.Integral) or isinstance(value, bool) or (least and value < least):
+                bound = f" of at least {least}" if least else ""
+                raise ValueError(f"{name} must be a whole number{bound}, got {value!r}.")
+        if not isinstance(self.learning_rate, numbers.Real) or not 0 < self.learning_rate < math.inf:
+            raise ValueError(
+                f"learning_rate must be a number above 0, the peak of its schedule, got {self.learning_rate!r}."
+            )
         check_name("eps schedule", self.eps_schedule, EPS_SCHEDULES)
         if isinstance(self.augmentations, str):
             raise ValueError(
                 f"augmentations must be a list of names such as [{self.augmentations!r}], got a text. "
                 f"Known: {', '.join(AUGMENTATIONS)}."
             )
+        if not isinstance(self.augmentations, (list, tuple)) or not all(isinstance(n, str) for n in self.augmentations):
+            raise ValueError(f"augmentations must be a list of names, got {self.augmentations!r}.")
         for name in self.augmentations:
             check_name("augmentation", name, AUGMENTATIONS)
-        if not 0 <= self.average < 1:
+        if not isinstance(self.average, numbers.Real) or not 0 <= self.average < 1:
             raise ValueError(f"average must be at least 0 and below 1, got {self.average}.")
 
 
@@ -176,12 +189,16 @@ class Trainer:
           UserError: the model is quantized; `precision` or `rematerialize` needs an optimized clone, and clones are
             off; or `rematerialize`, and the model has none or can't be cut into segments.
         """
+        if not isinstance(optimizer, str):
+            raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {type(optimizer).__name__}.")
+        check_name("optimizer", optimizer, OPTIMIZERS)
+        if not 0 <= weight_decay < math.inf:
+            raise ValueError(f"weight_decay must be a number of at least 0, got {weight_decay}.")
         self.model = model
         self._given_objective = self._objective = self._active_objective = as_objective(objective)
         self._devices = devices or Devices()
         with self._devices.strategy.scope():
             self._network = _network(model, precision, rematerialize)
-            check_name("optimizer", optimizer, OPTIMIZERS)
             self._optimizer = _OPTIMIZERS[optimizer](decay=weight_decay)
             self._optimizer.build(self._network.trainable_variables)
         self._average: WeightAverage | None = None
