@@ -44,7 +44,8 @@ def test_an_application_of_keras_is_hardened(digits):
     before = model.get_weights()
     record = AdversarialTrainer(model, defense="nfgsm(share=0.5)").fit(x, digits.labels[:96], epochs=1, batch_size=16)
     assert record["steps"] == 86 // 16 and all(np.isfinite(w).all() for w in model.get_weights())
-    assert any((a != b).any() for a, b in zip(before, model.get_weights()))
+    changed = any((a != b).any() for a, b in zip(before, model.get_weights()))
+    assert changed == (record["best_epoch"] > 0)  # one epoch on 86 images need not be better
 
 
 def test_same_seed_same_weights_and_eps_decides(digits):
@@ -61,14 +62,15 @@ def test_same_seed_same_weights_and_eps_decides(digits):
 
 def test_the_collapsed_epoch_is_never_kept_and_a_stronger_attack_takes_over(digits, monkeypatch, caplog):
     """Robust accuracy is made to fall in the fourth epoch, as it does in catastrophic overfitting."""
-    accuracies = iter([0.1, 0.3, 0.5, 0.05, 0.4, 0.45])
-    monkeypatch.setattr(trainer.Trainer, "_robust_accuracy", lambda self, run: next(accuracies))
+    accuracies = iter([0.05, 0.1, 0.3, 0.5, 0.05, 0.4, 0.45])  # the first is that of the start
+    monkeypatch.setattr(trainer.Trainer, "_robust_accuracy", lambda self, run: (next(accuracies), 20))
+    monkeypatch.setattr(trainer, "hardly_better_than_guessing", lambda *_: False)
     model = cnn()
     with caplog.at_level("WARNING", logger="tfadv"):
         record = AdversarialTrainer(model, eps=0.1).fit(digits.images[:200], digits.labels[:200], epochs=6)
     assert record["best_epoch"] == 3 and record["collapsed_epoch"] == 4
     assert "training continues with pgd(steps=2)." in caplog.text
-    (message,) = [r.getMessage() for r in caplog.records]
+    (message,) = [r.getMessage() for r in caplog.records if r.name == "tfadv.training.trainer"]
     assert "fell from 50.0% to 5.0%" in message and "epoch 3 are restored" in message and "steps=2" in message
 
 
@@ -82,7 +84,7 @@ def test_real_catastrophic_overfitting_is_noticed_and_undone(digits):
     ]
     dense = [keras.layers.Flatten(), keras.layers.Dense(64, activation="relu"), keras.layers.Dense(10)]
     model = keras.Sequential([keras.Input((16, 16, 1)), *convolutions, *dense])
-    record = AdversarialTrainer(model, defense="nfgsm(noise=0,step=5)", eps=0.1).fit(
+    record = AdversarialTrainer(model, defense="nfgsm(noise=0,step=5)", eps=0.1, optimizer="sgd").fit(
         x[:1500], y[:1500], epochs=30, batch_size=32, learning_rate=0.1
     )
     robust = record["history"]["val_robust_accuracy"]
@@ -100,7 +102,7 @@ def test_real_catastrophic_overfitting_is_noticed_and_undone(digits):
         ({"defense": "nfgsm(shar=1)"}, UserError, "has no setting 'shar'"),
         ({"defense": "nfgsm(share=2)"}, UserError, "share must be above 0"),
         ({"defense": "nfgsm,pgd"}, ValueError, "one objective"),
-        ({"eps": 0}, ValueError, "eps must be above 0"),
+        ({"eps": 0}, ValueError, "eps must be one number above 0"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, error, words):
@@ -110,8 +112,8 @@ def test_wrong_arguments_are_named(arguments, error, words):
 
 def test_wrong_images_are_named(digits):
     hardener = AdversarialTrainer(cnn())
-    with pytest.raises(ValueError, match="int32"):
-        hardener.fit(digits.images.astype("int32"), digits.labels)
+    with pytest.raises(ValueError, match="from 0 to 255, got 0 to 510"):
+        hardener.fit(2 * digits.images.astype("int32"), digits.labels)
     with pytest.raises(ValueError, match="from 0 to 255"):
         hardener.fit(digits.images.astype("float32"), digits.labels)
 
@@ -123,7 +125,7 @@ def test_the_table_of_objectives_has_settings_in_its_entries():
 def test_a_defense_that_trains_on_clean_or_on_stored_images_is_refused():
     with pytest.raises(ValueError, match="cross_entropy trains on clean images only"):
         AdversarialTrainer(cnn(), defense="cross_entropy")
-    with pytest.raises(ValueError, match="ensemble needs stored adversarial images.*--defenses=ensemble"):
+    with pytest.raises(ValueError, match="ensemble needs stored adversarial images.*the command line makes"):
         AdversarialTrainer(cnn(), defense="ensemble")
 
 

@@ -116,6 +116,7 @@ def test_early_stopping_counts_patience(halves, tmp_path):
     t = Trainer(t.model, weight_decay=0.0, objective=cross_entropy)
     record = fit(t, halves, tmp_path, epochs=9, patience=2, learning_rate=1e-9)
     assert len(record["history"]["loss"]) == 3 and record["best_epoch"] == 1
+    t.model.trainable = True  # it is lent to other tests
 
 
 def test_the_model_ends_with_the_best_weights(halves, tmp_path):
@@ -129,7 +130,7 @@ def test_the_model_ends_with_the_best_weights(halves, tmp_path):
 
 
 def test_non_finite_loss_stops_and_names_the_steps(halves, tmp_path):
-    with pytest.raises(Diverged, match=r"not finite|no longer finite.*step from \d+ to \d+.*--learning_rate"):
+    with pytest.raises(Diverged, match=r"no longer finite.*step from \d+ to \d+.*learning_rate"):
         fit(trainer(), halves, tmp_path, learning_rate=1e30, epochs=5)
 
 
@@ -224,7 +225,7 @@ def test_the_learning_rate_of_every_step(halves, tmp_path):
 def test_an_exploding_loss_is_noticed_in_the_steps_where_it_happens():
     check = DivergenceCheck(10, step=0)
     check.check(20, 20 * 64 * 3.0, 20 * 64)
-    with pytest.raises(Diverged, match="from 21 to 40.*--learning_rate"):
+    with pytest.raises(Diverged, match="from 21 to 40.*smaller learning_rate"):
         check.check(40, 20 * 64 * 3.0 + 20 * 64 * 300.0, 40 * 64)
     check = DivergenceCheck(10, step=0)
     check.check(20, 20 * 64 * 3.0, 20 * 64)
@@ -389,7 +390,8 @@ def test_adversarial_training_resumes_to_the_same_bits(halves, which):
     )
     record = fit(uninterrupted, halves, checkpoints=kept, **settings)
     assert record["steps"] == 20 and len(record["history"]["loss"]) == 4
-    assert record["gradients"] == 20 * 64 * ROBUST[which].cost
+    # 100 validation images are attacked before training and after each of 4 epochs.
+    assert record["gradients"] == 20 * 64 * ROBUST[which].cost + 10 * 100 * (4 + 1)
     resumed, before = trainer(objective=ROBUST[which]), MemoryCheckpoints()
     before.saved = [entry for entry in kept.saved if entry[0] == 15]
     assert fit(resumed, halves, checkpoints=before, **settings) == record

@@ -280,7 +280,7 @@ class Trainer:
             with signals.in_steps(), peers_may_die():
                 if (settings.keep_start or self._objective.is_adversarial) and not saved:
                     progress.start = self._validate(run, progress)
-                    best.update(0, progress.start.get(ROBUST, progress.start["val_accuracy"]), lambda: start)
+                    best.update(0, self._value(run, progress.start), lambda: start)
                 self._run_epochs(run, progress)
         except BaseException as error:
             saved = checkpoints.load() if checkpoints else None
