@@ -51,6 +51,7 @@ OTHER = {
     "defense_average": ("0.99", 0.99),
     "defense_weight_decay": ("0.5", 0.5),
     "defense_learning_rate": ("0.5", 0.5),
+    "defense_optimizer": ("sgd", "sgd"),
     "batch_size": ("24", 24),
     "batch_parts": ("4", 4),
     "learning_rate": ("0.025", 0.025),

@@ -147,7 +147,7 @@ def test_a_defect_keeps_its_traceback(run):
     [
         (["--dataset=cifar"], "did you mean 'cifar10'"),
         (["--stage=trian"], "did you mean 'train'"),
-        (["--epsilons=0.1,x"], "could not convert"),
+        (["--epsilons=0.1,x"], "'x' is not a number"),
         (["--epsilons=-1"], "above 0"),
         (["--models=resnet19"], "unknown model"),
         (["--attacks=pdg"], "did you mean 'pgd'"),

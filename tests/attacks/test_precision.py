@@ -115,7 +115,7 @@ def test_all_copies_of_an_image_are_attacked_again(small):
     rows = np.array([0, 0, wrong, wrong, 1, 1, 2, 2])
     images = tf.gather(x, [0, 0, wrong, wrong, 1, 1, 2, other])
     scores = tf.constant([-np.inf, 1.0, -np.inf, 1.0, 1.0, 1.0, -np.inf, -np.inf])
-    call = Call(model, model, 0, (0.0, 1.0), Cost(), None, False)
+    call = Call(model, model, 0, (0.0, 1.0), Cost(), None, False, tf.range(1, dtype=tf.int64))
     false, again = PGD()._false_positives(call, (images, scores), tf.constant(y), rows)
     assert np.flatnonzero(false).tolist() == [0, 6]
     assert np.flatnonzero(again).tolist() == [0, 1]  # the other copy of image 2 is adversarial

@@ -59,7 +59,7 @@ def test_bad_text(text, words):
 @pytest.mark.parametrize(
     "text, words",
     [
-        ("pgd(stepz=5)", "pgd has no setting 'stepz': pgd accepts .*steps"),
+        ("pgd(stepz=5)", "pgd has no setting 'stepz': did you mean 'steps'. pgd accepts .*steps"),
         ("pgd(steps=0)", "steps must be a whole number of at least 1, got 0.*pgd accepts"),
         ("pgd(steps=1.5)", "steps must be a whole number"),
         ("pgd(steps=many)", "steps must be a whole number"),

@@ -40,5 +40,5 @@ def test_figures_on_the_official_test_split(real_data, tmp_path):
 def test_digits_are_refused(tmp_path, data_dir):
     failed = Smoke(tmp_path / "run", data_dir)("--split=official")
     assert failed.returncode == 1 and "Traceback" not in failed.stderr
-    assert "--split=official needs the TFDS splits train and test" in failed.stderr
+    assert "--split=official needs the splits train and test" in failed.stderr
     assert "use --split=stratified" in failed.stderr.splitlines()[-1]

@@ -104,7 +104,10 @@ def test_report_has_tables_and_plots(smoke):
     text = (report / "report.md").read_text()
     for name in ("accuracy_resnet_tiny.png", "examples.png"):
         assert name in text and (report / name).read_bytes().startswith(b"\x89PNG")
-    assert {p.name for p in report.glob("*.csv")} == {f"table{i}.csv" for i in range(1, 5)} | {"transfer.csv"}
+    assert {p.name for p in report.glob("*.csv")} == {f"table{i}.csv" for i in range(1, 5)} | {
+        "transfer.csv",
+        "differences.csv",
+    }
 
 
 def test_a_second_call_does_nothing(smoke):

@@ -65,11 +65,10 @@ def test_an_attack_that_calls_itself_otherwise_is_refused(tmp_path, smoke):
     assert done.returncode == 1 and "its property `name` is 'mine'" in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("train_size", [1250, 1255])
-def test_too_few_images_left_for_a_split_are_one_line(tmp_path, smoke, train_size):
-    done = smoke(f"--train_size={train_size}", "--stage=prepare", f"--workdir={tmp_path / 'new'}")
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert f"change --train_size={train_size}" in done.stderr
+def test_any_number_of_training_images_can_be_kept(tmp_path, smoke):
+    """1,255 of 1,257: fewer are left out than there are classes."""
+    done = smoke("--train_size=1255", "--stage=prepare", f"--workdir={tmp_path / 'new'}")
+    assert done.returncode == 0, done.stderr
 
 
 def test_flags_of_a_run_can_be_repeated_without_overwriting(smoke, tmp_path):
@@ -110,5 +109,6 @@ def test_defenses_with_settings_are_trained_compared_and_kept(smoke, tmp_path):
     done = run("--defenses=nfgsm(shar=1)", "--defense_epochs=2")
     assert (
         done.returncode == 1
-        and "nfgsm has no setting 'shar': nfgsm accepts eps, share, smoothing, noise, step." in one_line(done)
+        and "nfgsm has no setting 'shar': did you mean 'share'? nfgsm accepts eps, share, smoothing, noise, step."
+        in one_line(done)
     )

@@ -117,6 +117,7 @@ class Attack:
     """
 
     precision = "float32"  # where it can be set, it is a field: `precision_setting`
+    limited = True  # whether eps limits the search; one that looks for the nearest image may have any limit
     uses_gradient = True  # whether it fails on images where the gradient of its loss is zero
 
     def __post_init__(self) -> None:
@@ -189,7 +190,7 @@ class Attack:
             raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size}.")
         shape, model = np.shape(x), image_model(model)
         x = fitted(model, x)
-        x, y, sizes = check_inputs(model, x, y, eps, clip, getattr(self, "norm", "linf"))
+        x, y, sizes = check_inputs(model, x, y, eps, clip, getattr(self, "norm", "linf"), limited=self.limited)
         own = tf.range(len(y), dtype=tf.int64) if image_numbers is None else tf.cast(image_numbers, tf.int64)
         cost, targeted = Cost() if cost is None else cost, getattr(self, "targeted", False)
         call = Call(model, self._search_model(model), seed, clip, cost, resume, targeted, own)

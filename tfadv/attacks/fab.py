@@ -94,6 +94,8 @@ class FAB(IterativeAttack):
     targets: int = setting(0, least=0)
     targeted: bool = False
 
+    limited = False
+
     @property
     def name(self) -> str:
         """See `Attack.name`."""

@@ -106,13 +106,21 @@ def check_sizes(sizes: Sequence[float], clip: tuple[float, float], norm: str = "
 
 
 def check_inputs(
-    model: Any, x: Any, y: Any, eps: float | Sequence[float], clip: tuple[float, float], norm: str = "linf"
+    model: Any,
+    x: Any,
+    y: Any,
+    eps: float | Sequence[float],
+    clip: tuple[float, float],
+    norm: str = "linf",
+    *,
+    limited: bool = True,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Checks the inputs of an attack and converts them to tensors.
 
     Args:
       model, x, y, eps, clip: as the attack got them.
       norm: "linf" or "l2", in which eps is measured.
+      limited: whether eps must not exceed the distance of any two images.
 
     Returns:
       x float32 (N, H, W, C), y int64 (N,), eps float32 (E,).
@@ -124,7 +132,8 @@ def check_inputs(
     if not low < high:
         raise ValueError(f"clip must be (least, greatest), got {clip}.")
     sizes = sizes_of(eps)
-    check_sizes(sizes, clip, norm, math.prod(np.shape(x)[1:]))
+    if limited:
+        check_sizes(sizes, clip, norm, math.prod(np.shape(x)[1:]))
     if getattr(x, "dtype", None) not in (np.float32, tf.float32):
         raise ValueError(
             f"x must be float32 images in [{low}, {high}], got {getattr(x, 'dtype', type(x))}: "

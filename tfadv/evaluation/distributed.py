@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tfadv.attacks.base import Attack
 from tfadv.attacks.cost import Cost
 from tfadv.attacks.loop import Resume
 from tfadv.runtime.devices import Devices
@@ -63,6 +64,8 @@ class OnAllDevices:
             return np.asarray(self._attack(model, x, y, eps, **options))
         x, y = np.asarray(x), np.asarray(y)
         options["batch_size"] = max(1, batch_size // number)
+        if numbers is None and isinstance(self._attack, Attack):
+            numbers = np.arange(len(y))
         reported = _Reported(progress)
         costs = {}
 

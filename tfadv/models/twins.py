@@ -35,6 +35,8 @@ def needs_twin(model: Any) -> bool:
 def _computes_in_half_precision(layer: keras.Layer) -> bool:
     if isinstance(layer, keras.Model) and _is_functional(layer):  # its layers compute in their own precision
         return any(getattr(operation, "dtype", None) in HALF for operation in _casts_of(layer))
+    if isinstance(layer, keras.layers.InputLayer):
+        return layer.dtype in HALF
     return layer.compute_dtype in HALF or layer.quantization_mode == "float8"
 
 
