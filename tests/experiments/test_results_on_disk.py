@@ -2,8 +2,6 @@
 
 import json
 
-import pytest
-
 from tests.faults.harness import one_line
 
 RECIPES = """

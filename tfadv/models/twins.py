@@ -136,8 +136,8 @@ class _ComputesInFloat32(keras.DTypePolicy):
 
 
 def _random_images(model: keras.Model) -> tf.Tensor | None:
-    shape = getattr(model, "input_shape", None)
-    if not isinstance(shape, tuple) or not shape or isinstance(shape[0], tuple):
+    shape = getattr(model, "input_shape", None) or (model.get_build_config() or {}).get("input_shape")
+    if not isinstance(shape, (tuple, list)) or not shape or isinstance(shape[0], (tuple, list)):
         return None
     sides = [32 if size is None else size for size in shape[1:]]
     return tf.constant(np.random.default_rng(0).uniform(size=(_PROBED, *sides)), tf.float32)
