@@ -143,8 +143,9 @@ def test_attacks_find_what_they_find_on_the_float32_model(trained, under_policy,
         own, expected = (
             tfadv.evaluate(classifier(m, (0, 255), quiet=True), x, y, attack, 0.2) for m in (model, float32)
         )
-        # Int4 is another model: 16 levels per weight.
-        assert abs(int(own.robust.sum()) - int(expected.robust.sum())) <= (20 if policy == "int4" else 2)
+        # A quantized model is another one, of 16 levels per weight with int4.
+        tolerated = {"int4": 20, "int8": 6, "float8": 6}.get(policy, 2)
+        assert abs(int(own.robust.sum()) - int(expected.robust.sum())) <= tolerated
         assert not own.upper_bound()
 
 
@@ -191,7 +192,8 @@ def test_a_policy_of_the_process_does_not_make_a_float32_model_half(under_policy
     try:
         made = classifier(model, (0, 255), quiet=True)
         assert not needs_twin(made) and made.compute_dtype != "float32"
-        assert all(layer.compute_dtype == "float32" for layer in made.layers if not isinstance(layer, keras.Model))
+        own = [layer for layer in made.layers if not isinstance(layer, (keras.Model, layers.InputLayer))]
+        assert own and all(layer.compute_dtype == "float32" for layer in own)
     finally:
         keras.config.set_dtype_policy("float32")
 
