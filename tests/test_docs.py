@@ -78,7 +78,6 @@ def test_the_code_of_the_pages_runs(tmp_path):
     assert text.keys() == set(pages)
     assert "autoattack, eps 0.03137:" in text["README.md"] and "smallest_eps" in text["README.md"]
     assert (tmp_path / "hardened.keras").is_file()
-    assert "(2, 24, 16, 16, 3)" in text["docs/own_model_and_images.md"]
 
 
 def test_the_code_and_the_command_of_the_tutorial_run(tmp_path, monkeypatch):
