@@ -19,7 +19,7 @@ AFFECTS_RESULTS = False  # artifacts depend on the module of their objective
 EPS_SCHEDULES = ("ramp", "fixed", "uniform")
 
 OPTIMIZERS = ("sgd", "adam")
-# How defenses train, from Python and from the command line; measured on eight architectures: docs/defenses.md.
+# How defenses train, from Python and from the command line; measured on seven architectures: docs/defenses.md.
 DEFENSE_OPTIMIZER = "adam"
 DEFENSE_LEARNING_RATE = 1e-3
 DEFENSE_WEIGHT_DECAY = 5e-3
