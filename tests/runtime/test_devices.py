@@ -103,8 +103,10 @@ from tfadv.runtime.devices import Devices
 from tfadv.training import Trainer, TrainingSettings
 devices = Devices("mirrored", 2)
 rng = np.random.default_rng(0)
-samples = Samples(rng.uniform(size=(256, 16, 16, 1)).astype("float32"), rng.integers(0, 3, 256))
-settings = TrainingSettings(epochs=2, batch_size=16, learning_rate=0.1, patience=9, eps=0.1, average=0.9)
+labels = rng.integers(0, 3, 256)  # the brighter, the higher: something to learn, else the weights stay
+images = 0.3 * rng.uniform(size=(256, 16, 16, 1)) + labels[:, None, None, None] / 3
+samples = Samples(images.astype("float32"), labels)
+settings = TrainingSettings(epochs=4, batch_size=16, learning_rate=0.1, patience=9, eps=0.1, average=0.9)
 trained = []
 for objective, how in (
     (PGDTraining(steps=1, awp=0.1), {"batch_parts": 2}),
