@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,9 +12,9 @@ import tensorflow as tf
 
 from tfadv.attacks.gradient import logits_and_gradient, logits_of
 from tfadv.models.compiled import PerModel
+from tfadv.models.structure import once_per_model
 from tfadv.models.twins import copy_of, float32_twin
 
-_COPIES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 SMALLEST_MAP = 4  # pixels; coarser feature maps do not say where something is
 
 
@@ -75,11 +74,10 @@ def grad_cam(model: keras.Model, x: Any, y: Any) -> np.ndarray:
     return (cam / tf.maximum(tf.reduce_max(cam, axis=(1, 2), keepdims=True), 1e-12)).numpy()
 
 
+@once_per_model
 def _copy(model: keras.Model) -> keras.Model:
     """A float32 model of other layers with the same variables: the calls of its layers are recorded."""
-    if model not in _COPIES:
-        _COPIES[model] = copy_of(float32_twin(model) or model)
-    return _COPIES[model]
+    return copy_of(float32_twin(model) or model)
 
 
 @contextlib.contextmanager

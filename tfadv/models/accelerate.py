@@ -8,19 +8,17 @@ uses that, and changes results only by float32 rounding.
 
 from __future__ import annotations
 
-import threading
 import weakref
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfadv.models.twins import is_quantized, needs_twin, structure, use_own_gradient
+from tfadv.models.structure import once_per_model
+from tfadv.models.twins import is_quantized, needs_twin, use_own_gradient
 
 _BATCH = 32  # the least batch size expected: decides whether to scale a kernel or the result of its convolution
-_CLONES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model → its clones by precision and structure
 _OPTIMIZED: weakref.WeakSet = weakref.WeakSet()  # all clones
-_BUILDING = threading.RLock()  # the threads of several devices would otherwise build the same clone each
 
 
 def accelerated(model: keras.Model, precision: str = "float32") -> keras.Model:
@@ -39,23 +37,24 @@ def accelerated(model: keras.Model, precision: str = "float32") -> keras.Model:
       where its layers are unknown (subclassed), one of them is used twice, is quantized
       or computes in half precision, or it is such a clone.
     """
-    with _BUILDING:
-        if model in _OPTIMIZED:
-            return model
-        clones, key = _CLONES.setdefault(model, {}), (precision, structure(model))
-        if key not in clones:
-            try:
-                functional = keras.Model(model.inputs, model.outputs, name=model.name)
-            except (AttributeError, ValueError):
-                return model
-            if any(len(layer._inbound_nodes) > 1 for layer in functional.layers):
-                return model
-            if needs_twin(functional) or is_quantized(functional):
-                return model
-            clones[key] = _optimized_clone(functional, precision)
-            _OPTIMIZED.add(clones[key])
-            use_own_gradient(clones[key])
-        return clones[key]
+    return model if model in _OPTIMIZED else _clone_of(model, precision) or model
+
+
+@once_per_model
+def _clone_of(model: keras.Model, precision: str) -> keras.Model | None:
+    """The optimized clone; None where there is none."""
+    try:
+        functional = keras.Model(model.inputs, model.outputs, name=model.name)
+    except (AttributeError, ValueError):
+        return None
+    if any(len(layer._inbound_nodes) > 1 for layer in functional.layers):
+        return None
+    if needs_twin(functional) or is_quantized(functional):
+        return None
+    clone = _optimized_clone(functional, precision)
+    _OPTIMIZED.add(clone)
+    use_own_gradient(clone)
+    return clone
 
 
 def computes_in_bfloat16(model: keras.Model) -> bool:

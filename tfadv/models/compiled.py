@@ -11,7 +11,8 @@ from typing import Any
 import tensorflow as tf
 
 from tfadv.models.accelerate import accelerated
-from tfadv.models.twins import float32_twin, structure
+from tfadv.models.structure import structure
+from tfadv.models.twins import float32_twin
 from tfadv.runtime import compilation
 
 _SCALE = 2.0**8  # of the gradient at the logits, from one attempt to find a gradient that is not 0 to the next

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import weakref
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfadv.models.twins import copy_of, structure
-
-_WRAPPED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model → structure → the model of images
+from tfadv.models.structure import once_per_model
+from tfadv.models.twins import copy_of
 
 
 def image_shape(shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
@@ -61,12 +59,14 @@ def image_model(model: Any) -> Any:
         return model
     if any(isinstance(size, tuple) for size in shape):  # several inputs
         return model
-    wrapped, now = _WRAPPED.setdefault(model, {}), structure(model)
-    if now not in wrapped:
-        images = keras.Input(image_shape(shape[1:]))
-        own = without_axes(images, shape[1:])
-        wrapped[now] = keras.Model(images, copy_of(model)(own), name=model.name)
-    return wrapped[now]
+    return _of_images(model)
+
+
+@once_per_model
+def _of_images(model: keras.Model) -> keras.Model:
+    shape = model.input_shape[1:]
+    images = keras.Input(image_shape(shape))
+    return keras.Model(images, copy_of(model)(without_axes(images, shape)), name=model.name)
 
 
 def fitted(model: Any, x: Any) -> Any:

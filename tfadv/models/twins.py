@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import threading
 import types
 import weakref
 from typing import Any
@@ -17,19 +16,19 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfadv.models.structure import layers_of, once_per_model
+
 LOG = logging.getLogger(__name__)
 HALF = ("float16", "bfloat16")
 _TOLERANCE = 0.1  # of a logit, relative to the largest one: how far a twin may be from its model in half precision
 _PROBED = 4  # random images on which a twin is compared with its model
 _NOT_COPIED = ("build", "quantize")  # set by Keras on each layer, and bound to it
-_TWINS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model → structure → its twin, or None
 _OWN_GRADIENT: weakref.WeakSet = weakref.WeakSet()  # see `use_own_gradient`
-_BUILDING = threading.RLock()
 
 
 def needs_twin(model: Any) -> bool:
     """Whether any layer computes in half precision or in float8, unless `use_own_gradient` was called for the model."""
-    return model not in _OWN_GRADIENT and any(map(_computes_in_half_precision, _layers_of(model)))
+    return model not in _OWN_GRADIENT and any(map(_computes_in_half_precision, layers_of(model)))
 
 
 def _computes_in_half_precision(layer: keras.Layer) -> bool:
@@ -45,13 +44,6 @@ def _casts_of(model: keras.Model) -> list[Any]:
     return [operation for operation in operations if not isinstance(operation, keras.Layer)]
 
 
-def structure(model: Any) -> int:
-    """A number that changes when layers get other variables or another precision, as by `quantize` or LoRA."""
-    layers = _layers_of(model)
-    policies = tuple(layer.dtype_policy.name for layer in layers)
-    return hash((policies, tuple(id(v) for layer in layers for v in layer._trainable_variables)))
-
-
 def use_own_gradient(model: keras.Model) -> None:
     """The gradient of this model is taken as it is: somebody chose to train or to search in bfloat16."""
     _OWN_GRADIENT.add(model)
@@ -59,7 +51,7 @@ def use_own_gradient(model: keras.Model) -> None:
 
 def is_quantized(model: Any) -> bool:
     """Whether `model.quantize` has replaced the weights of any layer, as by int8; these can't be trained any more."""
-    return any(layer.quantization_mode is not None for layer in _layers_of(model))
+    return any(layer.quantization_mode is not None for layer in layers_of(model))
 
 
 def float32_twin(model: Any) -> Any:
@@ -75,37 +67,28 @@ def float32_twin(model: Any) -> Any:
       The twin; `model` itself where it computes in float32 already; None where it can't be copied, because its own code
       casts to half precision.
     """
-    with _BUILDING:
-        if not isinstance(model, keras.Model) or not needs_twin(model):
-            return model
-        twins, now = _TWINS.setdefault(model, {}), structure(model)
-        if now not in twins:
-            twins[now] = _checked_twin(model)
-        return twins[now]
+    return _checked_twin(model) if needs_twin(model) else model
 
 
 def copy_of(model: keras.Model) -> keras.Model:
     """A model of other layers with the same variables: what is done to its layers does not concern those of `model`."""
-    return _Copier(lambda layer: layer.dtype_policy)(model)
+    return _Copier(_same_policy)(model)
 
 
 def without_activation(layer: keras.layers.Layer) -> keras.layers.Layer:
     """A copy of a layer that shares its variables and has a linear activation."""
-    copy = _Copier(lambda layer: layer.dtype_policy)(layer)
+    copy = _Copier(_same_policy)(layer)
     copy.__dict__["activation"] = keras.activations.linear
     return copy
 
 
-def _layers_of(model: Any) -> list[Any]:
-    return list(model._flatten_layers()) if isinstance(model, keras.Model) else []
-
-
+@once_per_model
 def _checked_twin(model: keras.Model) -> keras.Model | None:
     """The twin, or None where it does not compute what the model does, or not in float32."""
     try:
         with tf.init_scope():  # the first gradient may be asked for inside a tf.function
             twin = _Copier(_float32_policy)(model)
-            if _agree(model, twin) and not _half_precision_in(twin, model):
+            if _is_float32_copy(twin, model):
                 return twin
         reason = "its own code computes in half precision"
     except Exception as error:  # whatever a subclassed model raises
@@ -117,6 +100,10 @@ def _checked_twin(model: keras.Model) -> keras.Model | None:
         reason,
     )
     return None
+
+
+def _same_policy(layer: keras.layers.Layer) -> keras.DTypePolicy:
+    return layer.dtype_policy
 
 
 def _float32_policy(layer: keras.layers.Layer) -> keras.DTypePolicy:
@@ -135,47 +122,27 @@ class _ComputesInFloat32(keras.DTypePolicy):
         self._variable_dtype = variable_dtype
 
 
-def _random_images(model: keras.Model) -> tf.Tensor | None:
+def _is_float32_copy(twin: keras.Model, model: keras.Model) -> bool:
+    """Whether a twin computes what the model does, and no operation of it returns half precision."""
     shape = getattr(model, "input_shape", None) or (model.get_build_config() or {}).get("input_shape")
     if not isinstance(shape, (tuple, list)) or not shape or isinstance(shape[0], (tuple, list)):
-        return None
+        return True  # nothing to try it on
     sides = [32 if size is None else size for size in shape[1:]]
-    return tf.constant(np.random.default_rng(0).uniform(size=(_PROBED, *sides)), tf.float32)
-
-
-def _agree(model: keras.Model, twin: keras.Model) -> bool:
-    images = _random_images(model)
-    if images is None:
-        return True
+    images = tf.constant(np.random.default_rng(0).uniform(size=(_PROBED, *sides)), tf.float32)
     own, copied = (np.asarray(tf.cast(m(images, training=False), tf.float32)) for m in (model, twin))
-    return bool(np.abs(own - copied).max() <= _TOLERANCE * max(1.0, np.abs(own).max()))
-
-
-def _half_precision_in(twin: keras.Model, model: keras.Model) -> bool:
-    """Whether any operation of the twin returns half precision."""
-    images = _random_images(model)
-    if images is None:
+    if np.abs(own - copied).max() > _TOLERANCE * max(1.0, np.abs(own).max()):
         return False
     # A partial, because TensorFlow warns of retracing where functions of the same code are traced for many models.
     function = tf.function(functools.partial(twin, training=False), autograph=False)
-    graph = function.get_concrete_function(tf.TensorSpec((None, *images.shape[1:]), tf.float32)).graph
-    return has_half_precision(graph)
+    return not _has_half_precision(function.get_concrete_function(tf.TensorSpec((None, *sides), tf.float32)).graph)
 
 
-def has_half_precision(graph: Any) -> bool:
-    """Whether any operation of a graph, or of a function that it calls, computes a tensor in half precision.
-
-    Variables may have that dtype: reading and casting them is no computation.
-    """
-    graphs = [
-        graph,
-        *(function.graph for function in getattr(graph, "_functions", {}).values() if hasattr(function, "graph")),
-    ]
+def _has_half_precision(graph: Any) -> bool:
+    """Whether any operation of a graph computes a tensor in half precision; to read variables is no computation."""
     return any(
         tensor.dtype.base_dtype.name in HALF
         and operation.type not in ("ReadVariableOp", "Identity", "Placeholder", "Const")
-        for own in graphs
-        for operation in own.get_operations()
+        for operation in graph.get_operations()
         for tensor in operation.outputs
     )
 
@@ -265,8 +232,9 @@ class _Copier:
 
 def _is_functional(model: keras.Model) -> bool:
     """Whether its graph of layers is known: its `call` is Keras' own."""
-    is_own = type(model).call not in (keras.Sequential.call, type(_PLAIN).call)
-    return not is_own and bool(getattr(model, "inputs", None)) and model.built
+    call_of_keras = type(model).call in (keras.Sequential.call, type(_PLAIN).call)
+    return call_of_keras and bool(getattr(model, "inputs", None)) and model.built
 
 
-_PLAIN = keras.Model(*(lambda i: (i, i))(keras.Input((1,))))
+_INPUT = keras.Input((1,))
+_PLAIN = keras.Model(_INPUT, _INPUT)  # the class of functional models has no public name

@@ -18,7 +18,7 @@ from tfadv.datasets.pipelines import Pipeline
 from tfadv.datasets.splits import hold_out
 from tfadv.models.image_model import fitted, image_model
 from tfadv.models.logits import input_range_of, original
-from tfadv.models.twins import structure
+from tfadv.models.structure import structure
 from tfadv.objectives import DEFENSE_LEARNING_RATE, DEFENSE_OPTIMIZER, DEFENSE_WEIGHT_DECAY, OBJECTIVES
 from tfadv.objectives.base import as_objective
 from tfadv.training.messages import say_outcome, warn_of_missing_classes, warn_of_unused_losses
