@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import numbers
 from collections.abc import Iterable
+from typing import Any
 
 AFFECTS_RESULTS = False
 
@@ -30,3 +32,11 @@ def check_name(kind: str, name: str, known: Iterable[str], most: int | None = No
     similar = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {similar[0]!r}? " if similar else ""
     raise UserError(f"unknown {kind} {name!r}: {hint}Known: {', '.join(known[:most])}{', …' if most else ''}.")
+
+
+def check_whole_number(name: str, value: Any, least: int | None = None) -> None:
+    """Raises ValueError where an argument of this name is not a whole number, or is below the least."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or (least is not None and value < least):
+        bound = "" if least is None else f" of at least {least}"
+        raise ValueError(f"{name} must be a whole number{bound}, got {value!r}.")

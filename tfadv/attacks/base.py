@@ -20,7 +20,7 @@ from tfadv import specs
 from tfadv.attacks import loop
 from tfadv.attacks.cost import Cost
 from tfadv.attacks.gradient import check_inputs
-from tfadv.errors import UserError, check_name
+from tfadv.errors import UserError, check_name, check_whole_number
 from tfadv.models.accelerate import accelerated, computes_in_bfloat16
 from tfadv.models.image_model import fitted, image_model
 from tfadv.models.twins import float32_twin
@@ -186,8 +186,7 @@ class Attack:
             raise ValueError(
                 "an attack can't be called inside a tf.function: use FGSM.one_pass there, or write your own step."
             )
-        if not isinstance(batch_size, numbers.Integral) or batch_size < 1:
-            raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size}.")
+        check_whole_number("batch_size", batch_size, 1)
         shape, model = np.shape(x), image_model(model)
         x = fitted(model, x)
         x, y, sizes = check_inputs(model, x, y, eps, clip, getattr(self, "norm", "linf"), limited=self.limited)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-import numbers
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,6 +21,7 @@ from tfadv.attacks.losses import LOSSES
 from tfadv.datasets.arrays import LabeledImages
 from tfadv.datasets.batches import full_batches, perturbed, to_float
 from tfadv.datasets.storage import Images
+from tfadv.errors import check_whole_number
 from tfadv.evaluation.distributed import OnAllDevices
 from tfadv.evaluation.guessing import hardly_better_than_guessing, largest_share
 from tfadv.evaluation.result import CostSummary, Result, concatenate
@@ -131,44 +131,33 @@ def evaluate(
       ValueError: an argument has the wrong type, shape or range, or the model's last layer is a softmax.
       UserError: the attack or a setting is unknown.
     """
+    attack = _untargeted(attack)
+    for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, None), ("first", first, 0)):
+        check_whole_number(name, value, least)
+    epsilons = [] if attack is None else sizes_of(eps)
+    one_eps = bool(epsilons) and (isinstance(eps, str) or np.ndim(eps) == 0)
+    data = LabeledImages(images, labels, input_range_of(model), prepared=execution is not None)
+    model = image_model(model)
+    evaluation = _Evaluation(model, attack, epsilons, one_eps, batch_size, seed, keep_images)
+    if execution is not None:
+        return evaluation.run(data, first, execution)[0]
+    with tqdm(total=data.n, unit="image", leave=False, disable=progress_disabled()) as bar:
+        result, classes = evaluation.run(data, first, Execution(progress=bar.update))
+    _warn(result, classes, model)
+    return result
+
+
+def _untargeted(attack: Any) -> Any:
+    """The attack of a text, or an attack itself, checked; None for clean images."""
     if isinstance(attack, str):
         from tfadv.attacks import parse
 
         attack = parse(attack)
     if attack is not None and not hasattr(attack, "settings"):
         raise ValueError(f"attack must be an attack, a text such as 'pgd(steps=20)', or None; got {attack!r}.")
-    for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, None), ("first", first, 0)):
-        if not isinstance(value, numbers.Integral) or (least is not None and value < least):
-            bound = "" if least is None else f" of at least {least}"
-            raise ValueError(f"{name} must be a whole number{bound}, got {value!r}.")
     if getattr(attack, "targeted", False):
         raise ValueError("a targeted attack moves images to given classes: it says nothing about robust accuracy.")
-    epsilons = [] if attack is None else sizes_of(eps)
-    data = LabeledImages(images, labels, input_range_of(model), prepared=execution is not None)
-    model, started = image_model(model), time.monotonic()
-    hidden = progress_disabled() if execution is None else True
-    with tqdm(total=data.n, unit="image", leave=False, disable=hidden) as bar:
-        asked_from_python, execution = execution is None, execution or Execution(progress=bar.update)
-        devices = execution.devices or Devices()
-        devices.check_batch(batch_size)
-        execution = dataclasses.replace(execution, devices=devices)
-        evaluation = _Evaluation(model, attack, epsilons, batch_size, seed, keep_images, execution)
-        results, all_labels = [], [np.zeros(0, np.int64)]
-        for x, y in data.pieces(evaluation.piece_size(data.n)):
-            results.append(evaluation.of_piece(x, y, first + sum(map(len, all_labels))))
-            all_labels.append(y)
-    result = concatenate(results)
-    cost = dataclasses.replace(result.cost, seconds=round(time.monotonic() - started, 2))
-    one = epsilons and (isinstance(eps, str) or np.ndim(eps) == 0)
-    adversarial = result.adversarial
-    if one and adversarial is not None:
-        adversarial = adversarial[0]
-    result = dataclasses.replace(
-        result, eps=epsilons[0] if one else tuple(epsilons), cost=cost, adversarial=adversarial
-    )
-    if asked_from_python:
-        _warn(result, np.concatenate(all_labels), model)
-    return result
+    return attack
 
 
 def _warn(result: Result, labels: np.ndarray, model: Any) -> None:
@@ -189,15 +178,29 @@ def _warn(result: Result, labels: np.ndarray, model: Any) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Evaluation:
-    """The arguments of `evaluate` that all pieces of the images share."""
+    """The arguments of `evaluate` that all pieces of the images share; `one_eps`: a number was given, no sequence."""
 
     model: Any
     attack: Any
     epsilons: list[float]
+    one_eps: bool
     batch_size: int
     seed: int
     keep_images: bool
-    execution: Execution
+
+    def run(self, data: LabeledImages, first: int, execution: Execution) -> tuple[Result, np.ndarray]:
+        """(the result of all images, their classes int64 (N,)); `first` is the number of the first image."""
+        started, results, classes = time.monotonic(), [], []
+        devices = execution.devices or Devices()
+        devices.check_batch(self.batch_size)
+        execution = dataclasses.replace(execution, devices=devices)
+        for x, y in data.pieces(self.piece_size(data.n)):
+            results.append(self.of_piece(x, y, first, execution))
+            classes.append(y)
+            first += len(y)
+        result = concatenate(results)
+        cost = dataclasses.replace(result.cost, seconds=round(time.monotonic() - started, 2))
+        return dataclasses.replace(result, cost=cost), np.concatenate(classes)
 
     def piece_size(self, n: int | None) -> int:
         """How many images are attacked in one piece: many, because AutoAttack regroups those that remain."""
@@ -207,9 +210,9 @@ class _Evaluation:
         pixels = math.prod(size or 1 for size in shape[1:]) if isinstance(shape, tuple) else 1
         return self.batch_size * max(1, _PIECE_BYTES // (4 * max(pixels, 1) * self.batch_size))
 
-    def of_piece(self, images: np.ndarray, labels: np.ndarray, first: int) -> Result:
+    def of_piece(self, images: np.ndarray, labels: np.ndarray, first: int, execution: Execution) -> Result:
         """The result of some of the images; `first` is the number of the first one."""
-        model, attack, devices, shape = self.model, self.attack, self.execution.devices, images.shape
+        model, attack, devices, shape = self.model, self.attack, execution.devices, images.shape
         assert devices is not None
         cost, kept, images, has_gradient = Cost(), None, fitted(model, images), None
         self._check(images, labels)
@@ -218,24 +221,25 @@ class _Evaluation:
             adversarial = np.zeros((0, len(labels)), bool)
         elif isinstance(attack, StoredPerturbations):
             clean, adversarial = _evaluate_stored(
-                model, images, labels, attack, self.epsilons, self.batch_size, self.execution
+                model, images, labels, attack, self.epsilons, self.batch_size, execution
             )
         elif _has_one_pass(attack) and not self.keep_images:
             clean, adversarial, has_gradient = _evaluate_one_pass(
-                model, images, labels, attack, self.epsilons, self.batch_size, self.execution
+                model, images, labels, attack, self.epsilons, self.batch_size, execution
             )
             cost.add(gradients=len(labels))
         else:
             x = to_float(images)
             common: dict[str, Any] = dict(seed=self.seed, batch_size=self.batch_size, cost=cost)
-            common |= dict(progress=self.execution.progress, resume=self.execution.resume)
+            common |= dict(progress=execution.progress, resume=execution.resume)
             if isinstance(attack, Attack):
                 common["image_numbers"] = np.arange(first, first + len(labels))
             on_devices = attack if isinstance(attack, FixedImages) else OnAllDevices(attack, devices)
             attacked = on_devices(model, x, labels, self.epsilons, **common)
             clean = predict(model, x, self.batch_size, devices) == labels
             adversarial = np.stack([predict(model, x_adv, self.batch_size, devices) == labels for x_adv in attacked])
-            kept = np.asarray(attacked).reshape(len(self.epsilons), *shape) if self.keep_images else None
+            if self.keep_images:
+                kept = np.asarray(attacked).reshape(*(() if self.one_eps else (len(self.epsilons),)), *shape)
         robust = np.flatnonzero(clean & adversarial.all(axis=0) & self.follows_gradient)[:_GRADIENTS_CHECKED]
         if has_gradient is None and len(robust):
             has_gradient = np.zeros(len(labels), bool)
@@ -243,7 +247,7 @@ class _Evaluation:
         return Result(
             attack=None if attack is None else attack.name,
             settings={} if attack is None else attack.settings(),
-            eps=tuple(self.epsilons),
+            eps=self.epsilons[0] if self.one_eps else tuple(self.epsilons),
             clean_correct=clean,
             adversarial_correct=adversarial,
             cost=CostSummary(cost.gradients, cost.forwards, 0.0, cost.fallbacks, cost.remaining),

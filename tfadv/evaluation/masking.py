@@ -21,6 +21,7 @@ from tfadv.attacks.pgd import PGD
 from tfadv.attacks.square import Square
 from tfadv.datasets.arrays import as_arrays
 from tfadv.datasets.batches import to_float
+from tfadv.errors import check_whole_number
 from tfadv.evaluation.checks import TOLERATED_CHANGE, Check, run_checks
 from tfadv.evaluation.evaluator import Execution, FixedImages, evaluate
 from tfadv.models.image_model import fitted, image_model
@@ -53,9 +54,7 @@ class DiagnosticSettings:
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("factor", 2), ("targets", 1), ("queries", 1), ("batch_size", 1)):
-            value = getattr(self, name)
-            if value != int(value) or value < least:
-                raise ValueError(f"{name} must be a whole number of at least {least}, got {value}.")
+            check_whole_number(name, getattr(self, name), least)
 
 
 def check_gradient_masking(

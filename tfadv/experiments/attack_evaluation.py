@@ -83,8 +83,13 @@ class AttackEvaluation(PartedArtifact):
         result = concatenate([load_result(part) for part in parts])
         save_result(folder, result)
         manifest["content"] = content_hash(result)
-        warn_of_upper_bound(self.name, result)
+        warn_of_upper_bound(self.attacked, result)
         return in_percent(result.robust)
+
+    @property
+    def attacked(self) -> str:
+        """ "model/recipe under attack"."""
+        return f"{self._trained.variant} under {self.attack.label}"
 
     def result(self) -> Result:
         """The result of all images."""

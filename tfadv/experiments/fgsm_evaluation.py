@@ -68,7 +68,7 @@ class FgsmEvaluation(PartedArtifact):
         for prefix, result in results.items():
             save_result(folder, result, prefix)
         manifest["content"] = content_hash(*results.values())
-        warn_of_upper_bound(self.name, results[PREFIXES[0]])
+        warn_of_upper_bound(self.attacked, results[PREFIXES[0]])
         whitebox, stored = (in_percent(results[prefix].robust) for prefix in PREFIXES)
         clean = in_percent([results[PREFIXES[0]].clean_correct])
         return f"clean {clean}, FGSM {whitebox}, stored images {stored}"
@@ -77,7 +77,12 @@ class FgsmEvaluation(PartedArtifact):
         """Clean, white-box at each eps, transfer at each eps."""
         return self._records(self._context.graph.open(self))
 
-    def whitebox(self) -> Result:
+    @property
+    def attacked(self) -> str:
+        """ "model/recipe under attack"."""
+        return f"{self._trained.variant} under FGSM"
+
+    def result(self) -> Result:
         """The result under white-box FGSM."""
         return load_result(self._context.graph.open(self), PREFIXES[0])
 

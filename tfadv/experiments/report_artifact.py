@@ -12,6 +12,8 @@ from tfadv import __version__
 from tfadv.choices import COMPARE
 from tfadv.evaluation.checks import Check
 from tfadv.evaluation.guessing import largest_share
+from tfadv.experiments.attack_evaluation import AttackEvaluation
+from tfadv.experiments.fgsm_evaluation import FgsmEvaluation
 from tfadv.experiments.gallery_images import GalleryImages, shown_images
 from tfadv.experiments.graph import Artifact, WholeArtifact
 from tfadv.report import FORMATS, write_report
@@ -83,25 +85,31 @@ class Report(WholeArtifact):
             checks=self._checks(),
             gallery=self._gallery(),
             explanations={
-                f"{trained.model}/{trained.recipe.name}": session.explanation(trained).read()
+                trained.variant: session.explanation(trained).read()
                 for trained in session.variants
                 if session.graph.current(session.explanation(trained)) is not None
             },
             training=self._training(),
             provenance=self._provenance(),
             largest_share=largest_share(session.splits.counts["test"]),
+            upper_bounds=self._upper_bounds(),
         )
         write_report(folder, data)
 
+    def _upper_bounds(self) -> tuple[str, ...]:
+        """See `ReportData.upper_bounds`."""
+        attacked = (each for each in self._evaluations if isinstance(each, (FgsmEvaluation, AttackEvaluation)))
+        return tuple(each.attacked for each in attacked if each.result().upper_bound())
+
     def _training(self) -> dict[str, Training]:
         """How each model was trained."""
-        return {f"{trained.model}/{trained.recipe.name}": trained.training() for trained in self._session.variants}
+        return {trained.variant: trained.training() for trained in self._session.variants}
 
     def _gallery(self) -> Gallery:
         """The attacked images of all models."""
         session = self._session
         images, labels = shown_images(session.splits)
-        models = {f"{t.model}/{t.recipe.name}": session.gallery(t).read() for t in session.variants}
+        models = {t.variant: session.gallery(t).read() for t in session.variants}
         return Gallery(GalleryImages.attack.name, tuple(sorted(session.config.epsilons)), images, labels, models)
 
     def _provenance(self) -> dict[str, str]:
@@ -125,9 +133,7 @@ class Report(WholeArtifact):
         session = self._session
         rows = {t: session.transfer_row(t, self._images(session.transfer_row(t))) for t in session.variants}
         return {
-            f"{trained.model}/{trained.recipe.name}": row.read()
-            for trained, row in rows.items()
-            if self._session.graph.current(row) is not None
+            trained.variant: row.read() for trained, row in rows.items() if self._session.graph.current(row) is not None
         }
 
     def _images(self, artifact: Artifact) -> int | None:
@@ -140,7 +146,7 @@ class Report(WholeArtifact):
         session = self._session
         diagnostics = {t: session.diagnostics(t, self._images(session.diagnostics(t))) for t in session.variants}
         return {
-            f"{trained.model}/{trained.recipe.name}": artifact.checks()
+            trained.variant: artifact.checks()
             for trained, artifact in diagnostics.items()
             if self._session.graph.current(artifact) is not None
         }

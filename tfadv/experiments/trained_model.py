@@ -75,6 +75,11 @@ class TrainedModel(WholeArtifact):
         self.rebuild = f"the same command with --stage={recipe.stage}"
 
     @property
+    def variant(self) -> str:
+        """ "model/recipe"."""
+        return f"{self.model}/{self.recipe.name}"
+
+    @property
     def subject(self) -> Subject:
         """The model as records name it."""
         return Subject(

@@ -77,7 +77,5 @@ def fitted(model: Any, x: Any) -> Any:
     if len(shape) == 3 and expected[-1] == 1 and all(own in (None, n) for own, n in zip(expected[1:3], shape[1:])):
         return x[..., None]
     if len(shape) == 2 and None not in expected[1:] and math.prod(expected[1:]) == shape[1]:
-        return (
-            keras.ops.reshape(x, (-1, *expected[1:])) if not isinstance(x, np.ndarray) else x.reshape(-1, *expected[1:])
-        )
+        return np.reshape(x, (-1, *expected[1:]))
     return x

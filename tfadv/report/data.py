@@ -119,6 +119,8 @@ class ReportData:
       training: "model/recipe" → how it was trained.
       provenance: what the results were computed with, such as "command" and "seed" → text.
       largest_share: share of the largest class among the test images; 0 where it is not known.
+      upper_bounds: "model/recipe under attack" where the robust accuracy is an upper bound, because robust images have
+        no gradient for the attack to follow.
     """
 
     dataset: str
@@ -132,6 +134,7 @@ class ReportData:
     training: Mapping[str, Training] = dataclasses.field(default_factory=dict)
     provenance: Mapping[str, str] = dataclasses.field(default_factory=dict)
     largest_share: float = 0.0
+    upper_bounds: tuple[str, ...] = ()
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import pathlib
 
 from tfadv.report.data import ReportData
 from tfadv.report.plots import pictures
-from tfadv.report.summary import guessing_warning
+from tfadv.report.summary import warnings
 from tfadv.report.tables import checks_lines, report_headline, report_tables
 
 INTERVALS = (
@@ -20,8 +20,7 @@ def write(folder: pathlib.Path, data: ReportData) -> None:
     tables = report_tables(data)
     checks = tables.pop("checks", None)
     blocks = [f"# {data.dataset}", report_headline(data)]
-    if warning := guessing_warning(data):
-        blocks.append(f"**{warning}**")
+    blocks += [f"**{warning}**" for warning in warnings(data)]
     if data.suspicious:
         blocks.append(f"**Gradient masking is suspected**, see below: {', '.join(data.suspicious)}.")
     blocks += ["## Tables", legend(data), *(table.markdown() for table in tables.values())]

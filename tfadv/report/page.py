@@ -16,7 +16,7 @@ from tfadv.report.data import ReportData
 from tfadv.report.gallery import Gallery
 from tfadv.report.markdown import legend_entries
 from tfadv.report.plots import pictures
-from tfadv.report.summary import guessing_warning, overview, sentence
+from tfadv.report.summary import overview, sentence, warnings
 from tfadv.report.svg import inline_svg, png_data_uri
 from tfadv.report.table import is_figure
 from tfadv.report.tables import matrix_table, report_tables
@@ -52,7 +52,7 @@ def write(folder: pathlib.Path, data: ReportData) -> None:
         data=data,
         title=f"Robustness on {data.dataset}",
         sentence=sentence(data),
-        guessing=guessing_warning(data),
+        warnings=warnings(data),
         suspicious=data.suspicious,
         sections=_sections(data, topics),
         overview=overview(data),

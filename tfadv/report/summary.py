@@ -16,8 +16,7 @@ def write(folder: pathlib.Path, data: ReportData) -> None:
     """Writes summary.txt: the accuracies that matter, then what they mean."""
     table = overview(data)
     lines = [f"{data.dataset}: {table.title}", "", table.text(), "", sentence(data), report_headline(data)]
-    if warning := guessing_warning(data):
-        lines.append(warning)
+    lines += warnings(data)
     if data.suspicious:
         lines.append(f"Gradient masking is suspected: {', '.join(data.suspicious)}.")
     (folder / "summary.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -64,14 +63,20 @@ def _rank(best: str, robust: dict[str, Record]) -> list[str]:
     return [f"{images}, {best} is the most robust recipe: {found[following]} points above {following}, the next."]
 
 
-def guessing_warning(data: ReportData) -> str:
-    """Which models have not learned, and what this means; "" where all have."""
-    if not data.guessing:
-        return ""
-    return (
-        f"Hardly better than always answering one class: {', '.join(data.guessing)}. Their accuracy under attack says "
-        "nothing about robustness."
-    )
+def warnings(data: ReportData) -> list[str]:
+    """Sentences on models that have not learned, and on accuracies that are upper bounds, where there are any."""
+    found = []
+    if data.guessing:
+        found.append(
+            f"Hardly better than always answering one class: {', '.join(data.guessing)}. Their accuracy under attack "
+            "says nothing about robustness."
+        )
+    if data.upper_bounds:
+        found.append(
+            f"Upper bounds: {', '.join(data.upper_bounds)}. Robust images have no gradient for the attack to follow, and "
+            "a stronger attack may find more."
+        )
+    return found
 
 
 def overview(data: ReportData) -> Table:

@@ -2,7 +2,8 @@
 
 from tfadv.training.checkpoints import Checkpoints
 from tfadv.training.divergence import Diverged
+from tfadv.training.settings import TrainingSettings
 from tfadv.training.tensorboard import TrainingLog
-from tfadv.training.trainer import Trainer, TrainingSettings
+from tfadv.training.trainer import Trainer
 
 __all__ = ["Checkpoints", "Diverged", "Trainer", "TrainingLog", "TrainingSettings"]

@@ -22,7 +22,8 @@ from tfadv.models.structure import structure
 from tfadv.objectives import DEFENSE_LEARNING_RATE, DEFENSE_OPTIMIZER, DEFENSE_WEIGHT_DECAY, OBJECTIVES
 from tfadv.objectives.base import as_objective
 from tfadv.training.messages import say_outcome, warn_of_missing_classes, warn_of_unused_losses
-from tfadv.training.trainer import ROBUST_VALIDATION_IMAGES, Trainer, TrainingSettings
+from tfadv.training.settings import TrainingSettings
+from tfadv.training.trainer import ROBUST_VALIDATION_IMAGES, Trainer
 
 LOG = logging.getLogger(__name__)
 HELD_OUT = 0.1  # share of the images

@@ -7,10 +7,9 @@ import dataclasses
 import functools
 import logging
 import math
-import numbers
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -18,7 +17,6 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from tfadv.datasets import AUGMENTATIONS
 from tfadv.datasets.batches import Samples, evaluation_batches, training_batches
 from tfadv.datasets.pipelines import Pipeline
 from tfadv.errors import UserError, check_name
@@ -26,7 +24,7 @@ from tfadv.evaluation.guessing import hardly_better_than_guessing, largest_share
 from tfadv.models.accelerate import accelerated
 from tfadv.models.rematerialization import rematerialized
 from tfadv.models.twins import float32_twin, is_quantized, use_own_gradient
-from tfadv.objectives import EPS_SCHEDULES, OPTIMIZERS
+from tfadv.objectives import OPTIMIZERS
 from tfadv.objectives.base import Objective, as_objective
 from tfadv.runtime import signals
 from tfadv.runtime.compilation import use_accelerated
@@ -40,6 +38,7 @@ from tfadv.training.best import Best
 from tfadv.training.checkpoints import Checkpoints
 from tfadv.training.messages import epoch_line, objective_label
 from tfadv.training.schedule import delayed_ramp, warmup_cosine
+from tfadv.training.settings import TrainingSettings
 from tfadv.training.sgd import SGD
 from tfadv.training.steps import Steps
 from tfadv.training.tensorboard import TrainingLog
@@ -51,64 +50,6 @@ ROBUST_VALIDATION_IMAGES = 1000  # attacked after each epoch of adversarial trai
 COLLAPSE = 0.2
 ROBUST = "val_robust_accuracy"
 _OPTIMIZERS = {"sgd": SGD, "adam": Adam}
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingSettings:
-    """How one run trains.
-
-    Attributes:
-      epochs: maximum number of epochs, where `steps` is 0.
-      batch_size: images per step, on all devices together.
-      learning_rate: the peak; see `warmup_cosine`.
-      patience: epochs without higher validation accuracy before training stops.
-      seed: int, for the order and augmentation of the images.
-      augmentations: names in `tfadv.datasets.AUGMENTATIONS`.
-      checkpoint_steps: number of steps between two checkpoints; 0 means one per epoch.
-      eps: size of the perturbation of adversarial objectives, in units of a [0, 1] pixel.
-      eps_schedule: how the size changes, one of `tfadv.objectives.EPS_SCHEDULES`.
-      average: decay per step of the moving average of the weights that is validated and kept in place of the weights
-        themselves; 0 keeps the weights.
-      steps: number of optimizer steps, all of which are taken; the last epoch may be incomplete.  0 means `epochs`.
-      keep_start: whether the weights that training starts from are a candidate for the epoch that is kept, as they are
-        with adversarial objectives in any case.
-    """
-
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    patience: int
-    seed: int = 0
-    augmentations: Sequence[str] = ()
-    checkpoint_steps: int = 0
-    eps: float = 0.0
-    eps_schedule: str = "ramp"
-    average: float = 0.0
-    steps: int = 0
-    keep_start: bool = False
-
-    def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", None)):
-            value = getattr(self, name)
-            if not isinstance(value, numbers.Integral) or isinstance(value, bool) or (least and value < least):
-                bound = f" of at least {least}" if least else ""
-                raise ValueError(f"{name} must be a whole number{bound}, got {value!r}.")
-        if not isinstance(self.learning_rate, numbers.Real) or not 0 < self.learning_rate < math.inf:
-            raise ValueError(
-                f"learning_rate must be a number above 0, the peak of its schedule, got {self.learning_rate!r}."
-            )
-        check_name("eps schedule", self.eps_schedule, EPS_SCHEDULES)
-        if isinstance(self.augmentations, str):
-            raise ValueError(
-                f"augmentations must be a list of names such as [{self.augmentations!r}], got a text. "
-                f"Known: {', '.join(AUGMENTATIONS)}."
-            )
-        if not isinstance(self.augmentations, (list, tuple)) or not all(isinstance(n, str) for n in self.augmentations):
-            raise ValueError(f"augmentations must be a list of names, got {self.augmentations!r}.")
-        for name in self.augmentations:
-            check_name("augmentation", name, AUGMENTATIONS)
-        if not isinstance(self.average, numbers.Real) or not 0 <= self.average < 1:
-            raise ValueError(f"average must be at least 0 and below 1, got {self.average}.")
 
 
 @dataclasses.dataclass
