@@ -250,7 +250,7 @@ class Session:
             )
         if len({result.n for result in results}) != 1:  # there is no worst case over different numbers of images
             return records
-        worst = worst_case([fgsm.whitebox().first(results[0].n), *results])
+        worst = worst_case([fgsm.result().first(results[0].n), *results])
         labels = dict.fromkeys(["fgsm", *(evaluation.attack.label for evaluation in evaluations)])
         return records + worst_case_records(subject, epsilons, worst.robust, list(labels))
 

@@ -73,8 +73,8 @@ def warnings(data: ReportData) -> list[str]:
         )
     if data.upper_bounds:
         found.append(
-            f"Upper bounds: {', '.join(data.upper_bounds)}. Robust images have no gradient for the attack to follow, and "
-            "a stronger attack may find more."
+            f"Upper bounds: {', '.join(data.upper_bounds)}. Robust images have no gradient for the attack to follow, "
+            "and a stronger attack may find more."
         )
     return found
 
