@@ -291,7 +291,9 @@ class Config:
         "Peak of the learning rate, reached after warm-up.",
         group="Training",
         role="result",
-        accepts=Range(0, above=True, zero="0.1, or 0.01 with your own models or --weights"),
+        accepts=Range(
+            0, above=True, zero="0.1; 0.01 with --weights; with your own models, 0.001 with adam and 0.01 with sgd"
+        ),
     )
     weight_decay: float = setting(
         5e-4,
@@ -515,7 +517,7 @@ class Config:
             models=models,
             defense_models=defense_models,
             weights=os.path.expanduser(self.weights),
-            learning_rate=self.learning_rate or (0.01 if own_models or self.weights else 0.1),
+            learning_rate=self.learning_rate or (0.0 if own_models else 0.01 if self.weights else 0.1),
             surrogate=surrogate or (own_models[0] if own_models else "resnet18",),
             workdir=self.workdir or f"runs/{short_name(self.dataset)}",
         )

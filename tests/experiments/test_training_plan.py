@@ -60,9 +60,9 @@ def test_all_rounds_together_take_one_budget():
 def test_the_optimizer_and_its_learning_rate():
     for recipe, own, expected in [
         ("nfgsm", False, ("adam", 0.001)),
-        ("nfgsm", True, ("adam", 0.001)),
+        ("nfgsm", True, ("adam", 0.2)),
         ("surrogate", False, ("sgd", 0.2)),
-        ("surrogate", True, ("adam", 0.001)),
+        ("surrogate", True, ("adam", 0.2)),
         ("retrained", False, ("sgd", 0.2)),
     ]:
         config = plan(recipe, "--learning_rate=0.2")._config

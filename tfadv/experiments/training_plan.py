@@ -22,6 +22,9 @@ TRAINING_SETTINGS = (
 )  # fmt: skip
 
 
+FINE_TUNING_RATE = 0.01  # of SGD, for weights that were trained before
+
+
 class TrainingPlan:
     """Objective, length and settings of the training of one recipe."""
 
@@ -126,15 +129,16 @@ class TrainingPlan:
 
     @property
     def _learning_rate(self) -> float:
-        """Peak of the learning rate."""
-        of_defenses = self._config.defense_learning_rate if self._recipe.budgeted else 0.0
-        default = DEFENSE_LEARNING_RATE if self.optimizer == "adam" else self._config.learning_rate
-        return of_defenses or default
+        """Peak of the learning rate; that of `--learning_rate` is for SGD, unless the model is the user's own."""
+        config, adam = self._config, self.optimizer == "adam"
+        of_defenses = config.defense_learning_rate if self._recipe.budgeted else 0.0
+        given = 0.0 if adam and not self._own_model else config.learning_rate
+        return of_defenses or given or (DEFENSE_LEARNING_RATE if adam else FINE_TUNING_RATE)
 
     @property
     def learning_rate_setting(self) -> str:
         """The flag of the learning rate with its value, for messages."""
-        flag = "defense_learning_rate" if self._recipe.budgeted else "learning_rate"
+        flag = "defense_learning_rate" if self._recipe.budgeted else "learning_rate"  # which wins where both are given
         return f"--{flag} (now {self._learning_rate:g})"
 
     @property
