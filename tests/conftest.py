@@ -1,6 +1,7 @@
 """Shared fixtures: the embedded digits, a linear classifier, and the real images where they lie beside the project."""
 
 import contextlib
+import logging
 import pathlib
 
 import tfadv  # noqa: F401  before TensorFlow, because it switches oneDNN on
@@ -11,6 +12,7 @@ import pytest
 
 from tests.network import NotPermitted, linked_namespaces
 from tfadv.datasets import sources
+from tfadv.runtime import console
 
 REAL = pathlib.Path(__file__).parents[2] / "shared" / "tfds"
 
@@ -28,6 +30,16 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker("long"):
                 item.add_marker(pytest.mark.skip(reason="only with --long"))
+
+
+@pytest.fixture(autouse=True)
+def restore_logging():
+    """Undoes `console.configure_logging`, with which a command in this process changes the logger of tfadv."""
+    logger = logging.getLogger("tfadv")
+    handlers, propagate, level, quiet = list(logger.handlers), logger.propagate, logger.level, console._quiet
+    yield
+    logger.handlers, logger.propagate, console._quiet = handlers, propagate, quiet
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

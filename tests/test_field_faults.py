@@ -2,6 +2,7 @@
 
 import logging
 import math
+import tracemalloc
 
 import keras
 import numpy as np
@@ -11,7 +12,12 @@ from keras import layers
 from sklearn.datasets import load_digits
 
 import tfadv
+from tfadv.datasets.arrays import labeled_batches
 from tfadv.errors import UserError
+from tfadv.evaluation import evaluator
+from tfadv.models.logits import original
+from tfadv.objectives.cross_entropy import cross_entropy
+from tfadv.training import Trainer
 
 
 def network(shape=(8, 8, 1), **options):
@@ -337,7 +343,95 @@ def test_a_quantized_model_is_refused_in_one_line(trained):
         tfadv.AdversarialTrainer(tfadv.classifier(model, (0, 255), quiet=True))
 
 
-def test_images_are_not_kept_unless_asked_for_and_memory_stays(data, classifier):
+def test_images_are_not_kept_unless_asked_for(data, classifier):
     x, y = (a[1400:1450] for a in data)
     assert tfadv.evaluate(classifier, x, y, "fgsm", 0.1).adversarial is None
     assert tfadv.evaluate(classifier, x, y, "fgsm", 0.1, keep_images=True).adversarial.shape == x.shape
+
+
+@pytest.mark.parametrize("attack", ["fgsm", "pgd(steps=1)"])
+def test_evaluate_takes_little_more_memory_than_a_piece_of_the_images(classifier, monkeypatch, attack):
+    """What NumPy allocates on top of 12.8 MB of images, which are 51 MB in float32 and 154 MB for three eps."""
+    monkeypatch.setattr(evaluator, "_PIECE_BYTES", 2**20)
+    images = np.random.default_rng(0).integers(0, 256, (200_000, 8, 8, 1), dtype=np.uint8)
+    dataset = tf.data.Dataset.from_tensors((images[:2000], np.zeros(2000, int))).repeat(100)
+    for given in ((images, np.zeros(200_000, int)), (dataset,)):
+        tracemalloc.start()
+        try:
+            assert tfadv.evaluate(classifier, *given, attack=attack, eps=[0.01, 0.02, 0.03]).n == 200_000
+            assert tracemalloc.get_traced_memory()[1] < 0.3 * images.nbytes + 2**24
+        finally:
+            tracemalloc.stop()
+
+
+def test_a_pipeline_that_changes_is_refused_in_one_line(data, classifier):
+    """Pixels of another range, labels of no class, and fewer batches in a later epoch."""
+    x, y = (a[:900] for a in data)
+    before = classifier.get_weights()
+    black_first = np.concatenate([np.zeros_like(x[:450]), x]).astype("float32")
+    shrinking = Counted(x, y)
+    shrinking.on_epoch_end = lambda: setattr(shrinking, "arrays", (x[:450], y[:450]))
+    for dataset, words in [
+        (Counted(black_first, np.concatenate([y[:450], y])), "first batch was read in another range"),
+        (Counted(x, np.where(np.arange(900) > 500, 10, y)), "labels from 0 to 10: give 0 to 9"),
+        (shrinking, "has 1 batches in epoch 2 and said that it has 2"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            tfadv.AdversarialTrainer(classifier).fit(dataset, validation_data=(x[:50], y[:50]), epochs=2)
+        assert all((a == b).all() for a, b in zip(classifier.get_weights(), before))
+
+
+def test_weights_in_a_dict_are_used(data):
+    x, y = (a[:20] for a in data)
+    weights = np.arange(20) / 20
+    dataset = tf.data.Dataset.from_tensor_slices({"image": x, "label": y, "sample_weight": weights}).batch(20)
+    ((images, labels, found),) = labeled_batches(dataset)
+    np.testing.assert_array_equal(images, x)
+    np.testing.assert_array_equal(labels, y)
+    np.testing.assert_array_equal(found, weights.astype("float32"))
+
+
+def test_regularizers_of_the_model_are_used(data):
+    """With sample weights of 0, only L2(0.3) has a gradient: 0.6 w. A first step of SGD takes 1.9 times 0.1 of it."""
+    x, y = data[0][:20] / np.float32(255), data[1][:20]
+    model = keras.Sequential(
+        [keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(10, kernel_regularizer=keras.regularizers.L2(0.3))]
+    )
+    kernel, bias = model.get_weights()
+    trainer = Trainer(model, weight_decay=0.0, objective=cross_entropy)
+    trainer._optimizer.learning_rate = 0.1
+    trainer.train_step(tf.constant(x), tf.constant(y), weights=np.zeros(20, np.float32))
+    np.testing.assert_allclose(model.get_weights()[0], kernel * (1 - 0.1 * 1.9 * 0.6), rtol=1e-5)
+    np.testing.assert_array_equal(model.get_weights()[1], bias)
+
+
+def enable_lora(model):
+    model.layers[-1].enable_lora(2)
+    rng = np.random.default_rng(0)
+    for variable in (model.layers[-1].lora_kernel_a, model.layers[-1].lora_kernel_b):
+        variable.assign(rng.normal(size=variable.shape))
+
+
+@pytest.mark.parametrize("change", [lambda model: model.quantize("int4"), enable_lora])
+def test_a_classifier_follows_a_model_whose_layers_are_changed(data, classifier, change):
+    x, y = (a[1400:1500] for a in data)
+    model = original(classifier)
+    before = tfadv.evaluate(classifier, x, y, "pgd(steps=3)", 0.05)
+    change(model)
+    after, anew = (
+        tfadv.evaluate(each, x, y, "pgd(steps=3)", 0.05, keep_images=True)
+        for each in (classifier, tfadv.classifier(model, (0, 255), quiet=True))
+    )
+    np.testing.assert_array_equal(after.adversarial, anew.adversarial)
+    assert (before.robust != after.robust).any()
+
+
+def test_a_layer_that_is_frozen_between_two_fits_stays(data, classifier):
+    x, y = (a[:900] for a in data)
+    trainer, convolution = tfadv.AdversarialTrainer(classifier, eps=0.1), original(classifier).layers[1]
+    trainer.fit(x, y, epochs=1)
+    convolution.trainable = False
+    kernel, head = convolution.get_weights()[0], original(classifier).layers[-1].get_weights()[0]
+    assert trainer.fit(x, y, epochs=3)["best_epoch"] > 0
+    np.testing.assert_array_equal(convolution.get_weights()[0], kernel)
+    assert (original(classifier).layers[-1].get_weights()[0] != head).any()

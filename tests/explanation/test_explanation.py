@@ -167,7 +167,7 @@ def test_an_explanation_survives_saving(tmp_path):
 def test_a_model_without_feature_maps_is_explained_without_grad_cam(linear, images):
     found = tfadv.explain(linear[0], *images, points=2)
     assert np.isnan(found.cam).all() and len(found.labels) == 4
-    with pytest.raises(ValueError, match="eps must be greater than 0"):
+    with pytest.raises(ValueError, match="eps must be one number greater than 0"):
         tfadv.explain(linear[0], *images, eps=0)
 
 

@@ -13,31 +13,20 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture
-def logger(monkeypatch):
-    """The logger of tfadv; logger and verbosity are restored after the test."""
-    logger = logging.getLogger("tfadv")
-    old = logger.handlers, logger.propagate, logger.level
-    monkeypatch.setattr(console, "_quiet", False)
-    yield logger
-    logger.handlers, logger.propagate = old[:2]
-    logger.setLevel(old[2])
-
-
 @pytest.mark.parametrize(
     "stream, expected", [(Terminal, "\r\033[Kmodel …\r\033[K{} done\n"), (io.StringIO, "{} model …\n{} done\n")]
 )
-def test_a_line_about_what_was_started_stays_only_in_logs(monkeypatch, logger, stream, expected):
+def test_a_line_about_what_was_started_stays_only_in_logs(monkeypatch, stream, expected):
     stderr = stream()
     monkeypatch.setattr("sys.stderr", stderr)
     console.configure_logging("info")
     console.started("model")
-    logger.info("done")
+    logging.getLogger("tfadv").info("done")
     times = [word for word in stderr.getvalue().replace("\033[K", " ").split() if word.count(":") == 2]
     assert stderr.getvalue() == expected.format(*times)
 
 
-def test_quiet_says_nothing(monkeypatch, logger):
+def test_quiet_says_nothing(monkeypatch):
     stderr = Terminal()
     monkeypatch.setattr("sys.stderr", stderr)
     console.configure_logging("quiet")
@@ -48,12 +37,9 @@ def test_quiet_says_nothing(monkeypatch, logger):
 @pytest.mark.parametrize(
     "gpus, driver, visible, warned", [(0, True, "0", 1), (1, True, "0", 0), (0, False, "0", 0), (0, True, "", 0)]
 )
-def test_a_gpu_that_tensorflow_does_not_find_is_a_warning(
-    gpus, driver, visible, warned, monkeypatch, tmp_path, caplog, logger
-):
+def test_a_gpu_that_tensorflow_does_not_find_is_a_warning(gpus, driver, visible, warned, monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(console, "_NVIDIA_DRIVER", str(tmp_path if driver else tmp_path / "absent"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr(logger, "propagate", True)
     console.warn_of_unused_gpu(gpus)
     assert len(caplog.records) == warned
 

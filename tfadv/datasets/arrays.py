@@ -261,7 +261,7 @@ def _limits(x: Any) -> tuple[float, float]:
     if isinstance(x, tf.Tensor):
         x = tf.cast(x, tf.int32) if x.dtype == tf.bool else x
         return float(tf.reduce_min(x)), float(tf.reduce_max(x))
-    return float(x.min()), float(x.max())
+    return float(np.min(x)), float(np.max(x))
 
 
 def _within(least: float, greatest: float, low: float, high: float) -> bool:

@@ -87,7 +87,7 @@ class Pipeline:
             taken.append(batch)
         self._first_epoch = itertools.chain(taken, self._first_epoch)
         counted = [slice(None) if w is None else w > 0 for _, _, w in taken]
-        images = np.concatenate([fitted(self._model, self._read(x[rows])) for (x, _, _), rows in zip(taken, counted)])
+        images = np.concatenate([fitted(self._model, self._read(x))[rows] for (x, _, _), rows in zip(taken, counted)])
         if not len(images):
             raise ValueError("all sample weights are 0, so there is nothing to learn from.")
         return Samples(images, np.concatenate([self._classes(y)[rows] for (_, y, _), rows in zip(taken, counted)]))
@@ -97,12 +97,20 @@ class Pipeline:
 
         Yields:
           (float32 (M, H, W, C) in [0, 1], int64 (M,), weights float32 (M,) or None).
+
+        Raises:
+          ValueError: pixels or labels of another range than those of the first batch, or fewer batches.
         """
-        batches = self._first_epoch if number == 0 else labeled_batches(self._dataset)
+        batches, step = self._first_epoch if number == 0 else labeled_batches(self._dataset), 0
         for step, (x, y, weights) in enumerate(batches, 1):
             if step == self.steps and isinstance(self._dataset, keras.utils.PyDataset):
                 self._dataset.on_epoch_end()  # all batches are drawn
             yield to_float(fitted(self._model, self._read(x))), tf.constant(self._classes(y)), weights
+        if step < self.steps:
+            raise ValueError(
+                f"the data set has {step} batches in epoch {number + 1} and said that it has {self.steps}: give it a "
+                "length that stays."
+            )
 
 
 def _is_batched(dataset: tf.data.Dataset) -> bool:

@@ -109,9 +109,9 @@ def hold_out(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, n
     """Holds out a share of the images, by class as far as there are enough of them.
 
     Where each class has two images or more and both parts have room for all classes, this is scikit-learn's stratified
-    split.  Else as many images are held out, of as many classes as possible and equally many of each; a class never
-    gives its last image, so those with one image are kept.  Where all classes have one image, some are held out
-    nevertheless.
+    split, unless that would hold out all images of a class.  Else as many images are held out, of as many classes as
+    possible and equally many of each; a class never gives its last image, so those with one image are kept.  Where all
+    classes have one image, some are held out nevertheless.
 
     Args:
       labels: int (N,), N >= 2.
@@ -142,7 +142,9 @@ def _parted(labels: np.ndarray, size: int, seed: int) -> tuple[np.ndarray, np.nd
     positions = np.arange(len(labels))
     size = size if single.all() else min(size, len(labels) - len(classes))
     if not single.all() and len(classes) <= min(size, len(labels) - size):
-        return tuple(train_test_split(positions, test_size=size, stratify=labels, random_state=seed))
+        kept, held = train_test_split(positions, test_size=size, stratify=labels, random_state=seed)
+        if len(np.unique(labels[kept])) == len(classes):
+            return kept, held
     order = np.random.default_rng(seed).permutation(positions)
     if single.all():
         return order[size:], order[:size]

@@ -196,7 +196,5 @@ class AdversarialTrainer:
     def _check(self, images: Any, labels: np.ndarray) -> None:
         classes = self._trainer.model.output_shape[-1]
         check_inputs(self._trainer.model, to_float(images[:1]), labels[:1] * 0, self._eps, (0.0, 1.0))
-        if images.dtype == np.float32 and not (images.min() >= 0 and images.max() <= 1):
-            raise ValueError(f"images must be in [0, 1], got values from {images.min():g} to {images.max():g}.")
         if not 0 <= labels.min() <= labels.max() < classes:
             raise ValueError(f"y must be class numbers from 0 to {classes - 1}.")
