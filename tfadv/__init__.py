@@ -21,8 +21,9 @@ import warnings
 from typing import Any
 
 __version__ = "0.2.0"
+RESULTS = 1  # the version of the results: what was computed by another one is computed again
 
-_MODULE_NAMES = ("attacks", "datasets", "evaluation", "explanation", "models", "objectives", "training")
+_MODULE_NAMES = ("attacks", "datasets", "defenses", "evaluation", "explanation", "models", "training")
 _EVALUATION_NAMES = ("Result", "check_gradient_masking", "evaluate")
 __all__ = [  # noqa: F822  loaded on first use
     "AdversarialTrainer",
@@ -31,12 +32,12 @@ __all__ = [  # noqa: F822  loaded on first use
     "check_gradient_masking",
     "classifier",
     "datasets",
+    "defenses",
     "evaluate",
     "evaluation",
     "explain",
     "explanation",
     "models",
-    "objectives",
     "training",
 ]
 

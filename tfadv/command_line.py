@@ -13,8 +13,6 @@ from tfadv.config import Config
 from tfadv.errors import UserError, check_name
 from tfadv.settings import define_flags, describe, read_flags
 
-AFFECTS_RESULTS = False
-
 _PACKAGE = pathlib.Path(__file__).parent
 _FLAGFILE = ("--flagfile", "-flagfile")
 

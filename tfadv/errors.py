@@ -7,8 +7,6 @@ import numbers
 from collections.abc import Iterable
 from typing import Any
 
-AFFECTS_RESULTS = False
-
 
 class UserError(Exception):
     """An error that the user can resolve; `main` prints it as one line and exits with status 1."""

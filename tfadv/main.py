@@ -1,4 +1,4 @@
-"""The command `tfadv`: command line → `Config` → experiment.
+"""The command `tfadv`: command line → `Config` → stage.
 
 tfadv --flagfile=smoke
 python -m tfadv.main --dataset=cifar10 --stage=retrain
@@ -16,8 +16,6 @@ import tfadv
 from tfadv.command_line import CommandLine
 from tfadv.errors import UserError
 from tfadv.runtime import console, signals
-
-AFFECTS_RESULTS = False
 
 LOG = logging.getLogger("tfadv.main")  # `python -m tfadv.main` is called __main__
 
@@ -82,13 +80,11 @@ def _execute(arguments: Sequence[str]) -> None:
         # TensorFlow takes seconds to load: a mistyped flag is answered before that.
         import tensorflow as tf
 
-        from tfadv.experiments import runner
-        from tfadv.runtime import compilation
+        from tfadv.pipeline import stages
 
         gpus = tf.config.list_physical_devices("GPU")  # looks for one, and complains here rather than later
     console.warn_of_unused_gpu(len(gpus))
-    compilation.configure(jit_compile=config.jit_compile, accelerate=config.accelerate)
-    closing_text = runner.run(config)
+    closing_text = stages.run(config)
     if closing_text:
         print(closing_text)
 

@@ -1,4 +1,4 @@
-"""Tables of named things: attacks, data sets, models, objectives, recipes, experiments and report formats."""
+"""Tables of named things: attacks, data sets, models, defenses and report formats."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tfadv.errors import check_name
-
-AFFECTS_RESULTS = False
 
 
 class Registry(Mapping[str, Any]):

@@ -7,19 +7,12 @@ import math
 import textwrap
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 from absl import flags
 
 from tfadv import specs
 from tfadv.errors import UserError, check_name
-
-AFFECTS_RESULTS = False  # artifacts record the values of the settings that they depend on
-
-# "result": decides the figures; a work folder belongs to one choice of these settings.
-# "selection": decides which artifacts are created; each artifact records what it depends on.
-# "execution": where and how the work is done.
-Role = Literal["result", "selection", "execution"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,25 +101,21 @@ class Setting:
 
     help: str
     group: str
-    role: Role
     accepts: Accepted
     required: bool
 
 
-def setting(
-    default: Any, help: str, *, group: str, role: Role, accepts: Accepted = None, required: bool = False
-) -> Any:
+def setting(default: Any, help: str, *, group: str, accepts: Accepted = None, required: bool = False) -> Any:
     """Declares a setting, as the default of a dataclass field.
 
     Args:
       default: str, int, float, bool, or a tuple of str or float; the flag takes the same type.
       help: one or two sentences.
       group: the heading under which `--help` lists it.
-      role: what it decides, see `Role`.
       accepts: the numbers or names that are accepted, each element on its own for a tuple; None: anything.
       required: whether an empty text or tuple is refused.
     """
-    return dataclasses.field(default=default, metadata={"setting": Setting(help, group, role, accepts, required)})
+    return dataclasses.field(default=default, metadata={"setting": Setting(help, group, accepts, required)})
 
 
 def settings_of(config: Any) -> Iterator[tuple[str, Any, Setting]]:

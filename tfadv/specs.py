@@ -5,22 +5,25 @@ Needs no TensorFlow.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import hashlib
 import inspect
 import math
+import numbers
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tfadv.errors import UserError
+import numpy as np
+
+from tfadv.errors import UserError, check_name
 from tfadv.registry import Registry
 
 if TYPE_CHECKING:
     from tfadv.attacks.base import Attack
 
-AFFECTS_RESULTS = False  # artifacts record the settings that were read
-
+_MAX_INT = 2**31 - 1
 _SPEC = re.compile(r"\s*([\w.+-]+)\s*(?:\(([^()]*)\))?\s*(,|$)")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _FRACTION = re.compile(rf"\s*{_NUMBER.pattern}\s*(?:/\s*{_NUMBER.pattern}\s*)?")
@@ -158,6 +161,63 @@ def _text(value: Any) -> str:
     )
 
 
+def setting(
+    default: Any,
+    *,
+    choices: Iterable[str] | None = None,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+) -> Any:
+    """A field of a `Spec` with the values that it accepts.
+
+    Args:
+      default: its default.
+      choices: names, for a str.
+      least: the smallest number.
+      above: a number that the setting must exceed.
+      most: the largest number.
+    """
+    metadata = {"choices": choices, "least": least, "above": above, "most": most}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """Something with a name and settings, which can be written as text: an attack or a defense.
+
+    The fields are the settings; their types, and the values that `setting` declares, are checked.
+
+    Raises:
+      ValueError: a setting has the wrong type or is out of range.
+      UserError: the name of a choice is unknown; the message suggests the nearest one.
+    """
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
+
+    @property
+    def name(self) -> str:
+        """The name in the table of attacks or defenses."""
+        return type(self).__name__.lower()
+
+    @property
+    def label(self) -> str:
+        """The name and the settings that differ from its defaults: "pgd(restarts=5, steps=50)"."""
+        defaults, own = self._defaults().settings(), self.settings()
+        return label(self.name, {key: value for key, value in own.items() if value != defaults[key]})
+
+    def settings(self) -> dict[str, Any]:
+        """All settings as JSON values."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+    def _defaults(self) -> Spec:
+        """The same with its default settings."""
+        return type(self)()
+
+
 def build_with(name: str, settings: Mapping[str, Any], table: Registry) -> Any:
     """The entry of a table, called with settings.
 
@@ -199,3 +259,45 @@ def build(name: str, settings: dict[str, Any], attacks: Registry) -> Attack:
     if attack.name not in attacks:
         raise UserError(f"{name}: its property `name` is {attack.name!r}, but must be the name that is registered.")
     return attack
+
+
+def _checked(field: dataclasses.Field, value: Any) -> Any:
+    """The value of a setting, checked against its type and its `setting`."""
+    kind = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))
+    name, limits = field.name, {"choices": None, "least": None, "above": None, "most": None, **field.metadata}
+    if value is None and "None" in kind:
+        return None
+    if kind.startswith("tuple"):
+        value = tuple(value.split("+")) if isinstance(value, str) else tuple(value)
+        if not value:
+            raise ValueError(f"{name} must not be empty.")
+        for item in value if limits["choices"] else ():
+            check_name(name.removesuffix("s"), item, limits["choices"])
+        return value
+    if kind.startswith("str"):
+        if not isinstance(value, str):
+            raise ValueError(f"{name} must be a word, got {value!r}.")
+        if limits["choices"]:
+            check_name(name, value, limits["choices"])
+        return value
+    if kind.startswith("bool"):
+        if not isinstance(value, (bool, np.bool_)):
+            raise ValueError(f"{name} must be true or false, got {value!r}.")
+        return bool(value)
+    if kind.startswith(("int", "float")):
+        return _checked_number(name, value, kind.startswith("int"), limits)
+    return value
+
+
+def _checked_number(name: str, value: Any, whole: bool, limits: Mapping[str, Any]) -> int | float:
+    least, above, most = limits["least"], limits["above"], limits["most"]
+    expected = "a whole number" if whole else "a finite number"
+    expected += "" if least is None else f" of at least {least}"
+    expected += "" if above is None else f" above {above}"
+    expected += "" if most is None else f"{' and' if expected[-1].isdigit() else ' of'} at most {most}"
+    valid = isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
+    valid = valid and abs(value) <= _MAX_INT and math.isfinite(value) and not (whole and value != int(value))
+    in_range = valid and (least is None or value >= least) and (above is None or value > above)
+    if not in_range or (most is not None and value > most):
+        raise ValueError(f"{name} must be {expected}, got {value}.")
+    return int(value) if whole else float(value)

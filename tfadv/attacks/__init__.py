@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from tfadv.attacks.pgd import PGD
     from tfadv.attacks.square import Square
 
-AFFECTS_RESULTS = False  # artifacts depend on the module of their attack
 
 ATTACKS = Registry(
     "attack",

@@ -10,11 +10,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfadv.attacks import gradient, losses
-from tfadv.attacks.base import Bounds, Images, precision_setting, setting
+from tfadv.attacks.base import Bounds, Images, precision_setting
 from tfadv.attacks.iterative import IterativeAttack
 from tfadv.attacks.loop import Step, score
 from tfadv.attacks.norms import NORMS, get_norm
 from tfadv.attacks.targets import most_likely_others
+from tfadv.specs import setting
 
 MOMENTUM = 0.75  # α: the weight of the new step; the rest is the step before
 MIN_RISES = 0.75  # ρ: if the loss rises in fewer of the steps between two checkpoints, the step size is halved

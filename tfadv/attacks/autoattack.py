@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfadv.attacks.apgd import APGD
-from tfadv.attacks.base import Attack, Call, Images, precision_setting, setting
+from tfadv.attacks.base import Attack, Call, Images, precision_setting
 from tfadv.attacks.fab import FAB
 from tfadv.attacks.gradient import is_adversarial
 from tfadv.attacks.iterative import IterativeAttack
@@ -19,6 +19,7 @@ from tfadv.attacks.norms import NORMS
 from tfadv.attacks.square import Square
 from tfadv.models.compiled import compiled_logits
 from tfadv.runtime import compilation
+from tfadv.specs import setting
 
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 PARTS = (*STANDARD, "apgd-dlr", "fab")

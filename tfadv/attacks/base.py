@@ -8,9 +8,7 @@ subclass of `Attack`, which defines how one batch is attacked, or of
 from __future__ import annotations
 
 import dataclasses
-import math
-import numbers
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,28 +18,11 @@ from tfadv import specs
 from tfadv.attacks import loop
 from tfadv.attacks.cost import Cost
 from tfadv.attacks.gradient import check_inputs
-from tfadv.errors import UserError, check_name, check_whole_number
+from tfadv.errors import UserError, check_whole_number
 from tfadv.models.accelerate import accelerated, computes_in_bfloat16
 from tfadv.models.image_model import fitted, image_model
 from tfadv.models.twins import float32_twin
 from tfadv.runtime import compilation
-
-_MAX_INT = 2**31 - 1
-
-
-def setting(
-    default: Any, *, choices: Iterable[str] | None = None, least: float | None = None, above: float | None = None
-) -> Any:
-    """A field of an attack with the values that it accepts; `Attack` checks its type and these.
-
-    Args:
-      default: its default.
-      choices: names, for a str.
-      least: the smallest number.
-      above: a number that the setting must exceed.
-    """
-    metadata = {"choices": choices, "least": least, "above": above}
-    return dataclasses.field(default=default, metadata=metadata)
 
 
 def precision_setting() -> Any:
@@ -108,7 +89,7 @@ class Call:
 
 
 @dataclasses.dataclass(frozen=True)
-class Attack:
+class Attack(specs.Spec):
     """An attack and its settings.
 
     Raises:
@@ -119,26 +100,6 @@ class Attack:
     precision = "float32"  # where it can be set, it is a field: `precision_setting`
     limited = True  # whether eps limits the search; one that looks for the nearest image may have any limit
     uses_gradient = True  # whether it fails on images where the gradient of its loss is zero
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
-
-    @property
-    def name(self) -> str:
-        """The name in `tfadv.attacks.ATTACKS`."""
-        return type(self).__name__.lower()
-
-    @property
-    def label(self) -> str:
-        """The name and the settings that differ from its defaults: "pgd(restarts=5, steps=50)"."""
-        defaults, own = self._defaults().settings(), self.settings()
-        return specs.label(self.name, {key: value for key, value in own.items() if value != defaults[key]})
-
-    def settings(self) -> dict[str, Any]:
-        """All settings as JSON values."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
     def __call__(
         self,
@@ -230,46 +191,3 @@ class Attack:
                 "bfloat16. This needs convolutions in a functional or sequential model that uses each layer once."
             )
         return clone
-
-    def _defaults(self) -> Attack:
-        """The attack of the same name with its default settings."""
-        return type(self)()
-
-
-def _checked(field: dataclasses.Field, value: Any) -> Any:
-    """The value of a setting, checked against its type and its `setting`."""
-    kind = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))
-    name, limits = field.name, {"choices": None, "least": None, "above": None, **field.metadata}
-    if value is None and "None" in kind:
-        return None
-    if kind.startswith("tuple"):
-        value = tuple(value.split("+")) if isinstance(value, str) else tuple(value)
-        if not value:
-            raise ValueError(f"{name} must not be empty.")
-        for item in value:
-            check_name(name.removesuffix("s"), item, limits["choices"])
-        return value
-    if kind.startswith("str"):
-        if not isinstance(value, str):
-            raise ValueError(f"{name} must be a word, got {value!r}.")
-        if limits["choices"]:
-            check_name(name, value, limits["choices"])
-        return value
-    if kind.startswith("bool"):
-        if not isinstance(value, (bool, np.bool_)):
-            raise ValueError(f"{name} must be true or false, got {value!r}.")
-        return bool(value)
-    if kind.startswith(("int", "float")):
-        return _checked_number(name, value, kind.startswith("int"), limits["least"], limits["above"])
-    return value
-
-
-def _checked_number(name: str, value: Any, whole: bool, least: float | None, above: float | None) -> int | float:
-    expected = "a whole number" if whole else "a finite number"
-    expected += "" if least is None else f" of at least {least}"
-    expected += "" if above is None else f" above {above}"
-    valid = isinstance(value, (numbers.Real, np.number)) and not isinstance(value, (bool, np.bool_))
-    valid = valid and abs(value) <= _MAX_INT and math.isfinite(value) and not (whole and value != int(value))
-    if not valid or (least is not None and value < least) or (above is not None and value <= above):
-        raise ValueError(f"{name} must be {expected}, got {value}.")
-    return int(value) if whole else float(value)

@@ -10,12 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 from tfadv.attacks import gradient, loop, losses
-from tfadv.attacks.base import Bounds, Call, Images, setting
+from tfadv.attacks.base import Bounds, Call, Images
 from tfadv.attacks.hyperplane import project_onto_hyperplane
 from tfadv.attacks.iterative import IterativeAttack, Passes
 from tfadv.attacks.norms import NORMS, finite, get_norm
 from tfadv.attacks.targets import most_likely_others
 from tfadv.models.compiled import compiled_logits
+from tfadv.specs import setting
 
 MAX_BIAS = 0.1  # α_max: how much of a step starts from x and not from the present image
 OVERSHOOT = 1.05  # η: how far beyond the boundary a step goes

@@ -6,8 +6,8 @@ import dataclasses
 
 import tensorflow as tf
 
-from tfadv.attacks.base import setting
 from tfadv.attacks.pgd import IteratedGradient
+from tfadv.specs import setting
 
 
 @dataclasses.dataclass(frozen=True)

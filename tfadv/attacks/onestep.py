@@ -6,9 +6,10 @@ import dataclasses
 
 import tensorflow as tf
 
-from tfadv.attacks.base import Attack, Call, precision_setting, setting
+from tfadv.attacks.base import Attack, Call, precision_setting
 from tfadv.attacks.fgsm import FGSM
 from tfadv.attacks.targets import TARGETS, choose_targets
+from tfadv.specs import setting
 
 
 @dataclasses.dataclass(frozen=True)

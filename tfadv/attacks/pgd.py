@@ -9,10 +9,11 @@ import numpy as np
 import tensorflow as tf
 
 from tfadv.attacks import gradient, losses
-from tfadv.attacks.base import Bounds, Call, Images, precision_setting, setting
+from tfadv.attacks.base import Bounds, Call, Images, precision_setting
 from tfadv.attacks.iterative import IterativeAttack, Passes
 from tfadv.attacks.loop import ADVERSARIAL, Step, score
 from tfadv.attacks.norms import NORMS, finite, get_norm
+from tfadv.specs import setting
 
 
 class Inputs(NamedTuple):

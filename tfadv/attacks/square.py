@@ -9,11 +9,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfadv.attacks import gradient, losses, squares
-from tfadv.attacks.base import Bounds, Images, precision_setting, setting
+from tfadv.attacks.base import Bounds, Images, precision_setting
 from tfadv.attacks.iterative import IterativeAttack, Passes
 from tfadv.attacks.loop import Step, score
 from tfadv.attacks.norms import NORMS, get_norm
 from tfadv.attacks.randomness import START, drawn
+from tfadv.specs import setting
 
 
 class Inputs(NamedTuple):

@@ -14,8 +14,6 @@ import re
 from tfadv.errors import UserError, check_name
 from tfadv.registry import Registry
 
-AFFECTS_RESULTS = False  # artifacts record the entry of their data set
-
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSpec:

@@ -21,8 +21,6 @@ import numpy as np
 
 from tfadv.evaluation.records import wilson_interval
 
-AFFECTS_RESULTS = False  # checks are derived from diagnostics whenever they are needed
-
 TOLERATED_CHANGE = 1e-4  # between two forward passes, of the outputs' L2 norm, as in AutoAttack's flag
 WHITE_BOX = ("fgsm", "pgd", "pgd-steps", "pgd-restarts", "apgd-ce", "apgd-t")
 BLACK_BOX = ("square", "transfer")

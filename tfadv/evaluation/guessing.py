@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-AFFECTS_RESULTS = False  # only warnings and reports use it
-
 
 def hardly_better_than_guessing(accuracy: float, largest_share: float) -> bool:
     """Whether a classifier is hardly better than one that always answers the largest class.

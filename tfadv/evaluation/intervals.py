@@ -15,7 +15,6 @@ import numpy as np
 
 from tfadv.evaluation.records import wilson_interval
 
-AFFECTS_RESULTS = False  # differences are derived from results whenever they are needed
 RESAMPLES = 10_000
 PSEUDO_IMAGES = 0.5  # see `mean_paired_difference`
 

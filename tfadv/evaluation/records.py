@@ -8,27 +8,24 @@ from typing import Any
 
 import numpy as np
 
-AFFECTS_RESULTS = False  # records are derived from results whenever they are needed
 WORST_CASE = "worst"  # the `attack` of records that count the images no attack changed
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
+class ModelId:
     """The model that records are about.
 
     Attributes:
       dataset: name of the data set.
       model: name of the architecture.
-      variant: name of the recipe that trained it.
-      seed: the experiment's seed.
-      defense: the defense that it was trained with, such as "nfgsm(share=0.5)", or None.
+      defense: what trained it, with the settings that are not its defaults, such as "nfgsm(share=0.5)".
+      seed: the seed of the run.
     """
 
     dataset: str
     model: str
-    variant: str
+    defense: str
     seed: int
-    defense: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,28 +35,26 @@ class Record:
     Attributes:
       dataset: name of the data set.
       model: name of the architecture.
-      variant: name of the recipe that trained it.
+      defense: what trained it, such as "baseline" or "nfgsm(share=0.5)".
       protocol: "clean"; "whitebox", attacked on this model itself; or "transfer", attacked on `source`.
-      source: "model/variant" whose stored adversarial images were used, or None.
+      source: "model/defense" whose stored adversarial images were used, or None.
       attack: name in `tfadv.attacks.ATTACKS`, "worst" for the worst case per image over several, None for clean.
       eps: size of the perturbation in units of a [0, 1] pixel, None for clean.
       accuracy: correct / n.  An image that is misclassified without an attack counts as misclassified.
       interval: 95% Wilson interval of the accuracy, (low, high), rounded to 6 digits.
       correct: number of images classified correctly.
       n: number of images.
-      settings: the attack's settings; None for clean images and for the FGSM of the experiment's tables.
+      settings: the attack's settings; None for clean images and for the FGSM of the tables.
       cost: for all eps together: "gradients", "forwards" (numbers of images passed through the model), "seconds",
         "fallbacks", "remaining" (see `tfadv.attacks.cost.Cost`), "gradients_per_image", "forwards_per_image".
-      seed: the experiment's seed.
-      defense: the defense that the model was trained with, such as "nfgsm(share=0.5)"; None, and left out of
-        results.json, where it was trained on clean images.
+      seed: the seed of the run.
       label: the attack with those settings that are not its defaults, such as "pgd(steps=50)"; "" where all are
         defaults.  results.json leaves it out then.
     """
 
     dataset: str
     model: str
-    variant: str
+    defense: str
     protocol: str
     source: str | None
     attack: str | None
@@ -71,7 +66,6 @@ class Record:
     settings: dict[str, Any] | None
     cost: dict[str, Any] | None
     seed: int
-    defense: str | None = None
     label: str = ""
     per_image: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
 
@@ -93,8 +87,6 @@ class Record:
         del entry["per_image"]
         if not self.label:
             del entry["label"]
-        if self.defense is None:
-            del entry["defense"]
         return entry
 
     @classmethod
@@ -130,7 +122,7 @@ def wilson_interval(correct: int, n: int) -> tuple[float, float]:
 
 
 def fgsm_records(
-    subject: Subject,
+    model: ModelId,
     epsilons: Sequence[float],
     clean: np.ndarray,
     whitebox: np.ndarray,
@@ -140,27 +132,27 @@ def fgsm_records(
     """The records of an evaluation on clean images and under FGSM.
 
     Args:
-      subject: the model evaluated.
+      model: the model evaluated.
       epsilons: E sizes of the perturbation.
       clean: bool (N,), images classified correctly without an attack.
       whitebox: bool (E, N), also under FGSM on this model.
       transfer: bool (E, N), also with the stored perturbations of `source`; None where there are none.
-      source: "model/variant" that `transfer` was attacked on.
+      source: "model/defense" that `transfer` was attacked on.
 
     Returns:
       Clean, then white-box at each eps, then transfer at each eps.
     """
-    records = [_record(subject, clean, protocol="clean")]
+    records = [_record(model, clean, protocol="clean")]
     for eps, correct in zip(epsilons, whitebox, strict=True):
-        records.append(_record(subject, correct, protocol="whitebox", attack="fgsm", eps=eps))
+        records.append(_record(model, correct, protocol="whitebox", attack="fgsm", eps=eps))
     if transfer is not None:
         for eps, correct in zip(epsilons, transfer, strict=True):
-            records.append(_record(subject, correct, protocol="transfer", attack="fgsm", eps=eps, source=source))
+            records.append(_record(model, correct, protocol="transfer", attack="fgsm", eps=eps, source=source))
     return records
 
 
 def attack_records(
-    subject: Subject,
+    model: ModelId,
     epsilons: Sequence[float],
     correct: np.ndarray,
     attack: str,
@@ -171,7 +163,7 @@ def attack_records(
     """The records of one attack of `--attacks`, one for each eps.
 
     Args:
-      subject: the model evaluated.
+      model: the model evaluated.
       epsilons: E sizes of the perturbation.
       correct: bool (E, N), images classified correctly both without and under the attack.
       attack: its name in `tfadv.attacks.ATTACKS`.
@@ -187,23 +179,23 @@ def attack_records(
         "cost": {**cost, **per_image},
         "label": "" if label == attack else label,
     }
-    return [_record(subject, row, eps=eps, **common) for eps, row in zip(epsilons, correct, strict=True)]
+    return [_record(model, row, eps=eps, **common) for eps, row in zip(epsilons, correct, strict=True)]
 
 
 def worst_case_records(
-    subject: Subject, epsilons: Sequence[float], correct: np.ndarray, labels: Sequence[str]
+    model: ModelId, epsilons: Sequence[float], correct: np.ndarray, labels: Sequence[str]
 ) -> list[Record]:
     """The records of the worst case per image over several attacks, one for each eps.
 
     Args:
-      subject: the model evaluated.
+      model: the model evaluated.
       epsilons: E sizes of the perturbation.
       correct: bool (E, N), images classified correctly under every attack.
       labels: the attacks' labels.
     """
     settings = {"attacks": list(labels)}
     return [
-        _record(subject, row, protocol="whitebox", attack=WORST_CASE, eps=eps, settings=settings)
+        _record(model, row, protocol="whitebox", attack=WORST_CASE, eps=eps, settings=settings)
         for eps, row in zip(epsilons, correct, strict=True)
     ]
 
@@ -213,10 +205,10 @@ def with_outcomes(record: Record, correct: np.ndarray) -> Record:
     return dataclasses.replace(record, **_accuracy(correct))
 
 
-def _record(subject: Subject, correct: np.ndarray, **values: Any) -> Record:
+def _record(model: ModelId, correct: np.ndarray, **values: Any) -> Record:
     """A record of bool (N,); what `values` leaves out is None."""
     defaults = {"source": None, "attack": None, "eps": None, "settings": None, "cost": None}
-    return Record(**dataclasses.asdict(subject), **{**defaults, **values}, **_accuracy(correct))
+    return Record(**dataclasses.asdict(model), **{**defaults, **values}, **_accuracy(correct))
 
 
 def _accuracy(correct: np.ndarray) -> dict[str, Any]:

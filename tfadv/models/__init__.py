@@ -10,8 +10,6 @@ from typing import Any
 
 from tfadv.registry import Registry
 
-AFFECTS_RESULTS = False  # artifacts record the entry of their model
-
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:

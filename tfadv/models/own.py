@@ -21,7 +21,6 @@ from tfadv.models import MODELS
 if TYPE_CHECKING:
     import keras
 
-AFFECTS_RESULTS = False  # artifacts record what `identity` returns
 _OTHER_FILES = (".h5", ".hdf5")  # older formats
 
 

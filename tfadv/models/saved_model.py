@@ -9,7 +9,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-AFFECTS_RESULTS = False  # artifacts record the hash of the files
 _SIGNATURE = "serving_default"  # `keras.Model.export` and `tf.saved_model.save` both write it
 
 

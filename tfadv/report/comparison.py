@@ -11,7 +11,7 @@ from tfadv.report.table import Cell, Table
 
 
 def comparison_table(data: ReportData) -> Table | None:
-    """One row per model and recipe at the largest eps of stronger attacks; None where no defense was evaluated.
+    """One row per model and defense at the largest eps of stronger attacks; None where no defense was evaluated.
 
     Differences between its rows are in `tfadv.report.differences.differences_table`.
     """
@@ -21,20 +21,20 @@ def comparison_table(data: ReportData) -> Table | None:
     eps = max(record.eps for record in shown if record.eps is not None)
     attacks = list(dict.fromkeys(record.attack_label for record in shown))
     head = (
-        *("model", "recipe", "clean", "transfer", "FGSM", *attacks),
+        *("model", "defense", "clean", "transfer", "FGSM", *attacks),
         *("gradients, 1000s", "minutes"),
         *(["gradient masking"] if data.checks else []),
     )
     rows: list[tuple[Cell, ...]] = []
-    for model, recipe in dict.fromkeys((record.model, record.variant) for record in data.records):
-        strong = {r.attack_label: r for r in shown if (r.model, r.variant, r.eps) == (model, recipe, eps)}
+    for model, defense in dict.fromkeys((record.model, record.defense) for record in data.records):
+        strong = {r.attack_label: r for r in shown if (r.model, r.defense, r.eps) == (model, defense, eps)}
         rows.append(
             (
-                *(model, recipe, data.accuracy(model, recipe, "clean")),
-                *(data.accuracy(model, recipe, protocol, eps) for protocol in ("transfer", "whitebox")),
+                *(model, defense, data.accuracy(model, defense, "clean")),
+                *(data.accuracy(model, defense, protocol, eps) for protocol in ("transfer", "whitebox")),
                 *(_with_interval(strong.get(attack)) for attack in attacks),
-                *_cost(data, f"{model}/{recipe}"),
-                *([_verdict(data, f"{model}/{recipe}")] if data.checks else []),
+                *_cost(data, f"{model}/{defense}"),
+                *([_verdict(data, f"{model}/{defense}")] if data.checks else []),
             )
         )
     sizes = " / ".join(sorted({f"{record.n:,}" for record in shown}))
@@ -43,15 +43,15 @@ def comparison_table(data: ReportData) -> Table | None:
 
 
 def fgsm_tables(data: ReportData) -> dict[str, Table]:
-    """Accuracy on clean images and under white-box FGSM, one row per model and recipe."""
+    """Accuracy on clean images and under white-box FGSM, one row per model and defense."""
     rows: list[tuple[Cell, ...]] = [
         (
-            *(model, recipe, data.accuracy(model, recipe, "clean")),
-            *(data.accuracy(model, recipe, "whitebox", eps) for eps in data.epsilons),
+            *(model, defense, data.accuracy(model, defense, "clean")),
+            *(data.accuracy(model, defense, "whitebox", eps) for eps in data.epsilons),
         )
-        for model, recipe in dict.fromkeys((record.model, record.variant) for record in data.records)
+        for model, defense in dict.fromkeys((record.model, record.defense) for record in data.records)
     ]
-    head = ("model", "recipe", "clean", *(f"eps {eps:g}" for eps in data.epsilons))
+    head = ("model", "defense", "clean", *(f"eps {eps:g}" for eps in data.epsilons))
     return {"fgsm": Table("Accuracy on clean images and under white-box FGSM, all test images, %", head, rows)}
 
 
@@ -78,26 +78,26 @@ def _verdict(data: ReportData, name: str) -> str | None:
 
 
 def comparison_plot(data: ReportData, model: str, styles: dict[str, tuple[str, str, str]]) -> Figure:
-    """Robust over clean accuracy, a point per recipe; recipes that differ in settings only are joined by a line.
+    """Robust over clean accuracy, a point per defense; defenses that differ in settings only are joined by a line.
 
     Args:
       data: the results.
       model: name of the model.
-      styles: recipe → (title, color, marker), see `tfadv.report.plots.styles`.
+      styles: defense → (title, color, marker), see `tfadv.report.plots.styles`.
     """
     attack, robust = strongest(data, model)
     figure = Figure(figsize=(7.5, 4.5), layout="constrained")
     axes = figure.subplots()
     families: dict[str, list[tuple[float, float]]] = {}
-    for recipe, record in robust.items():
-        clean = data.accuracy(model, recipe, "clean")
+    for defense, record in robust.items():
+        clean = data.accuracy(model, defense, "clean")
         if clean is None:
             continue
-        title, color, marker = styles[recipe]
+        title, color, marker = styles[defense]
         height = 100 * record.accuracy
         low, high = (abs(height - 100 * bound) for bound in record.interval)
         axes.errorbar(clean, height, yerr=[[low], [high]], color=color, marker=marker, capsize=3, label=title, ls="")
-        families.setdefault(recipe.split("(")[0], []).append((clean, height))
+        families.setdefault(defense.split("(")[0], []).append((clean, height))
     for points in families.values():
         axes.plot(*zip(*sorted(points)), color="0.6", linewidth=1, zorder=0)
     eps = next(iter(robust.values())).eps
@@ -109,7 +109,7 @@ def comparison_plot(data: ReportData, model: str, styles: dict[str, tuple[str, s
 
 
 def strongest(data: ReportData, model: str) -> tuple[str, dict[str, Record]]:
-    """(attack, recipe → record at the largest eps) of the attack that left the least accuracy on average.
+    """(attack, defense → record at the largest eps) of the attack that left the least accuracy on average.
 
     Attacks are compared on the images that all of them attacked. Where these are not known, only those attacks are
     compared that attacked the most images.
@@ -120,13 +120,13 @@ def strongest(data: ReportData, model: str) -> tuple[str, dict[str, Record]]:
     records = [r for r in data.records if r.model == model and r.settings and r.attack not in (WORST_CASE, "fgsm")]
     if not records:
         eps = max(data.epsilons, default=None)
-        found = {recipe: data.record(model, recipe, "whitebox", eps) for recipe in data.recipes}
-        return "FGSM", {recipe: record for recipe, record in found.items() if record}
+        found = {defense: data.record(model, defense, "whitebox", eps) for defense in data.defenses}
+        return "FGSM", {defense: record for defense, record in found.items() if record}
     eps = max(record.eps for record in records if record.eps is not None)
     groups: dict[str, dict[str, Record]] = {}
     for record in records:
         if record.eps == eps:
-            groups.setdefault(record.attack_label, {})[record.variant] = record
+            groups.setdefault(record.attack_label, {})[record.defense] = record
     most = max(map(len, groups.values()))
     complete = {label: group for label, group in groups.items() if len(group) == most}
     shared = on_shared_images([record for group in complete.values() for record in group.values()])

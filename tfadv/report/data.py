@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from tfadv.report.gallery import Gallery
 
 
-class Recipe(Protocol):
-    """What a report needs to know of a `tfadv.experiments.recipe.Recipe`."""
+class Defense(Protocol):
+    """What a report needs to know of a `tfadv.defenses.base.Defense`."""
 
     @property
-    def name(self) -> str: ...
+    def label(self) -> str: ...
     @property
     def title(self) -> str: ...
     @property
@@ -32,25 +32,13 @@ class Recipe(Protocol):
 
 
 class Published(Protocol):
-    """What a report needs to know of published figures."""
+    """Published figures that a report shows beside its own, such as the module `tfadv.paper`."""
 
-    def covers(self, dataset: str) -> bool: ...
-    def accuracy(self, dataset: str, model: str, recipe: str, eps: float | None) -> float | None: ...
+    def covers(self, dataset: str) -> bool:
+        """Whether there are figures for a data set."""
 
-
-class Experiment(Protocol):
-    """What a report needs to know of a `tfadv.experiments.recipe.Experiment`, which is a layer above."""
-
-    @property
-    def recipes(self) -> Sequence[Recipe]: ...
-    @property
-    def reference(self) -> str: ...
-    @property
-    def published(self) -> Published | None: ...
-    @property
-    def tables(self) -> Callable[[Any], dict[str, Any]] | None: ...
-    @property
-    def headline(self) -> Callable[[Any], str] | None: ...
+    def accuracy(self, dataset: str, model: str, defense: str, eps: float | None) -> float | None:
+        """A published accuracy in percent, on clean images where eps is None; None where there is none."""
 
 
 class TransferRow(TypedDict):
@@ -59,7 +47,7 @@ class TransferRow(TypedDict):
     Keys:
       n: number of images.
       eps: size of the perturbation.
-      correct: "model/recipe" → number of images classified correctly, both clean and attacked.
+      correct: "model/defense" → number of images classified correctly, both clean and attacked.
     """
 
     n: int
@@ -105,28 +93,38 @@ def with_earlier_rounds(rounds: Sequence[Training]) -> Training:
 
 @dataclasses.dataclass(frozen=True)
 class ReportData:
-    """The results of an experiment on one data set.
+    """The results of a run on one data set.
 
     Attributes:
       dataset: name of the data set.
       class_names: names of the classes.
       records: the entries of results.json that the report is about.
-      experiment: the experiment; its recipes are those of the records.
-      transfer_matrix: "model/recipe" that was attacked → `TransferRow`; None where it was not evaluated.
-      checks: "model/recipe" → results of the checks for gradient masking.
+      known_defenses: the defenses of the records, in the order of tables.
+      first: label of the defense that the others start from and are compared with.
+      published: figures to show beside these, or None.
+      tables: function from these data to a dict of file name → `tfadv.report.table.Table`, the tables of accuracies;
+        None takes `tfadv.report.tables.default_tables`.
+      headline: function from these data to the sentences at the top; None takes
+        `tfadv.report.tables.default_headline`.
+      transfer_matrix: "model/defense" that was attacked → `TransferRow`; None where it was not evaluated.
+      checks: "model/defense" → results of the checks for gradient masking.
       gallery: attacked images, or None.
-      explanations: "model/recipe" → `Explanation`, where there is one.
-      training: "model/recipe" → how it was trained.
+      explanations: "model/defense" → `Explanation`, where there is one.
+      training: "model/defense" → how it was trained.
       provenance: what the results were computed with, such as "command" and "seed" → text.
       largest_share: share of the largest class among the test images; 0 where it is not known.
-      upper_bounds: "model/recipe under attack" where the robust accuracy is an upper bound, because robust images have
+      upper_bounds: "model/defense under attack" where the robust accuracy is an upper bound, because robust images have
         no gradient for the attack to follow.
     """
 
     dataset: str
     class_names: tuple[str, ...]
     records: tuple[Record, ...]
-    experiment: Experiment
+    known_defenses: Sequence[Defense]
+    first: str
+    published: Published | None = None
+    tables: Callable[[Any], dict[str, Any]] | None = None
+    headline: Callable[[Any], str] | None = None
     transfer_matrix: Mapping[str, TransferRow] | None = None
     checks: Mapping[str, Sequence[Check]] = dataclasses.field(default_factory=dict)
     gallery: Gallery | None = None
@@ -142,10 +140,10 @@ class ReportData:
         return tuple(dict.fromkeys(record.model for record in self.records))
 
     @property
-    def recipes(self) -> tuple[str, ...]:
-        """Names of the recipes in the records: the experiment's in its order, then others."""
-        names = dict.fromkeys(record.variant for record in self.records)
-        ordered = [recipe.name for recipe in self.experiment.recipes if recipe.name in names]
+    def defenses(self) -> tuple[str, ...]:
+        """Labels of the defenses in the records: the known ones in their order, then others."""
+        names = dict.fromkeys(record.defense for record in self.records)
+        ordered = [defense.label for defense in self.known_defenses if defense.label in names]
         return tuple(dict.fromkeys([*ordered, *names]))
 
     @property
@@ -155,41 +153,41 @@ class ReportData:
 
     @property
     def suspicious(self) -> tuple[str, ...]:
-        """ "model/recipe" of those that fail a check for gradient masking."""
+        """ "model/defense" of those that fail a check for gradient masking."""
         return tuple(name for name, checks in self.checks.items() if any(check.passed is False for check in checks))
 
     @property
     def guessing(self) -> tuple[str, ...]:
-        """ "model/recipe" of those that are hardly better on clean images than always answering the largest class."""
+        """ "model/defense" of those that are hardly better on clean images than always answering the largest class."""
         return tuple(
-            f"{record.model}/{record.variant}"
+            f"{record.model}/{record.defense}"
             for record in self.records
             if record.protocol == "clean" and hardly_better_than_guessing(record.accuracy, self.largest_share)
         )
 
-    def record(self, model: str, recipe: str, protocol: str, eps: float | None = None) -> Record | None:
+    def record(self, model: str, defense: str, protocol: str, eps: float | None = None) -> Record | None:
         """The result on clean images or under FGSM on all test images, or None where there is none.
 
         Args:
           model: name of the model.
-          recipe: name of the recipe.
+          defense: its label.
           protocol: "clean", "whitebox" or "transfer".
           eps: size of the perturbation; None for clean images.
         """
-        wanted = (model, recipe, protocol, eps)
+        wanted = (model, defense, protocol, eps)
         for record in self.records:
-            if (record.model, record.variant, record.protocol, record.eps) == wanted and record.settings is None:
+            if (record.model, record.defense, record.protocol, record.eps) == wanted and record.settings is None:
                 return record
         return None
 
-    def worst_case(self, model: str, recipe: str, eps: float) -> Record | None:
+    def worst_case(self, model: str, defense: str, eps: float) -> Record | None:
         """The result for the images that no attack changed, or None where there were no stronger attacks."""
         for record in self.records:
-            if (record.model, record.variant, record.attack, record.eps) == (model, recipe, WORST_CASE, eps):
+            if (record.model, record.defense, record.attack, record.eps) == (model, defense, WORST_CASE, eps):
                 return record
         return None
 
-    def accuracy(self, model: str, recipe: str, protocol: str, eps: float | None = None) -> float | None:
+    def accuracy(self, model: str, defense: str, protocol: str, eps: float | None = None) -> float | None:
         """The accuracy in percent of the same `record`, or None."""
-        record = self.record(model, recipe, protocol, eps)
+        record = self.record(model, defense, protocol, eps)
         return None if record is None else 100 * record.accuracy

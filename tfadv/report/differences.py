@@ -45,23 +45,23 @@ def difference(a: Record | None, b: Record | None) -> Difference | None:
 
 
 def mean_gain(
-    data: ReportData, recipe: str, protocol: str = "whitebox", models: Iterable[str] | None = None
+    data: ReportData, defense: str, protocol: str = "whitebox", models: Iterable[str] | None = None
 ) -> Difference | None:
-    """How much more accurate a recipe is than the reference under FGSM, on average over models and eps.
+    """How much more accurate a defense is than the first defense under FGSM, on average over models and eps.
 
     Args:
       data: the results.
-      recipe: name of the recipe.
+      defense: name of the defense.
       protocol: "whitebox" or "transfer".
       models: names of the models; None means all.
 
     Returns:
       None where no model and eps has both accuracies.
     """
-    reference = data.experiment.reference
+    first = data.first
     return mean_difference(
         [
-            (data.record(model, recipe, protocol, eps), data.record(model, reference, protocol, eps))
+            (data.record(model, defense, protocol, eps), data.record(model, first, protocol, eps))
             for model in (data.models if models is None else models)
             for eps in data.epsilons
         ]
@@ -82,39 +82,39 @@ def on_shared_images(records: Sequence[Record]) -> list[Record] | None:
 
 
 def differences_table(data: ReportData) -> Table | None:
-    """How much more accurate recipes are than the reference, and under PGD than under AutoAttack; None without any."""
+    """How much more accurate defenses are than the first one, and under PGD than under AutoAttack; None without any."""
     found = [(cells, each) for cells, each in _differences(data) if each]
     if not found:
         return None
     title = "Differences in accuracy on the same n test images, percentage points, with the ends of the 95% interval"
     if not all(each.paired for _, each in found):
         title += " (from counts, as if the images were independent: wider than a paired interval)"
-    head = ("model", "recipe", "images", "eps", "less", "Δ", "low", "high", "n")
+    head = ("model", "defense", "images", "eps", "less", "Δ", "low", "high", "n")
     return Table(title, head, [(*cells, *each.points, f"{each.n:,}") for cells, each in found])
 
 
 def _differences(data: ReportData) -> Iterator[tuple[tuple[Cell, ...], Difference | None]]:
-    """(model, recipe, images, eps, what is subtracted), and the difference."""
-    reference = data.experiment.reference
+    """(model, defense, images, eps, what is subtracted), and the difference."""
+    first = data.first
     mean = "mean" if len(data.epsilons) > 1 else "".join(f"{eps:g}" for eps in data.epsilons)
-    for model, recipe in dict.fromkeys((record.model, record.variant) for record in data.records):
-        strong = _strong(data, model, recipe)
-        if recipe != reference:
-            clean, before = (data.record(model, name, "clean") for name in (recipe, reference))
-            yield (model, recipe, "clean", None, reference), difference(clean, before)
-            yield (model, recipe, "FGSM", mean, reference), mean_gain(data, recipe, models=[model])
-            yield (model, recipe, "stored", mean, reference), mean_gain(data, recipe, "transfer", [model])
-            others = _strong(data, model, reference)
+    for model, defense in dict.fromkeys((record.model, record.defense) for record in data.records):
+        strong = _strong(data, model, defense)
+        if defense != first:
+            clean, before = (data.record(model, name, "clean") for name in (defense, first))
+            yield (model, defense, "clean", None, first), difference(clean, before)
+            yield (model, defense, "FGSM", mean, first), mean_gain(data, defense, models=[model])
+            yield (model, defense, "stored", mean, first), mean_gain(data, defense, "transfer", [model])
+            others = _strong(data, model, first)
             for attack, record in strong.items():
-                yield (model, recipe, attack, f"{record.eps:g}", reference), difference(record, others.get(attack))
+                yield (model, defense, attack, f"{record.eps:g}", first), difference(record, others.get(attack))
         pgd, auto = (next((a for a in strong if a.split("(")[0] == name), None) for name in ("pgd", "autoattack"))
         if pgd and auto:
-            yield (model, recipe, pgd, f"{strong[pgd].eps:g}", auto), difference(strong[pgd], strong[auto])
+            yield (model, defense, pgd, f"{strong[pgd].eps:g}", auto), difference(strong[pgd], strong[auto])
 
 
-def _strong(data: ReportData, model: str, recipe: str) -> dict[str, Record]:
+def _strong(data: ReportData, model: str, defense: str) -> dict[str, Record]:
     """The records of a model under the attacks of `--attacks` at their largest eps, by label."""
     records = [r for r in data.records if r.settings and r.attack != WORST_CASE and r.eps is not None]
     eps = max((record.eps for record in records if record.eps is not None), default=None)
-    own = [r for r in records if (r.model, r.variant, r.eps) == (model, recipe, eps)]
+    own = [r for r in records if (r.model, r.defense, r.eps) == (model, defense, eps)]
     return {record.attack_label: record for record in own}

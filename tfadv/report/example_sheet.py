@@ -1,4 +1,4 @@
-"""The example sheet: attacked images, and what each recipe's model predicts for them."""
+"""The example sheet: attacked images, and what each defense's model predicts for them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def example_sheet(data: ReportData) -> Figure:
     """Draws one row per image: clean image, predictions, perturbation, adversarial image, predictions.
 
     The images are those of the first model at the largest eps, at most `MOST`; images on which the attack on the
-    reference recipe succeeds come first.  Wrong predictions are red and marked with ✗.
+    first defense succeeds come first.  Wrong predictions are red and marked with ✗.
 
     Raises:
       ValueError: `data.gallery` is None.
@@ -33,22 +33,24 @@ def example_sheet(data: ReportData) -> Figure:
     gallery = data.gallery
     if gallery is None:
         raise ValueError("there is no gallery.")
-    model, titles = data.models[0], {recipe.name: recipe.title for recipe in data.experiment.recipes}
-    recipes = {name: gallery.models[f"{model}/{name}"] for name in data.recipes if f"{model}/{name}" in gallery.models}
-    reference = recipes[data.experiment.reference]
-    rows = _shown(reference, gallery.labels)
+    model, titles = data.models[0], {defense.label: defense.title for defense in data.known_defenses}
+    defenses = {
+        name: gallery.models[f"{model}/{name}"] for name in data.defenses if f"{model}/{name}" in gallery.models
+    }
+    first = defenses[data.first]
+    rows = _shown(first, gallery.labels)
     left, right = [], []  # one list of (text, whether it is wrong) per image
     for i in rows:
         label = gallery.labels[i]
         left.append([(f"true class: {data.class_names[label]}", False)])
         right.append([("under its own attack:", False)])
-        for name, attacked in recipes.items():
+        for name, attacked in defenses.items():
             for lines, eps in ((left[-1], 0), (right[-1], -1)):
                 predicted, confidence = attacked.classes[eps, i], attacked.confidences[eps, i]
                 wrong = bool(predicted != label)
                 text = f"{data.class_names[predicted]} ({100 * confidence:.0f}%)"
                 lines.append((f"{'✗' if wrong else '✓'} {titles.get(name, name)}: {text}", wrong))
-    images, adversarial = (pixels[rows] / np.float32(255) for pixels in (gallery.images, reference.adversarial[-1]))
+    images, adversarial = (pixels[rows] / np.float32(255) for pixels in (gallery.images, first.adversarial[-1]))
     title = f"{model} under {gallery.attack} at eps {gallery.epsilons[-1]:g}"
     return _draw(title, images, adversarial - images, adversarial, left, right)
 

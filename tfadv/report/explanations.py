@@ -29,7 +29,7 @@ EXPLANATIONS = (
 
 
 def vulnerability_table(data: ReportData) -> Table | None:
-    """Medians over the images that are classified correctly, one row per model and recipe; None without any."""
+    """Medians over the images that are classified correctly, one row per model and defense; None without any."""
     rows: list[tuple[Cell, ...]] = []
     for name, explanation in data.explanations.items():
         found = explanation.vulnerability
@@ -38,7 +38,7 @@ def vulnerability_table(data: ReportData) -> Table | None:
         figures = [f"{medians[key]:.3g}" if np.isfinite(medians[key]) else None for key in keys]
         correlation = f"{found.correlation:.2f}" if np.isfinite(found.correlation) else None
         rows.append((*name.split("/", 1), f"{(found.margin > 0).sum():,}", *figures, correlation))
-    head = ("model", "recipe", "images", "margin", "gradient norm", "estimated eps", "smallest eps", "correlation")
+    head = ("model", "defense", "images", "margin", "gradient norm", "estimated eps", "smallest eps", "correlation")
     title = (
         "Vulnerability. Medians over the correctly classified of the first test images: margin of the logits, L1 norm "
         "of its gradient, margin / norm, smallest eps that fools the model; rank correlation of the last two"
@@ -47,17 +47,17 @@ def vulnerability_table(data: ReportData) -> Table | None:
 
 
 def vulnerability_plot(data: ReportData, model: str, styles: dict[str, tuple[str, str, str]]) -> Figure:
-    """The smallest eps that fools a model over its first-order estimate, a point per image, a color per recipe.
+    """The smallest eps that fools a model over its first-order estimate, a point per image, a color per defense.
 
     Args:
       data: the results.
       model: name of the model.
-      styles: recipe → (title, color, marker), see `tfadv.report.plots.styles`.
+      styles: defense → (title, color, marker), see `tfadv.report.plots.styles`.
     """
     figure = Figure(figsize=(6.4, 5), layout="constrained")
     axes = figure.subplots()
-    for recipe, (title, color, marker) in styles.items():
-        explanation = data.explanations.get(f"{model}/{recipe}")
+    for defense, (title, color, marker) in styles.items():
+        explanation = data.explanations.get(f"{model}/{defense}")
         if explanation is None:
             continue
         found = explanation.vulnerability
@@ -73,12 +73,12 @@ def vulnerability_plot(data: ReportData, model: str, styles: dict[str, tuple[str
 
 
 def explanation_sheet(data: ReportData, model: str, titles: dict[str, str]) -> Figure:
-    """Rows of images, for each image one per recipe: what the model looks at, clean and attacked, and its loss surface.
+    """Rows of images, one per image and defense: what the model looks at, clean and attacked, and its loss surface.
 
     Args:
       data: the results.
       model: name of the model.
-      titles: recipe → title.
+      titles: defense → title.
     """
     own = {r: data.explanations[f"{model}/{r}"] for r in titles if f"{model}/{r}" in data.explanations}
     count = len(next(iter(own.values())).labels)
@@ -86,12 +86,12 @@ def explanation_sheet(data: ReportData, model: str, titles: dict[str, str]) -> F
     figure = Figure(figsize=(INCH * len(COLUMNS) + 1.6, INCH * n_rows + 0.5), layout="constrained")
     grid = figure.subplots(n_rows, len(COLUMNS), squeeze=False)
     for i in range(count):
-        for k, (recipe, explanation) in enumerate(own.items()):
+        for k, (defense, explanation) in enumerate(own.items()):
             axes = grid[i * len(own) + k]
             _row(axes, explanation, i)
             true, predicted = (data.class_names[c] for c in (explanation.labels[i], explanation.classes[0, i]))
             text = (
-                f"{titles[recipe]}\n{true} as {predicted},\nattacked as {data.class_names[explanation.classes[1, i]]}"
+                f"{titles[defense]}\n{true} as {predicted},\nattacked as {data.class_names[explanation.classes[1, i]]}"
             )
             axes[0].set_ylabel(text, rotation=0, ha="right", va="center", fontsize=8)
     for axes, title in zip(grid[0], COLUMNS):

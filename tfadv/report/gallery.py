@@ -50,7 +50,7 @@ class Gallery:
       epsilons: sizes of the perturbation, ascending.
       images: uint8 (G, H, W, C).
       labels: int (G,), true classes.
-      models: "model/recipe" → `AttackedImages`.
+      models: "model/defense" → `AttackedImages`.
     """
 
     attack: str

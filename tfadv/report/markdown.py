@@ -39,16 +39,16 @@ def legend(data: ReportData) -> str:
 
 def legend_entries(data: ReportData) -> list[tuple[str, str]]:
     """(word of the tables, sentence that explains it); the word is "" where the sentence explains none."""
-    recipes = {recipe.name: recipe for recipe in data.experiment.recipes}
-    entries = [(name, f"{recipes[name].summary}.") for name in data.recipes if name in recipes]
+    defenses = {defense.label: defense for defense in data.known_defenses}
+    entries = [(name, f"{defenses[name].summary}.") for name in data.defenses if name in defenses]
     entries.append(("White-box", "attacked on the evaluated model itself."))
     if any(record.protocol == "transfer" for record in data.records):
         entries.append(("Transfer", "the stored adversarial images of the surrogate."))
     entries.append(("eps", "the largest change of a pixel, whose range is [0, 1]."))
     entries.append(("", "An image that is misclassified without an attack counts as misclassified under it."))
-    if len(data.recipes) > 1:
+    if len(data.defenses) > 1:
         entries.append(("", INTERVALS))
-    published = data.experiment.published
+    published = data.published
     if published and published.covers(data.dataset):
         text = "this run minus the published figure, which is of other images: no interval can be given."
         entries.append(("Δ beside a published figure", text))

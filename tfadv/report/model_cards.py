@@ -28,43 +28,43 @@ LIMITS = """## Limits
 
 
 def write(folder: pathlib.Path, data: ReportData) -> None:
-    """Writes model_cards/<model>_<recipe>.md for each model of the report."""
+    """Writes model_cards/<model>_<defense>.md for each model of the report."""
     cards = folder / "model_cards"
     cards.mkdir()
     for model in data.models:
-        for recipe in data.recipes:
-            records = [record for record in data.records if (record.model, record.variant) == (model, recipe)]
+        for defense in data.defenses:
+            records = [record for record in data.records if (record.model, record.defense) == (model, defense)]
             if records:
-                path = cards / f"{folder_name(f'{model}_{recipe}')}.md"
-                path.write_text(card(data, model, recipe, records), encoding="utf-8")
+                path = cards / f"{folder_name(f'{model}_{defense}')}.md"
+                path.write_text(card(data, model, defense, records), encoding="utf-8")
 
 
-def card(data: ReportData, model: str, recipe: str, records: list[Record]) -> str:
+def card(data: ReportData, model: str, defense: str, records: list[Record]) -> str:
     """The model card of one model.
 
     Args:
       data: the results.
       model: name of the architecture.
-      recipe: name of the recipe that trained it.
+      defense: name of the defense that trained it.
       records: the entries of results.json about it.
 
     Returns:
       Markdown.
     """
-    title = f"{model}, {recipe}, on {data.dataset}"
-    path = f"models/{folder_name(model)}/{folder_name(recipe)}/model.keras"
+    title = f"{model}, {defense}, on {data.dataset}"
+    path = f"models/{folder_name(model)}/{folder_name(defense)}/model.keras"
     blocks = [
         f"---\n{json.dumps(_metadata(data, title, records), indent=1, ensure_ascii=False)}\n---",
         f"# {title}",
         f"An image classifier with {len(data.class_names)} classes: {', '.join(data.class_names)}.",
         f'```python\nimport keras\n\nmodel = keras.models.load_model("{path}")\n```',
         "## Training",
-        _training(data, model, recipe),
+        _training(data, model, defense),
         "## Accuracy",
         _accuracies(records).markdown(),
-        GUESSING if f"{model}/{recipe}" in data.guessing else "",
+        GUESSING if f"{model}/{defense}" in data.guessing else "",
         "An image that is misclassified without an attack counts as misclassified under it.",
-        *_masking(data, f"{model}/{recipe}"),
+        *_masking(data, f"{model}/{defense}"),
         LIMITS,
         "## How it was computed",
         *([f"    {data.provenance['command']}"] if "command" in data.provenance else []),
@@ -92,16 +92,16 @@ def _metadata(data: ReportData, title: str, records: list[Record]) -> dict[str, 
     }
 
 
-def _training(data: ReportData, model: str, recipe: str) -> str:
-    summaries = {known.name: known.summary for known in data.experiment.recipes}
-    training = data.training.get(f"{model}/{recipe}")
+def _training(data: ReportData, model: str, defense: str) -> str:
+    summaries = {known.label: known.summary for known in data.known_defenses}
+    training = data.training.get(f"{model}/{defense}")
     if training and not training.gradients:
         return "tfadv did not train this model. The weights are those that it came with."
-    entries = {"recipe": summaries.get(recipe, recipe)}
+    entries = {"defense": summaries.get(defense, defense)}
     if training:
         entries["cost"] = (
             f"{training.gradients:,} forward and backward passes of single images, "
-            f"{training.seconds / 60:.1f} minutes, for this recipe alone"
+            f"{training.seconds / 60:.1f} minutes, for this defense alone"
         )
         epochs = max(map(len, training.history.values()), default=0)
         entries["epochs"] = f"{epochs}, of which epoch {training.best_epoch} was kept"

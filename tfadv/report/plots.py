@@ -24,7 +24,7 @@ PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 TRAINING_CAPTION = (
-    "Accuracy on validation images (solid) and, for recipes that attack images while they train, under PGD (dashed), "
+    "Accuracy on validation images (solid) and, for defenses that attack images while they train, under PGD (dashed), "
     "and the training loss. A ring marks the epoch whose weights are kept."
 )
 
@@ -70,7 +70,7 @@ def pictures(data: ReportData) -> list[Picture]:
             title = f"Defenses of {model}"
             caption = (
                 f"Accuracy of {model} under {attack}, with 95% intervals, over accuracy on clean images. A line joins "
-                "recipes that differ in their settings only."
+                "defenses that differ in their settings only."
             )
             drawing = _drawing(comparison_plot, data, model, styles(data))
             listed.append(Picture("defenses", f"defenses_{model}.png", title, caption, drawing))
@@ -113,7 +113,7 @@ def _explanation_pictures(data: ReportData) -> list[Picture]:
         listed.append(
             Picture("vulnerability", f"vulnerability_{model}.png", f"Vulnerability of {model}", VULNERABILITY, drawing)
         )
-        titles = {recipe: title for recipe, (title, _, _) in styles(data).items()}
+        titles = {defense: title for defense, (title, _, _) in styles(data).items()}
         drawing = _drawing(explanation_sheet, data, model, titles)
         listed.append(
             Picture("explanations", f"explanations_{model}.png", f"What {model} looks at", EXPLANATIONS, drawing)
@@ -125,42 +125,42 @@ def _examples_caption(data: ReportData) -> str:
     assert data.gallery is not None
     return (
         f"Test images of {data.models[0]} under {data.gallery.attack} at eps {max(data.epsilons):g}; those on which "
-        f"the attack succeeds come first. The adversarial images are those for {data.experiment.reference}; each "
+        f"the attack succeeds come first. The adversarial images are those for {data.first}; each "
         "model's prediction on the right is for an attack on that model itself."
     )
 
 
 def styles(data: ReportData) -> dict[str, tuple[str, str, str]]:
-    """Recipe of the records → (title, color, marker); recipes without a style get the next unused ones."""
-    recipes = {recipe.name: recipe for recipe in data.experiment.recipes}
-    known = [recipes[name] for name in data.recipes if name in recipes]
-    colors = [c for c in PALETTE if c not in {recipe.color for recipe in known}] or list(PALETTE)
-    markers = [m for m in MARKERS if m not in {recipe.marker for recipe in known}] or list(MARKERS)
+    """Defense of the records → (title, color, marker); defenses without a style get the next unused ones."""
+    defenses = {defense.label: defense for defense in data.known_defenses}
+    known = [defenses[name] for name in data.defenses if name in defenses]
+    colors = [c for c in PALETTE if c not in {defense.color for defense in known}] or list(PALETTE)
+    markers = [m for m in MARKERS if m not in {defense.marker for defense in known}] or list(MARKERS)
     chosen, used = {}, 0
-    for name in data.recipes:
-        recipe = recipes.get(name)
-        color = (recipe.color if recipe else "") or colors[used % len(colors)]
-        marker = (recipe.marker if recipe else "") or markers[(used + used // len(colors)) % len(markers)]
-        used += not (recipe and recipe.color and recipe.marker)
-        chosen[name] = (recipe.title if recipe else name, color, marker)
+    for name in data.defenses:
+        defense = defenses.get(name)
+        color = (defense.color if defense else "") or colors[used % len(colors)]
+        marker = (defense.marker if defense else "") or markers[(used + used // len(colors)) % len(markers)]
+        used += not (defense and defense.color and defense.marker)
+        chosen[name] = (defense.title if defense else name, color, marker)
     return chosen
 
 
 def accuracy_plot(data: ReportData, model: str) -> Figure:
     """Accuracy of a model over eps, clean at eps 0, with bands of 95% confidence.
 
-    Recipes have a color each, protocols a line style.
+    Defenses have a color each, protocols a line style.
     """
     figure = Figure(figsize=(6.4, 5), layout="constrained")
     axes = figure.subplots()
     epsilons = [0.0, *data.epsilons]
     shown: dict[str, str] = {}  # protocol → line style
-    for recipe, (_, color, marker) in styles(data).items():
-        clean = data.record(model, recipe, "clean")
+    for defense, (_, color, marker) in styles(data).items():
+        clean = data.record(model, defense, "clean")
         curves = {
-            "FGSM, white-box": ("-", [data.record(model, recipe, "whitebox", eps) for eps in data.epsilons]),
-            "FGSM, transfer": (":", [data.record(model, recipe, "transfer", eps) for eps in data.epsilons]),
-            "worst case of attacks": ("--", [data.worst_case(model, recipe, eps) for eps in data.epsilons]),
+            "FGSM, white-box": ("-", [data.record(model, defense, "whitebox", eps) for eps in data.epsilons]),
+            "FGSM, transfer": (":", [data.record(model, defense, "transfer", eps) for eps in data.epsilons]),
+            "worst case of attacks": ("--", [data.worst_case(model, defense, eps) for eps in data.epsilons]),
         }
         for protocol, (line, attacked) in curves.items():
             if any(attacked):
@@ -178,14 +178,14 @@ def accuracy_plot(data: ReportData, model: str) -> Figure:
 
 
 def add_legend(figure: Figure, data: ReportData, model: str, lines: Mapping[str, Any]) -> None:
-    """Adds a legend below a figure: the recipes of a model by color, and what the line styles mean."""
-    recipes = [
+    """Adds a legend below a figure: the defenses of a model by color, and what the line styles mean."""
+    defenses = [
         Line2D([], [], color=color, marker=marker, label=title)
         for name, (title, color, marker) in styles(data).items()
-        if any(record.model == model and record.variant == name for record in data.records)
+        if any(record.model == model and record.defense == name for record in data.records)
     ]
     protocols = [Line2D([], [], color="black", linestyle=line, label=label) for label, line in lines.items()]
-    figure.legend(handles=recipes + protocols, loc="outside lower center", fontsize="small", frameon=False, ncols=3)
+    figure.legend(handles=defenses + protocols, loc="outside lower center", fontsize="small", frameon=False, ncols=3)
 
 
 def _percentages(records: Sequence[Record | None]) -> np.ndarray:
@@ -195,12 +195,12 @@ def _percentages(records: Sequence[Record | None]) -> np.ndarray:
 
 
 def training_plot(data: ReportData, model: str) -> Figure:
-    """Validation accuracy and training loss of every recipe over epochs."""
+    """Validation accuracy and training loss of every defense over epochs."""
     figure = Figure(figsize=(6.4, 5), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     lines = {"validation": "-"}
-    for recipe, (_, color, marker) in styles(data).items():
-        training = data.training.get(f"{model}/{recipe}")
+    for defense, (_, color, marker) in styles(data).items():
+        training = data.training.get(f"{model}/{defense}")
         if not training or not training.history:
             continue
         history, kept = training.history, training.best_epoch

@@ -23,44 +23,44 @@ def write(folder: pathlib.Path, data: ReportData) -> None:
 
 
 def sentence(data: ReportData) -> str:
-    """What was found: the best recipe of the first model under attack, and whether the images tell it from the next."""
-    model, reference = data.models[0], data.experiment.reference
+    """What was found: the best defense of the first model under attack, and whether it differs from the next."""
+    model, first = data.models[0], data.first
     attack, robust = strongest(data, model)
     if not robust:
         return f"{model} was not attacked."
     shared = on_shared_images(list(robust.values()))
     if shared is None:
-        return f"The recipes of {model} were attacked by {attack} on different images and can't be compared."
+        return f"The defenses of {model} were attacked by {attack} on different images and can't be compared."
     robust = dict(zip(robust, shared))
-    learned = [recipe for recipe in robust if f"{model}/{recipe}" not in data.guessing]
+    learned = [defense for defense in robust if f"{model}/{defense}" not in data.guessing]
     if not learned:
         return f"{model} has not learned to classify {data.dataset}."
-    best = max(learned, key=lambda recipe: robust[recipe].accuracy)
+    best = max(learned, key=lambda defense: robust[defense].accuracy)
     eps = f"{attack} at eps {robust[best].eps:g}"
-    if best == reference or reference not in robust:
+    if best == first or first not in robust:
         text = f"{model} classifies {_percent(robust[best])} of the test images correctly under {eps}."
     else:
-        clean = {recipe: data.accuracy(model, recipe, "clean") for recipe in (best, reference)}
+        clean = {defense: data.accuracy(model, defense, "clean") for defense in (best, first)}
         text = (
-            f"Under {eps}, {model} classifies {_percent(robust[best])} of the test images correctly with the recipe "
-            f"{best} and {_percent(robust[reference])} with {reference}; of the clean images, {clean[best]:.1f}% and "
-            f"{clean[reference]:.1f}%."
+            f"Under {eps}, {model} classifies {_percent(robust[best])} of the test images correctly with the defense "
+            f"{best} and {_percent(robust[first])} with {first}; of the clean images, {clean[best]:.1f}% and "
+            f"{clean[first]:.1f}%."
         )
-    return " ".join([text, *_rank(best, {recipe: robust[recipe] for recipe in learned})])
+    return " ".join([text, *_rank(best, {defense: robust[defense] for defense in learned})])
 
 
 def _rank(best: str, robust: dict[str, Record]) -> list[str]:
-    """A sentence on whether the images tell the best recipe from the others; none where there are no others."""
-    others = {recipe: record for recipe, record in robust.items() if recipe != best}
-    found = {recipe: each for recipe, other in others.items() if (each := difference(robust[best], other))}
+    """A sentence on whether the images tell the best defense from the others; none where there are no others."""
+    others = {defense: record for defense, record in robust.items() if defense != best}
+    found = {defense: each for defense, other in others.items() if (each := difference(robust[best], other))}
     if not found:
         return []
     images = f"On these {robust[best].n:,} images"
-    similar = [recipe for recipe, each in found.items() if not each.tells]
+    similar = [defense for defense, each in found.items() if not each.tells]
     if similar:
         return [f"{images}, {best} can't be told apart from {' and '.join(similar)}."]
-    following = max(found, key=lambda recipe: others[recipe].accuracy)
-    return [f"{images}, {best} is the most robust recipe: {found[following]} points above {following}, the next."]
+    following = max(found, key=lambda defense: others[defense].accuracy)
+    return [f"{images}, {best} is the most robust defense: {found[following]} points above {following}, the next."]
 
 
 def warnings(data: ReportData) -> list[str]:
@@ -80,19 +80,19 @@ def warnings(data: ReportData) -> list[str]:
 
 
 def overview(data: ReportData) -> Table:
-    """The accuracies that matter, one row per model and recipe."""
+    """The accuracies that matter, one row per model and defense."""
     eps = max(data.epsilons, default=0.0)
     rows: list[tuple[Cell, ...]] = []
     attacks = []
     for model in data.models:
         attack, robust = strongest(data, model)
         attacks.append(attack)
-        for recipe in data.recipes:
-            clean, fgsm = data.accuracy(model, recipe, "clean"), data.accuracy(model, recipe, "whitebox", eps)
-            strong = robust.get(recipe)
+        for defense in data.defenses:
+            clean, fgsm = data.accuracy(model, defense, "clean"), data.accuracy(model, defense, "whitebox", eps)
+            strong = robust.get(defense)
             if clean is not None:
-                rows.append((model, recipe, clean, fgsm, strong.interval_text if strong else None))
-    head = ("model", "recipe", "clean", f"FGSM, eps {eps:g}")
+                rows.append((model, defense, clean, fgsm, strong.interval_text if strong else None))
+    head = ("model", "defense", "clean", f"FGSM, eps {eps:g}")
     if set(attacks) <= {"FGSM"}:
         return Table("Accuracy, %", head, [row[:-1] for row in rows])
     strongest_attack = " / ".join(dict.fromkeys(attacks))

@@ -11,11 +11,11 @@ from tfadv.report.table import Cell, Table
 
 
 def report_tables(data: ReportData) -> dict[str, Table]:
-    """All tables of a report by file name, without empty ones: the experiment's own, then those of every experiment."""
+    """All tables of a report by file name, without empty ones: the run's own, then those of every run."""
     from tfadv.report.comparison import comparison_table  # both build on this module
     from tfadv.report.explanations import vulnerability_table
 
-    own = data.experiment.tables or default_tables
+    own = data.tables or default_tables
     tables = {name: table for name, table in own(data).items() if table.rows}
     comparison = comparison_table(data)
     if comparison:
@@ -34,44 +34,44 @@ def report_tables(data: ReportData) -> dict[str, Table]:
 
 
 def report_headline(data: ReportData) -> str:
-    """The sentences at the top of a report: the experiment's own, or the default ones."""
-    return (data.experiment.headline or default_headline)(data)
+    """The sentences at the top of a report: the run's own, or the default ones."""
+    return (data.headline or default_headline)(data)
 
 
 # ---- accuracy on clean images and under FGSM ------------------------------------------------------------
 
 
 def default_tables(data: ReportData) -> dict[str, Table]:
-    """Tables of an experiment without tables of its own: clean accuracy, and FGSM for each recipe."""
-    tables = {"clean": clean_table("Accuracy on clean test images, %", data, data.recipes)}
-    for recipe in data.recipes:
-        title = f"Accuracy of {recipe} under white-box FGSM, %"
-        tables[f"fgsm_{recipe}"] = fgsm_table(title, data, recipe)
+    """Tables of a run without tables of its own: clean accuracy, and FGSM for each defense."""
+    tables = {"clean": clean_table("Accuracy on clean test images, %", data, data.defenses)}
+    for defense in data.defenses:
+        title = f"Accuracy of {defense} under white-box FGSM, %"
+        tables[f"fgsm_{defense}"] = fgsm_table(title, data, defense)
     return tables
 
 
-def clean_table(title: str, data: ReportData, recipes: Iterable[str]) -> Table:
-    """Accuracy on clean images: one row per model, one column per recipe, published figures beside them."""
-    recipes = list(recipes)
+def clean_table(title: str, data: ReportData, defenses: Iterable[str]) -> Table:
+    """Accuracy on clean images: one row per model, one column per defense, published figures beside them."""
+    defenses = list(defenses)
     head, rows = ["model"], []
-    with_published = {recipe: _is_published(data, recipe, [None]) for recipe in recipes}
-    for recipe in recipes:
-        head += _heads(recipe, with_published[recipe])
+    with_published = {defense: _is_published(data, defense, [None]) for defense in defenses}
+    for defense in defenses:
+        head += _heads(defense, with_published[defense])
     for model in data.models:
-        cells = [_cells(data, model, recipe, None, with_published[recipe]) for recipe in recipes]
+        cells = [_cells(data, model, defense, None, with_published[defense]) for defense in defenses]
         rows.append((model, *(cell for group in cells for cell in group)))
     return Table(title, tuple(head), rows)
 
 
-def fgsm_table(title: str, data: ReportData, recipe: str) -> Table:
-    """Accuracy of a recipe under white-box FGSM: one row per eps, one column per model, published figures beside."""
+def fgsm_table(title: str, data: ReportData, defense: str) -> Table:
+    """Accuracy of a defense under white-box FGSM: one row per eps, one column per model, published figures beside."""
     head, rows = ["eps"], []
-    models = _models_of(data, recipe)
-    with_published = _is_published(data, recipe, data.epsilons)
+    models = _models_of(data, defense)
+    with_published = _is_published(data, defense, data.epsilons)
     for model in models:
         head += _heads(model, with_published)
     for eps in data.epsilons:
-        cells = [_cells(data, model, recipe, eps, with_published) for model in models]
+        cells = [_cells(data, model, defense, eps, with_published) for model in models]
         if any(group[0] is not None for group in cells):
             rows.append((f"{eps:g}", *(cell for group in cells for cell in group)))
     return Table(title, tuple(head), rows)
@@ -81,26 +81,26 @@ def _heads(name: str, with_published: bool) -> list[str]:
     return [name, "published", "Δ"] if with_published else [name]
 
 
-def _is_published(data: ReportData, recipe: str, epsilons: Iterable[float | None]) -> bool:
+def _is_published(data: ReportData, defense: str, epsilons: Iterable[float | None]) -> bool:
     """Whether there is a published figure for any model of a table."""
-    published = data.experiment.published
+    published = data.published
     if not published or not published.covers(data.dataset):
         return False
-    figures = [published.accuracy(data.dataset, model, recipe, eps) for model in data.models for eps in epsilons]
+    figures = [published.accuracy(data.dataset, model, defense, eps) for model in data.models for eps in epsilons]
     return any(figure is not None for figure in figures)
 
 
-def _cells(data: ReportData, model: str, recipe: str, eps: float | None, with_published: bool) -> tuple[Cell, ...]:
+def _cells(data: ReportData, model: str, defense: str, eps: float | None, with_published: bool) -> tuple[Cell, ...]:
     """Our accuracy, on clean images where eps is None; with the published one and the difference if asked for."""
-    ours = data.accuracy(model, recipe, "clean" if eps is None else "whitebox", eps)
-    if not with_published or not data.experiment.published:
+    ours = data.accuracy(model, defense, "clean" if eps is None else "whitebox", eps)
+    if not with_published or not data.published:
         return (ours,)
-    theirs = data.experiment.published.accuracy(data.dataset, model, recipe, eps)
+    theirs = data.published.accuracy(data.dataset, model, defense, eps)
     return ours, theirs, None if ours is None or theirs is None else ours - theirs
 
 
 def default_headline(data: ReportData) -> str:
-    """The mean gain of every recipe over the reference, and the worst case over stronger attacks where evaluated."""
+    """The mean gain of every defense over the first one, and the worst case over stronger attacks where evaluated."""
     return headline(data, {})
 
 
@@ -109,35 +109,36 @@ def headline(data: ReportData, remarks: dict[str, str]) -> str:
 
     Args:
       data: the results.
-      remarks: recipe → a remark that is put behind its white-box gain, such as a published gain.
+      remarks: defense → a remark that is put behind its white-box gain, such as a published gain.
     """
-    others = [recipe for recipe in data.recipes if recipe != data.experiment.reference]
+    others = [defense for defense in data.defenses if defense != data.first]
     changes = []
     for protocol, images in (("whitebox", "under white-box FGSM"), ("transfer", "on the surrogate's stored images")):
-        gains = {recipe: mean_gain(data, recipe, protocol) for recipe in others}
+        gains = {defense: mean_gain(data, defense, protocol) for defense in others}
         texts = [
-            f"{recipe}{_restriction(data, recipe)} {gain}" + (remarks.get(recipe, "") if protocol == "whitebox" else "")
-            for recipe, gain in gains.items()
+            f"{defense}{_restriction(data, defense)} {gain}"
+            + (remarks.get(defense, "") if protocol == "whitebox" else "")
+            for defense, gain in gains.items()
             if gain is not None
         ]
         if texts:
             changes.append(f"{images}, {', '.join(texts)}")
     sentences = [f"Test images: {max(record.n for record in data.records):,}."] if data.records else []
     if changes:
-        against = f"Mean change in accuracy against {data.experiment.reference} over models and eps"
+        against = f"Mean change in accuracy against {data.first} over models and eps"
         sentences.insert(0, f"{against}, percentage points [95% interval]: {'; '.join(changes)}.")
     return "\n\n".join([" ".join(sentences), *worst_case_sentences(data)])
 
 
-def _models_of(data: ReportData, recipe: str) -> list[str]:
-    """The models that a recipe was evaluated with."""
-    evaluated = {record.model for record in data.records if record.variant == recipe}
+def _models_of(data: ReportData, defense: str) -> list[str]:
+    """The models that a defense was evaluated with."""
+    evaluated = {record.model for record in data.records if record.defense == defense}
     return [model for model in data.models if model in evaluated]
 
 
-def _restriction(data: ReportData, recipe: str) -> str:
-    """A remark on a recipe that was evaluated with some of the models only."""
-    models = _models_of(data, recipe)
+def _restriction(data: ReportData, defense: str) -> str:
+    """A remark on a defense that was evaluated with some of the models only."""
+    models = _models_of(data, defense)
     return "" if len(models) == len(data.models) else f" ({', '.join(models)} only)"
 
 
@@ -149,7 +150,7 @@ def worst_case_sentences(data: ReportData) -> list[str]:
         own = [record for record in worst if record.model == model]
         eps = max(record.eps for record in own if record.eps is not None)
         shown = [record for record in own if record.eps == eps]
-        accuracies = ", ".join(f"{record.variant} {100 * record.accuracy:.1f}%" for record in shown)
+        accuracies = ", ".join(f"{record.defense} {100 * record.accuracy:.1f}%" for record in shown)
         attacks = " / ".join(dict.fromkeys(_attacks(record) for record in shown))
         images = " / ".join(dict.fromkeys(f"{record.n:,}" for record in shown))
         sentences.append(
@@ -168,17 +169,17 @@ def _attacks(record: Record) -> str:
 
 
 def transfer_table(data: ReportData) -> Table | None:
-    """Accuracy of every model and recipe on the surrogate's stored test images, or None where there is none."""
+    """Accuracy of every model and defense on the surrogate's stored test images, or None where there is none."""
     records = [record for record in data.records if record.protocol == "transfer"]
     if not records:
         return None
     epsilons = sorted({record.eps for record in records if record.eps is not None})
     rows = [
-        (model, recipe, *(data.accuracy(model, recipe, "transfer", eps) for eps in epsilons))
-        for model, recipe in dict.fromkeys((record.model, record.variant) for record in records)
+        (model, defense, *(data.accuracy(model, defense, "transfer", eps) for eps in epsilons))
+        for model, defense in dict.fromkeys((record.model, record.defense) for record in records)
     ]
     sources = ", ".join(dict.fromkeys(str(record.source) for record in records))
-    head = ("model", "recipe", *(f"eps {eps:g}" for eps in epsilons))
+    head = ("model", "defense", *(f"eps {eps:g}" for eps in epsilons))
     return Table(f"Transfer. Accuracy on adversarial images of the surrogate {sources}, %", head, rows)
 
 
@@ -193,7 +194,7 @@ def attacks_table(data: ReportData) -> Table | None:
         attack = record.attack_label
         if record.attack == WORST_CASE:
             attack = f"worst case of {_attacks(record)}"
-        groups.setdefault((record.model, record.variant, attack), {})[record.eps] = record
+        groups.setdefault((record.model, record.defense, attack), {})[record.eps] = record
     rows: list[tuple[Cell, ...]] = []
     for names, per_eps in groups.items():
         first = next(iter(per_eps.values()))
@@ -202,7 +203,7 @@ def attacks_table(data: ReportData) -> Table | None:
         costs = [f"{first.cost[key]:,.0f}" if first.cost else None for key in keys]
         rows.append((*names, *accuracies, f"{first.n:,}", *costs))
     cost_head = ("images", "gradients per image", "forwards per image", "seconds")
-    head = ("model", "recipe", "attack", *(f"eps {eps:g}" for eps in epsilons), *cost_head)
+    head = ("model", "defense", "attack", *(f"eps {eps:g}" for eps in epsilons), *cost_head)
     return Table("Attacks. Robust accuracy, % [95% interval], and cost for all eps together", head, rows)
 
 

@@ -19,37 +19,37 @@ MAGNIFIED = 0.4  # of the range of a pixel: the size at which a perturbation of 
 
 
 def write(folder: pathlib.Path, data: ReportData) -> None:
-    """Writes one run per model and recipe, tensorboard/<model>/<recipe>.
+    """Writes one run per model and defense, tensorboard/<model>/<defense>.
 
     Its HParams are how the model was trained; their metrics are the scalars `clean` and those named after attacks.
     Where there are images, the run also has them, clean, attacked and their difference; confusion matrices; and
     histograms of the margin, with one step per size of perturbation, 0 for clean images.
     """
     for model in data.models:
-        for recipe in data.recipes:
-            if data.accuracy(model, recipe, "clean") is None:
+        for defense in data.defenses:
+            if data.accuracy(model, defense, "clean") is None:
                 continue
-            name = f"{model}/{recipe}"
+            name = f"{model}/{defense}"
             writer = tf.summary.create_file_writer(str(folder / "tensorboard" / name))
             with writer.as_default(step=0):
-                _write_accuracies(data, model, recipe)
+                _write_accuracies(data, model, defense)
                 if data.gallery and name in data.gallery.models:
                     _write_images(data.gallery, data.gallery.models[name], data.class_names)
             writer.close()
 
 
-def accuracies(data: ReportData, model: str, recipe: str) -> dict[str, float]:
+def accuracies(data: ReportData, model: str, defense: str) -> dict[str, float]:
     """Metrics of one model, in [0, 1]: "clean", and the accuracies under FGSM and the strongest attack.
 
     Args:
       data: the results.
       model: name of the model.
-      recipe: name of the recipe.
+      defense: name of the defense.
     """
     eps = max(data.epsilons, default=0.0)
     attack, robust = strongest(data, model)
-    found = {"clean": data.record(model, recipe, "clean"), "FGSM": data.record(model, recipe, "whitebox", eps)}
-    found[attack] = robust.get(recipe)
+    found = {"clean": data.record(model, defense, "clean"), "FGSM": data.record(model, defense, "whitebox", eps)}
+    found[attack] = robust.get(defense)
     return {
         (name if name == "clean" else f"{name}, eps {eps:g}"): record.accuracy
         for name, record in found.items()
@@ -57,15 +57,15 @@ def accuracies(data: ReportData, model: str, recipe: str) -> dict[str, float]:
     }
 
 
-def _write_accuracies(data: ReportData, model: str, recipe: str) -> None:
-    training = data.training.get(f"{model}/{recipe}")
-    parameters: dict[str, Any] = {"dataset": data.dataset, "model": model, "recipe": recipe}
+def _write_accuracies(data: ReportData, model: str, defense: str) -> None:
+    training = data.training.get(f"{model}/{defense}")
+    parameters: dict[str, Any] = {"dataset": data.dataset, "model": model, "defense": defense}
     if "seed" in data.provenance:
         parameters["seed"] = int(data.provenance["seed"])
     if training:
         parameters |= {"epochs": len(training.history.get("loss", ())), "gradients": training.gradients}
     hparams.hparams(parameters)
-    for name, accuracy in accuracies(data, model, recipe).items():
+    for name, accuracy in accuracies(data, model, defense).items():
         tf.summary.scalar(name, accuracy)
 
 

@@ -7,8 +7,6 @@ import os
 
 from tfadv.errors import UserError
 
-AFFECTS_RESULTS = False
-
 
 def cluster() -> tuple[int, int]:
     """Reads from the environment variable TF_CONFIG which worker this process is.

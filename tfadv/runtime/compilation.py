@@ -1,16 +1,20 @@
-"""How models are compiled: XLA or not, optimized clones or not; one choice for the whole process."""
+"""How models are compiled: XLA or not, optimized clones or not; one choice for the whole process.
+
+The environment variables TFADV_XLA ("true" or "false") and TFADV_ACCELERATE ("off") choose otherwise than tfadv.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import os
 
 import tensorflow as tf
 
 
 @dataclasses.dataclass
 class _Choice:
-    jit_compile: str = "auto"
-    accelerate: str = "auto"
+    jit_compile: str = os.environ.get("TFADV_XLA", "auto")
+    accelerate: str = os.environ.get("TFADV_ACCELERATE", "auto")
 
 
 _choice = _Choice()

@@ -12,8 +12,6 @@ from collections.abc import Iterator
 
 from absl import logging as absl_logging
 
-AFFECTS_RESULTS = False
-
 _LEVELS = {"quiet": logging.WARNING, "info": logging.INFO, "debug": logging.DEBUG}
 
 # Lines that TensorFlow writes while it is loaded, whatever TF_CPP_MIN_LOG_LEVEL says: notes about the CPU and the

@@ -35,21 +35,20 @@ class Devices:
       share: (i, n) where this is host i of n, which computes part i of n equal parts of each batch.
     """
 
-    def __init__(self, distribute: str = "none", virtual_devices: int = 0) -> None:
+    def __init__(self, distribute: str = "none") -> None:
         """Initializes the devices; call it before any tensor is created.
 
         Args:
           distribute: "none", "mirrored" (all GPUs of this host, or its CPUs), "multiworker" (the hosts
-            of TF_CONFIG), "tpu", or "auto": multiworker where TF_CONFIG names several hosts, mirrored
-            where this host has several GPUs, else none.
-          virtual_devices: split the CPU into so many devices, to try "mirrored" without GPUs; 0 leaves it whole.
+            of TF_CONFIG), "cpu:N" (mirrored on N parts of the CPU), or "auto": multiworker where TF_CONFIG names
+            several hosts, mirrored where this host has several GPUs, else none.
 
         Raises:
           UserError: there are no such devices.
         """
-        if virtual_devices:
-            cpu = tf.config.list_physical_devices("CPU")[0]
-            tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * virtual_devices)
+        if distribute.startswith("cpu:"):
+            cpu, count = tf.config.list_physical_devices("CPU")[0], int(distribute.removeprefix("cpu:"))
+            tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
         self.strategy: tf.distribute.Strategy = _strategy(distribute)
         self.replicas: int = self.strategy.num_replicas_in_sync
         several = isinstance(self.strategy, tf.distribute.MultiWorkerMirroredStrategy)
@@ -297,13 +296,7 @@ def _strategy(distribute: str) -> tf.distribute.Strategy:
         if cluster()[0] == 1:
             raise UserError("--distribute=multiworker needs TF_CONFIG, which names the hosts, in the environment.")
         return tf.distribute.MultiWorkerMirroredStrategy()
-    if distribute == "mirrored":
-        devices = tf.config.list_logical_devices("GPU" if gpus else "CPU")
+    if distribute == "mirrored" or distribute.startswith("cpu:"):
+        devices = tf.config.list_logical_devices("GPU" if gpus and distribute == "mirrored" else "CPU")
         return tf.distribute.MirroredStrategy([d.name for d in devices])
-    if distribute == "tpu":
-        try:
-            resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
-        except (ValueError, tf.errors.OpError) as error:
-            raise UserError(f"--distribute=tpu: there is no TPU ({str(error).splitlines()[0][:120]}).")
-        return tf.distribute.TPUStrategy(resolver)
     return tf.distribute.get_strategy()

@@ -10,8 +10,6 @@ import tensorflow as tf
 from tfadv.errors import UserError
 from tfadv.runtime.cluster import cluster
 
-AFFECTS_RESULTS = False
-
 _PEER_ERRORS = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,

@@ -27,8 +27,6 @@ from typing import Any, NoReturn
 
 from tfadv.runtime import console
 
-AFFECTS_RESULTS = False
-
 LOG = logging.getLogger(__name__)
 CLOSING_LINE = "stopped; what was finished is kept, and the same command continues from there."
 SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -14,8 +14,6 @@ from typing import Any
 
 from tfadv.errors import UserError
 
-AFFECTS_RESULTS = False
-
 LOG = logging.getLogger(__name__)
 # How a drive answers that it has no fsync, or no locks.
 UNSUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK}

@@ -9,8 +9,6 @@ import filelock
 from tfadv.errors import UserError
 from tfadv.store.files import UNSUPPORTED, warn_once
 
-AFFECTS_RESULTS = False
-
 # Another shard holds `.lock` for some milliseconds while it starts.
 STARTING_SECONDS = 1.0
 

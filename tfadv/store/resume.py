@@ -21,8 +21,6 @@ import numpy as np
 
 from tfadv.store.files import warn_once
 
-AFFECTS_RESULTS = False
-
 LOG = logging.getLogger(__name__)
 # unit, step ("done" for a finished unit), the start of the SHA-256 of the file
 _NAME = re.compile(r"([0-9]{6,})-(done|step[0-9]+)-([0-9a-f]{16})\.npz")

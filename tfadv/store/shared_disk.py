@@ -10,7 +10,6 @@ from collections.abc import Callable
 from tfadv.errors import UserError
 from tfadv.store.workdir import Workdir
 
-AFFECTS_RESULTS = False
 _SECONDS_TO_APPEAR = 10.0
 
 

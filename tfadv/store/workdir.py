@@ -28,11 +28,8 @@ from tfadv.errors import UserError
 from tfadv.store.files import DISK_FULL, check_room, differences, digest, file_digest, megabytes, sync, write_json
 from tfadv.store.lock import FolderLock
 
-AFFECTS_RESULTS = False
-
 LOG = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
-FINGERPRINT = "config.json"
 SCRATCH_INPUTS = "inputs.json"
 
 
@@ -47,28 +44,17 @@ class Workdir:
     """
 
     def __init__(
-        self,
-        root: str | os.PathLike[str],
-        fingerprint: Mapping[str, Any],
-        *,
-        defaults: Mapping[str, Any] | None = None,
-        overwrite: bool = False,
-        shard: tuple[int, int] | None = None,
-        follower: bool = False,
+        self, root: str | os.PathLike[str], *, shard: tuple[int, int] | None = None, follower: bool = False
     ) -> None:
         """Opens a folder, or creates it.
 
         Args:
           root: path of the folder.
-          fingerprint: JSON, the settings that decide the results; the folder belongs to them.
-          defaults: JSON, the values of settings that a folder may lack, because it is older than they are.
-          overwrite: take over a folder that belongs to other settings.  Artifacts whose own inputs
-            stay the same are kept.
           shard: (i, n) where this process computes shard i of n beside others; else None.
           follower: see the attribute.
 
         Raises:
-          UserError: the folder can't be written, is in use, or belongs to other settings.
+          UserError: the folder can't be written, or is in use.
         """
         self.root = pathlib.Path(root).expanduser()
         self.follower = follower
@@ -79,37 +65,16 @@ class Workdir:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             self._exit.callback(FolderLock(self.root, shard).release)
-            self._claim(_plain(fingerprint), _plain(defaults or {}), overwrite, write=shard is None)
-        except BaseException as error:
-            self._exit.close()
-            if isinstance(error, OSError):
-                raise UserError(
-                    f"can't write to the work folder {self.root} ({error.strerror or error}): give another --workdir."
-                ) from error
-            raise
+        except OSError as error:
+            raise UserError(
+                f"can't write to the work folder {self.root} ({error.strerror or error}): give another --workdir."
+            ) from error
 
     def __enter__(self) -> Workdir:
         return self
 
     def __exit__(self, *error: object) -> None:
         self._exit.close()
-
-    def _claim(self, fingerprint: dict[str, Any], defaults: dict[str, Any], overwrite: bool, write: bool) -> None:
-        """Checks to which settings the folder belongs, and writes them down."""
-        path = self.root / FINGERPRINT
-        if path.exists():
-            try:
-                written = json.loads(path.read_text(encoding="utf-8"))
-                changed = differences({**defaults, **written}, fingerprint)
-            except (ValueError, TypeError):
-                raise UserError(f"{path} is damaged: remove it, or give another --workdir.") from None
-            if changed and not overwrite and self.names():  # a folder without artifacts may change hands
-                raise UserError(
-                    f"{self.root} belongs to another configuration ({'; '.join(changed)}): give another "
-                    "--workdir, or --overwrite to rebuild in this one what depends on these settings."
-                )
-        if write:
-            write_json(path, fingerprint)
 
     # ---- reading ----------------------------------------------------------------------------------------
 

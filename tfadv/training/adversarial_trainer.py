@@ -16,11 +16,11 @@ from tfadv.datasets.arrays import as_arrays, is_dataset
 from tfadv.datasets.batches import Samples, to_float
 from tfadv.datasets.pipelines import Pipeline
 from tfadv.datasets.splits import hold_out
+from tfadv.defenses import DEFENSES
+from tfadv.defenses.base import ADAM_RATE, FINE_TUNING_RATE, Defense
 from tfadv.models.image_model import fitted, image_model
 from tfadv.models.logits import input_range_of, original
 from tfadv.models.structure import structure
-from tfadv.objectives import DEFENSE_LEARNING_RATE, DEFENSE_OPTIMIZER, DEFENSE_WEIGHT_DECAY, OBJECTIVES
-from tfadv.objectives.base import as_objective
 from tfadv.training.messages import say_outcome, warn_of_missing_classes, warn_of_unused_losses
 from tfadv.training.settings import TrainingSettings
 from tfadv.training.trainer import ROBUST_VALIDATION_IMAGES, Trainer
@@ -41,20 +41,16 @@ class AdversarialTrainer:
     def __init__(
         self,
         model: keras.Model,
-        defense: str = "nfgsm",
+        defense: str | Defense = "nfgsm",
         eps: float | str = 8 / 255,
-        *,
-        optimizer: str = DEFENSE_OPTIMIZER,
-        weight_decay: float = DEFENSE_WEIGHT_DECAY,
     ) -> None:
         """Compiles nothing yet; the first epoch does.
 
         Args:
           model: float32 images (N, H, W, C) in [0, 1] → logits (N, K).
-          defense: an objective of `tfadv.objectives.OBJECTIVES` and its settings, such as "nfgsm(share=0.5)".
+          defense: one of `tfadv.defenses.DEFENSES` that attacks in each step, with its settings: a text such as
+            "nfgsm(share=0.5, optimizer=sgd, learning_rate=0.05)", or an object.
           eps: size of the perturbation in units of a [0, 1] pixel, > 0; a number, or a text such as "8/255".
-          optimizer: "adam", or "sgd" with Nesterov momentum 0.9, which needs another learning rate.
-          weight_decay: decoupled, of kernels.
 
         Raises:
           UserError: an unknown defense or setting, or the model is quantized.
@@ -63,21 +59,12 @@ class AdversarialTrainer:
         sizes = sizes_of(eps)
         if len(sizes) != 1 or not 0 < sizes[0] <= 1:
             raise ValueError(f"eps must be one number above 0 and at most 1, for pixels in [0, 1], got {eps}.")
-        if not isinstance(defense, str):
-            raise ValueError(f"defense must be a text such as 'nfgsm(share=0.5)', got {type(defense).__name__}.")
-        specification = specs.split_specs(defense, OBJECTIVES)
-        if len(specification) != 1:
-            raise ValueError(f"defense must name one objective, got {defense!r}.")
-        if specification[0][0] == "cross_entropy":
-            raise ValueError("cross_entropy trains on clean images only: use model.fit, or a defense.")
-        objective = as_objective(specs.build_with(*specification[0], OBJECTIVES))
-        if objective.needs_mixed_samples:
-            raise ValueError(
-                f"{defense} needs stored adversarial images of other models, which the command line makes."
-            )
+        self._defense = _parsed(defense)
         self._eps, self._range, self._model = sizes[0], input_range_of(model), model
+        self._optimizer = "adam" if self._defense.optimizer == "auto" else self._defense.optimizer
+        decay = self._defense.weight_decay or 0.0
         self._new_trainer = functools.partial(
-            Trainer, weight_decay=weight_decay, objective=objective, optimizer=optimizer
+            Trainer, defense=self._defense, optimizer=self._optimizer, weight_decay=decay
         )
         self._trainer, self._trained = self._new_trainer(image_model(model)), self._variables()
         warn_of_unused_losses(original(model))
@@ -92,11 +79,9 @@ class AdversarialTrainer:
         y: Any = None,
         *,
         validation_data: Any = None,
-        epochs: int = 10,
+        epochs: int | None = None,
         batch_size: int = 128,
-        learning_rate: float = DEFENSE_LEARNING_RATE,
         augmentations: Sequence[str] = (),
-        average: float = 0.0,
         seed: int = 0,
     ) -> dict[str, Any]:
         """Trains from the model's present weights; eps grows during the first half.
@@ -111,12 +96,9 @@ class AdversarialTrainer:
           y: labels in any form that `tfadv.evaluate` takes; None where `x` is a data set.
           validation_data: (images, labels) or a data set.  None holds out a tenth of arrays, by class; of a data set,
             it takes images that are trained on as well, and a warning says so.
-          epochs: passes over the images.
+          epochs: passes over the images; None takes the number of the defense, or 10.
           batch_size: images per step; for arrays.
-          learning_rate: the peak; it rises during the first tenth and falls to 0.
           augmentations: names in `tfadv.datasets.AUGMENTATIONS`; for arrays.
-          average: decay per step of a moving average of the weights, such as 0.997, which is validated and kept in
-            place of the weights themselves; 0 keeps the weights.
           seed: of the held-out images, order, augmentation and attacks.
 
         Returns:
@@ -142,20 +124,22 @@ class AdversarialTrainer:
             training, validation = self._pipeline(x, y, batch_size, augmentations, given)
         else:
             training, validation = self._arrays(x, y, seed, given)
+        epochs = (self._defense.epochs or 10) if epochs is None else epochs
+        rate = self._defense.learning_rate or (ADAM_RATE if self._optimizer == "adam" else FINE_TUNING_RATE)
         settings = TrainingSettings(
             epochs=epochs,
             batch_size=batch_size,
-            learning_rate=learning_rate,
+            learning_rate=rate,
             patience=epochs,
             seed=seed,
             augmentations=augmentations,
             eps=self._eps,
-            average=average,
+            average=self._defense.average,
         )
         warn_of_missing_classes(validation.labels, self._trainer.model.output_shape[-1])
         name = self._trainer.model.name
         record = self._trainer.fit(training, validation, settings, name=name)
-        say_outcome(name, record, validation.labels, f"learning_rate (now {learning_rate:g})")
+        say_outcome(name, record, validation.labels, f"learning_rate (now {rate:g})")
         return record
 
     def _samples(self, x: Any, y: Any = None) -> Samples:
@@ -198,3 +182,19 @@ class AdversarialTrainer:
         check_inputs(self._trainer.model, to_float(images[:1]), labels[:1] * 0, self._eps, (0.0, 1.0))
         if not 0 <= labels.min() <= labels.max() < classes:
             raise ValueError(f"y must be class numbers from 0 to {classes - 1}.")
+
+
+def _parsed(defense: str | Defense) -> Defense:
+    if isinstance(defense, str):
+        named = specs.split_specs(defense, DEFENSES)
+        if len(named) != 1:
+            raise ValueError(f"defense must name one defense, got {defense!r}.")
+        defense = specs.build_with(*named[0], DEFENSES)
+    if not isinstance(defense, Defense):
+        raise ValueError(f"defense must be a text such as 'nfgsm(share=0.5)', got {type(defense).__name__}.")
+    if not defense.attacks:
+        way = (
+            "needs stored images, which the command line makes" if defense.images == "stored" else "trains as fit does"
+        )
+        raise ValueError(f"{defense.label} does not attack in each step: it {way}. Give one such as 'nfgsm'.")
+    return defense

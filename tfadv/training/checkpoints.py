@@ -11,7 +11,6 @@ from tfadv.errors import UserError
 from tfadv.store.files import write_json
 from tfadv.store.workdir import Workdir
 
-AFFECTS_RESULTS = False
 LOG = logging.getLogger(__name__)
 KEEP = 2  # so that one remains if the newest is damaged
 

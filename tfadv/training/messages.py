@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -10,13 +9,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfadv import specs
 from tfadv.evaluation.guessing import hardly_better_than_guessing, largest_share
-from tfadv.objectives import OBJECTIVES
-from tfadv.objectives.base import Objective
 from tfadv.runtime.console import duration
 
-AFFECTS_RESULTS = False
 LOG = logging.getLogger(__name__)
 _MUCH = 0.05  # clean accuracy that is lost
 _KEEP_MORE = " Attacking a share of each batch, as nfgsm(share=0.5) does, or a smaller eps keeps more clean accuracy."
@@ -105,12 +100,3 @@ def warn_of_unused_losses(model: keras.Model) -> None:
         LOG.warning("the activity regularizers of %s are not used in training.", ", ".join(layers[:5]))
     if type(model).train_step is not keras.Model.train_step:
         LOG.warning("%s has a train_step of its own, which is not used: the defense has its own.", model.name)
-
-
-def objective_label(objective: Objective) -> str:
-    """The objective as `--defenses` takes it, with the settings that are not its defaults: "pgd(steps=2)"."""
-    kind = type(objective)
-    name = next((name for name in OBJECTIVES if OBJECTIVES[name] is kind), kind.__name__)
-    fields = dataclasses.fields(objective)
-    changed = {f.name: getattr(objective, f.name) for f in fields if getattr(objective, f.name) != f.default}
-    return specs.label(name, changed)

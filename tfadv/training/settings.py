@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from tfadv.datasets import AUGMENTATIONS
 from tfadv.errors import check_name, check_whole_number
-from tfadv.objectives import EPS_SCHEDULES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,14 +22,12 @@ class TrainingSettings:
       patience: epochs without higher validation accuracy before training stops.
       seed: int, for the order and augmentation of the images.
       augmentations: names in `tfadv.datasets.AUGMENTATIONS`.
-      checkpoint_steps: number of steps between two checkpoints; 0 means one per epoch.
-      eps: size of the perturbation of adversarial objectives, in units of a [0, 1] pixel.
-      eps_schedule: how the size changes, one of `tfadv.objectives.EPS_SCHEDULES`.
+      eps: size of the perturbation of defenses that attack, in units of a [0, 1] pixel, unless they have their own.
       average: decay per step of the moving average of the weights that is validated and kept in place of the weights
         themselves; 0 keeps the weights.
       steps: number of optimizer steps, all of which are taken; the last epoch may be incomplete.  0 means `epochs`.
       keep_start: whether the weights that training starts from are a candidate for the epoch that is kept, as they are
-        with adversarial objectives in any case.
+        with defenses that attack in any case.
     """
 
     epochs: int
@@ -39,9 +36,7 @@ class TrainingSettings:
     patience: int
     seed: int = 0
     augmentations: Sequence[str] = ()
-    checkpoint_steps: int = 0
     eps: float = 0.0
-    eps_schedule: str = "ramp"
     average: float = 0.0
     steps: int = 0
     keep_start: bool = False
@@ -53,7 +48,6 @@ class TrainingSettings:
             raise ValueError(
                 f"learning_rate must be a number above 0, the peak of its schedule, got {self.learning_rate!r}."
             )
-        check_name("eps schedule", self.eps_schedule, EPS_SCHEDULES)
         if not isinstance(self.augmentations, (list, tuple)) or not all(isinstance(n, str) for n in self.augmentations):
             known = ", ".join(AUGMENTATIONS)
             raise ValueError(f"augmentations must be a list of names, got {self.augmentations!r}. Known: {known}.")

@@ -9,18 +9,19 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfadv.objectives.base import Objective
+from tfadv.defenses.base import Defense
+from tfadv.defenses.online import robust
 from tfadv.runtime.compilation import use_xla
 from tfadv.runtime.devices import Devices
 from tfadv.training.awp import perturbed_weights
 
-# Streams of the step's seed; objectives draw from the seed itself where a batch is one part.
+# Streams of the step's seed; defenses draw from the seed itself where a batch is one part.
 _EPS_STREAM = 1
 _FIRST_PART_STREAM = 2
 
 
 class Steps:
-    """The steps of one network, compiled once for each objective and kept for all runs.
+    """The steps of one network, compiled once for each defense and kept for all runs.
 
     Tracing and optimizing the graph of a deep network takes longer than an epoch on few images.
     """
@@ -41,7 +42,7 @@ class Steps:
 
     def train(
         self,
-        objective: Objective,
+        defense: Defense,
         x: Any,
         y: Any,
         eps: float = 0.0,
@@ -52,13 +53,13 @@ class Steps:
         """Updates the weights by one batch.
 
         Where there are several parts, they go through the network one after the other, and the update uses the sum of
-        their gradients.  Each part has its own BatchNorm statistics and random numbers, and an objective with a `share`
+        their gradients.  Each part has its own BatchNorm statistics and random numbers, and a defense with a `share`
         attacks this share of each part, rounded to whole images.
 
         Args:
-          objective: what to minimize.
+          defense: its attack and its loss.
           x, y: float32 (N, H, W, C) and int64 (N,), from `Devices.distribute`.
-          eps: size of the perturbation of an adversarial objective.
+          eps: size of the perturbation of a defense that attacks.
           seed: of its random numbers.
           uniform: whether the size of each image's perturbation is drawn, uniformly from 0 to eps.
           weights: float32 (N,), by which the losses of the images are multiplied; only without parts.
@@ -66,7 +67,7 @@ class Steps:
         Returns:
           float64 (3,): sum of the losses, correct images, images.
         """
-        step = self._step(self._train_slice, objective, uniform)
+        step = self._step(self._train_slice, defense.step_only(), uniform)
         weighted = () if weights is None else (tf.convert_to_tensor(weights),)
         return step(x, y, tf.constant(eps, tf.float32), tf.constant(seed, tf.int64), *weighted)
 
@@ -74,9 +75,9 @@ class Steps:
         """float64 (3,): sum of the cross-entropies, correct images, images; `weights` (N,) are 1 or 0."""
         return self._step(self._validate_slice)(x, y, weights)
 
-    def robust(self, objective: Objective, x: Any, y: Any, weights: Any, eps: float) -> tf.Tensor:
-        """float64 (2,): images that are correct clean and under the objective's PGD of size eps, images."""
-        return self._step(self._robust_slice, objective)(x, y, weights, tf.constant(eps, tf.float32))
+    def robust(self, x: Any, y: Any, weights: Any, eps: float) -> tf.Tensor:
+        """float64 (2,): images that are correct clean and under the PGD of validation of size eps, images."""
+        return self._step(self._robust_slice)(x, y, weights, tf.constant(eps, tf.float32))
 
     def _step(self, function: Callable[..., tf.Tensor], *static: Any) -> Callable[..., tf.Tensor]:
         # A layer may have been frozen since the last run.
@@ -87,7 +88,7 @@ class Steps:
 
     def _train_slice(
         self,
-        objective: Objective,
+        defense: Defense,
         uniform: bool,
         x: tf.Tensor,
         y: tf.Tensor,
@@ -95,7 +96,7 @@ class Steps:
         seed: tf.Tensor,
         weights: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        if objective.is_adversarial and self._devices.replicas > 1:
+        if defense.attacks and self._devices.replicas > 1:
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
             seed = tf.random.experimental.stateless_fold_in(seed, replica)
         if uniform:
@@ -105,55 +106,49 @@ class Steps:
 
         def perturb(x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor, stream: tf.Tensor) -> Any:
             own_seed = tf.random.experimental.stateless_fold_in(seed, stream) if self._parts > 1 else seed
-            adversarial = objective.perturb(self._network, x, y, eps, own_seed)
+            adversarial = defense.perturb(self._network, x, y, eps, own_seed)
             return (), [] if adversarial is None else [adversarial]
-
-        def move(*tensors: tf.Tensor) -> Any:
-            return (), [objective.next_adversarial(*tensors)]
 
         streams = _FIRST_PART_STREAM + tf.range(self._parts)
         _, adversarial = self._over_parts(perturb, x, y, eps, streams)  # a list of one or none
-        for replay in range(objective.replays):
-            losses, logits, *gradient = self._update(objective, weights, x, y, *adversarial)
-            if replay + 1 < objective.replays:
-                _, adversarial = self._over_parts(move, x, *adversarial, *gradient, eps)
+        losses, logits = self._update(defense, weights, x, y, *adversarial)
         # Each device has updated BatchNorm's statistics from its own slice.
         self._devices.average([v for v in self._network.non_trainable_variables if v.dtype == "float32"])
         losses, logits, y = (tf.reshape(t, (-1, *t.shape[2:])) for t in (losses, logits, y))
         return _sums(losses, logits, y, tf.ones_like(losses))
 
-    def _update(self, objective: Objective, weights: tf.Tensor | None, *batch: tf.Tensor) -> list[tf.Tensor]:
-        """Updates the weights by a batch in parts: x, y and, where the objective has any, adversarial images.
+    def _update(self, defense: Defense, weights: tf.Tensor | None, *batch: tf.Tensor) -> list[tf.Tensor]:
+        """Updates the weights by a batch in parts: x, y and, where the defense attacks, adversarial images.
 
         The losses are multiplied by the `weights` of the images, where there are any.
 
         Returns:
-          The losses, the logits and, where the images are replayed, the gradient at the adversarial ones, in parts.
+          The losses and the logits, in parts.
         """
         # The optimizer sums over the devices.
         images = batch[0].shape[0] * batch[0].shape[1] * self._devices.replicas
         variables = self._network.trainable_variables
 
         def differentiate(watched: Sequence[Any], x: tf.Tensor, y: tf.Tensor, *adversarial: Any) -> Any:
-            replayed = adversarial if objective.replays > 1 else ()
             with tf.GradientTape() as tape:
-                tape.watch(replayed)
-                losses, logits = objective.loss(self._network, x, y, adversarial[0] if adversarial else None)
+                losses, logits = defense.loss(self._network, x, y, adversarial[0] if adversarial else None)
                 losses = losses if weights is None else losses * weights
                 loss = tf.reduce_sum(losses) / images + self._regularization()
-            gradients, at_images = tape.gradient(loss, ([v.value for v in watched], list(replayed)))
+            gradients = tape.gradient(loss, [v.value for v in watched])
             # A variable that the loss does not depend on has no gradient.
             found = {i: gradient for i, gradient in enumerate(gradients) if gradient is not None}
             if self._parts > 1:  # the gradient of an Embedding is sparse, and can't be added up
                 found = {i: tf.convert_to_tensor(gradient) for i, gradient in found.items()}
-            return found, [losses, logits, *at_images]
+            return found, [losses, logits]
 
         def gradients(watched: Sequence[Any]) -> Any:
             found, results = self._over_parts(functools.partial(differentiate, watched), *batch)
             return [found.get(i) for i in range(len(watched))], results
 
-        size = objective.weight_perturbation
-        with perturbed_weights(self._network, lambda kernels: gradients(kernels)[0], size, self._devices):
+        moved = perturbed_weights(
+            self._network, lambda kernels: gradients(kernels)[0], getattr(defense, "awp", 0.0), self._devices
+        )
+        with moved:
             at_weights, results = gradients(variables)
         if variables:
             self._optimizer.apply(at_weights, variables)
@@ -203,11 +198,10 @@ class Steps:
         )
         return sums, tf.nest.map_structure(lambda array: array.stack(), arrays)
 
-    def _robust_slice(
-        self, objective: Objective, x: tf.Tensor, y: tf.Tensor, weights: tf.Tensor, eps: tf.Tensor
-    ) -> tf.Tensor:
-        robust = tf.cast(objective.robust(self._network, x, y, eps), tf.float64) * tf.cast(weights, tf.float64)
-        return tf.reduce_sum(tf.stack([robust, tf.cast(weights, tf.float64)]), axis=1)
+    def _robust_slice(self, x: tf.Tensor, y: tf.Tensor, weights: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
+        weights = tf.cast(weights, tf.float64)
+        correct = tf.cast(robust(self._network, x, y, eps), tf.float64) * weights
+        return tf.reduce_sum(tf.stack([correct, weights]), axis=1)
 
     def _validate_slice(self, x: tf.Tensor, y: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
         logits = self._network(x, training=False)

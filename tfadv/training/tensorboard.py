@@ -1,4 +1,4 @@
-"""What training writes for TensorBoard: curves, augmented images and, on request, a profile."""
+"""What training writes for TensorBoard: curves and augmented images."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ import tensorflow as tf
 from tfadv.datasets.augment import augment
 from tfadv.datasets.batches import Samples
 
-AFFECTS_RESULTS = False
 COLUMNS, DRAWS = 8, 4  # of the sheet of augmented images
-PROFILED_STEPS = (10, 20)  # of the first epoch: compilation is over by then
 
 
 class TrainingLog:
@@ -23,16 +21,13 @@ class TrainingLog:
     `train` also has `learning_rate` and `images_per_second`.
     """
 
-    def __init__(self, log_dir: str | os.PathLike | None, profile: bool = False) -> None:
+    def __init__(self, log_dir: str | os.PathLike | None) -> None:
         """Creates no file yet.
 
         Args:
           log_dir: folder for TensorBoard; None writes nothing.
-          profile: whether to record a profile of ten steps of the first epoch.
         """
         self._folder = pathlib.Path(log_dir) if log_dir else None
-        self._profile = profile
-        self._profiling = False
         self._writers: dict[str, tf.summary.SummaryWriter] = {}
 
     def start(self, samples: Samples, seed: int, augmentations: Sequence[str]) -> None:
@@ -56,20 +51,6 @@ class TrainingLog:
             with self._writer("train").as_default(step=0):
                 tf.summary.image("augmented_images", sheet[None])
 
-    def step(self, done: int) -> None:
-        """Starts or ends the profile.
-
-        Args:
-          done: number of steps taken so far, of all epochs.
-        """
-        if not (self._folder and self._profile):
-            return
-        if done == PROFILED_STEPS[0]:
-            tf.profiler.experimental.start(str(self._folder / "train"))
-            self._profiling = True
-        elif done == PROFILED_STEPS[1]:
-            self._end_profile()
-
     def epoch(self, number: int, metrics: Mapping[str, float], **rates: float) -> None:
         """Writes the metrics of one epoch.
 
@@ -91,16 +72,10 @@ class TrainingLog:
             self._writer(run).flush()
 
     def close(self) -> None:
-        """Closes all files, and ends a profile that is being recorded."""
-        self._end_profile()
+        """Closes all files."""
         for writer in self._writers.values():
             writer.close()
         self._writers.clear()
-
-    def _end_profile(self) -> None:
-        if self._profiling:
-            self._profiling = False
-            tf.profiler.experimental.stop()
 
     def _writer(self, run: str) -> tf.summary.SummaryWriter:
         assert self._folder

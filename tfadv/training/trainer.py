@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import logging
-import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -19,13 +18,12 @@ from tqdm import tqdm
 
 from tfadv.datasets.batches import Samples, evaluation_batches, training_batches
 from tfadv.datasets.pipelines import Pipeline
+from tfadv.defenses.base import OPTIMIZERS, Defense
+from tfadv.defenses.online import VALIDATION_STEPS
 from tfadv.errors import UserError, check_name
 from tfadv.evaluation.guessing import hardly_better_than_guessing, largest_share
 from tfadv.models.accelerate import accelerated
-from tfadv.models.rematerialization import rematerialized
-from tfadv.models.twins import float32_twin, is_quantized, use_own_gradient
-from tfadv.objectives import OPTIMIZERS
-from tfadv.objectives.base import Objective, as_objective
+from tfadv.models.twins import float32_twin, is_quantized
 from tfadv.runtime import signals
 from tfadv.runtime.compilation import use_accelerated
 from tfadv.runtime.console import progress_disabled
@@ -36,7 +34,7 @@ from tfadv.training.adam import Adam
 from tfadv.training.averaging import WeightAverage
 from tfadv.training.best import Best
 from tfadv.training.checkpoints import Checkpoints
-from tfadv.training.messages import epoch_line, objective_label
+from tfadv.training.messages import epoch_line
 from tfadv.training.schedule import delayed_ramp, warmup_cosine
 from tfadv.training.settings import TrainingSettings
 from tfadv.training.sgd import SGD
@@ -48,6 +46,7 @@ ROBUST_VALIDATION_IMAGES = 1000  # attacked after each epoch of adversarial trai
 # Robust validation accuracy that is so much lower than the best one means that training has collapsed (catastrophic
 # overfitting): the stop rule of https://github.com/locuslab/fast_adversarial.
 COLLAPSE = 0.2
+CHECKPOINT_SECONDS = 60  # the most that a kill loses
 ROBUST = "val_robust_accuracy"
 _OPTIMIZERS = {"sgd": SGD, "adam": Adam}
 
@@ -61,7 +60,7 @@ class _Progress:
     sums: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(3))  # loss, correct, images of this epoch
     history: dict = dataclasses.field(default_factory=dict)
     gradients: float = 0.0  # gradient images so far
-    collapsed: int = 0  # the epoch after which the stronger objective took over, 0: none
+    collapsed: int = 0  # the epoch after which the fallback took over, 0: none
     start: dict = dataclasses.field(default_factory=dict)  # validation metrics of the weights that training starts from
 
 
@@ -104,12 +103,11 @@ class Trainer:
         self,
         model: keras.Model,
         *,
-        weight_decay: float,
-        objective: Objective | Callable,
+        defense: Defense,
         optimizer: str = "sgd",
+        weight_decay: float = 0.0,
         precision: str = "float32",
         batch_parts: int = 1,
-        rematerialize: bool = False,
         devices: Devices | None = None,
     ) -> None:
         """Compiles the steps; of the model, only its variables will change.
@@ -117,35 +115,30 @@ class Trainer:
         Args:
           model: float32 images in [0, 1] → logits, built in the scope of the devices' strategy.  One in half precision
             is trained as its float32 twin.
-          weight_decay: decoupled, of kernels; see `SGD`.
-          objective: what to minimize.
-          optimizer: a name in `tfadv.objectives.OPTIMIZERS`: "sgd", with Nesterov momentum 0.9, or "adam".
+          defense: how it is trained; its length and its rates are given apart from it.
+          optimizer: "sgd", with Nesterov momentum 0.9, or "adam".
+          weight_decay: decoupled, of kernels.
           precision: as in `accelerated`.
           batch_parts: each device processes its slice of a batch in this many equal parts, which takes less memory; see
             `Steps.train`.
-          rematerialize: recompute activations in the backward pass, see `rematerialized`.
           devices: None means the default device.
 
         Raises:
-          UserError: the model is quantized; `precision` or `rematerialize` needs an optimized clone, and clones are
-            off; or `rematerialize`, and the model has none or can't be cut into segments.
+          UserError: the model is quantized, or `precision` needs an optimized clone and clones are off.
         """
         if not isinstance(optimizer, str):
             raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {type(optimizer).__name__}.")
         check_name("optimizer", optimizer, OPTIMIZERS)
-        if not 0 <= weight_decay < math.inf:
-            raise ValueError(f"weight_decay must be a number of at least 0, got {weight_decay}.")
         self.model = model
-        self._given_objective = self._objective = self._active_objective = as_objective(objective)
+        self._defense = self._active = defense  # the active one takes over where training has collapsed
         self._devices = devices or Devices()
         with self._devices.strategy.scope():
-            self._network = _network(model, precision, rematerialize)
+            self._network = _network(model, precision)
             self._optimizer = _OPTIMIZERS[optimizer](decay=weight_decay)
             self._optimizer.build(self._network.trainable_variables)
         self._average: WeightAverage | None = None
-        self._parts = batch_parts
+        self._parts, self._saved = batch_parts, 0.0
         self._steps = Steps(self._network, self._optimizer, self._devices, batch_parts)
-        self._helper: keras.Model | None = None
         # A partial, because TensorFlow warns of retracing where functions of the same code are traced for many models.
         self._weights_finite = tf.function(functools.partial(_all_finite, self._network.weights), autograph=False)
 
@@ -159,7 +152,7 @@ class Trainer:
         weights: Any = None,
     ) -> tf.Tensor:
         """Updates the weights by one batch; arguments and result are those of `Steps.train`."""
-        return self._steps.train(self._active_objective, x, y, eps, seed, uniform, weights)
+        return self._steps.train(self._active, x, y, eps, seed, uniform, weights)
 
     def fit(
         self,
@@ -173,19 +166,19 @@ class Trainer:
     ) -> dict:
         """Trains from the model's present weights and leaves the best ones in the model.
 
-        The best epoch is that of the highest validation accuracy or, for adversarial objectives, of the highest
-        accuracy under PGD on the first validation images; these run all epochs, because the last, with a small
-        learning rate, bring the most.  There the model that training starts from is a candidate as well, and an epoch
-        that hardly does better than guessing is none.  Where that accuracy collapses, the best weights are restored and
-        the objective's `stronger` one takes over.
+        The best epoch is that of the highest validation accuracy or, for defenses that attack, of the highest accuracy
+        under PGD on the first validation images; these run all epochs, because the last, with a small learning rate,
+        bring the most.  There the model that training starts from is a candidate as well, and an epoch that hardly does
+        better than guessing is none.  Where that accuracy collapses, the best weights are restored and the defense's
+        `fallback` takes over.
 
         Args:
           samples: training samples, or a user's own pipeline, which is trained on one device and without checkpoints.
           validation: samples that decide which epoch was best and when to stop.
           settings: how to train.
           log: writes curves for TensorBoard and is closed at the end; None writes nothing.
-          checkpoints: where to save the state after each epoch and when `signals` asks to stop, and where to resume
-            from; or None.
+          checkpoints: where to save the state after each epoch, each minute and when `signals` asks to stop, and where
+            to resume from; or None.
           name: shown in the progress bar.
 
         Returns:
@@ -204,9 +197,9 @@ class Trainer:
         for variable in self._optimizer.variables:  # momentum and step count of an earlier run
             variable.assign(np.zeros(variable.shape))
         # Not the loss: that of an over-confident network rises while its accuracy still rises, too.
-        self._objective = self._active_objective = self._with_helper()
+        self._active = self._defense
         self._average = self._new_average() if settings.average else None
-        best = Best(None if self._objective.is_adversarial or settings.steps else settings.patience)
+        best = Best(None if self._defense.attacks or settings.steps else settings.patience)
         saved = checkpoints.load() if checkpoints else None
         log = log or TrainingLog(None)
         if not saved and isinstance(samples, Samples):
@@ -216,10 +209,10 @@ class Trainer:
             steps = f" and {progress.step} steps" if progress.step else ""
             LOG.info("%s: resuming after epoch %d%s", name, progress.epoch, steps)
         run = self._prepare(samples, validation, settings, best, checkpoints, log, name, progress)
-        start = self._network.get_weights()
+        start, self._saved = self._network.get_weights(), time.monotonic()
         try:
             with signals.in_steps(), peers_may_die():
-                if (settings.keep_start or self._objective.is_adversarial) and not saved:
+                if (settings.keep_start or self._defense.attacks) and not saved:
                     progress.start = self._validate(run, progress)
                     best.update(0, self._value(run, progress.start), lambda: start)
                 self._run_epochs(run, progress)
@@ -323,20 +316,17 @@ class Trainer:
                 first_step = first_step or time.monotonic() - started
                 progress.step += 1
                 progress.gradients += (
-                    len(y) * workers * self._active_objective.cost
-                    if weights
-                    else (run.batch_size * self._active_objective.cost)
+                    len(y) * workers * self._active.cost if weights else (run.batch_size * self._active.cost)
                 )
                 if self._average:
                     self._average.update(step + 1, settings.average)
                 bar.update()
                 done, at_end = run.steps_done(progress), progress.step == steps
-                run.log.step(done)
                 check = done % divergence.CHECK_EVERY == 0 or at_end
                 # Several hosts have to stop at the same step, so they exchange requests when they check.
-                asked = signals.asked()
-                stop = asked if workers == 1 else check and self._devices.sum_over_workers(asked) > 0
-                due = bool(settings.checkpoint_steps) and done % settings.checkpoint_steps == 0
+                stop, due = signals.asked(), time.monotonic() > self._saved + CHECKPOINT_SECONDS
+                if workers > 1:
+                    stop, due = (check and self._devices.sum_over_workers(each) > 0 for each in (stop, due))
                 if check or stop or due:
                     progress.sums = sums.numpy()
                     run.divergence.check(done, progress.sums[0], progress.sums[2], bool(self._weights_finite()))
@@ -363,14 +353,14 @@ class Trainer:
             sums += self._steps.validate(*map(self._devices.distribute_share, batch)).numpy()
             signals.asked()  # shows that this process reacts to signals, however long validation takes
         metrics = {"val_loss": sums[0] / sums[2], "val_accuracy": sums[1] / sums[2]}
-        if self._objective.is_adversarial:
+        if self._defense.attacks:
             metrics[ROBUST], attacked = self._robust_accuracy(run)
-            progress.gradients += attacked * self._objective.validation_cost
+            progress.gradients += attacked * VALIDATION_STEPS
         return {key: float(value) for key, value in metrics.items()}
 
     def _value(self, run: _Run, metrics: dict[str, float]) -> float:
         """What the best epoch has most of."""
-        if not self._objective.is_adversarial:
+        if not self._defense.attacks:
             return metrics["val_accuracy"]
         guesses = hardly_better_than_guessing(metrics["val_accuracy"], run.largest_share)
         return -1.0 if guesses else metrics[ROBUST]  # a network that always gives one answer is hard to attack
@@ -380,32 +370,18 @@ class Trainer:
         sums = np.zeros(2)
         for batch in run.validation:
             x, y, weights = map(self._devices.distribute_share, batch)
-            sums += self._steps.robust(self._objective, x, y, weights, run.settings.eps).numpy()
+            sums += self._steps.robust(x, y, weights, run.settings.eps).numpy()
             signals.asked()
             if sums[1] >= ROBUST_VALIDATION_IMAGES:
                 break
         return sums[0] / sums[1], int(sums[1])
 
-    def _with_helper(self) -> Objective:
-        """The objective, with a copy of the model as it is now where it needs one."""
-        if not self._given_objective.needs_helper:
-            return self._given_objective
-        with self._devices.strategy.scope():
-            if self._helper is None:
-                self._helper = keras.models.clone_model(self.model)
-                self._helper.trainable = False
-            self._helper.set_weights(self.model.get_weights())
-            return self._given_objective.with_helper(accelerated(self._helper) if use_accelerated() else self._helper)
-
     def _perturbation(self, settings: TrainingSettings, step: int, total: int) -> tuple[float, tuple[int, int], bool]:
         """(size, seed, whether sizes are drawn for each image) of a step's perturbations."""
-        peak = settings.eps if self._objective.train_eps is None else self._objective.train_eps
-        size = delayed_ramp(step, peak=peak, total=total) if settings.eps_schedule == "ramp" else peak
-        return (
-            size,
-            (settings.seed, -1 - step),
-            settings.eps_schedule == "uniform",
-        )  # augmentation draws from steps >= 0
+        given, schedule = getattr(self._defense, "eps", None), getattr(self._defense, "eps_schedule", "fixed")
+        peak = settings.eps if given is None else given
+        size = delayed_ramp(step, peak=peak, total=total) if schedule == "ramp" else peak
+        return size, (settings.seed, -1 - step), schedule == "uniform"  # augmentation draws from steps >= 0
 
     def _new_average(self) -> WeightAverage:
         with self._devices.strategy.scope():
@@ -423,16 +399,16 @@ class Trainer:
                 self._average.swap()
 
     def _check_collapse(self, run: _Run, progress: _Progress, logs: dict[str, float]) -> None:
-        """Restores the best weights where robust accuracy has collapsed, and continues with a stronger objective."""
+        """Restores the best weights where robust accuracy has collapsed, and continues with the fallback."""
         best, trained = run.best, progress.history.get(ROBUST, [0.0])
         if ROBUST not in logs or logs[ROBUST] >= max(trained) - COLLAPSE:
             return
-        stronger = self._active_objective.stronger()
+        stronger = self._active.fallback()
         LOG.warning(
             "%s epoch %d: robust validation accuracy fell from %.1f%% to %.1f%% (catastrophic overfitting). The "
             "weights of epoch %d are restored%s.",
             *(run.name, progress.epoch, 100 * max(trained), 100 * logs[ROBUST], best.epoch),
-            f"; training continues with {objective_label(stronger)}" if stronger else "",
+            f"; training continues with {stronger.label}" if stronger else "",
         )
         self._network.set_weights(best.weights)
         if self._average:
@@ -440,10 +416,11 @@ class Trainer:
         for variable in self._optimizer.variables[2:]:  # momentum; not the step count and the learning rate
             variable.assign(np.zeros(variable.shape))
         if stronger is not None:
-            self._active_objective = stronger
+            self._active = stronger
             progress.collapsed = progress.collapsed or progress.epoch
 
     def _save_checkpoint(self, run: _Run, progress: _Progress) -> None:
+        self._saved = time.monotonic()
         if run.checkpoints:
             run.checkpoints.save(run.steps_done(progress), *self._state_dict(progress, run.best))
 
@@ -469,7 +446,7 @@ class Trainer:
         progress = _Progress(**{field.name: state[field.name] for field in dataclasses.fields(_Progress)})
         progress.sums = np.asarray(progress.sums)
         if progress.collapsed:
-            self._active_objective = self._objective.stronger() or self._objective
+            self._active = self._defense.fallback() or self._defense
         return progress
 
 
@@ -483,7 +460,7 @@ def _of_epoch(batches: Iterator, epoch: int) -> Iterator:
     return batches
 
 
-def _network(model: keras.Model, precision: str, rematerialize: bool) -> keras.Model:
+def _network(model: keras.Model, precision: str) -> keras.Model:
     """The model that is trained in place of `model`; it shares its variables."""
     if is_quantized(model):
         raise UserError(f"{model.name} is quantized, and can't be trained: harden the float model, then quantize it.")
@@ -491,19 +468,8 @@ def _network(model: keras.Model, precision: str, rematerialize: bool) -> keras.M
     if not use_accelerated():
         if precision != "float32":
             raise UserError(f"--precision={precision} needs --accelerate=auto: optimized clones compute in bfloat16.")
-        if rematerialize:
-            raise UserError("--rematerialize needs --accelerate=auto: it works on optimized clones.")
         return model
-    network = accelerated(model, precision)
-    if not rematerialize:
-        return network
-    if network is model:
-        raise UserError(
-            f"--rematerialize: {model.name} must be a functional or sequential model that uses each layer once."
-        )
-    network = rematerialized(network)
-    use_own_gradient(network)  # in the precision that was chosen
-    return network
+    return accelerated(model, precision)
 
 
 def _seconds_per_step(seconds: float, steps: int, first_step: float) -> float:

@@ -3,7 +3,7 @@
 (async () => {
   const data = JSON.parse(document.getElementById("gallery-data").textContent);
   const form = document.getElementById("controls");
-  const { model, recipe, eps, class: shownClass } = form.elements;
+  const { model, defense, eps, class: shownClass } = form.elements;
   const [height, width] = data.size;
   const count = data.labels.length;
 
@@ -77,7 +77,7 @@
   let latest = 0; // a selection that was made while images were decoded replaces the earlier one
   const show = async () => {
     const own = ++latest;
-    const selected = data.models[`${model.value}/${recipe.value}`];
+    const selected = data.models[`${model.value}/${defense.value}`];
     const level = Number(eps.value);
     const size = data.epsilons[level];
     const [clean, attacked] = [await pixels(data.clean), await pixels(selected.adversarial[level])];
@@ -98,7 +98,7 @@
     const [first, second] = [selected.confusion[0], selected.confusion[level + 1]];
     const total = first.flat().reduce((a, b) => a + b, 0);
     document.getElementById("summary").textContent =
-      `${model.value}, ${recipe.value}: of ${total} test images, ${percent(correct(first) / total)} are classified correctly, ` +
+      `${model.value}, ${defense.value}: of ${total} test images, ${percent(correct(first) / total)} are classified correctly, ` +
       `and ${percent(correct(second) / total)} after the attack (${data.attack}, eps ${size}).`;
     document.getElementById("confusion").replaceChildren(
       confusion(first, "Clean images. Rows: true class; columns: predicted class"),
@@ -106,15 +106,15 @@
   };
 
   const names = Object.keys(data.models).map(split);
-  const fillRecipes = () =>
-    fill(recipe, names.filter(([name]) => name === model.value).map(([, name]) => [name, name]));
+  const fillDefenses = () =>
+    fill(defense, names.filter(([name]) => name === model.value).map(([, name]) => [name, name]));
   fill(model, [...new Set(names.map(([name]) => name))].map((name) => [name, name]));
-  fillRecipes();
+  fillDefenses();
   fill(eps, data.epsilons.map((size, i) => [String(i), String(size)]));
   eps.value = String(data.epsilons.length - 1);
   const present = [...new Set(data.labels)];
   fill(shownClass, [["", "all"], ...present.map((label) => [String(label), data.classes[label]])]);
-  form.addEventListener("change", () => { fillRecipes(); show(); });
+  form.addEventListener("change", () => { fillDefenses(); show(); });
   form.addEventListener("submit", (event) => event.preventDefault());
   await show();
 })();

@@ -1,0 +1,131 @@
+"""Defenses that attack the images of each step, and the attack inside a training step."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import tensorflow as tf
+
+from tfadv.attacks import losses
+from tfadv.attacks.gradient import logits_and_gradient, logits_of, sign
+from tfadv.attacks.norms import Linf
+from tfadv.defenses.base import Defense
+from tfadv.defenses.losses import smoothed_cross_entropy
+from tfadv.specs import setting
+
+VALIDATION_STEPS = 10  # of PGD, to choose the epoch to keep
+# How eps changes while a model trains.  "ramp" is `tfadv.training.schedule.delayed_ramp`, "fixed" is the same in all
+# steps, and "uniform" is drawn for each image, up to the largest.
+EPS_SCHEDULES = ("ramp", "fixed", "uniform")
+
+
+def ascend(
+    model: Any,
+    x: tf.Tensor,
+    y: tf.Tensor,
+    start: tf.Tensor,
+    eps: tf.Tensor,
+    *,
+    steps: int,
+    loss: Callable[..., tf.Tensor] = losses.cross_entropy,
+) -> tf.Tensor:
+    """Steps of 2.5 · eps / steps along the sign of the gradient, each projected to within eps and [0, 1].
+
+    Plain TensorFlow, for use inside a training step.
+
+    Args:
+      model: callable from float32 (N, H, W, C) to logits (N, K).
+      x: float32 (N, H, W, C) in [0, 1], the centre.
+      y: int64 (N,).
+      start: float32 (N, H, W, C), within eps of x.
+      eps: float32 () or (N, 1, 1, 1).
+      steps: number of steps, >= 1.
+      loss: function of (logits, y, target) that is maximized.
+
+    Returns:
+      float32 (N, H, W, C).
+    """
+    step_size = eps if steps == 1 else 2.5 * eps / steps
+
+    def step(i, at):
+        _, gradient = logits_and_gradient(model, at, y, loss=loss)
+        return i + 1, Linf.project(at + step_size * sign(gradient), x, eps, 0.0, 1.0)
+
+    _, adversarial = tf.while_loop(lambda i, _: i < steps, step, (0, start))
+    return tf.ensure_shape(adversarial, x.shape)
+
+
+def random_start(x: tf.Tensor, eps: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Uniform within eps of x (N, H, W, C), clipped to [0, 1]; eps float32 () or (N, 1, 1, 1), seed int64 (2,)."""
+    return tf.clip_by_value(x + eps * tf.random.stateless_uniform(tf.shape(x), seed, -1.0, 1.0), 0.0, 1.0)
+
+
+def robust(model: Any, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
+    """bool (N,): images classified correctly, also under the PGD that chooses the epoch to keep.
+
+    Clean accuracy would keep the very epoch in which one-step training collapsed.  Arguments as in `Defense.perturb`.
+    """
+    adversarial = ascend(model, x, y, x, eps, steps=VALIDATION_STEPS)
+    clean, attacked = (tf.argmax(logits_of(model, images), axis=1) == y for images in (x, adversarial))
+    return clean & attacked
+
+
+@dataclasses.dataclass(frozen=True)
+class OnlineDefense(Defense):
+    """A defense that attacks the images of each step; the epoch to keep is that of the highest accuracy under PGD.
+
+    Attributes:
+      eps: the perturbation size to train against, in units of a [0, 1] pixel; None means that of the run, under which
+        validation images are attacked in any case.
+      eps_schedule: "ramp": 0 for a tenth of the steps, then growing over the next four tenths.  "fixed": the same in
+        all steps.  "uniform": drawn for each image, from 0 to the largest.
+    """
+
+    attacks: ClassVar[bool] = True
+
+    weight_decay: float | None = setting(5e-3, least=0)
+    eps: float | None = setting(None, least=0, most=1)
+    eps_schedule: str = setting("ramp", choices=EPS_SCHEDULES)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdversarialTraining(OnlineDefense):
+    """Cross-entropy of adversarial images in place of some of the clean ones.
+
+    Attributes:
+      share: the share of each batch that is attacked; the rest stays clean.  Both go through the network in one call,
+        so that BatchNorm's statistics are those of the mixture.
+      smoothing: of the labels, see `smoothed_cross_entropy`.
+    """
+
+    share: float = setting(1.0, above=0, most=1)
+    smoothing: float = setting(0.0, least=0, most=0.999)
+
+    @property
+    def attack_steps(self) -> int:
+        """Gradients per attacked image."""
+        return 1
+
+    @property
+    def cost(self) -> float:
+        """See `Defense.cost`."""
+        return 1 + self.share * self.attack_steps
+
+    def attack(self, model: Any, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Adversarial images of x, float32 (N, H, W, C); arguments as in `perturb`."""
+        raise NotImplementedError
+
+    def perturb(self, model: Any, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Attacks the first images of the batch, whose order is random."""
+        n = max(1, round(self.share * x.shape[0]))
+        return self.attack(model, x[:n], y[:n], eps[:n] if eps.shape.rank else eps, seed)
+
+    def loss(
+        self, model: Any, x: tf.Tensor, y: tf.Tensor, adversarial: tf.Tensor | None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The cross-entropy of the adversarial images and of the clean rest."""
+        assert adversarial is not None
+        logits = model(tf.concat([adversarial, x[adversarial.shape[0] :]], axis=0), training=True)
+        return smoothed_cross_entropy(logits, y, self.smoothing), logits

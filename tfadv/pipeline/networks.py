@@ -1,0 +1,180 @@
+"""The model before training: a built-in one, or one of the user."""
+
+from __future__ import annotations
+
+import abc
+import functools
+import logging
+import re
+from typing import TYPE_CHECKING
+
+import keras
+import numpy as np
+
+from tfadv import specs
+from tfadv.datasets.batches import to_float
+from tfadv.errors import UserError
+from tfadv.evaluation.guessing import hardly_better_than_guessing, largest_share
+from tfadv.models import files, logits, own, pretrained
+from tfadv.models.builder import build
+from tfadv.models.compiled import compiled_logits
+from tfadv.store.files import digest
+
+if TYPE_CHECKING:
+    from tfadv.pipeline.run import Run
+
+LOG = logging.getLogger(__name__)
+RANGES = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))  # of pixels, which --input_range=auto tries
+_TRIED_IMAGES = 256
+
+
+def description(model: keras.Model) -> str:
+    """A hash of all layers of a model and of their settings, whatever numbers Keras has given to their names."""
+    text = model.to_json()
+    names = dict.fromkeys(re.findall(r'"name": "([^"]+)"', text))
+    numbers = {name: f"layer{number}" for number, name in enumerate(names)}
+    return digest(re.sub(r'"([^"]+)"', lambda match: f'"{numbers.get(match[1], match[1])}"', text))
+
+
+class Network(abc.ABC):
+    """A model before training.
+
+    Attributes:
+      label: its name in files and tables.
+      is_own: whether it is the user's own, with the weights of a trained model.
+    """
+
+    label: str
+    is_own: bool
+
+    @abc.abstractmethod
+    def inputs(self) -> dict:
+        """JSON values that change when the model does."""
+
+    @abc.abstractmethod
+    def build(self) -> keras.Model:
+        """The model with its initial weights, from float32 images in [0, 1] to logits.
+
+        Raises:
+          UserError: it does not fit the images of the data set.
+        """
+
+    def content(self, model: keras.Model) -> str:
+        """A hash that changes when the predictions of the trained model do: its weights alone don't tell.
+
+        Args:
+          model: the trained model, as it is saved.
+        """
+        return digest(self.inputs() | {"trained": files.weights_hash(model)})
+
+
+class BuiltInModel(Network):
+    """A model of the table `MODELS` with random weights, which depend on `--seed`, or with those of `--weights`."""
+
+    is_own = False
+
+    def __init__(self, name: str, run: Run) -> None:
+        """`name`: a name in `MODELS`."""
+        self.label, self._run = name, run
+
+    @functools.cached_property
+    def _description(self) -> str:
+        with self._run.lend(self.label) as built:
+            return description(built.model)
+
+    @functools.cached_property
+    def _weights(self) -> str | None:
+        return pretrained.identity(self._run.config.weights)
+
+    def inputs(self) -> dict:
+        """The layers, the pretrained weights, and the seed of the others."""
+        return {
+            "model": self.label,
+            "network": self._description,
+            "weights": self._weights,
+            "seed": self._run.config.seed,
+        }
+
+    def build(self) -> keras.Model:
+        """See `Network.build`."""
+        config, dataset = self._run.config, self._run.dataset
+        keras.utils.set_random_seed(config.seed)
+        model = build(self.label, dataset.shape, len(dataset.class_names))
+        return pretrained.with_weights(model, config.weights) if config.weights else model
+
+
+class OwnModel(Network):
+    """A model that the user brings along, with its weights."""
+
+    is_own = True
+
+    def __init__(self, name: str, run: Run) -> None:
+        """`name`: as in `tfadv.models.own`."""
+        self.label, self._name, self._run = own.label(name), name, run
+
+    @functools.cached_property
+    def _identity(self) -> dict:
+        return own.identity(self._name)
+
+    def inputs(self) -> dict:
+        """What the model is, the range of its pixels and the shape of the images."""
+        return {
+            "model": self.label,
+            "network": self._identity,
+            "input_range": self._run.config.input_range,
+            "shape": list(self._run.dataset.shape),
+        }
+
+    def build(self) -> keras.Model:
+        """See `Network.build`."""
+        first = "_input_range" not in self.__dict__
+        return self._classifier(self._input_range, quiet=not first)
+
+    @functools.cached_property
+    def _input_range(self) -> tuple[float, float]:
+        """The range given, or the one with which the model classifies most validation images correctly."""
+        if self._run.config.input_range_given:
+            return self._run.config.input_range_given
+        dataset = self._run.dataset
+        validation = dataset.images["validation"]
+        rows = np.random.default_rng(0).permutation(len(validation.labels))[:_TRIED_IMAGES]
+        x, y = to_float(validation.images[rows]), validation.labels[rows]
+        accuracies, classifier = {}, self._classifier((0.0, 1.0), quiet=True)
+        for low, high in RANGES:
+            predicted = np.argmax(compiled_logits(classifier, x * (high - low) + low), axis=1)
+            accuracies[low, high] = float((predicted == y).mean())
+        best = max(accuracies, key=lambda pair: accuracies[pair])
+        listing = ", ".join(f"{accuracy:.1%} for {low:g},{high:g}" for (low, high), accuracy in accuracies.items())
+        LOG.info(
+            "%s: pixels from %g to %g. Accuracy on %d validation images: %s. Override with --input_range.",
+            *(self.label, *best, len(rows), listing),
+        )
+        if hardly_better_than_guessing(accuracies[best], largest_share(np.bincount(y).tolist())):
+            LOG.warning(
+                "%s is hardly better than guessing: are its classes in the order %s, and does it expect other pixels?",
+                *(self.label, ", ".join(dataset.class_names[:10])),
+            )
+        return best
+
+    def _classifier(self, input_range: tuple[float, float], quiet: bool) -> keras.Model:
+        model, dataset = own.load(self._name), self._run.dataset
+        try:
+            classifier = logits.classifier(model, input_range, input_shape=dataset.shape, quiet=quiet)
+        except Exception as error:  # also what the model itself raises on images of this shape
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"{self._name} can't be used as a classifier of {dataset.shape} images: {reason}")
+        takes, returns = classifier.input_shape[1:], classifier.output_shape[-1]
+        if any(size is not None and size != own_size for size, own_size in zip(takes, dataset.shape)):
+            wanted = "x".join("any" if size is None else str(size) for size in takes)
+            has = "x".join(map(str, dataset.shape))
+            way = f"={specs.size(f'{takes[0]}x{takes[1]}')}" if takes[0] and takes[1] else ""
+            raise UserError(
+                f"{self._name} takes images of {wanted} and {self._run.config.dataset} has {has}: "
+                f"give --image_size{way}."
+            )
+        if returns != len(dataset.class_names):
+            raise UserError(
+                f"{self._name} returns {returns} classes and {self._run.config.dataset} has {len(dataset.class_names)} "
+                f"({', '.join(dataset.class_names[:10])}{', …' if len(dataset.class_names) > 10 else ''})."
+            )
+        return classifier

@@ -1,0 +1,217 @@
+"""results.json and the report: what a run has found so far."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import functools
+import importlib.metadata
+import pathlib
+import platform
+from collections.abc import Iterator, Sequence
+
+from tfadv import __version__, attacks, paper, specs
+from tfadv.datasets.splits import SPLITS
+from tfadv.defenses import DEFENSES
+from tfadv.defenses.base import Defense
+from tfadv.errors import UserError
+from tfadv.evaluation.guessing import largest_share
+from tfadv.evaluation.records import Record, attack_records, fgsm_records, worst_case_records
+from tfadv.evaluation.result import worst_case
+from tfadv.models import MODELS
+from tfadv.pipeline import steps
+from tfadv.pipeline.cached import Entry
+from tfadv.pipeline.run import Run
+from tfadv.pipeline.steps import Evaluation
+from tfadv.pipeline.training import Trained, training_of
+from tfadv.report import FORMATS, write_report
+from tfadv.report.comparison import fgsm_tables
+from tfadv.report.data import ReportData
+from tfadv.report.gallery import Gallery
+from tfadv.report.page import templates_hash
+from tfadv.store.files import digest, write_json
+
+_REPORT_BYTES = 2_000_000
+
+
+def publish(run: Run) -> None:
+    """Writes results.json with the results of all models in the work folder that are up to date."""
+    if run.workdir.follower or run.config.shard:  # one process writes
+        return
+    with run.cache.looking():
+        entries = [record for trained in _on_disk(run) for record in records(run, trained)]
+    path = run.workdir.root / "results.json"
+    if entries or path.exists():
+        write_json(path, [record.to_dict() for record in entries])
+
+
+def _on_disk(run: Run) -> Iterator[Trained]:
+    """The models of the work folder: those of this run first, then those of earlier commands."""
+    names = dict.fromkeys((*run.config.models, run.config.surrogate, *MODELS))
+    for model in names:
+        label = run.network(model).label
+        if not (run.workdir.root / "models" / specs.folder_name(label)).is_dir():
+            continue
+        own = run.defenses_of(model) if model in run.config.models else [run.first(model)]
+        for defense in {each.label: each for each in (*own, *_defenses_on_disk(run, label))}.values():
+            with contextlib.suppress(UserError):  # damaged
+                trained = steps.train(run, model, defense)
+                if trained.entry.content is not None:
+                    yield trained
+
+
+def _defenses_on_disk(run: Run, label: str) -> list[Defense]:
+    """The defenses that a model of the work folder was trained by, in the order of the table."""
+    found = []
+    for path in sorted((run.workdir.root / "models" / specs.folder_name(label)).glob("[!.]*")):
+        with contextlib.suppress(KeyError, ValueError, UserError):  # damaged, or of a plugin that is not loaded
+            manifest = run.workdir.manifest(path.relative_to(run.workdir.root).as_posix()) or {}
+            ((name, settings),) = specs.split_specs(manifest["defense"], DEFENSES)
+            found.append(specs.build_with(name, settings, DEFENSES))
+    return sorted(found, key=lambda defense: (list(DEFENSES).index(defense.name), getattr(defense, "round", 0)))
+
+
+def records(run: Run, trained: Trained) -> list[Record]:
+    """The results of one model that are up to date; empty where it was not evaluated."""
+    with run.cache.looking():
+        fgsm = steps.evaluate_fgsm(run, trained)
+        if fgsm.entry.content is None:
+            return []
+        others = list(_attacked(run, trained))
+    model, epsilons = steps.model_id(run, trained), run.config.epsilons
+    result, source = fgsm.result, steps.surrogate(run).name
+    found = fgsm_records(model, epsilons, result.clean_correct, result.robust, fgsm.transfer.robust, source)
+    for each in others:
+        own, cost = each.result, each.result.cost.to_dict()
+        found += attack_records(model, epsilons, own.robust, own.attack or "", own.settings, cost, each.attack.label)
+    if len({each.result.n for each in others}) != 1:  # there is no worst case over different numbers of images
+        return found
+    worst = worst_case([result.first(others[0].result.n), *(each.result for each in others)])
+    labels = dict.fromkeys(["fgsm", *(each.attack.label for each in others)])
+    return found + worst_case_records(model, epsilons, worst.robust, list(labels))
+
+
+def _attacked(run: Run, trained: Trained) -> Iterator[Evaluation]:
+    """The evaluations on the disk that are up to date, in the order of the table of attacks."""
+    order, found = list(attacks.ATTACKS), []
+    for path in (run.workdir.root / "attacks" / trained.folder).glob("[!.]*"):
+        with contextlib.suppress(KeyError, UserError):  # damaged, or of a plugin that is not loaded
+            inputs = (run.workdir.manifest(path.relative_to(run.workdir.root).as_posix()) or {})["inputs"]
+            attack = attacks.parse(inputs["attack"])
+            found.append((order.index(attack.name), attack.label, attack, inputs["images"]))
+    for _, _, attack, n in sorted(found, key=lambda each: each[:2]):
+        evaluation = steps.evaluate_attack(run, trained, attack, n)
+        if evaluation.entry.content is not None:
+            yield evaluation
+
+
+def folder_of_report(run: Run) -> str:
+    """Where the report of a stage is, a path in the work folder."""
+    return "comparison" if run.compares else "report"
+
+
+def report(run: Run, evaluations: Sequence[Evaluation], further: Sequence[Entry] = ()) -> Entry:
+    """Tables, plots and a page about the models of `--models`, in all registered formats.
+
+    Args:
+      run: settings, work folder and devices.
+      evaluations: what it reports on.
+      further: entries that it reports on as well.
+    """
+    trained = steps.all_trained(run)
+    pictures = [steps.picture(run, each) for each in trained]
+
+    @functools.cache
+    def data() -> ReportData:
+        return _data(run, trained, pictures, evaluations)
+
+    def inputs() -> dict:
+        found = data()
+        return {
+            **{each.entry.name: each.entry for each in evaluations},
+            **{entry.name: entry for entry in (*further, *pictures)},
+            "first": found.first,
+            "defenses": [repr(defense) for defense in found.known_defenses],
+            "formats": list(FORMATS),
+            "templates": templates_hash(),
+            "tfadv": __version__,
+            "results": digest([[record.to_dict() for record in found.records], found.transfer_matrix or {}]),
+            "checks": {name: [repr(each) for each in checks] for name, checks in found.checks.items()},
+            "explanations": sorted(found.explanations),
+        }
+
+    return run.cache.cached(
+        folder_of_report(run),
+        inputs,
+        lambda folder, manifest, resume: write_report(folder, data()),
+        stage="report",
+        need=_REPORT_BYTES,
+    )
+
+
+def _data(
+    run: Run, trained: Sequence[Trained], pictures: Sequence[Entry], evaluations: Sequence[Evaluation]
+) -> ReportData:
+    """What is reported: results of earlier commands as well, where they are up to date."""
+    transfers, checks, explanations = {}, {}, {}
+    with run.cache.looking():
+        for each in trained:
+            row = steps.transfer(run, each, trained, _images(run, f"transfers/{each.folder}"))
+            if row.content is not None:
+                transfers[each.name] = steps.read_transfer(run, row)
+            found = steps.check(run, each, _images(run, f"diagnostics/{each.folder}"))
+            if found.content is not None:
+                checks[each.name] = steps.read_checks(run, found)
+            explanation = steps.explain(run, each)
+            if explanation.content is not None:
+                explanations[each.name] = steps.read_explanation(run, explanation)
+    images, labels = steps.pictured(run)
+    shown = {each.name: steps.read_picture(run, entry) for each, entry in zip(trained, pictures)}
+    first = run.first(run.config.models[0])
+    tables = fgsm_tables if run.compares else paper.paper_tables if first.name == "baseline" else None
+    return ReportData(
+        dataset=run.config.dataset,
+        class_names=tuple(run.dataset.class_names),
+        records=tuple(record for each in trained for record in records(run, each)),
+        known_defenses=tuple({each.defense.label: each.defense for each in trained}.values()),
+        first=first.label,
+        published=paper if first.name == "baseline" and not run.compares else None,
+        tables=tables,
+        headline=paper.paper_headline if tables is paper.paper_tables else None,
+        transfer_matrix=transfers or None,
+        checks=checks,
+        gallery=Gallery("fgsm", tuple(sorted(run.config.epsilons)), images, labels, shown),
+        explanations=explanations,
+        training={each.name: training_of(run, each) for each in trained},
+        provenance=_provenance(run),
+        largest_share=largest_share(run.dataset.counts[SPLITS[-1]]),
+        upper_bounds=tuple(each.name for each in evaluations if each.result.upper_bound()),
+    )
+
+
+def _images(run: Run, name: str) -> int:
+    """The number of images that an entry on the disk was made from; 0 where there is none."""
+    manifest = run.workdir.manifest(name)
+    return manifest["inputs"]["images"] if manifest else 0
+
+
+def _provenance(run: Run) -> dict[str, str]:
+    """What the results were computed with."""
+    workdir = run.workdir
+    seconds = sum((workdir.manifest(name) or {}).get("seconds", 0) for name in workdir.names())
+    versions = {name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy")}
+    return {
+        "command": f"tfadv --flagfile={workdir.root / 'flags.txt'}",
+        "flags.txt": run.config.flagfile(),
+        "seed": str(run.config.seed),
+        "versions": ", ".join(f"{name} {version}" for name, version in {"tfadv": __version__, **versions}.items()),
+        "machine": f"{platform.system()} {platform.machine()}, devices: {run.devices.replicas}",
+        "date": f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC",
+        "computing time": str(datetime.timedelta(seconds=round(seconds))),
+    }
+
+
+def read_summary(run: Run) -> tuple[str, pathlib.Path]:
+    """(the results in a few lines, where the page is) of the report on the disk."""
+    folder = run.workdir.open(folder_of_report(run))
+    return (folder / "summary.txt").read_text(encoding="utf-8"), folder / "report.html"

@@ -1,0 +1,164 @@
+"""Runs a stage of the command line in a work folder: `run`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import shlex
+import time
+from collections.abc import Callable, Sequence
+
+from tfadv.config import STATUS, Config
+from tfadv.datasets.storage import limit_memory_pools
+from tfadv.models import own
+from tfadv.pipeline import steps
+from tfadv.pipeline.cached import Entry
+from tfadv.pipeline.reporting import publish, read_summary, report
+from tfadv.pipeline.run import Run
+from tfadv.pipeline.status import status_text
+from tfadv.pipeline.steps import Evaluation
+from tfadv.pipeline.training import Trained
+from tfadv.runtime import signals
+from tfadv.runtime.cluster import cluster
+from tfadv.runtime.console import duration, styled
+from tfadv.runtime.peers import peers_may_die
+from tfadv.store.workdir import Workdir
+
+LOG = logging.getLogger(__name__)
+LONG = 60  # seconds of work that a user wants to know about beforehand
+REPORTED = ("explain", "report", "compare", "all")  # the stages that end with a report
+
+
+def run(config: Config) -> str | None:
+    """Runs `--stage` and everything it needs that is missing.
+
+    Args:
+      config: resolved settings.
+
+    Returns:
+      What to print at the end; None on a host that is not the chief.
+
+    Raises:
+      UserError: something is wrong that the user can fix.
+    """
+    if config.stage == STATUS:
+        # A follower reads only, so that another process may work in the folder; and it need not wait for other hosts.
+        workdir = Workdir(config.workdir, follower=True)
+        return status_text(Run(dataclasses.replace(config, distribute="none"), workdir))
+    limit_memory_pools()
+    workers, number = cluster() if config.distribute in ("auto", "multiworker") else (1, 0)
+    follower = workers > 1 and number > 0
+    with peers_may_die(), Workdir(config.workdir, shard=config.shard_of(), follower=follower) as workdir:
+        this = Run(config, workdir)
+        if not follower and not config.shard:
+            (workdir.root / "flags.txt").write_text(config.flagfile(), encoding="utf-8")
+        if this.devices.replicas > 1:
+            LOG.info("%s", this.devices)
+        signals.install()  # where there are several hosts, TensorFlow has replaced the handler of SIGTERM
+        _run_stage(this)
+        publish(this)
+        return None if follower else _closing_text(this)
+
+
+def _run_stage(run: Run) -> None:
+    stage = run.config.stage
+    steps.prepare(run)
+    publish(run)  # results of other settings must not stay
+    if stage == "prepare":
+        return
+    if stage == "generate":
+        steps.generate(run)
+    elif stage in ("train", "augment", "retrain"):
+        for model in run.config.models:
+            for defense in run.defenses_of(model):
+                if defense.stage == stage:
+                    steps.train(run, model, defense)
+    elif stage == "attack":
+        for model in run.config.models:
+            steps.evaluate_fgsm(run, steps.train(run, model, run.first(model)))
+            publish(run)
+    else:
+        evaluations, further = _evaluate(run)
+        if stage == "explain":
+            for trained in steps.all_trained(run):
+                steps.explain(run, trained)
+        if stage in REPORTED:
+            report(run, evaluations, further)
+
+
+def _evaluate(run: Run) -> tuple[list[Evaluation], list[Entry]]:
+    """Evaluates every model and defense as the settings ask for; returns also the entries that are no evaluation."""
+    trained = steps.all_trained(run)  # what is wrong with a defense shows before hours of attacks
+    _log_sizes(run)
+    # A first answer about every model comes before the long work, which begins with the attack named first.
+    by_attack = [_in_turn(run, trained, functools.partial(steps.evaluate_fgsm, run))]
+    for attack in run.attacks:
+        by_attack.append(_in_turn(run, trained, functools.partial(steps.evaluate_attack, run, attack=attack)))
+    evaluations = [evaluation for of_model in zip(*by_attack) for evaluation in of_model]
+    further: list[Entry] = []
+    if run.attacks and not run.config.shard:
+        n = run.dataset.sizes["test"]
+        n = min(run.config.eval_size or n, n)
+        for each in trained:
+            if not run.compares:  # a transfer matrix of many defenses says nothing about them
+                further.append(steps.transfer(run, each, trained, n))
+            further.append(steps.check(run, each, n))
+    return evaluations, further
+
+
+def _log_sizes(run: Run) -> None:
+    """Says where an attack sees fewer than all test images though the settings don't ask for it."""
+    n = run.dataset.sizes["test"]
+    sizes = {attack.label: run.config.attacked_images(attack.name, n) for attack in run.attacks}
+    if not run.config.eval_size and min(sizes.values(), default=n) < n:
+        listing = ", ".join(f"{label} on {size:,}" for label, size in sizes.items())
+        LOG.info("of %d test images, the first ones are attacked: %s; --eval_size=%d attacks all", n, listing, n)
+
+
+def _in_turn(run: Run, trained: Sequence[Trained], evaluate: Callable[[Trained], Evaluation]) -> list[Evaluation]:
+    """Evaluates models in the same way, and after the first that takes long says how long the others will take."""
+    said, found = False, []
+    for left, each in zip(range(len(trained) - 1, -1, -1), trained):
+        started = time.monotonic()
+        found.append(evaluate(each))
+        publish(run)
+        seconds = left * (time.monotonic() - started)
+        if seconds > LONG and not said:
+            said = True
+            LOG.info("%d more models to evaluate like this: at most about %s", left, duration(seconds))
+    return found
+
+
+def _closing_text(run: Run) -> str:
+    """The results of a report in a few lines, where the page is, and a command that goes on from there."""
+    config, cache = run.config, run.cache
+    if config.shard:
+        return (
+            f"Shard {config.shard} of stage {config.stage} is done: {cache.parts_built} parts were built. "
+            "When all shards are done, run the same command without --shard to join them."
+        )
+    lines = []
+    if config.stage in REPORTED:
+        summary, page = read_summary(run)
+        lines = [summary, f"Report: {styled(str(page), 'bold')}"]
+    if not cache.built:
+        lines.append(f"{config.workdir} is up to date for stage {config.stage}: nothing to do.")
+    else:
+        lines.append(f"{len(cache.built)} new results in {config.workdir}.")
+    return "\n".join([*lines, _next_step(run)])
+
+
+def _next_step(run: Run) -> str:
+    config, root = run.config, run.workdir.root
+    command = f"tfadv --flagfile={shlex.quote(str(root / 'flags.txt'))}"
+    if config.stage not in REPORTED:
+        return f"Next, the results: {command} --stage=report"
+    if not config.attack_specs:
+        return f"Next, a stronger attack: {command} --stage=report --attacks='pgd(steps=20)' --eval_size=500"
+    if not any(each.attacks for each in run.defenses) and not any(map(own.is_saved_model, config.models)):
+        given = config.defenses + "," if config.defenses else ""
+        return f"Next, a defense: {command} --stage=report --defenses={shlex.quote(given + 'nfgsm')}"
+    if not (root / "explanations").exists():
+        return f"Next, explanations: {command} --stage=explain"
+    return f"Next, curves and images: tensorboard --logdir {shlex.quote(str(root))}"
