@@ -31,7 +31,7 @@ Examples
   tfadv --flagfile=smoke
       Check the installation: run all stages with a tiny model in under a minute.
   tfadv --flagfile=quickstart
-      Run the paper's experiment on the digits that come with scikit-learn (no download).
+      Train, attack and retrain as the paper does, on the digits that come with scikit-learn (no download).
   tfadv --dataset=cifar10 --stage=retrain --models=resnet18 --train_size=10000
       Train and retrain ResNet18 on 10,000 images of CIFAR-10.
   tfadv --flagfile=quickstart --attacks='fgsm,pgd(steps=50,restarts=5),autoattack' --eval_size=256
@@ -54,7 +54,7 @@ class CommandLine:
     """The flags of one command line.
 
     Attributes:
-      help: whether `--help` was given.
+      help: whether `--help` or `--helpfull` was given.
       version: whether `--version` was given.
       plugins: the modules to import before `config` is called, so that their names are known.
       verbosity: the value of `--verbosity`, unchecked.
@@ -69,6 +69,7 @@ class CommandLine:
         self._values = flags.FlagValues()
         define_flags(Config, self._values)
         flags.DEFINE_boolean("help", False, "Show this help.", short_name="h", flag_values=self._values)
+        flags.DEFINE_boolean("helpfull", False, "Show all settings.", flag_values=self._values)
         flags.DEFINE_boolean("version", False, "Show the version.", flag_values=self._values)
         try:
             rest = self._values(["tfadv", *_with_shipped_flagfiles(arguments)])
@@ -76,7 +77,7 @@ class CommandLine:
             raise UserError(f"the flags can't be read: {' '.join(str(error).split())[:300]}")
         if len(rest) > 1:
             raise UserError(f"unexpected argument {rest[1]!r}: every setting is a --flag=value.")
-        self.help = bool(self._values["help"].value)
+        self.help = bool(self._values["help"].value or self._values["helpfull"].value)
         self.version = bool(self._values["version"].value)
         self.plugins = tuple(self._values["plugins"].value or ())
         self.verbosity = str(self._values["verbosity"].value)
@@ -90,8 +91,9 @@ class CommandLine:
         return Config(**read_flags(Config, self._values)).resolved()
 
     def help_text(self) -> str:
-        """Returns the text of `--help`; stages and recipes are those of the experiment that was given."""
-        settings = describe(Config, read_flags(Config, self._values))
+        """Returns the text of `--help`, or of `--helpfull`, which has all settings."""
+        everything = bool(self._values["helpfull"].value)
+        settings = describe(Config, read_flags(Config, self._values), everything=everything)
         flagfiles = textwrap.fill(", ".join(shipped_flagfiles()) + ".", 118)
         return _USAGE.format(version=tfadv.__version__, settings=settings, flagfiles=flagfiles)
 

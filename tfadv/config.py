@@ -81,6 +81,7 @@ class Config:
         "Initial weights of built-in models: imagenet, for resnet18, resnet50 and resnet101; or a .keras file of the "
         "same model, whose head is loaded too if the number of classes matches. Empty: random.",
         group="Run",
+        rare=True,
     )
     input_range: str = setting(
         "auto",
@@ -93,6 +94,7 @@ class Config:
         "Python modules to import first, from the current folder or installed. They register attacks, data "
         "sets, models, defenses or report formats.",
         group="Run",
+        rare=True,
     )
     seed: int = setting(0, "Seed of every random number.", group="Run", accepts=Range(0, 2**31 - 1))
 
@@ -109,6 +111,7 @@ class Config:
         "",
         "The TFDS feature that holds the class, if a data set has several. Empty: the data set's default.",
         group="Data",
+        rare=True,
     )
     data_dir: str = setting(
         "data",
@@ -123,6 +126,7 @@ class Config:
         group="Data",
         accepts=Names("split", ("stratified", "official")),
         required=True,
+        rare=True,
     )
     image_size: int | str = setting(
         0,
@@ -139,6 +143,7 @@ class Config:
         "resize for other data sets of TFDS.",
         group="Data",
         accepts=Names("fit", FITS),
+        rare=True,
     )
     train_size: int = setting(
         0,
@@ -151,6 +156,7 @@ class Config:
         "Augmentations of the defenses. Flips are disabled for known data sets of digits and letters.",
         group="Data",
         accepts=Names("augmentation", AUGMENTATIONS),
+        rare=True,
     )
 
     epochs: int = setting(
@@ -165,6 +171,7 @@ class Config:
         "eps. The defense augmented takes the same number of optimizer steps.",
         group="Training",
         accepts=Range(1, 10**6),
+        rare=True,
     )
     budget: int = setting(
         0,
@@ -172,6 +179,7 @@ class Config:
         "place of a number of epochs. All rounds together take one budget. Not for baseline, augmented and retrained.",
         group="Training",
         accepts=Range(1, zero="no budget"),
+        rare=True,
     )
     batch_size: int = setting(128, "Images per optimizer step.", group="Training", accepts=Range(1, 2**16))
     batch_parts: int = setting(
@@ -181,6 +189,7 @@ class Config:
         "well.",
         group="Training",
         accepts=Range(1, 2**10),
+        rare=True,
     )
     learning_rate: float = setting(
         0.0,
@@ -195,12 +204,14 @@ class Config:
         "Decoupled weight decay of convolution and dense kernels.",
         group="Training",
         accepts=Range(0),
+        rare=True,
     )
     patience: int = setting(
         3,
         "Number of epochs without a higher validation accuracy after which training stops early.",
         group="Training",
         accepts=Range(1, 10**6),
+        rare=True,
     )
     precision: str = setting(
         "float32",
@@ -209,6 +220,7 @@ class Config:
         group="Training",
         accepts=Names("precision", ("float32", "mixed_bfloat16")),
         required=True,
+        rare=True,
     )
 
     surrogate: str = setting(
@@ -216,6 +228,7 @@ class Config:
         "The model on which the stored adversarial images are computed. Empty: resnet18, or your own model.",
         group="Attacks",
         accepts=Names("model", _models),
+        rare=True,
     )
     epsilons: tuple[float, ...] = setting(
         (0.01, 0.02, 0.03),
@@ -246,12 +259,14 @@ class Config:
         "Replace models of the work folder that were trained with other settings. What does not depend on these is "
         "kept.",
         group="Execution",
+        rare=True,
     )
     shard: str = setting(
         "",
         "i/n: compute only every n-th part of the stage, starting with part i, while other processes compute the "
         "others. A run without --shard then joins the parts.",
         group="Execution",
+        rare=True,
     )
     distribute: str = setting(
         "auto",
@@ -260,6 +275,7 @@ class Config:
         group="Execution",
         accepts=Names("distribute", ("auto", "none", "mirrored", "multiworker", "cpu:2", "cpu:4")),
         required=True,
+        rare=True,
     )
     verbosity: str = setting(
         "info",

@@ -103,9 +103,12 @@ class Setting:
     group: str
     accepts: Accepted
     required: bool
+    rare: bool
 
 
-def setting(default: Any, help: str, *, group: str, accepts: Accepted = None, required: bool = False) -> Any:
+def setting(
+    default: Any, help: str, *, group: str, accepts: Accepted = None, required: bool = False, rare: bool = False
+) -> Any:
     """Declares a setting, as the default of a dataclass field.
 
     Args:
@@ -114,8 +117,9 @@ def setting(default: Any, help: str, *, group: str, accepts: Accepted = None, re
       group: the heading under which `--help` lists it.
       accepts: the numbers or names that are accepted, each element on its own for a tuple; None: anything.
       required: whether an empty text or tuple is refused.
+      rare: whether only `--helpfull` shows it.
     """
-    return dataclasses.field(default=default, metadata={"setting": Setting(help, group, accepts, required)})
+    return dataclasses.field(default=default, metadata={"setting": Setting(help, group, accepts, required, rare)})
 
 
 def settings_of(config: Any) -> Iterator[tuple[str, Any, Setting]]:
@@ -204,16 +208,20 @@ def flag_lines(config: Any) -> str:
     return "\n".join(lines) + "\n"
 
 
-def describe(settings: type, chosen: Mapping[str, Any], *, width: int = 100) -> str:
+def describe(settings: type, chosen: Mapping[str, Any], *, everything: bool = True, width: int = 100) -> str:
     """Returns the help text of all settings, grouped, each with its default and what it accepts.
 
     Args:
       settings: a dataclass of settings.
       chosen: the values given so far, by name; names that depend on another setting follow from them.
+      everything: whether settings that are rarely needed are shown.
       width: the longest line, in characters.
     """
     groups: dict[str, list[str]] = {}
-    for group, _, flag, text in explained(settings, chosen):
+    rare = {name for name, _, declared in settings_of(settings) if declared.rare and not everything}
+    for group, name, flag, text in explained(settings, chosen):
+        if name in rare:
+            continue
         entry = textwrap.fill(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6, break_on_hyphens=False)
         groups.setdefault(group, []).append(f"  {flag}\n{entry}")
     return "\n\n".join(f"{group}\n" + "\n".join(entries) for group, entries in groups.items())

@@ -21,14 +21,14 @@ PARALLEL = 2  # batches prepared at a time: preparing one takes a twentieth of a
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """Images and stored perturbations: one sample per image, level of eps and source of perturbations.
+    """Images and stored perturbations: one sample per image and level of eps.
 
     Attributes:
       images: uint8, or float32 in [0, 1], (N, H, W, C).
       labels: int64 (N,).
-      perturbations: int8 (S · N, H, W, C) in units of eps / 127, those of S sources one after another; or None.
-      epsilons: E floats; sample k is image k mod N at level k // N mod E with the perturbation of source
-        k // (N · E).  0 is the image itself, so (0.0,) is the plain data set, and (0.0, 0.0) shows each image twice.
+      perturbations: int8 (N, H, W, C) in units of eps / 127, or None.
+      epsilons: E floats; sample k is image k mod N at level k // N.  0 is the image itself, so (0.0,) is the plain data
+        set, and (0.0, 0.0) shows each image twice.
     """
 
     images: Images
@@ -40,13 +40,8 @@ class Samples:
         if self.perturbations is None and any(self.epsilons):
             raise ValueError(f"epsilons {self.epsilons} need perturbations.")
 
-    @property
-    def sources(self) -> int:
-        """The number of sources of perturbations; 1 where there are none."""
-        return 1 if self.perturbations is None else len(self.perturbations) // max(1, len(self.labels))
-
     def __len__(self) -> int:
-        return len(self.labels) * len(self.epsilons) * self.sources
+        return len(self.labels) * len(self.epsilons)
 
     def order(self, seed: tf.Tensor) -> tf.Tensor:
         """The sample numbers of one epoch in random order, int64 (len(self),); seed int64 (2,)."""
@@ -54,10 +49,7 @@ class Samples:
 
     def select(self, positions: np.ndarray | slice | range) -> Samples:
         """The samples of some of the images, by position."""
-        perturbations = self.perturbations
-        if perturbations is not None:
-            rows = np.arange(len(perturbations)).reshape(self.sources, len(self.labels))[:, positions]
-            perturbations = take(perturbations, rows.reshape(-1))
+        perturbations = None if self.perturbations is None else take(self.perturbations, positions)
         return dataclasses.replace(
             self, images=take(self.images, positions), labels=self.labels[positions], perturbations=perturbations
         )
@@ -72,47 +64,15 @@ class Samples:
             labels, epsilons = tf.constant(self.labels), tf.constant(self.epsilons, tf.float32)
 
         def batch(numbers):
-            n, e = tf.shape(labels, tf.int64)[0], len(self.epsilons)
-            rows, levels, sources = numbers % n, numbers // n % e, numbers // n // e
+            n = tf.shape(labels, tf.int64)[0]
+            rows, levels = numbers % n, numbers // n
             x = to_float(images(rows))
             if perturbations is not None:
                 eps = tf.gather(epsilons, levels)[:, None, None, None]
-                x = perturbed(x, perturbations(rows + n * sources), eps)
+                x = perturbed(x, perturbations(rows), eps)
             return x, tf.gather(labels, rows)
 
         return batch
-
-
-@dataclasses.dataclass(frozen=True)
-class MixedSamples(Samples):
-    """Clean images that alternate with adversarial images.
-
-    An epoch has each clean image once and as many adversarial ones, drawn without repetition from all levels and
-    sources.  In a batch of even size, the images at even positions are clean.
-
-    Attributes:
-      epsilons: 0, followed by the levels of the adversarial images.
-    """
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.epsilons[0] != 0 or len(self.epsilons) < 2 or not all(self.epsilons[1:]):
-            raise ValueError(f"epsilons must be 0 and then the sizes of perturbations, got {self.epsilons}.")
-
-    def __len__(self) -> int:
-        return 2 * len(self.labels)
-
-    def order(self, seed: tf.Tensor) -> tf.Tensor:
-        """See `Samples.order`."""
-        n, levels = len(self.labels), len(self.epsilons)
-        numbers = np.arange(n * levels * self.sources)
-        adversarial = numbers[numbers // n % levels > 0]
-
-        def shuffled(numbers: np.ndarray, stream: int) -> tf.Tensor:
-            folded = tf.random.experimental.stateless_fold_in(seed, stream)
-            return tf.random.experimental.stateless_shuffle(tf.constant(numbers, tf.int64), folded)[:n]
-
-        return tf.reshape(tf.stack([shuffled(numbers[:n], 0), shuffled(adversarial, 1)], axis=1), [-1])
 
 
 def _gatherer(array: Images) -> Callable[[tf.Tensor], tf.Tensor]:

@@ -9,7 +9,7 @@ import math
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -127,19 +127,6 @@ def parts(array: Images, most: int = 4096) -> Iterator[np.ndarray]:
     """The rows in order, at most `most` at a time, in memory."""
     for start in range(0, len(array), most):
         yield np.ascontiguousarray(array[start : start + most])
-
-
-def concatenated(arrays: Sequence[Images], allocate: Allocate) -> Images:
-    """Arrays one after another, in one that `allocate` creates; a single array as it is."""
-    if len(arrays) == 1:
-        return arrays[0]
-    shape, row = (sum(map(len, arrays)), *arrays[0].shape[1:]), 0
-    all_signs = all(isinstance(array, Signs) for array in arrays)
-    whole = Signs.allocate(shape, allocate) if all_signs else allocate(shape, arrays[0].dtype)
-    for part in (part for array in arrays for part in parts(array)):
-        whole[row : row + len(part)] = part
-        row += len(part)
-    return whole
 
 
 def free_memory() -> int:

@@ -20,7 +20,7 @@ _HEAD, _NORMALIZATION = "logits", "normalise"
 
 
 def identity(weights: str) -> str | None:
-    """What an artifact records of `--weights`: the name, or the hash of the file; None where there are none."""
+    """What identifies `--weights`: the name, or the hash of the file; None where there are none."""
     if not weights or weights == IMAGENET:
         return weights or None
     return hashlib.sha256(pathlib.Path(weights).read_bytes()).hexdigest()

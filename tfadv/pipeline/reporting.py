@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import functools
 import importlib.metadata
@@ -123,7 +124,7 @@ def report(run: Run, evaluations: Sequence[Evaluation], further: Sequence[Entry]
 
     @functools.cache
     def data() -> ReportData:
-        return _data(run, trained, pictures, evaluations)
+        return _data(run, trained, evaluations)
 
     def inputs() -> dict:
         found = data()
@@ -140,19 +141,23 @@ def report(run: Run, evaluations: Sequence[Evaluation], further: Sequence[Entry]
             "explanations": sorted(found.explanations),
         }
 
+    def build(folder: pathlib.Path, manifest: dict, resume: object) -> None:
+        images, labels = steps.pictured(run)
+        shown = {each.name: steps.read_picture(run, entry) for each, entry in zip(trained, pictures)}
+        gallery = Gallery("fgsm", tuple(sorted(run.config.epsilons)), images, labels, shown)
+        write_report(folder, dataclasses.replace(data(), gallery=gallery))
+
     return run.cache.cached(
         folder_of_report(run),
         inputs,
-        lambda folder, manifest, resume: write_report(folder, data()),
+        build,
         stage="report",
         need=_REPORT_BYTES,
     )
 
 
-def _data(
-    run: Run, trained: Sequence[Trained], pictures: Sequence[Entry], evaluations: Sequence[Evaluation]
-) -> ReportData:
-    """What is reported: results of earlier commands as well, where they are up to date."""
+def _data(run: Run, trained: Sequence[Trained], evaluations: Sequence[Evaluation]) -> ReportData:
+    """What is reported, without pictures: results of earlier commands as well, where they are up to date."""
     transfers, checks, explanations = {}, {}, {}
     with run.cache.looking():
         for each in trained:
@@ -165,8 +170,6 @@ def _data(
             explanation = steps.explain(run, each)
             if explanation.content is not None:
                 explanations[each.name] = steps.read_explanation(run, explanation)
-    images, labels = steps.pictured(run)
-    shown = {each.name: steps.read_picture(run, entry) for each, entry in zip(trained, pictures)}
     first = run.first(run.config.models[0])
     tables = fgsm_tables if run.compares else paper.paper_tables if first.name == "baseline" else None
     return ReportData(
@@ -180,7 +183,6 @@ def _data(
         headline=paper.paper_headline if tables is paper.paper_tables else None,
         transfer_matrix=transfers or None,
         checks=checks,
-        gallery=Gallery("fgsm", tuple(sorted(run.config.epsilons)), images, labels, shown),
         explanations=explanations,
         training={each.name: training_of(run, each) for each in trained},
         provenance=_provenance(run),

@@ -1,4 +1,4 @@
-"""`Result`s on the disk: `correct.npz` and `result.json` in the folder of an artifact."""
+"""`Result`s on the disk: `correct.npz` and `result.json` in the folder of an entry."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ Python runs signal handlers between two instructions of the main thread, but not
 during a call of TensorFlow, such as a compilation or a long step.  A second
 thread therefore watches for signals as well.  If the main thread does not
 react in time, it prints the closing line and ends the process.  This is safe at
-any moment, because artifacts are written atomically.  It can do so in calls
+any moment, because results are written atomically.  It can do so in calls
 that release Python's global interpreter lock, as those of TensorFlow do.
 """
 

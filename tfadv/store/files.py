@@ -86,11 +86,11 @@ def link(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None
 
 
 def check_room(folder: str | os.PathLike[str], name: str, need: int) -> None:
-    """Checks that the disk has room for an artifact.
+    """Checks that the disk has room for an entry.
 
     Args:
       folder: an existing folder on that disk.
-      name: the artifact, for the error message.
+      name: the entry, for the error message.
       need: its size in bytes.
 
     Raises:

@@ -1,10 +1,10 @@
-"""The work folder: artifacts that are written atomically, belong to their inputs, and are checked when they are opened.
+"""The work folder: entries that are written atomically, belong to their inputs, and are checked when they are opened.
 
-An artifact is a folder with a `manifest.json`, which holds what the artifact
-was computed from (`inputs`), a hash of what it is (`content`, which artifacts
+An entry is a folder with a `manifest.json`, which holds what the entry
+was computed from (`inputs`), a hash of what it is (`content`, which entries
 that depend on it name among their inputs), what a user does to rebuild it
 (`rebuild`), and the size and SHA-256 of each file.  `seal` is the SHA-256 of
-the manifest itself.  Nothing here knows what the artifacts are.
+the manifest itself.  Nothing here knows what the entries are.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Workdir:
     Attributes:
       root: its path.
       follower: whether this process is a worker of a distributed run other than its chief.  It reads
-        artifacts; those it computes are discarded.
+        entries; those it computes are discarded.
       barrier: function that waits for all workers of a distributed run; does nothing in any other run.
     """
 
@@ -79,7 +79,7 @@ class Workdir:
     # ---- reading ----------------------------------------------------------------------------------------
 
     def manifest(self, name: str) -> dict[str, Any] | None:
-        """The manifest of an artifact, or None where there is no such artifact.
+        """The manifest of an entry, or None where there is no such entry.
 
         Raises:
           UserError: the manifest is damaged.
@@ -96,7 +96,7 @@ class Workdir:
         raise UserError(f"{path} is damaged. {_way_out(path.parent)}")
 
     def is_current(self, name: str, inputs: Mapping[str, Any]) -> bool:
-        """Whether an artifact exists and was computed from these inputs (JSON).
+        """Whether an entry exists and was computed from these inputs (JSON).
 
         Raises:
           UserError: its manifest is damaged.
@@ -105,10 +105,10 @@ class Workdir:
         return manifest is not None and not differences(manifest["inputs"], _plain(inputs))
 
     def open(self, name: str) -> pathlib.Path:
-        """The folder of an artifact, after a check of all its files.
+        """The folder of an entry, after a check of all its files.
 
         Raises:
-          UserError: a file is missing or damaged; the message names the file and how to rebuild the artifact.
+          UserError: a file is missing or damaged; the message names the file and how to rebuild the entry.
         """
         folder, manifest = self.root / name, self.manifest(name)
         if manifest is None:
@@ -116,7 +116,7 @@ class Workdir:
         for file, expected in manifest["files"].items():
             path = folder / file
             if not path.resolve().is_relative_to(folder.resolve()):
-                state = "outside of its artifact: its manifest was not written by tfadv"
+                state = "outside of its folder: its manifest was not written by tfadv"
             elif not path.is_file():
                 state = "missing"
             elif path.stat().st_size != expected["bytes"] or file_digest(path) != expected["sha256"]:
@@ -127,7 +127,7 @@ class Workdir:
         return folder
 
     def part(self, name: str, inputs: Mapping[str, Any]) -> pathlib.Path | None:
-        """The folder of a part of an artifact, or None where it has to be computed; a damaged part is removed."""
+        """The folder of a part of an entry, or None where it has to be computed; a damaged part is removed."""
         try:
             if self.is_current(name, inputs):
                 return self.open(name)
@@ -137,7 +137,7 @@ class Workdir:
         return None
 
     def names(self) -> list[str]:
-        """The names of all artifacts, sorted; parts and checkpoints, which are artifacts as well, included."""
+        """The names of all entries, sorted; parts and checkpoints, which are entries as well, included."""
         folders = (path.parent.relative_to(self.root) for path in self.root.rglob(MANIFEST))
         return sorted(f.as_posix() for f in folders if not any(p.startswith((".tmp-", ".scratch-")) for p in f.parts))
 
@@ -147,17 +147,17 @@ class Workdir:
     def creating(
         self, name: str, inputs: Mapping[str, Any], *, rebuild: str = "", need: int = 0
     ) -> Iterator[tuple[pathlib.Path, dict[str, Any]]]:
-        """Creates an artifact, or replaces it: yields (folder, manifest) for the block to fill.
+        """Creates an entry, or replaces it: yields (folder, manifest) for the block to fill.
 
-        The artifact is in place and complete only when the block ends without
-        an error.  An error or a kill leaves the artifact that was there before
+        The entry is in place and complete only when the block ends without
+        an error.  An error or a kill leaves the entry that was there before
         (or none, in the instant between two renames).  The block may set
         `manifest["content"]` where a hash of the files is not the best name of
         what they hold.
 
         Args:
-          name: the artifact; a relative path with "/".
-          inputs: JSON, all that the artifact is computed from.
+          name: the entry; a relative path with "/".
+          inputs: JSON, all that the entry is computed from.
           rebuild: what a user does to compute it, for error messages, such as "run tfadv --stage=train";
             "" stands for "give the same command again".
           need: the bytes it will take, as far as that is known.
@@ -166,7 +166,7 @@ class Workdir:
           UserError: the disk has no room for it.
         """
         started = time.monotonic()
-        manifest: dict[str, Any] = {"artifact": name, "inputs": _plain(inputs)}
+        manifest: dict[str, Any] = {"entry": name, "inputs": _plain(inputs)}
         if rebuild:
             manifest["rebuild"] = rebuild
         if self.follower:
@@ -200,14 +200,14 @@ class Workdir:
         self.barrier()
 
     def _log_changes(self, name: str, inputs: dict[str, Any]) -> None:
-        with contextlib.suppress(UserError):  # a damaged artifact may be replaced
+        with contextlib.suppress(UserError):  # a damaged entry may be replaced
             old = self.manifest(name)
             changed = differences(old["inputs"], inputs) if old else []
             if changed:
                 LOG.info("%s is rebuilt, its inputs changed: %s", name, ", ".join(c.split(":")[0] for c in changed))
 
     def remove(self, name: str) -> None:
-        """Removes an artifact, or a folder of them; all workers of a distributed run call it."""
+        """Removes an entry, or a folder of them; all workers of a distributed run call it."""
         self.barrier()  # no worker reads it any more
         if not self.follower:
             shutil.rmtree(self.root / name, ignore_errors=True)
@@ -217,14 +217,14 @@ class Workdir:
     # ---- state of unfinished work ---------------------------------------------------------------------------
 
     def scratch(self, name: str, inputs: Mapping[str, Any]) -> pathlib.Path:
-        """A folder for the state from which an unfinished artifact continues in the next run.
+        """A folder for the state from which an unfinished entry continues in the next run.
 
         It keeps its files as long as it is asked for with the same inputs, is
         emptied otherwise, and is removed when `creating(name)` completes or
-        the artifact is removed.  A follower's is a temporary folder.
+        the entry is removed.  A follower's is a temporary folder.
 
         Args:
-          name: the artifact.
+          name: the entry.
           inputs: JSON, as for `creating`.
         """
         if self.follower:

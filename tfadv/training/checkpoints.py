@@ -16,7 +16,7 @@ KEEP = 2  # so that one remains if the newest is damaged
 
 
 class Checkpoints:
-    """The checkpoints of one training run, stored as artifacts of the work folder."""
+    """The checkpoints of one training run, entries of the work folder."""
 
     def __init__(self, workdir: Workdir, name: str, inputs: dict) -> None:
         """Takes what `Workdir.creating` takes."""
@@ -34,15 +34,15 @@ class Checkpoints:
           (state, arrays) as they were saved, or None where there is none.
         """
         for step in sorted(self._steps(), reverse=True):
-            artifact = self._artifact(step)
+            entry = self._entry(step)
             try:
-                if self._workdir.is_current(artifact, self._inputs):
-                    folder = self._workdir.open(artifact)
+                if self._workdir.is_current(entry, self._inputs):
+                    folder = self._workdir.open(entry)
                     with np.load(folder / "arrays.npz") as arrays:
                         return json.loads((folder / "state.json").read_text()), dict(arrays)
             except UserError as error:
                 LOG.info("%s Resuming from the checkpoint before.", str(error).split(" To rebuild")[0])
-            self._workdir.remove(artifact)
+            self._workdir.remove(entry)
         return None
 
     def save(self, step: int, state: dict, arrays: dict[str, np.ndarray]) -> None:
@@ -54,18 +54,18 @@ class Checkpoints:
           arrays: name → array.
         """
         need = sum(array.nbytes for array in arrays.values())
-        with self._workdir.creating(self._artifact(step), self._inputs, need=need) as (folder, _):
+        with self._workdir.creating(self._entry(step), self._inputs, need=need) as (folder, _):
             np.savez(folder / "arrays.npz", **arrays)  # type: ignore[arg-type]  # the keywords are names of arrays
             write_json(folder / "state.json", state)
         for old in sorted(self._steps())[:-KEEP]:
-            self._workdir.remove(self._artifact(old))
+            self._workdir.remove(self._entry(old))
 
     def remove(self) -> None:
         """Removes all checkpoints of this run."""
         if self.folder.exists():
             self._workdir.remove(self._name)
 
-    def _artifact(self, step: int) -> str:
+    def _entry(self, step: int) -> str:
         return f"{self._name}/step-{step:08d}"
 
     def _steps(self) -> list[int]:

@@ -11,7 +11,7 @@ def warmup_cosine(step: int, *, peak: float, total: int) -> float:
     """Linear from 0 to the peak over the first tenth of the steps, then half a cosine down to 0.
 
     This is a function of the step and not a Keras schedule, which would build
-    the number of steps into the compiled step; that number differs between recipes.
+    the number of steps into the compiled step; that number differs between defenses.
 
     Args:
       step: counted from 0.
