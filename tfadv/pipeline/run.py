@@ -135,7 +135,7 @@ class Run:
 def _defenses(config: Config) -> list[Defense]:
     """The defenses of `--defenses`; with `--stage=compare` also the control, and rounds one by one."""
     built = [specs.build_with(name, settings, DEFENSES) for name, settings in config.defense_specs]
-    if config.stage == COMPARE and Control() not in built:
+    if config.stage == COMPARE and not any(isinstance(each, Control) for each in built):
         built.insert(0, Control())
     given = set(config.models) | {own.label(name) if own.is_own(name) else name for name in config.models}
     found: dict[str, Defense] = {}

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.experiments.conftest import Smoke
+from tests.pipeline.conftest import Smoke
 from tfadv.datasets import DATASETS, sources
 
 

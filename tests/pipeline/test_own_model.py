@@ -1,5 +1,6 @@
 """A model and images that tfadv did not make, from their files through the command line to a hardened file."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -12,18 +13,19 @@ import pytest
 from PIL import Image
 
 from tests import commands
-from tfadv.command_line import CommandLine
 from tfadv.datasets import sources
 from tfadv.errors import UserError
-from tfadv.experiments.defenses import SURROGATE
-from tfadv.experiments.session import Session
-from tfadv.experiments.training_plan import TrainingPlan
-from tfadv.store.workdir import Workdir
+from tfadv.paper import Augmented
+from tfadv.pipeline import steps
+from tfadv.pipeline.networks import OwnModel
+from tfadv.pipeline.training import _Job, schedule
+from tfadv.specs import folder_name
 
 ROOT = pathlib.Path(__file__).parents[2]
+NFGSM = "nfgsm(epochs=6)"
 FLAGS = (
-    "--models=mine.keras", "--dataset=folder:photos", "--stage=report", "--defenses=nfgsm", "--train_size=600",
-    "--epsilons=0.05,0.1", "--attacks=pgd(steps=20)", "--eval_size=128", "--defense_epochs=6", "--learning_rate=0.003",
+    "--models=mine.keras", "--dataset=folder:photos", "--stage=report", "--defenses=nfgsm(epochs=6)",
+    "--train_size=600", "--epsilons=0.05,0.1", "--attacks=pgd(steps=20)", "--eval_size=128", "--learning_rate=0.003",
     "--batch_size=32",
 )  # fmt: skip
 
@@ -78,7 +80,7 @@ def accuracy(folder, recipe, protocol="whitebox", attack="fgsm", eps=None):
     (found,) = [
         r
         for r in records
-        if (r["variant"], r["protocol"], r["eps"]) == (recipe, *key) and r["attack"] in (None, attack)
+        if (r["defense"], r["protocol"], r["eps"]) == (recipe, *key) and r["attack"] in (None, attack)
     ]
     return found["accuracy"]
 
@@ -92,16 +94,16 @@ def test_the_model_is_evaluated_as_it_is_and_hardened(run, digits):
     assert len(set(y[:64])) == 10  # the first images are of all classes
     assert splits["dataset"] == "folder photos" and splits["class_names"] == list("0123456789")
     clean = {}
-    for recipe, path in {"original": "mine.keras", "nfgsm": "run/models/mine/nfgsm/model.keras"}.items():
+    for recipe, path in {"original": "mine.keras", NFGSM: f"run/models/mine/{folder_name(NFGSM)}/model.keras"}.items():
         model = keras.models.load_model(folder / path)  # plain Keras
         probabilities = model.predict(x, verbose=0)
         np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
         clean[recipe] = (np.argmax(probabilities, axis=1) == y).mean()
         assert accuracy(folder, recipe) == pytest.approx(clean[recipe], abs=1e-9)
-    assert clean["original"] > 0.9 and clean["nfgsm"] > 0.85
+    assert clean["original"] > 0.9 and clean[NFGSM] > 0.85
     for attack in ("fgsm", "pgd"):
         assert (
-            accuracy(folder, "nfgsm", attack=attack, eps=0.1)
+            accuracy(folder, NFGSM, attack=attack, eps=0.1)
             > accuracy(folder, "original", attack=attack, eps=0.1) + 0.15
         )
 
@@ -113,26 +115,26 @@ def test_a_second_call_has_nothing_to_do(run, data_dir):
 
 
 @pytest.fixture
-def session(tmp_path, data_dir, monkeypatch):
-    """A function from flags to a `Session` in the folder `tmp_path`."""
+def start(tmp_path, data_dir, monkeypatch, started):
+    """A function from flags to a `Run` in the folder `tmp_path`."""
     monkeypatch.chdir(tmp_path)
-    opened = []
-
-    def close():
-        while opened:
-            opened.pop().__exit__(None, None, None)
-
-    def start(*flags):
-        close()
-        config = CommandLine(["--dataset=digits", f"--data_dir={data_dir}", "--workdir=run", *flags]).config()
-        opened.append(Workdir(config.workdir, config.fingerprint(), overwrite=True))
-        return Session(config, opened[-1].__enter__())
-
-    yield start
-    close()
+    return lambda *flags: started("--dataset=digits", f"--data_dir={data_dir}", "--workdir=run", "--overwrite", *flags)
 
 
-def test_a_function_may_build_the_model(session, tmp_path):
+@contextlib.contextmanager
+def lent(run, name):
+    """The model before training."""
+    with run.lend(name) as built:
+        yield built.model
+
+
+def samples_of(run, model, defense):
+    """What a defense would train on."""
+    network = run.network(model)
+    return _Job(run, model, defense, network, schedule(run, defense, network), None, None)._training_samples()
+
+
+def test_a_function_may_build_the_model(start, tmp_path):
     (tmp_path / "my_models.py").write_text(
         "import keras\n"
         "def build():\n"
@@ -145,10 +147,10 @@ def test_a_function_may_build_the_model(session, tmp_path):
         "def nothing():\n"
         "    return None\n"
     )
-    trained = session("--models=my_models:build", "--input_range=-1,1").trained("my_models:build", "original")
-    with trained.loaded() as model:
+    run = start("--models=my_models:build", "--input_range=-1,1")
+    with lent(run, "my_models:build") as model:
         assert model.output_shape == (None, 10) and model.count_params() == 4 * 9 + 4 + 4 * 10 + 10
-    assert trained.folder == "build/original" and set(trained.inputs()) == {"split"}
+    assert [defense.label for defense in run.defenses_of("my_models:build")] == ["original"]
 
 
 @pytest.mark.parametrize(
@@ -159,12 +161,12 @@ def test_a_function_may_build_the_model(session, tmp_path):
         ("absent", "AttributeError"),
     ],
 )
-def test_functions_that_return_no_model(session, tmp_path, name, message):
+def test_functions_that_return_no_model(start, tmp_path, name, message):
     (tmp_path / "broken_models.py").write_text(
         "def fails():\n    raise RuntimeError('no weights')\ndef nothing():\n    return None\n"
     )
     with pytest.raises(UserError, match=message):
-        session(f"--models=broken_models:{name}").trained(f"broken_models:{name}", "original").settings()
+        start(f"--models=broken_models:{name}").network(f"broken_models:{name}").inputs()
 
 
 def no_model(path):
@@ -188,19 +190,17 @@ def no_model(path):
         (no_model, [], "bad.keras can't be loaded as a Keras model"),
     ],
 )
-def test_models_that_do_not_fit_the_images(session, tmp_path, make, flags, message):
+def test_models_that_do_not_fit_the_images(start, tmp_path, make, flags, message):
     make(tmp_path / "bad.keras")
-    trained = session("--models=bad.keras", *flags).trained("bad.keras", "original")
-    with pytest.raises(UserError, match=message), trained.loaded():
+    with pytest.raises(UserError, match=message), lent(start("--models=bad.keras", *flags), "bad.keras"):
         pass
 
 
 @pytest.mark.parametrize("shape, size", [((24, 24, 1), 24), ((24, 40, 1), "24x40")])
-def test_images_take_the_size_of_the_model(session, tmp_path, shape, size):
+def test_images_take_the_size_of_the_model(start, tmp_path, shape, size):
     save_model(tmp_path / "small.keras", None, shape=shape)
-    started = session("--models=small.keras")
-    assert started.splits.shape == shape and started.config.image_size == size
-    assert started.config.surrogate == ("small.keras",) and started.config.experiment == "own"
+    run = start("--models=small.keras")
+    assert run.dataset.shape == shape and run.config.image_size == size and run.config.surrogate == "small.keras"
 
 
 def colour_digits(digits):
@@ -211,32 +211,33 @@ def colour_digits(digits):
 
 
 @pytest.mark.parametrize("is_function", [False, True])
-def test_grey_images_become_three_channels_for_a_colour_model(session, tmp_path, caplog, is_function):
+def test_grey_images_become_three_channels_for_a_colour_model(start, tmp_path, caplog, is_function):
     save_model(tmp_path / "colour.keras", None, shape=(32, 32, 3))
     (tmp_path / "colour_models.py").write_text(
         "import keras\ndef build():\n    return keras.models.load_model('colour.keras')\n"
     )
     name = "colour_models:build" if is_function else "colour.keras"
-    started = session(f"--models={name}", "--surrogate=resnet_tiny")
-    with caplog.at_level("INFO", logger="tfadv"), started.trained(name, "original").loaded():
-        images = started.splits.images
-    assert started.splits.shape == (32, 32, 3) and images["test"].images.shape == (360, 32, 32, 3)
+    run = start(f"--models={name}", "--surrogate=resnet_tiny")
+    with caplog.at_level("INFO", logger="tfadv"), lent(run, name):
+        images = run.dataset.images
+    assert run.dataset.shape == (32, 32, 3) and images["test"].images.shape == (360, 32, 32, 3)
     assert (images["train"].images[..., 1:] == images["train"].images[..., :1]).all()
-    grey = sources.load("digits", started.config.data_dir, 32).images
+    grey = sources.load("digits", run.config.data_dir, 32).images
     for split in images.values():
         np.testing.assert_array_equal(split.images[..., :1], grey[split.ids])
     assert caplog.text.count("are grey; they are converted to three equal channels for your model") == 1
-    settings = started.trained("resnet_tiny", "original").settings()
-    assert settings["channels"] == 3 and started.trained(name, "original").settings()["channels"] == 3
+    with lent(run, "resnet_tiny") as model:
+        assert model.input_shape == (None, 32, 32, 3)
+    assert run.network(name).inputs()["shape"] == [32, 32, 3]
 
 
-def test_colour_images_become_grey_for_a_grey_model(session, tmp_path, digits, caplog):
+def test_colour_images_become_grey_for_a_grey_model(start, tmp_path, digits, caplog):
     save_model(tmp_path / "mine.keras", None)
     colour = colour_digits(digits)
     np.savez(tmp_path / "colour.npz", x=colour.images, y=colour.labels)
-    started = session("--models=mine.keras", "--dataset=npz:colour.npz")
-    with caplog.at_level("INFO", logger="tfadv"), started.trained("mine.keras", "original").loaded():
-        images = started.splits.images
+    run = start("--models=mine.keras", "--dataset=npz:colour.npz")
+    with caplog.at_level("INFO", logger="tfadv"), lent(run, "mine.keras"):
+        images = run.dataset.images
     ordered = sources.load("npz:colour.npz", "").images
     for split in images.values():
         weighted = ordered[split.ids] @ np.array([0.299, 0.587, 0.114])
@@ -244,68 +245,63 @@ def test_colour_images_become_grey_for_a_grey_model(session, tmp_path, digits, c
     assert caplog.text.count("are in colour; they are converted to grey for your model") == 1
 
 
-def test_images_with_the_channels_of_the_model_are_not_touched(session, tmp_path, caplog):
+def test_images_with_the_channels_of_the_model_are_not_touched(start, tmp_path, caplog):
     save_model(tmp_path / "mine.keras", None)
-    started = session("--models=mine.keras", "--surrogate=resnet_tiny")
-    with started.trained("mine.keras", "original").loaded():
-        pass
+    run = start("--models=mine.keras", "--surrogate=resnet_tiny")
+    with lent(run, "mine.keras"):
+        assert run.dataset.images["test"].images.shape[1:] == (32, 32, 1)
     assert "converted" not in caplog.text
-    assert not any("channels" in started.trained(name, "original").settings() for name in ("mine.keras", "resnet_tiny"))
 
 
-def test_models_of_several_channels_need_separate_runs(session, tmp_path):
+def test_models_of_several_channels_need_separate_runs(start, tmp_path):
     save_model(tmp_path / "mine.keras", None)
     save_model(tmp_path / "colour.keras", None, shape=(32, 32, 3))
     with pytest.raises(UserError, match="mine.keras takes grey images and colour.keras takes colour images"):
-        session("--models=mine.keras,colour.keras").splits.shape  # noqa: B018
+        start("--models=mine.keras,colour.keras").dataset.shape  # noqa: B018
 
 
-def test_defenses_train_on_all_images_of_classes_of_any_size(session, tmp_path, digits, caplog):
+def test_defenses_train_on_all_images_of_classes_of_any_size(start, tmp_path, digits, caplog):
     save_model(tmp_path / "mine.keras", None, classes=2)
-    labels = np.repeat([0, 1], [500, 50])
-    np.savez(tmp_path / "uneven.npz", x=digits.images[:550], y=labels)
-    flags = ("--dataset=npz:uneven.npz", "--stage=all", "--defenses=nfgsm,control,surrogate,ensemble,free")
-    started = session("--models=mine.keras", *flags)
-    for name in ("nfgsm", "control", "free"):
-        samples = started.trained("mine.keras", name)._training_samples()
-        assert np.bincount(samples.labels).tolist() == [350, 35], name
+    np.savez(tmp_path / "uneven.npz", x=digits.images[:550], y=np.repeat([0, 1], [500, 50]))
+    run = start("--models=mine.keras", "--dataset=npz:uneven.npz", "--defenses=nfgsm,control,surrogate,rounds,trades")
+    for defense in run.defenses[:2]:
+        assert np.bincount(samples_of(run, "mine.keras", defense).labels).tolist() == [350, 35], defense.label
     assert "class balance" not in caplog.text
-    assert not any(recipe.balance for recipe in started.experiment.recipes)
+    assert not any(defense.balance for defense in run.defenses)
 
 
 @pytest.mark.parametrize("sizes, kept, level", [((500, 50), 35 * 2, "WARNING"), ((500, 480), 336 * 2, "INFO")])
 def test_class_balance_of_the_paper_warns_where_it_drops_many_images(
-    session, tmp_path, digits, caplog, sizes, kept, level
+    start, tmp_path, digits, caplog, sizes, kept, level
 ):
     np.savez(tmp_path / "uneven.npz", x=digits.images[: sum(sizes), ::4, ::4, 0], y=np.repeat([0, 1], sizes))
-    started = session("--models=resnet_tiny", "--dataset=npz:uneven.npz")
+    run = start("--models=resnet_tiny", "--dataset=npz:uneven.npz")
     with caplog.at_level("INFO", logger="tfadv"):
-        samples = started.trained("resnet_tiny", "augmented")._training_samples()
+        samples = samples_of(run, "resnet_tiny", Augmented())
     assert len(samples.labels) == kept
     (record,) = [record for record in caplog.records if "class balance" in record.getMessage()]
     whole = round(0.7 * sum(sizes))
     assert record.levelname == level and f"augmented, class balance: {kept} of {whole} training" in record.getMessage()
 
 
-def test_names_of_one_file_are_the_same_model(session, tmp_path):
+def test_names_of_one_file_are_the_same_model(start, tmp_path):
     save_model(tmp_path / "mine.keras", None)
-    flags = ("--models=./mine.keras", "--surrogate=mine.keras", "--defense_models=./mine.keras", "--defenses=nfgsm")
-    variants = session(*flags).variants
-    assert [trained.folder for trained in variants] == ["mine/original", "mine/nfgsm"]
+    run = start("--models=./mine.keras", "--surrogate=mine.keras", "--defenses=nfgsm(models=mine),control")
+    assert run.config.models == (run.config.surrogate,) == ("mine.keras",)
+    assert [defense.label for defense in run.defenses_of("mine.keras")] == ["original", "nfgsm", "control"]
 
 
-def test_a_saved_model_is_evaluated_but_not_trained(session, tmp_path, digits):
+def test_a_saved_model_is_evaluated_but_not_trained(start, tmp_path, digits):
     save_model(tmp_path / "mine.keras", digits)
     model = keras.models.load_model(tmp_path / "mine.keras")
     model.export(tmp_path / "exported", verbose=False)
-    trained = session("--models=exported/").trained("exported", "original")
     x = digits.images[:50] / np.float32(255)
-    with trained.loaded() as loaded:
-        logits = loaded.predict(x, verbose=0)
+    with lent(start("--models=exported/"), "exported") as classifier:
+        logits = classifier.predict(x, verbose=0)
     expected = model.predict(x * 255, verbose=0)
     np.testing.assert_allclose(logits - logits.mean(axis=1, keepdims=True), centered_log(expected), atol=1e-3)
     with pytest.raises(UserError, match="SavedModel, which can be attacked but not trained"):
-        session("--models=exported", "--defenses=nfgsm")
+        start("--models=exported", "--defenses=nfgsm")
 
 
 def centered_log(probabilities):
@@ -313,29 +309,29 @@ def centered_log(probabilities):
     return log - log.mean(axis=1, keepdims=True)
 
 
-def test_a_damaged_saved_model(session, tmp_path):
+def test_a_damaged_saved_model(start, tmp_path):
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged/saved_model.pb").write_bytes(b"nothing")
     with (
         pytest.raises(UserError, match="the SavedModel damaged can't be loaded"),
-        session("--models=damaged").trained("damaged", "original").loaded(),
+        lent(start("--models=damaged"), "damaged"),
     ):
         pass
 
 
-def test_the_same_weights_in_another_model_are_another_model(session, tmp_path):
+def test_the_same_weights_in_another_model_are_another_model(start, tmp_path):
     contents = set()
     for scale in (1.0, 0.5):
         keras.utils.set_random_seed(0)
         layers = [keras.Input((32, 32, 1)), keras.layers.Rescaling(scale), keras.layers.Flatten()]
         keras.Sequential([*layers, keras.layers.Dense(10, name="logits")]).save(tmp_path / "mine.keras")
-        started = session("--models=mine.keras", "--input_range=0,1")
-        contents.add(started.graph.ensure(started.trained("mine.keras", "original")))
+        run = start("--models=mine.keras", "--input_range=0,1")
+        contents.add(steps.train(run, "mine.keras", run.first("mine.keras")).entry.content)
     assert len(contents) == 2
 
 
 @pytest.mark.parametrize("trained", [True, False])
-def test_a_model_of_two_classes_that_has_not_learned_is_named(session, tmp_path, digits, caplog, trained):
+def test_a_model_of_two_classes_that_has_not_learned_is_named(start, tmp_path, digits, caplog, trained):
     rows = np.flatnonzero(digits.labels < 2)
     two = types.SimpleNamespace(images=digits.images[rows], labels=digits.labels[rows])
     save_images(tmp_path / "photos", two)
@@ -344,7 +340,7 @@ def test_a_model_of_two_classes_that_has_not_learned_is_named(session, tmp_path,
         model = keras.models.load_model(tmp_path / "mine.keras")
         model.set_weights([np.zeros_like(w) for w in model.get_weights()])
         model.save(tmp_path / "mine.keras")
-    with session("--models=mine.keras", "--dataset=folder:photos").trained("mine.keras", "original").loaded():
+    with lent(start("--models=mine.keras", "--dataset=folder:photos"), "mine.keras"):
         pass
     assert ("is hardly better than guessing" in caplog.text) == (not trained)
 
@@ -354,28 +350,26 @@ def test_a_model_of_two_classes_that_has_not_learned_is_named(session, tmp_path,
     [
         (["--models=resnet18", "--input_range=0,255"], "--input_range=0,255 is for your own models"),
         (["--models=mine.keras", "--weights=imagenet"], "--weights=imagenet is for built-in models"),
-        (["--models=mine.keras", "--retrain_from=scratch"], "has no random weights"),
         (["--models=mine.keras", "--dataset=folder:.", "--label=x"], "--label=x selects a feature of a TFDS data set"),
         (["--models=somewhere/else"], "somewhere/else is neither a .keras file nor a folder with a SavedModel"),
     ],
 )
-def test_settings_that_do_not_apply_to_the_models(session, tmp_path, flags, message):
+def test_settings_that_do_not_apply_to_the_models(start, tmp_path, flags, message):
     save_model(tmp_path / "mine.keras", None)
     with pytest.raises(UserError, match=message):
-        session(*flags)
+        start(*flags)
 
 
 @pytest.mark.parametrize(
     "flags, rate",
     [
-        ([], 0.1),
-        (["--models=mine.keras"], 0.001),
-        (["--models=mine.keras", "--defense_optimizer=sgd"], 0.01),
-        (["--models=mine.keras", "--learning_rate=0.3"], 0.3),
-        (["--models=mine.keras", "--learning_rate=0.3", "--defense_learning_rate=0.2"], 0.2),
+        (["--defenses=control"], 0.001),
+        (["--defenses=control(optimizer=sgd)"], 0.01),
+        (["--defenses=control", "--learning_rate=0.3"], 0.3),
+        (["--defenses=control(learning_rate=0.2)", "--learning_rate=0.3"], 0.2),
     ],
 )
-def test_models_with_weights_have_a_smaller_learning_rate(session, tmp_path, flags, rate):
+def test_models_with_weights_have_a_smaller_learning_rate(start, tmp_path, flags, rate):
     save_model(tmp_path / "mine.keras", None)
-    planned = TrainingPlan(session(*flags).config, SURROGATE, own_model=bool(flags))
-    assert planned.training_settings(500, 0, 50).learning_rate == rate
+    run = start("--models=mine.keras", *flags)
+    assert schedule(run, run.defenses[0], OwnModel("mine.keras", run)).learning_rate == rate

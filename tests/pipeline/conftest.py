@@ -1,4 +1,4 @@
-"""The smoke run, shared by the tests of experiments."""
+"""The smoke run, shared by the tests of the stages."""
 
 import json
 import os
@@ -11,6 +11,9 @@ import pytest
 
 from tests import commands
 from tests.commands import ROOT
+from tfadv.command_line import CommandLine
+from tfadv.pipeline.run import Run
+from tfadv.store.workdir import Workdir
 
 
 class Smoke:
@@ -22,6 +25,7 @@ class Smoke:
     def __init__(self, workdir, data_dir, package=ROOT):
         self.workdir, self.data_dir, self.package = pathlib.Path(workdir), data_dir, package
         self.forked = package == ROOT
+        self.variables = {}
 
     def __call__(self, *flags, cwd=None):
         """The finished process."""
@@ -39,7 +43,7 @@ class Smoke:
 
     def environment(self):
         """With the package on the path, whatever folder the process runs in."""
-        return os.environ | {"PYTHONPATH": str(self.package), "PYTHONDONTWRITEBYTECODE": "1"}
+        return os.environ | {"PYTHONPATH": str(self.package), "PYTHONDONTWRITEBYTECODE": "1"} | self.variables
 
     def succeed(self, *flags, cwd=None):
         """The standard output of a run that must end well."""
@@ -52,16 +56,16 @@ class Smoke:
         return json.loads((self.workdir / "results.json").read_text())
 
     def manifest(self, name):
-        """The manifest of an artifact."""
+        """The manifest of an entry."""
         return json.loads((self.workdir / name / "manifest.json").read_text())
 
     def dates(self):
-        """dict of artifact → when it was written, to see what is built again."""
+        """dict of entry → when it was written, to see what is built again."""
         paths = self.workdir.rglob("manifest.json")
         return {p.parent.relative_to(self.workdir).as_posix(): p.stat().st_mtime_ns for p in paths}
 
     def rebuilt(self, before):
-        """The artifacts that were built since `before`, which is what `dates` returned."""
+        """The entries that were built since `before`, which is what `dates` returned."""
         return {name for name, date in self.dates().items() if before.get(name) != date}
 
     def copy(self, folder, package=ROOT):
@@ -76,3 +80,22 @@ def smoke(tmp_path_factory, data_dir):
     run = Smoke(tmp_path_factory.mktemp("smoke") / "run", data_dir)
     run.stdout = run.succeed()
     return run
+
+
+@pytest.fixture
+def started():
+    """A function from flags to a `Run` in this process; it opens the work folder that they name."""
+    opened = []
+
+    def close():
+        while opened:
+            opened.pop().__exit__(None, None, None)
+
+    def start(*flags):
+        close()
+        config = CommandLine(flags).config()
+        opened.append(Workdir(config.workdir, shard=config.shard_of()))
+        return Run(config, opened[-1].__enter__())
+
+    yield start
+    close()

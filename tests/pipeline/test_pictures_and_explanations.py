@@ -1,4 +1,4 @@
-"""The artifacts that only the report needs: galleries and explanations."""
+"""What only the report needs: pictures and explanations."""
 
 import json
 
@@ -39,7 +39,7 @@ def test_the_gallery_shows_what_the_model_predicts(smoke, tested):
         np.add.at(expected, (y, classes), 1)
         np.testing.assert_array_equal(confusion, expected)
     np.testing.assert_array_equal(gallery.margins > 0, np.stack(predicted) == y)
-    records = {(r["protocol"], r["eps"]): r["correct"] for r in smoke.records() if r["variant"] == "retrained"}
+    records = {(r["protocol"], r["eps"]): r["correct"] for r in smoke.records() if r["defense"] == "retrained"}
     assert np.trace(gallery.confusion[0]) == records["clean", None]
     # A record counts an image that is misclassified without an attack as misclassified under it.
     both = (predicted[0] == y) & (predicted[3] == y)
@@ -50,7 +50,7 @@ def test_explanations_are_computed_once_and_reported(smoke, tested, tmp_path):
     run = smoke.copy(tmp_path / "run")
     before = run.dates()
     run.succeed("--stage=explain")
-    names = {f"explanations/resnet_tiny/{recipe}" for recipe in ("baseline", "augmented", "retrained")}
+    names = {f"explanations/resnet_tiny/{defense}" for defense in ("baseline", "augmented", "retrained")}
     assert run.rebuilt(before) == {*names, "report"}
     text = (run.workdir / "report/report.md").read_text()
     assert "explanations_resnet_tiny.png" in text and "**Vulnerability" in text

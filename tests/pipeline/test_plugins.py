@@ -1,18 +1,19 @@
-"""The five extensions, each one file with one line that registers it, loaded by --plugins from the current folder."""
+"""The four extensions, each one file with one line that registers it, loaded by --plugins from the current folder."""
 
 import json
 
 import keras
 import numpy as np
 
-from tests.experiments.conftest import Smoke
+from tests.pipeline.conftest import Smoke
 
 ATTACK = '''
 """An attack that moves each image to a single gray level."""
 import dataclasses
 import tensorflow as tf
 from tfadv.attacks import ATTACKS
-from tfadv.attacks.base import Attack, setting
+from tfadv.attacks.base import Attack
+from tfadv.specs import setting
 
 @dataclasses.dataclass(frozen=True)
 class Gray(Attack):
@@ -24,24 +25,23 @@ class Gray(Attack):
 ATTACKS.register("gray", Gray)
 '''
 
-RECIPE = '''
-"""Standard training for more epochs, with another objective."""
-from tfadv.experiments import RECIPES
-from tfadv.experiments.recipe import Recipe
+DEFENSE = '''
+"""Standard training with 100 added to the loss, which shows in the history."""
+import dataclasses
+from tfadv.defenses import DEFENSES
+from tfadv.defenses.base import Defense
+from tfadv.specs import setting
 
-RECIPES.register("longer", Recipe("longer", "Longer training", start="baseline", objective="shifted"))
-'''
+@dataclasses.dataclass(frozen=True)
+class Longer(Defense):
+    full_name = "Longer training"
+    more: float = setting(100.0, least=0)
 
-OBJECTIVE = '''
-"""The cross-entropy plus 100, which shows in the history."""
-import tensorflow as tf
-from tfadv.objectives import OBJECTIVES
+    def loss(self, model, x, y, adversarial):
+        losses, logits = super().loss(model, x, y, adversarial)
+        return self.more + losses, logits
 
-def shifted(model, x, y):
-    logits = model(x, training=True)
-    return 100 + tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits), logits
-
-OBJECTIVES.register("shifted", shifted)
+DEFENSES.register("longer", Longer)
 '''
 
 FORMAT = '''
@@ -49,7 +49,7 @@ FORMAT = '''
 from tfadv.report import FORMATS
 
 def lines(folder, data):
-    rows = [f"{r.variant}: {r.attack_label} {r.eps}: {r.accuracy}" for r in data.records]
+    rows = [f"{r.defense}: {r.attack_label} {r.eps}: {r.accuracy}" for r in data.records]
     (folder / "lines.txt").write_text("\\n".join(rows))
 
 FORMATS.register("lines", lines)
@@ -90,26 +90,27 @@ def write(folder, **plugins):
         (folder / f"{name}.py").write_text(source)
 
 
-def test_attack_recipe_objective_and_report_format(smoke, tmp_path):
-    write(tmp_path, toy_attack=ATTACK, toy_recipe=RECIPE, toy_objective=OBJECTIVE, toy_format=FORMAT)
+def test_attack_defense_and_report_format(smoke, tmp_path):
+    write(tmp_path, toy_attack=ATTACK, toy_defense=DEFENSE, toy_format=FORMAT)
     run = smoke.copy(tmp_path / "run")
     run.forked = False  # plugins are imported before TensorFlow
     before = run.dates()
-    plugins = "--plugins=toy_attack,toy_recipe,toy_objective,toy_format"
-    flags = (plugins, "--defenses=longer", "--attacks=gray,gray(level=0.9)", "--eval_size=60")
+    plugins = "--plugins=toy_attack,toy_defense,toy_format"
+    flags = (plugins, "--defenses=augmented,retrained,longer", "--attacks=gray,gray(level=0.9)", "--eval_size=60")
     stdout = run.succeed(*flags, cwd=tmp_path)
 
-    # The recipe and its objective: a fourth variant, in the results, the tables and the report.
+    # The defense, in the results, the tables and the report.
     records = run.records()
-    assert {r["variant"] for r in records} == {"baseline", "augmented", "retrained", "longer"}
+    assert {r["defense"] for r in records} == {"baseline", "augmented", "retrained", "longer"}
     history = json.loads((run.workdir / "models/resnet_tiny/longer/history.json").read_text())["history"]
     assert all(100 < loss < 110 for loss in history["loss"]) and all(loss < 10 for loss in history["val_loss"])
     text = (run.workdir / "report/report.md").read_text()
-    assert "longer" in stdout and "objective shifted" in text
-    assert run.manifest("models/resnet_tiny/longer")["inputs"]["objective"] == ["shifted"]
+    assert "longer" in stdout and "longer" in text
+    inputs = run.manifest("models/resnet_tiny/longer")["inputs"]
+    assert inputs["more"] == 100 and len(inputs["source"]) == 64
 
     # The attack, with its settings, equals an independent count.
-    attacked = {(r["variant"], r.get("label", ""), r["eps"]): r for r in records if r["attack"] == "gray"}
+    attacked = {(r["defense"], r.get("label", ""), r["eps"]): r for r in records if r["attack"] == "gray"}
     assert len(attacked) == 4 * 2 * 3 and "gray(level=0.9)" in text
     assert attacked["longer", "gray(level=0.9)", 0.03]["settings"] == {"level": 0.9}
     with np.load(next(run.workdir.glob("attacks/resnet_tiny/longer/gray_*/correct.npz"))) as arrays:
