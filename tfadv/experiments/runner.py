@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from tfadv.choices import COMPARE, STATUS
 from tfadv.config import Config
+from tfadv.datasets.storage import limit_memory_pools
 from tfadv.errors import UserError
 from tfadv.experiments.closing import REPORTED, closing_text
 from tfadv.experiments.graph import Artifact
@@ -46,6 +47,7 @@ def run(config: Config) -> str | None:
             _verify(workdir)
         # It computes nothing, so it need not wait for other hosts.
         return status_text(Session(dataclasses.replace(config, distribute="none"), workdir))
+    limit_memory_pools()
     workers, number = cluster() if config.distribute in ("auto", "multiworker") else (1, 0)
     follower = workers > 1 and number > 0
     with (
