@@ -24,6 +24,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import pathlib
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -32,19 +33,25 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks.strength_libraries import ATTACKS, LIBRARIES, Effort, StrengthLibrary, Task
-from benchmarks.table import cells
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/cifar10", "Work folder with models/ and split/splits.json.")
-_DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of the TFDS data sets.")
-_OUT = flags.DEFINE_string("out", "runs/strength", "Folder for strength.jsonl and strength.md.")
-_IMAGES = flags.DEFINE_integer("images", 1000, "How many test images, the first ones.", lower_bound=1)
-_MODEL = flags.DEFINE_string("model", "resnet18", "Network.")
-_RECIPES = flags.DEFINE_list("recipes", ["baseline", "retrained"], "Recipes by which the network was trained.")
-_EPS = flags.DEFINE_list("eps", ["0.01", "0.03"], "Sizes of eps in L-infinity.")
-_ATTACKS = flags.DEFINE_list("attacks", list(ATTACKS), "Attacks.")
-_LIBRARIES = flags.DEFINE_list("libraries", list(LIBRARIES), "Libraries.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of all random numbers.", lower_bound=0)
-_BATCH = flags.DEFINE_integer("batch_size", 256, "Images at a time.", lower_bound=1)
+SETTINGS = flags.FlagValues()
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "runs/cifar10", "Work folder with models/ and split/splits.json.", flag_values=SETTINGS
+)
+_DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of the TFDS data sets.", flag_values=SETTINGS)
+_OUT = flags.DEFINE_string("out", "runs/strength", "Folder for strength.jsonl and strength.md.", flag_values=SETTINGS)
+_IMAGES = flags.DEFINE_integer(
+    "images", 1000, "How many test images, the first ones.", lower_bound=1, flag_values=SETTINGS
+)
+_MODEL = flags.DEFINE_string("model", "resnet18", "Network.", flag_values=SETTINGS)
+_RECIPES = flags.DEFINE_list(
+    "recipes", ["baseline", "retrained"], "Recipes by which the network was trained.", flag_values=SETTINGS
+)
+_EPS = flags.DEFINE_list("eps", ["0.01", "0.03"], "Sizes of eps in L-infinity.", flag_values=SETTINGS)
+_ATTACKS = flags.DEFINE_list("attacks", list(ATTACKS), "Attacks.", flag_values=SETTINGS)
+_LIBRARIES = flags.DEFINE_list("libraries", list(LIBRARIES), "Libraries.", flag_values=SETTINGS)
+_SEED = flags.DEFINE_integer("seed", 0, "Of all random numbers.", lower_bound=0, flag_values=SETTINGS)
+_BATCH = flags.DEFINE_integer("batch_size", 256, "Images at a time.", lower_bound=1, flag_values=SETTINGS)
 
 EFFORT = {"pgd": Effort(20, 0), "mifgsm": Effort(10, 0)}
 DEFAULT_EFFORT = Effort(steps=100, queries=5000)
@@ -149,10 +156,7 @@ def main(argv: Sequence[str]) -> None:
 def _read(out: pathlib.Path) -> list[dict[str, Any]]:
     """The rows that earlier calls have measured."""
     file = out / "strength.jsonl"
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    if any("library" not in row for row in rows):
-        raise app.UsageError(f"{file} was written by tfadv 0.1, whose rows differ: give another --out.")
-    return rows
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def _write(out: pathlib.Path, rows: list[dict[str, Any]]) -> None:
@@ -160,9 +164,15 @@ def _write(out: pathlib.Path, rows: list[dict[str, Any]]) -> None:
     temporary = out / "strength.jsonl.new"  # a kill leaves the earlier rows
     temporary.write_text("\n".join(lines) + "\n")
     temporary.replace(out / "strength.jsonl")
-    (out / "strength.md").write_text(cells(list(rows[0]), [list(row.values()) for row in rows]) + "\n")
+    table = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+    (out / "strength.md").write_text("".join(f"| {' | '.join(map(str, cells))} |\n" for cells in table))
     print(lines[-1], flush=True)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    try:
+        main(SETTINGS(sys.argv))
+    except flags.Error as error:  # --help is one
+        sys.exit(f"{__doc__}\n{SETTINGS.get_help()}\n{error}")
+    except app.UsageError as error:
+        sys.exit(str(error))
