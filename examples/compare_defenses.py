@@ -6,7 +6,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 EPS = 0.1  # the largest change of a pixel; pixels are in [0, 1]
-EPOCHS = 6
+EPOCHS = 15
 DEFENSES = ("nfgsm", "nfgsm(share=0.5)", "pgd(steps=2)", "trades(steps=2)")
 
 digits = load_digits()
