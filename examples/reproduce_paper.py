@@ -1,4 +1,4 @@
-"""The paper's method on digits in about a minute; other flags run it on other images.
+"""The paper's method on digits with a tiny network, in about a minute; other flags run it on other images.
 
     python examples/reproduce_paper.py
     python examples/reproduce_paper.py --flagfile=paper_cifar10      # hours on a CPU; downloads CIFAR-10
@@ -12,7 +12,7 @@ import sys
 import tfadv.main
 
 WORKDIR = "runs/example_paper"
-SMALL = ["--flagfile=smoke", "--verbosity=quiet", f"--workdir={WORKDIR}"]  # a tiny network, 320 images, 2 epochs
+SMALL = ["--flagfile=smoke", "--train_size=0", "--epochs=8", "--verbosity=quiet", f"--workdir={WORKDIR}"]
 
 flags = sys.argv[1:]
 code = tfadv.main.main(flags or SMALL)  # the command `tfadv`; prints the table, and how much each defense gains
