@@ -16,13 +16,13 @@ from keras import layers
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from tfadv.objectives import DEFENSE_LEARNING_RATE, DEFENSE_OPTIMIZER
+from tfadv.defenses.base import ADAM_RATE
 
 SHAPE, EPS = (8, 8, 1), (8 / 255, 0.1)
 SETTINGS = flags.FlagValues()
 flags.DEFINE_list("models", [], "Some of the models; all where empty.", flag_values=SETTINGS)
-flags.DEFINE_string("optimizer", DEFENSE_OPTIMIZER, "Of the defense.", flag_values=SETTINGS)
-flags.DEFINE_float("learning_rate", DEFENSE_LEARNING_RATE, "Of the defense.", flag_values=SETTINGS)
+flags.DEFINE_string("optimizer", "adam", "Of the defense.", flag_values=SETTINGS)
+flags.DEFINE_float("learning_rate", ADAM_RATE, "Of the defense.", flag_values=SETTINGS)
 
 
 def head():
@@ -123,8 +123,8 @@ def main(argv):
         for eps in EPS:
             model.set_weights(weights)
             before = tfadv.evaluate(classifier, x_test, y_test, "pgd(steps=20)", eps)
-            trainer = tfadv.AdversarialTrainer(classifier, "nfgsm", eps, optimizer=SETTINGS.optimizer)
-            record = trainer.fit(x, y, epochs=10, learning_rate=SETTINGS.learning_rate)
+            defense = f"nfgsm(optimizer={SETTINGS.optimizer}, learning_rate={SETTINGS.learning_rate})"
+            record = tfadv.AdversarialTrainer(classifier, defense, eps).fit(x, y, epochs=10)
             after = tfadv.evaluate(classifier, x_test, y_test, "pgd(steps=20)", eps)
             shown = before.clean_accuracy, after.clean_accuracy, before.robust_accuracy, after.robust_accuracy
             cells = [name, f"{eps:.3f}", *(f"{100 * value:.1f}" for value in shown), str(record["best_epoch"])]

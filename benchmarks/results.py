@@ -21,8 +21,8 @@ from absl import app
 from tfadv.errors import UserError
 from tfadv.evaluation.intervals import Difference
 from tfadv.evaluation.records import WORST_CASE, Record
-from tfadv.experiments.paper import AUGMENTED, BASELINE, EPSILONS, RETRAINED, ROWS, STATED_GAINS
-from tfadv.experiments.result_files import load_result
+from tfadv.paper import EPSILONS, ROWS, STATED_GAINS
+from tfadv.pipeline.results import load_result
 from tfadv.report.data import Training, with_earlier_rounds
 from tfadv.report.differences import mean_difference
 from tfadv.specs import folder_name
@@ -44,7 +44,7 @@ README_ROWS = (
     *(("cifar10_compare", defense) for defense in ("baseline", "pgd(steps=2)")),
 )
 TITLES = {"cats_vs_dogs": "Cats and dogs", "cifar10": "CIFAR-10", "digits": "Digits", "mnist": "MNIST"}
-REMARKS = {AUGMENTED.name: ", the control", RETRAINED.name: ", the paper's method"}
+REMARKS = {"augmented": ", the control", "retrained": ", the paper's method"}
 HEAD = (
     *("run", "model", "defense", "eps", "clean", "FGSM", "PGD-20", "AutoAttack", "n", "n of PGD"),
     *("gradients, 1000s", "minutes"),
@@ -133,7 +133,7 @@ class Run:
         for record in self.records:
             settings = record.settings or {}
             if (
-                (record.model, record.variant, record.attack, record.eps) == (model, defense, attack, eps)
+                (record.model, record.defense, record.attack, record.eps) == (model, defense, attack, eps)
                 and record.protocol != "transfer"
                 and (attack != "fgsm" or record.settings is None)
                 and (attack != "pgd" or settings.get("steps") == 20)
@@ -145,7 +145,7 @@ class Run:
         """How much more accurate a defense is than the baseline under FGSM, on average over the models and all eps."""
         return mean_difference(
             [
-                (self.find(model, defense, "fgsm", eps), self.find(model, BASELINE.name, "fgsm", eps))
+                (self.find(model, defense, "fgsm", eps), self.find(model, "baseline", "fgsm", eps))
                 for model in models
                 for eps in self.epsilons
             ]
@@ -186,7 +186,7 @@ def page(runs: Sequence[Run]) -> str:
 
 def shown_defenses(run: Run) -> list[str]:
     """The defenses of the first network of a run; of several rounds the last one."""
-    defenses = dict.fromkeys(record.variant for record in run.records if record.model == run.models[0])
+    defenses = dict.fromkeys(record.defense for record in run.records if record.model == run.models[0])
     last = {re.sub(r"\(round=\d+\)$", "", defense): defense for defense in defenses}
     return list(last.values())
 
@@ -211,15 +211,15 @@ def paper_table(runs: Sequence[Run]) -> str:
     rows = []
     for run in sorted(runs, key=lambda run: run.records[0].dataset):
         dataset, (first, *others) = run.records[0].dataset, run.models
-        own = run.gain(RETRAINED.name, [first])
+        own = run.gain("retrained", [first])
         if own:
             stated = STATED_GAINS[ROWS[dataset]] if dataset in ROWS and run.epsilons == EPSILONS else None
             rows.append(
                 (
                     *(TITLES.get(dataset, dataset), run.name, f"{run.epsilons[0]:g} to {run.epsilons[-1]:g}"),
                     f"{own.n:,}",
-                    *(points(gain) for gain in (run.gain(AUGMENTED.name, [first]), own)),
-                    points(run.gain(RETRAINED.name, others)),
+                    *(points(gain) for gain in (run.gain("augmented", [first]), own)),
+                    points(run.gain("retrained", others)),
                     "–" if stated is None else f"{stated:+.1f}",
                 )
             )
@@ -311,8 +311,8 @@ def take_over(workdir: pathlib.Path, results: pathlib.Path = RESULTS) -> pathlib
     training = {}
     for path in sorted((workdir / "models").glob("*/*/history.json")):
         history, manifest = (json.loads((path.parent / n).read_text()) for n in ("history.json", "manifest.json"))
-        training[f"{path.parent.parts[-2]}/{manifest['inputs']['recipe']}"] = Training.from_files(history, manifest)
-    evaluated = {f"{record.model}/{record.variant}" for record in records}
+        training[f"{manifest['model']}/{manifest['defense']}"] = Training.from_files(history, manifest)
+    evaluated = {f"{record.model}/{record.defense}" for record in records}
     kept = {name: dataclasses.asdict(_of_all_rounds(name, training)) for name in training if name in evaluated}
     (folder / "training.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     np.savez_compressed(folder / OUTCOMES, **{name: np.packbits(correct) for name, correct in outcomes.items()})
@@ -327,18 +327,18 @@ def _outcomes(workdir: pathlib.Path, record: Record) -> np.ndarray | None:
     """
     if record.attack == WORST_CASE:
         return None
-    model, recipe = folder_name(record.model), folder_name(record.variant)
+    model, defense = folder_name(record.model), folder_name(record.defense)
     if record.settings is None:
         prefix = "transfer_" if record.protocol == "transfer" else "whitebox_"
-        result = load_result(workdir / "evaluations" / model / recipe, prefix)
+        result = load_result(workdir / "evaluations" / model / defense, prefix)
     else:
-        result = load_result(workdir / "attacks" / model / recipe / folder_name(record.attack_label))
+        result = load_result(workdir / "attacks" / model / defense / folder_name(record.attack_label))
     if record.eps is None:
         correct = result.clean_correct
     else:
         correct = result.robust[np.atleast_1d(result.eps).tolist().index(record.eps)]
     if (len(correct), int(correct.sum())) != (record.n, record.correct):
-        raise UserError(f"{workdir} has other results of {model}/{recipe} than its results.json: run it again.")
+        raise UserError(f"{workdir} has other results of {model}/{defense} than its results.json: run it again.")
     return correct
 
 

@@ -23,7 +23,6 @@ flags.DEFINE_string("model", "resnet50", "The network, one of `tfadv.models.MODE
 flags.DEFINE_integer("image_size", 128, "Height and width of the images in pixels.", flag_values=SETTINGS)
 flags.DEFINE_integer("batch_size", 64, "Images per step, on all devices together.", flag_values=SETTINGS)
 flags.DEFINE_integer("parts", 1, "Number of parts of the batch.", flag_values=SETTINGS)
-flags.DEFINE_bool("rematerialize", False, "Recompute activations in the backward pass.", flag_values=SETTINGS)
 flags.DEFINE_string("distribute", "none", "As the flag of tfadv.", flag_values=SETTINGS)
 STEPS = 3  # the first one compiles; the last one is timed
 
@@ -42,17 +41,14 @@ def main(_: Sequence[str]) -> None:
     import tensorflow as tf
 
     from tfadv import models
-    from tfadv.objectives.nfgsm import NFGSM
+    from tfadv.defenses.nfgsm import NFGSM
     from tfadv.runtime.devices import Devices
     from tfadv.training import Trainer
 
     devices, shape = Devices(SETTINGS.distribute), (SETTINGS.image_size, SETTINGS.image_size, 3)
     with devices.strategy.scope():
         model = models.build(SETTINGS.model, shape, 10)
-    parts, rematerialize = SETTINGS.parts, SETTINGS.rematerialize
-    trainer = Trainer(
-        model, weight_decay=0.0, objective=NFGSM(), batch_parts=parts, rematerialize=rematerialize, devices=devices
-    )
+    trainer = Trainer(model, defense=NFGSM(), batch_parts=SETTINGS.parts, devices=devices)
     rng = np.random.default_rng(0)
     x = devices.distribute(rng.random((SETTINGS.batch_size, *shape), np.float32))
     y = devices.distribute(rng.integers(0, 10, SETTINGS.batch_size))

@@ -128,14 +128,13 @@ class Tfadv(KerasLibrary):
     def train_defense(self, defense: str) -> float:
         """A training step of a defense at eps 0.03; returns the mean loss."""
         from tfadv import specs
-        from tfadv.objectives import OBJECTIVES
+        from tfadv.defenses import DEFENSES
         from tfadv.training import Trainer
 
         if self.trained != defense:
-            objective = OBJECTIVES["cross_entropy"]
-            for name, settings in specs.split_specs(defense, OBJECTIVES):
-                objective = specs.build_with(name, settings, OBJECTIVES)
-            self.trained, self.trainer = defense, Trainer(self.model, weight_decay=5e-4, objective=objective)
+            ((name, settings),) = specs.split_specs(defense or "control", DEFENSES)
+            built = specs.build_with(name, settings, DEFENSES)
+            self.trained, self.trainer = defense, Trainer(self.model, weight_decay=5e-4, defense=built)
         return float(self.trainer.train_step(*self.tensors, 0.03)[0]) / len(self.y)
 
 

@@ -44,8 +44,8 @@ _IMAGES = flags.DEFINE_integer(
     "images", 1000, "How many test images, the first ones.", lower_bound=1, flag_values=SETTINGS
 )
 _MODEL = flags.DEFINE_string("model", "resnet18", "Network.", flag_values=SETTINGS)
-_RECIPES = flags.DEFINE_list(
-    "recipes", ["baseline", "retrained"], "Recipes by which the network was trained.", flag_values=SETTINGS
+_DEFENSES = flags.DEFINE_list(
+    "defenses", ["baseline", "retrained"], "Defenses by which the network was trained.", flag_values=SETTINGS
 )
 _EPS = flags.DEFINE_list("eps", ["0.01", "0.03"], "Sizes of eps in L-infinity.", flag_values=SETTINGS)
 _ATTACKS = flags.DEFINE_list("attacks", list(ATTACKS), "Attacks.", flag_values=SETTINGS)
@@ -138,13 +138,13 @@ def main(argv: Sequence[str]) -> None:
     rows = _read(out)
     from tfadv.models import files
 
-    for recipe in _RECIPES.value:
-        model = files.load(pathlib.Path(_WORKDIR.value) / "models" / _MODEL.value / recipe / "model.keras")
+    for defense in _DEFENSES.value:
+        model = files.load(pathlib.Path(_WORKDIR.value) / "models" / _MODEL.value / defense / "model.keras")
         x, y = load_test_images(_WORKDIR.value, _DATA_DIR.value, model.input_shape[1], _IMAGES.value)
         task = Task(_MODEL.value, model, x, y, _BATCH.value, _SEED.value)
         libraries = {name: library(task) for name, library in classes.items()}
         for eps in map(float, _EPS.value):
-            case = dict(recipe=recipe, eps=eps, images=len(y), seed=_SEED.value)
+            case = dict(defense=defense, eps=eps, images=len(y), seed=_SEED.value)
             for attack in _ATTACKS.value:
                 for name, library in libraries.items():
                     key = case | dict(attack=attack, library=name)

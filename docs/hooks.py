@@ -1,4 +1,4 @@
-"""The pages of the documentation that MkDocs generates from the code: flags, attacks, objectives and masking checks."""
+"""The pages of the documentation that MkDocs generates from the code: flags, attacks, defenses and masking checks."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ from tfadv.attacks import ATTACKS
 from tfadv.command_line import CommandLine, flagfile_folder, shipped_flagfiles
 from tfadv.config import Config
 from tfadv.evaluation.checks import RULES
-from tfadv.objectives import OBJECTIVES
 from tfadv.registry import Registry
 from tfadv.settings import explained
+
+try:
+    from tfadv.defenses import DEFENSES
+except ImportError:  # before the defenses have a package of their own
+    from tfadv.objectives import OBJECTIVES as DEFENSES
 
 CHECKS = "<!-- checks -->"  # the place in gradient_masking.md
 
@@ -25,7 +29,7 @@ def on_files(files: Files, config) -> Files:
     for path, text in {
         "reference/flags.md": flags_page(),
         "reference/attacks.md": table_page("Attacks", "--attacks", ATTACKS),
-        "reference/objectives.md": table_page("Training objectives", "--defenses", OBJECTIVES),
+        "reference/defenses.md": table_page("Defenses", "--defenses", DEFENSES),
     }.items():
         files.append(File.generated(config, path, content=text))
     return files

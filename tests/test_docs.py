@@ -13,13 +13,14 @@ from tfadv.command_line import CommandLine
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/**/*.md"))
 PAGES = ["README.md", "CONTRIBUTING.md", "BUILD_NOTES.md", *DOCS]
-OWN_TEST = {"docs/tutorial.md", "docs/extending.md"}  # tests/experiments/test_documented_extensions.py
+OWN_TEST = {"docs/tutorial.md", "docs/extending.md"}  # the latter: test_documented_extensions.py
 
 # What the reader has: a softmax model on pixels from 0 to 255, and images.
 GIVEN = """
 import tfadv, keras, numpy as np
 x = np.random.default_rng(0).integers(0, 256, (24, 16, 16, 3), dtype=np.uint8)
 y = np.arange(24) % 3
+x_test, y_test = x, y
 x_train, y_train = np.repeat(x, 4, axis=0), np.repeat(y, 4)
 model = keras.Sequential([
     keras.Input((16, 16, 3)), keras.layers.Rescaling(1 / 255), keras.layers.Conv2D(4, 3, strides=2),
@@ -76,7 +77,7 @@ def test_the_code_of_the_pages_runs(tmp_path):
     out = run(tmp_path, "\n".join(f"{GIVEN}\nprint('page', {page!r})\n{code(page)}" for page in pages))
     text = {part.split("\n")[0]: part for part in out.split("page ")[1:]}
     assert text.keys() == set(pages)
-    assert "autoattack, eps 0.03137:" in text["README.md"] and "smallest_eps" in text["README.md"]
+    assert text["README.md"].count("autoattack, eps 0.1: ") == 2 and "of 12 checks" in text["README.md"]
     assert (tmp_path / "hardened.keras").is_file()
 
 
@@ -87,7 +88,25 @@ def test_the_code_and_the_command_of_the_tutorial_run(tmp_path, monkeypatch):
     text = (ROOT / "docs/tutorial.md").read_text(encoding="utf-8").replace("\\\n", " ")
     (line,) = re.findall(r"^    tfadv (--models=mine.*)$", text, re.MULTILINE)
     config = CommandLine(shlex.split(line)).config()
-    assert config.models == ("mine.keras",) and config.defenses == "nfgsm"
+    assert config.models == ("mine.keras",) and config.defenses == "nfgsm(epochs=30)"
+
+
+def printed(page):
+    """The lines of a page that show what its Python code prints, with figures left out."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    lines = re.findall(r"^    ((?:clean|fgsm|autoattack|\d+ of).*(?:images|robust|passed).*)$", text, re.MULTILINE)
+    return [re.sub(r"[\d.]+", "0", line) for line in lines]
+
+
+def test_the_output_that_readme_shows_has_the_form_of_what_is_printed():
+    import numpy as np
+
+    from tfadv.evaluation.result import Result
+
+    result = Result("autoattack", {}, 0.1, np.ones(360, bool), np.ones((1, 360), bool))
+    summary = [re.sub(r"[\d.]+", "0", line) for line in result.summary().splitlines()]
+    assert printed("README.md") == [*summary, *summary, "0 of 0 checks for gradient masking passed"]
+    assert set(summary) <= set(printed("docs/tutorial.md"))
 
 
 @pytest.fixture(scope="module")
@@ -109,11 +128,11 @@ def test_the_site_has_every_page_and_loads_nothing_from_elsewhere(site):
         assert not loaded, page
 
 
-def test_the_site_lists_every_flag_attack_objective_and_check(site):
+def test_the_site_lists_every_flag_attack_defense_and_check(site):
     from tfadv.attacks import ATTACKS
     from tfadv.config import Config
+    from tfadv.defenses import DEFENSES
     from tfadv.evaluation.checks import RULES
-    from tfadv.objectives import OBJECTIVES
     from tfadv.settings import settings_of
 
     def text(page):
@@ -121,6 +140,6 @@ def test_the_site_lists_every_flag_attack_objective_and_check(site):
 
     assert all(f'id="{name}"' in text("reference/flags.html") for name, _, _ in settings_of(Config))
     assert all(f">{name}</code></a>" in text("reference/attacks.html") for name in ATTACKS)
-    assert all(f">{name}</code></a>" in text("reference/objectives.html") for name in OBJECTIVES)
+    assert all(f">{name}</code></a>" in text("reference/defenses.html") for name in DEFENSES)
     assert all(f"<strong>{name}.</strong>" in text("gradient_masking.html") for name in RULES)
     assert "input_range" in text("reference/python.html") and "Wilson interval" in text("reference/python.html")

@@ -50,7 +50,7 @@ def test_a_recount_gives_the_accuracies_of_the_page():
     for row in shown:
         records = json.loads((results.RESULTS / row["run"] / "results.json").read_text(encoding="utf-8"))
         model, defense = row["model"], row["defense"].strip("`")
-        own = [r for r in records if (r["model"], r["variant"]) == (model, defense) and r["protocol"] != "transfer"]
+        own = [r for r in records if (r["model"], r["defense"]) == (model, defense) and r["protocol"] != "transfer"]
         eps = max(r["eps"] for r in own if r["eps"])
         assert row["eps"] == f"{eps:.3g}"
         for column, attack in columns.items():

@@ -303,6 +303,7 @@ class _Job:
         model = original(built.model)
         write_json(folder / "history.json", record)
         files.save(model, folder / "model.keras")
+        manifest["model"], manifest["defense"] = self.network.label, self.defense.label
         manifest["content"] = built.content = self.network.content(model)
 
     def _save_last_good(self, trainer: Trainer, checkpoints: Checkpoints) -> str:
