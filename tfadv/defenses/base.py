@@ -96,6 +96,10 @@ class Defense(Spec):
         """The defense to go on with where training with this one has collapsed; None where there is none."""
         return None
 
+    def settings(self) -> dict[str, Any]:
+        """Its settings as JSON values, without the models that it is for."""
+        return {name: value for name, value in super().settings().items() if name != "models"}
+
     @property
     def title(self) -> str:
         """What plots call it: the full name with the settings that differ from the defaults."""

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import inspect
+import json
 import logging
 import pathlib
 import time
@@ -224,7 +225,7 @@ class Cache:
             if self._looks:  # damaged, or what it is made from is missing
                 return missing, None
             raise
-        made_from = {**given, "versions": self._versions}
+        made_from = json.loads(json.dumps({**given, "versions": self._versions}))  # as a manifest has it
         key = digest(made_from)
         if name in self._current and self._current[name][0] == key:
             self.seen[name] = "done"

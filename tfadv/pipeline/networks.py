@@ -33,7 +33,8 @@ def description(model: keras.Model) -> str:
     text = model.to_json()
     names = dict.fromkeys(re.findall(r'"name": "([^"]+)"', text))
     numbers = {name: f"layer{number}" for number, name in enumerate(names)}
-    return digest(re.sub(r'"([^"]+)"', lambda match: f'"{numbers.get(match[1], match[1])}"', text))
+    # A layer is named by its own name, and first in a list by the layers that it is connected to.
+    return digest(re.sub(r'("name": |\[)"([^"]+)"', lambda m: f'{m[1]}"{numbers.get(m[2], m[2])}"', text))
 
 
 class Network(abc.ABC):
