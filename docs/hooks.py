@@ -12,14 +12,10 @@ from tfadv import specs
 from tfadv.attacks import ATTACKS
 from tfadv.command_line import CommandLine, flagfile_folder, shipped_flagfiles
 from tfadv.config import Config
+from tfadv.defenses import DEFENSES
 from tfadv.evaluation.checks import RULES
 from tfadv.registry import Registry
 from tfadv.settings import explained
-
-try:
-    from tfadv.defenses import DEFENSES
-except ImportError:  # before the defenses have a package of their own
-    from tfadv.objectives import OBJECTIVES as DEFENSES
 
 CHECKS = "<!-- checks -->"  # the place in gradient_masking.md
 
@@ -43,7 +39,7 @@ def on_page_markdown(markdown: str, page, config, files) -> str:
 def flags_page() -> str:
     """All flags by group, and the flagfiles."""
     chosen = vars(CommandLine([]).config())
-    lines = ["# Flags", "", "`tfadv --help` prints this list. A later flag overrides an earlier one."]
+    lines = ["# Flags", "", "`tfadv --helpfull` prints this list, and `--help` the most useful ones. A later flag overrides an earlier one."]
     groups: list[str] = []
     for group, name, flag, text in explained(Config, chosen):
         if group not in groups:

@@ -20,7 +20,7 @@ import sys
 import warnings
 from typing import Any
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 RESULTS = 1  # the version of the results: what was computed by another one is computed again
 
 _MODULE_NAMES = ("attacks", "datasets", "defenses", "evaluation", "explanation", "models", "training")
