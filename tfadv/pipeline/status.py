@@ -67,10 +67,12 @@ def _states(run: Run) -> dict[str, str]:
                 further += [steps.transfer(run, each, trained, images), steps.check(run, each, images)]
             if (root / "explanations" / each.folder).exists():
                 steps.explain(run, each)
+        needed = {*cache.seen, *(f"gallery/{each.folder}" for each in trained)}
         report(run, evaluations, further)
-    report_name = folder_of_report(run)
-    states = {name: state for name, state in cache.seen.items() if name != report_name}
-    states[report_name] = cache.seen[report_name]
+    name = folder_of_report(run)
+    # The report also asks for what it can do without.
+    states = {each: state for each, state in cache.seen.items() if each in needed or state != "missing"}
+    states[name] = states.pop(name, "missing")
     return {
         name: "unfinished" if state == "missing" and any(path.exists() for path in _traces(root, name)) else state
         for name, state in states.items()
