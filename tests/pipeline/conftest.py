@@ -16,6 +16,9 @@ from tfadv.pipeline.run import Run
 from tfadv.store.workdir import Workdir
 
 
+CHEAP = "--plugins=tests.pipeline.cheap_checks"
+
+
 class Smoke:
     """A work folder in which `tfadv --flagfile=smoke` is run, with further flags; the checkout's tfadv by default.
 

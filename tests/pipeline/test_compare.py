@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.pipeline.conftest import CHEAP
 from tfadv.errors import UserError
 from tfadv.pipeline import steps
 from tfadv.pipeline.training import training_of
@@ -17,7 +18,7 @@ ROUNDS = [f"rounds(average=0.9, learning_rate=0.02, number=2, round={number})" f
 NFGSM = "nfgsm(average=0.9, learning_rate=0.02, share=0.5)"
 FLAGS = (
     "--stage=compare", f"--defenses={CONTROL},{ROUNDS[0].replace(', round=1', '')},{NFGSM}", "--budget=6000",
-    "--attacks=pgd(steps=5)", "--eval_size=32",
+    "--attacks=pgd(steps=5)", "--eval_size=32", CHEAP,
 )  # fmt: skip
 DEFENSES = ["baseline", CONTROL, *ROUNDS, NFGSM]
 

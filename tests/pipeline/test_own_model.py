@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from tests import commands
+from tests.pipeline.conftest import CHEAP
 from tfadv.datasets import sources
 from tfadv.errors import UserError
 from tfadv.paper import Augmented
@@ -26,7 +27,7 @@ NFGSM = "nfgsm(epochs=6)"
 FLAGS = (
     "--models=mine.keras", "--dataset=folder:photos", "--stage=report", "--defenses=nfgsm(epochs=6)",
     "--train_size=600", "--epsilons=0.05,0.1", "--attacks=pgd(steps=20)", "--eval_size=128", "--learning_rate=0.003",
-    "--batch_size=32",
+    "--batch_size=32", CHEAP,
 )  # fmt: skip
 
 
