@@ -106,7 +106,7 @@ labels = rng.integers(0, 3, 256)  # the brighter, the higher: something to learn
 images = 0.3 * rng.uniform(size=(256, 16, 16, 1)) + labels[:, None, None, None] / 3
 samples = Samples(images.astype("float32"), labels)
 settings = TrainingSettings(epochs=4, batch_size=16, learning_rate=0.1, patience=9, eps=0.1, average=0.9)
-for defense, batch_parts in ((PGD(steps=1, awp=0.1), 2), (TRADES(steps=1, awp=0.1), 1), (MART(steps=1), 1)):
+for defense, batch_parts in (DEFENSE,):
     keras.utils.set_random_seed(0)
     with devices.strategy.scope():
         model = models.build("resnet_tiny", (16, 16, 1), 3)
@@ -121,7 +121,15 @@ print("alike")
 """
 
 
-@pytest.mark.parametrize("script", [STATISTICS, DEFENSES], ids=["plain", "defenses"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(STATISTICS, id="plain"),
+        pytest.param(DEFENSES.replace("DEFENSE,", "(PGD(steps=1, awp=0.1), 2),"), id="pgd"),
+        pytest.param(DEFENSES.replace("DEFENSE,", "(TRADES(steps=1), 1),"), id="trades", marks=pytest.mark.long),
+        pytest.param(DEFENSES.replace("DEFENSE,", "(MART(steps=1), 1),"), id="mart", marks=pytest.mark.long),
+    ],
+)
 def test_all_devices_keep_the_same_variables_without_synchronized_norms(script):
     done = commands.python(script)
     assert "alike" in done.stdout, done.stderr[-2000:]
