@@ -15,14 +15,7 @@ import numpy as np
 ROOT = pathlib.Path(__file__).parents[1]
 
 # The server of `multiprocessing` imports these once.  Not `tfadv.main`, which each process runs as `__main__`.
-IMPORTED = [
-    "tfadv",
-    "tensorflow",
-    "keras",
-    "tensorflow_datasets",
-    "sklearn.model_selection",
-    "tfadv.pipeline.stages",
-]
+IMPORTED = ["tfadv", "tensorflow", "keras", "tensorflow_datasets", "sklearn.model_selection", "tfadv.pipeline.stages"]
 _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload(IMPORTED)
 
@@ -42,13 +35,21 @@ def run(arguments, *, cwd=ROOT, environment=None):
     Returns:
       The finished process, a `subprocess.CompletedProcess`.
     """
-    arguments = [str(argument) for argument in arguments]
+    return _forked(_run, [str(argument) for argument in arguments], cwd, environment)
+
+
+def python(code):
+    """As `subprocess.run([sys.executable, "-c", code], ...)`, with the same restrictions as `run`."""
+    return _forked(_execute, [code], ROOT, None)
+
+
+def _forked(function, arguments, cwd, environment):
     environment = dict(os.environ if environment is None else environment)
     with tempfile.TemporaryDirectory() as folder:
         outputs = [pathlib.Path(folder, name) for name in ("stdout", "stderr")]
         for path in outputs:
             path.touch()
-        process = _server.Process(target=_run, args=(arguments, str(cwd), environment, outputs))
+        process = _server.Process(target=_child, args=(function, arguments, str(cwd), environment, outputs))
         process.start()
         try:
             process.join()
@@ -58,7 +59,15 @@ def run(arguments, *, cwd=ROOT, environment=None):
         return subprocess.CompletedProcess(["tfadv", *arguments], process.exitcode, *texts)
 
 
-def _run(arguments, cwd, environment, outputs):
+def _run():
+    runpy.run_module("tfadv.main", run_name="__main__", alter_sys=True)
+
+
+def _execute():
+    exec(compile(sys.argv[1], "<test>", "exec"), {"__name__": "__main__"})
+
+
+def _child(function, arguments, cwd, environment, outputs):
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for descriptor, path in enumerate(outputs, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), descriptor)
@@ -72,7 +81,7 @@ def _run(arguments, cwd, environment, outputs):
     sys.path[:0] = [cwd, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     code = 0
     try:
-        runpy.run_module("tfadv.main", run_name="__main__", alter_sys=True)
+        function()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:

@@ -23,13 +23,16 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "long: only with --long")
+    config.addinivalue_line("markers", "packaging: wheel, site, notebook and browser; only with -m packaging")
 
 
 def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--long", default=False):
-        for item in items:
-            if item.get_closest_marker("long"):
-                item.add_marker(pytest.mark.skip(reason="only with --long"))
+    wanted = {"long": config.getoption("--long", default=False), "packaging": "packaging" in config.option.markexpr}
+    how = {"long": "only with --long", "packaging": "only with -m packaging"}
+    for item in items:
+        for name in wanted:
+            if item.get_closest_marker(name) and not wanted[name]:
+                item.add_marker(pytest.mark.skip(reason=how[name]))
 
 
 @pytest.fixture(autouse=True)

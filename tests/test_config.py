@@ -1,20 +1,21 @@
-"""The settings: their checks, their flags, the fingerprint and the help text."""
+"""The settings: their checks, their flags and the help text."""
 
 import dataclasses
 import inspect
 import pathlib
+import re
 import types
 import typing
 
 import pytest
 
-from tfadv import choices, settings
 from tfadv import config as config_module
+from tfadv import settings, specs
 from tfadv.command_line import CommandLine, flagfile_folder, shipped_flagfiles
 from tfadv.config import Config
+from tfadv.defenses import DEFENSES
+from tfadv.defenses.base import Defense
 from tfadv.errors import UserError
-from tfadv.experiments import RECIPES
-from tfadv.experiments.recipe import Recipe
 from tfadv.settings import Names, Range
 
 FLAGFILES = sorted((pathlib.Path(__file__).parents[1] / "flags").glob("*.flags"))
@@ -22,11 +23,9 @@ NAMES = [name for name, _, _ in settings.settings_of(Config)]
 
 # A value other than the default for each setting, as it is written on the command line and as the field holds it.
 OTHER = {
-    "experiment": ("own", "own"),
     "stage": ("train", "train"),
     "models": ("resnet_tiny,resnet50", ("resnet_tiny", "resnet50")),
     "defenses": ("nfgsm,trades(beta=3)", "nfgsm,trades(beta=3)"),
-    "defense_models": ("resnet50", ("resnet50",)),
     "weights": ("imagenet", "imagenet"),
     "input_range": ("-1,1", "-1,1"),
     "plugins": ("json,csv", ("json", "csv")),
@@ -41,41 +40,21 @@ OTHER = {
     "augmentations": ("noise,crop", ("noise", "crop")),
     "epochs": ("21", 21),
     "retrain_epochs": ("22", 22),
-    "rounds": ("2", 2),
-    "round_size": ("2000", 2000),
-    "round_ramp": ("20", 20),
     "budget": ("1000000", 1_000_000),
-    "defense_epochs": ("20", 20),
-    "defense_eps": ("0.125", 0.125),
-    "defense_eps_schedule": ("uniform", "uniform"),
-    "defense_average": ("0.99", 0.99),
-    "defense_weight_decay": ("0.5", 0.5),
-    "defense_learning_rate": ("0.5", 0.5),
-    "defense_optimizer": ("sgd", "sgd"),
     "batch_size": ("24", 24),
     "batch_parts": ("4", 4),
     "learning_rate": ("0.025", 0.025),
     "weight_decay": ("0", 0.0),
     "patience": ("24", 24),
     "precision": ("mixed_bfloat16", "mixed_bfloat16"),
-    "sync_batchnorm": ("true", True),
-    "retrain_from": ("scratch", "scratch"),
-    "checkpoint_steps": ("25", 25),
-    "surrogate": ("resnet50,resnet18", ("resnet50", "resnet18")),
+    "surrogate": ("resnet50", "resnet50"),
     "epsilons": ("0.5, 0.25", (0.5, 0.25)),
     "attacks": ("fgsm,pgd(steps=50,restarts=5)", "fgsm,pgd(steps=50,restarts=5)"),
     "eval_size": ("26", 26),
     "workdir": ("somewhere", "somewhere"),
-    "in_memory": ("false", "false"),
     "overwrite": ("true", True),
-    "verify": ("true", True),
     "shard": ("1/3", "1/3"),
     "distribute": ("mirrored", "mirrored"),
-    "virtual_devices": ("2", 2),
-    "jit_compile": ("false", "false"),
-    "accelerate": ("off", "off"),
-    "rematerialize": ("true", True),
-    "profile": ("true", True),
     "verbosity": ("debug", "debug"),
 }
 
@@ -85,7 +64,7 @@ OTHER = {
     [
         ({"dataset": "cifar"}, "unknown dataset 'cifar': did you mean 'cifar10'"),
         ({"dataset": ""}, "--dataset is empty"),
-        ({"surrogate": ("resnet19",)}, "unknown model 'resnet19': did you mean 'resnet1"),
+        ({"surrogate": "resnet19"}, "unknown model 'resnet19': did you mean 'resnet1"),
         ({"augmentations": ("flips",)}, "did you mean 'flip'"),
         ({"precision": "bfloat16"}, "unknown precision 'bfloat16'"),
         ({"epsilons": (-0.1,)}, "epsilons has -0.1"),
@@ -103,10 +82,11 @@ OTHER = {
         ({"image_size": "0x40"}, "--image_size is 0x40: it must be at least 8"),
         ({"image_size": "24x"}, "'24x' is not a size: write the side of a square such as 96, or HEIGHTxWIDTH"),
         ({"split": "random"}, "unknown split 'random'"),
-        ({"retrain_from": "scrach"}, "did you mean 'scratch'"),
-        ({"experiment": "papers"}, "did you mean 'paper'"),
-        ({"defenses": "trade"}, "unknown recipe 'trade': did you mean 'trades'"),
-        ({"defenses": "nfgsm,nfgsm"}, "two recipes have the same name"),
+        ({"defenses": "trade"}, "unknown defense 'trade': did you mean 'trades'"),
+        ({"defenses": "nfgsm(epochs=8"}, "cannot read .*nfgsm"),
+        ({"defenses": "baseline(epochs=8)"}, "baseline has no settings of its own: use --epochs"),
+        ({"distribute": "cpu:3"}, "unknown distribute 'cpu:3': did you mean 'cpu:"),
+        ({"batch_size": 10, "batch_parts": 4}, "--batch_size=10 can't be processed in 4 equal parts"),
         ({"stage": "retrian"}, "did you mean 'retrain'"),
         ({"models": ("resnet",)}, "unknown model 'resnet'"),
         ({"models": ()}, "--models is empty"),
@@ -115,22 +95,15 @@ OTHER = {
         ({"attacks": "pdg"}, "did you mean 'pgd'"),
         ({"attacks": "pgd(steps=5"}, "pgd"),
         ({"attacks": "pgd(steps=5),fgsm,pgd(steps=5)"}, "names pgd twice"),
-        ({"jit_compile": "yes"}, "unknown jit_compile"),
-        ({"accelerate": "on"}, "unknown accelerate"),
-        ({"accelerate": "off", "attacks": "pgd(precision=mixed_bfloat16)"}, "needs --accelerate=auto"),
-        ({"accelerate": "off", "rematerialize": True}, "needs --accelerate=auto"),
-        ({"virtual_devices": 65}, "at most 64"),
-        ({"checkpoint_steps": -1}, "--checkpoint_steps"),
         ({"shard": "0/4"}, "--shard is for .*--stage=evaluate.*, not for all"),
         ({"shard": "4/4", "stage": "evaluate"}, "from 0 to n - 1"),
         ({"shard": "0/4", "stage": "evaluate", "overwrite": True}, "--shard and --overwrite"),
         ({"data_dir": ""}, "--data_dir is empty"),
         ({"models": ("absent.keras",)}, "there is no model file absent.keras"),
         ({"models": ("old.h5",)}, "old.h5 is in an older format: convert it"),
-        ({"models": ("a:f",), "retrain_from": "scratch"}, "--retrain_from=scratch: a model of your own"),
         ({"models": ("my models:build",)}, "neither a built-in model, a .keras file, a SavedModel nor module:function"),
         ({"models": ("a:resnet18", "resnet18")}, "two models are called 'resnet18'"),
-        ({"surrogate": ("a:f", "b:f")}, "two models are called 'f'"),
+        ({"models": ("a:f",), "surrogate": "b:f"}, "two models are called 'f'"),
         ({"weights": "absent.keras"}, "--weights=absent.keras: give imagenet or the path"),
         ({"input_range": "0-255"}, "--input_range=0-255: write auto, or two numbers such as 0,255"),
         ({"input_range": "1,-1"}, "--input_range=1,-1: write auto"),
@@ -143,7 +116,7 @@ def test_bad_settings_are_named(change, words):
 
 
 def test_zero_means_what_the_setting_says():
-    for name in ("image_size", "train_size", "eval_size", "checkpoint_steps", "virtual_devices"):
+    for name in ("image_size", "train_size", "eval_size", "budget", "learning_rate"):
         assert getattr(Config(**{name: 0}), name) == 0
 
 
@@ -162,7 +135,7 @@ def test_zero_means_what_the_setting_says():
 def test_sizes_of_images_are_numbers_for_squares_and_texts_for_others(text, value, tmp_path):
     config = CommandLine([f"--image_size={text}"]).config()
     assert config.image_size == value and type(config.image_size) is type(value)
-    assert config.fingerprint()["image_size"] == value and f"--image_size={value}\n" in config.flagfile()
+    assert f"--image_size={value}\n" in config.flagfile()
     (tmp_path / "flags.txt").write_text(config.flagfile())
     assert CommandLine([f"--flagfile={tmp_path / 'flags.txt'}"]).config() == config == config.resolved()
 
@@ -174,10 +147,10 @@ def test_what_is_no_size_is_said(text):
 
 
 def test_numbers_may_be_fractions(tmp_path):
-    flags = ["--epsilons=8/255, 4 / 255,0.5,1e-3", "--defense_eps=8/255", "--learning_rate=1/8"]
+    flags = ["--epsilons=8/255, 4 / 255,0.5,1e-3", "--defenses=nfgsm(eps=8/255)", "--learning_rate=1/8"]
     config = CommandLine(flags).config()
     assert config.epsilons == (8 / 255, 4 / 255, 0.5, 0.001)
-    assert (config.defense_eps, config.learning_rate) == (8 / 255, 0.125)
+    assert (config.defense_specs, config.learning_rate) == ([("nfgsm", {"eps": 8 / 255})], 0.125)
     (tmp_path / "flags.txt").write_text(config.flagfile())
     assert CommandLine([f"--flagfile={tmp_path / 'flags.txt'}"]).config() == config
 
@@ -194,8 +167,8 @@ def test_numbers_may_be_fractions(tmp_path):
         ("--epsilons=8", "--epsilons has 8.0: each must be above 0 and at most 1, such as 0.03 or 8/255"),
         ("--epsilons=0.1,1/10", "--epsilons names a value twice"),
         ("--epsilons=-8/255", "--epsilons has -0.03"),
-        ("--defense_eps=abc", "--defense_eps=abc: 'abc' is not a number"),
-        ("--defense_eps=", "--defense_eps=: '' is not a number"),
+        ("--learning_rate=abc", "--learning_rate=abc: 'abc' is not a number"),
+        ("--learning_rate=", "--learning_rate=: '' is not a number"),
         ("--weight_decay=nan", "'nan' is not a number"),
         ("--learning_rate=1e999", "'1e999' is too large a number"),
     ],
@@ -229,6 +202,7 @@ def test_every_flagfile_gives_a_configuration_and_says_what_it_is(path):
     config = CommandLine([f"--flagfile={path}"]).config()
     assert isinstance(config, Config)
     assert CommandLine([f"--flagfile={path.stem}"]).config() == config
+    assert all(specs.build_with(name, given, DEFENSES).name == name for name, given in config.defense_specs)
     given = [line.split("=")[0].removeprefix("--") for line in lines[len(comments) :]]
     assert given and all(getattr(config, name) is not None for name in given)
 
@@ -266,38 +240,29 @@ def test_fields_and_defaults_have_the_declared_types():
     for name, default, declared in settings.settings_of(Config):
         union = isinstance(hints[name], types.UnionType)
         assert isinstance(default, hints[name] if union else typing.get_origin(hints[name]) or hints[name]), name
-        assert declared.help.endswith(".") and declared.group and declared.role in ("result", "selection", "execution")
+        assert declared.help.endswith(".") and declared.group
     assert [f.name for f in dataclasses.fields(Config)] == NAMES == list(OTHER)
 
 
-def test_the_fingerprint_is_what_decides_results():
-    bases = {name: Config(stage="evaluate").resolved() for name in OTHER}
-    bases["input_range"] = Config(stage="evaluate", models=("mine:build",)).resolved()
-    roles = {name: declared.role for name, _, declared in settings.settings_of(Config)}
-    for name, (_, value) in OTHER.items():
-        base = bases[name]
-        changed = dataclasses.replace(base, **{name: value})
-        same = changed.fingerprint() == base.fingerprint()
-        assert same == (roles[name] != "result" or value == getattr(base, name)), name
-    for name in ("models", "attacks", "eval_size", "stage", "defenses"):
-        assert roles[name] == "selection"
-    for name in ("workdir", "data_dir", "jit_compile", "accelerate", "verbosity", "shard", "verify", "overwrite"):
-        assert roles[name] == "execution"
-    assert all(isinstance(v, str | int | float | bool | list) for v in base.fingerprint().values())
-
-
 def test_flags_txt_gives_the_same_settings_again(tmp_path):
-    left_out = ("shard", "overwrite", "verify", "profile", "input_range")
+    left_out = ("shard", "overwrite", "input_range")
     others = {name: value for name, (_, value) in OTHER.items() if name not in left_out}
-    rematerialize = {"rematerialize": others.pop("rematerialize")}  # not with accelerate=off
-    for changes in ({}, others, rematerialize):
+    for changes in ({}, others):
         config = Config(**changes).resolved()
         (tmp_path / "flags.txt").write_text(config.flagfile())
         assert CommandLine([f"--flagfile={tmp_path / 'flags.txt'}"]).config() == config
+    assert "overwrite" not in Config(overwrite=True).flagfile().replace("--nooverwrite", "")
+
+
+def test_defenses_are_exactly_those_given():
+    assert [name for name, _ in Config().defense_specs] == ["augmented", "retrained"]
+    given = Config(defenses="nfgsm(epochs=8, optimizer=sgd),baseline,trades").defense_specs
+    assert given == [("nfgsm", {"epochs": 8, "optimizer": "sgd"}), ("trades", {})]
+    assert Config(models=("mine:build",)).defense_specs == [] == Config(stage="compare").defense_specs
 
 
 def test_help_shows_every_setting_with_group_default_and_range():
-    text = CommandLine([]).help_text()
+    text = CommandLine(["--helpfull"]).help_text()
     positions = []
     for name, default, declared in settings.settings_of(Config):
         start = text.index(f"\n  --{name}")
@@ -320,19 +285,21 @@ def test_help_shows_every_setting_with_group_default_and_range():
     assert max(map(len, text.splitlines())) <= 130
 
 
-def test_a_registered_recipe_is_a_defense_with_a_stage(monkeypatch):
-    monkeypatch.setitem(RECIPES._entries, "toy", Recipe("toy", "Toy", start="scratch"))
-    config = Config(defenses="toy", stage="toy", retrain_from="toy")
-    assert config.selected_experiment.recipes[-1].name == "toy"
+def test_help_leaves_out_what_is_rarely_needed():
+    text, full = CommandLine(["--help"]).help_text(), CommandLine(["--helpfull"]).help_text()
+    for name, _, declared in settings.settings_of(Config):
+        assert f"\n  --{name}" in full and (f"\n  --{name}" in text) != declared.rare, name
+    assert len(text) < 0.8 * len(full)
+
+
+def test_a_registered_defense_is_known(monkeypatch):
+    monkeypatch.setitem(DEFENSES._entries, "toy", Defense)
+    assert Config(defenses="toy(epochs=2)").defense_specs == [("toy", {"epochs": 2})]
     assert "toy" in CommandLine(["--defenses=toy"]).help_text()
     with pytest.raises(UserError, match="unknown stage 'toy'"):
         Config(stage="toy")
-    reference = Config().selected_experiment.reference
-    monkeypatch.setitem(RECIPES._entries, "taken", Recipe(reference, "Taken"))
-    with pytest.raises(UserError, match="--defenses=taken with --experiment=paper: .*same name"):
-        Config(defenses="taken")
 
 
-def test_the_configuration_knows_no_recipe_by_name():
-    source = "".join(map(inspect.getsource, (config_module, choices, settings)))
-    assert not any(word in source for word in ("baseline", "augmented", "retrained"))
+def test_the_settings_know_no_defense_by_name():
+    source = "".join(map(inspect.getsource, (config_module, settings)))
+    assert not re.search(r"[\"'](baseline|nfgsm|trades|rounds)[\"']", source)

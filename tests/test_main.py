@@ -1,5 +1,6 @@
-"""The command: what it answers, prints and returns; the experiment itself is replaced by a function."""
+"""The command: what it answers, prints and returns; the stages are replaced by a function."""
 
+import contextlib
 import os
 import re
 import signal
@@ -14,19 +15,19 @@ import tfadv
 from tests.faults.harness import ROOT
 from tfadv import main
 from tfadv.errors import UserError
-from tfadv.runtime import compilation, console, signals
+from tfadv.runtime import console, signals
 
 
 @pytest.fixture
 def run(monkeypatch, tmp_path, capsys):
-    """A function of (what `runner.run` does, *arguments) that returns (exit code, standard output, standard error)."""
+    """A function of (what `stages.run` does, *arguments) that returns (exit code, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
 
     def call(function, *arguments):
-        runner = types.ModuleType("tfadv.experiments.runner")
-        runner.run = function
-        monkeypatch.setitem(sys.modules, "tfadv.experiments.runner", runner)
-        monkeypatch.setattr("tfadv.experiments.runner", runner, raising=False)
+        stages = types.ModuleType("tfadv.pipeline.stages")
+        stages.run = function
+        monkeypatch.setitem(sys.modules, "tfadv.pipeline.stages", stages)
+        monkeypatch.setattr("tfadv.pipeline.stages", stages, raising=False)
         code = main.main(arguments)
         captured = capsys.readouterr()
         return code, captured.out, captured.err
@@ -34,7 +35,6 @@ def run(monkeypatch, tmp_path, capsys):
     yield call
     signals.uninstall()
     console.configure_logging("info")
-    compilation.configure()
 
 
 def raising(error):
@@ -52,7 +52,7 @@ def one_line(err):
     return lines[0]
 
 
-def test_runs_the_experiment_with_the_settings_and_prints_its_closing_text(run):
+def test_runs_the_stage_with_the_settings_and_prints_its_closing_text(run):
     seen = []
     code, out, err = run(lambda config: seen.append(config) or "closing text", "--flagfile=smoke", "--seed=5")
     assert code == 0 and out == "closing text\n"
@@ -96,15 +96,6 @@ def test_quiet_prints_the_result_only(run):
     assert disabled == [True]
     run(function)
     assert disabled == [True, None]
-
-
-def test_compilation_is_configured_for_the_whole_process(run):
-    """In 0.1, --jit_compile did not reach the attacks."""
-    seen = []
-    function = lambda config: seen.append((compilation.use_xla(), compilation.use_accelerated()))  # noqa: E731
-    run(function, "--jit_compile=true", "--accelerate=off")
-    run(function, "--jit_compile=false")
-    assert seen == [(True, False), (False, True)]
 
 
 def test_an_error_for_the_user_is_one_line(run):
@@ -161,15 +152,16 @@ def test_a_defect_keeps_its_traceback(run):
         (["stray"], "unexpected argument 'stray'"),
     ],
 )
-def test_a_mistake_is_answered_in_one_line_before_the_experiment(arguments, words, run):
+def test_a_mistake_is_answered_in_one_line_before_any_stage(arguments, words, run):
     code, out, err = run(raising(AssertionError("must not run")), *arguments)
     assert code == 1 and not out and words in one_line(err) and len(err.splitlines()) == 1
 
 
 def test_help_and_version(run):
-    for flag in ("--help", "-h", "-help"):
+    for flag in ("--help", "-h", "-help", "--helpfull"):
         code, out, err = run(raising(AssertionError("must not run")), flag)
         assert code == 0 and not err and "\nExamples\n" in out and "--batch_size=128" in out
+        assert ("--patience=3" in out) == (flag == "--helpfull")
     assert run(raising(AssertionError), "--version") == (0, f"tfadv {tfadv.__version__}\n", "")
 
 
@@ -195,7 +187,7 @@ def test_the_first_line_is_tfadvs_and_warnings_stay():
     """A process of its own: TensorFlow writes its start-up lines while it is loaded."""
     code = """if True:
         import sys, types
-        runner = types.ModuleType("tfadv.experiments.runner")
+        stages = types.ModuleType("tfadv.pipeline.stages")
         def run(config):
             import os
             import tensorflow as tf
@@ -207,17 +199,31 @@ def test_the_first_line_is_tfadvs_and_warnings_stay():
                 pass
             os.write(2, b"W0000 a warning of TensorFlow\\n")
             tf.get_logger().warning("another warning")
-        runner.run = run
-        sys.modules["tfadv.experiments.runner"] = runner
+            return "closing text"
+        stages.run = run
+        sys.modules["tfadv.pipeline.stages"] = stages
         from tfadv import main
-        sys.exit(main.main(sys.argv[1:]))
+        main.run()
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     lines = done.stderr.splitlines()
-    assert done.returncode == 0 and re.fullmatch(r"\d\d:\d\d:\d\d tfadv .* in runs/digits", lines[0]), done.stderr
+    assert done.returncode == 0 and done.stdout == "closing text\n"
+    assert re.fullmatch(r"\d\d:\d\d:\d\d tfadv .* in runs/digits", lines[0]), done.stderr
     assert lines[1] == "W0000 a warning of TensorFlow" and "another warning" in lines[2] and len(lines) == 3
-    debug = subprocess.run([sys.executable, "-c", code, "--verbosity=debug"], capture_output=True, text=True, cwd=ROOT)
-    assert debug.returncode == 0 and "oneDNN" in debug.stderr
+
+
+def test_debug_shows_what_tensorflow_writes_at_its_start(run, monkeypatch):
+    hidden = []
+
+    @contextlib.contextmanager
+    def startup_lines_hidden(hide=True):
+        hidden.append(hide)
+        yield
+
+    monkeypatch.setattr(console, "startup_lines_hidden", startup_lines_hidden)
+    run(lambda config: None)
+    run(lambda config: None, "--verbosity=debug")
+    assert hidden == [True, False]
 
 
 def test_warnings_of_libraries_are_shown_but_for_tfds_about_itself(caplog):

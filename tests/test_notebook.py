@@ -37,6 +37,7 @@ def kernel_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # where TensorBoard notes its processes
 
 
+@pytest.mark.packaging
 def test_it_runs(kernel_environment, tmp_path):
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     parameters_cell(notebook).source += '\nFIVE_MINUTES = "--flagfile=smoke"'

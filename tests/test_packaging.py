@@ -44,7 +44,8 @@ def test_ci_runs_the_readmes_command_after_lint_and_types_and_leaves_venvs_alone
     """In 0.1, `.ci/run` removed a contributor's .venv."""
     script = (ROOT / ".ci/run").read_text()
     commands = [line for line in script.splitlines() if line and not line.startswith("#")]
-    assert commands[-1] == TEST_COMMAND and TEST_COMMAND in (ROOT / "README.md").read_text()
+    assert commands[-2:] == [TEST_COMMAND, ".venv/bin/python -m pytest -m packaging"]
+    assert TEST_COMMAND in (ROOT / "README.md").read_text()
     for command in ("ruff check", "ruff format --check", "mypy"):
         assert f".venv/bin/{command}" in commands
     assert commands.index('cd "$work/tfadv"') < min(i for i, line in enumerate(commands) if ".venv" in line)
@@ -82,6 +83,7 @@ def run_installed(installed, folder, *arguments):
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=folder)
 
 
+@pytest.mark.packaging
 def test_the_wheel_has_modules_flagfiles_and_the_command(installed):
     for name in tracked_files():
         if name.startswith("tfadv/"):
@@ -94,6 +96,7 @@ def test_the_wheel_has_modules_flagfiles_and_the_command(installed):
     assert "tfadv = tfadv.main:run" in (info / "entry_points.txt").read_text()
 
 
+@pytest.mark.packaging
 def test_the_installed_command_knows_its_flagfiles(installed, tmp_path):
     done = run_installed(installed, tmp_path / "empty", "--flagfile=smok")
     assert done.returncode == 1 and "did you mean 'smoke'" in done.stderr
@@ -101,6 +104,7 @@ def test_the_installed_command_knows_its_flagfiles(installed, tmp_path):
     assert done.returncode == 0 and "quickstart" in done.stdout
 
 
+@pytest.mark.packaging
 def test_the_installed_command_runs_the_smoke_flagfile_from_an_empty_folder(installed, tmp_path):
     done = run_installed(installed, tmp_path / "empty", "--flagfile=smoke")
     assert done.returncode == 0, done.stderr

@@ -24,8 +24,7 @@ class Run:
 
     def flags(self, *more):
         return [
-            "--flagfile=smoke", f"--workdir={self.workdir}", f"--data_dir={self.data_dir}", "--epochs=4",
-            "--checkpoint_steps=3", *more,
+            "--flagfile=smoke", f"--workdir={self.workdir}", f"--data_dir={self.data_dir}", "--epochs=4", *more,
         ]  # fmt: skip
 
     def command(self, *more):
@@ -51,12 +50,12 @@ class Run:
         return [self.start(*more, prefix=prefix, TF_CONFIG=config) for config, prefix in pairs]
 
     def manifests(self):
-        """Those of complete artifacts."""
+        """Those of complete entries."""
         found = self.workdir.rglob("manifest.json")
         return [path for path in found if not any(part.startswith((".tmp-", ".scratch-")) for part in path.parts)]
 
     def contents(self):
-        """dict of artifact → content hash, without the report, whose plots need not be the same."""
+        """dict of entry → content hash, without the report, whose plots need not be the same."""
         return {
             str(path.parent.relative_to(self.workdir)): json.loads(path.read_text())["content"]
             for path in self.manifests()

@@ -9,7 +9,8 @@ import pytest
 
 from tests.faults.harness import kill, wait_for
 
-# stage → (an artifact that it builds, the folders to remove before)
+OFTEN = "--plugins=tests.faults.often"  # saves checkpoints
+# stage → (an entry that it builds, the folders to remove before)
 STAGES = {
     "train": ("models/resnet_tiny/baseline", ("models", "surrogate", "evaluations", "report", "checkpoints")),
     "generate": ("surrogate/digits_surrogate/1.0.0", ("surrogate", "evaluations", "report")),
@@ -17,10 +18,10 @@ STAGES = {
 }
 
 
-def seconds_of(run, stage, artifact):
-    """How long the stage takes from the line that announces its artifact to the end."""
-    process = run.start(f"--stage={stage}")
-    wait_for(process, artifact)
+def seconds_of(run, stage, entry):
+    """How long the stage takes from the line that announces its entry to the end."""
+    process = run.start(f"--stage={stage}", OFTEN)
+    wait_for(process, entry)
     started = time.monotonic()
     process.communicate()
     return time.monotonic() - started
@@ -32,18 +33,18 @@ def seconds_of(run, stage, artifact):
     [pytest.param("train", marks=pytest.mark.long), "generate", pytest.param("evaluate", marks=pytest.mark.long)],
 )
 def test_killed_at_random_moments(stage, copy, complete, tmp_path, long, tally):
-    artifact, removed = STAGES[stage]
+    entry, removed = STAGES[stage]
     for name in removed:
         shutil.rmtree(copy.workdir / name, ignore_errors=True)
     start = tmp_path / "start"
     shutil.copytree(copy.workdir, start)
-    span = seconds_of(copy, stage, artifact) if long else 0.5
+    span = seconds_of(copy, stage, entry) if long else 0.5
     moments = random.Random(stage)
     for _ in range(20 if long else 1):
         shutil.rmtree(copy.workdir)
         shutil.copytree(start, copy.workdir)
-        process = copy.start(f"--stage={stage}")
-        wait_for(process, artifact)
+        process = copy.start(f"--stage={stage}", OFTEN)
+        wait_for(process, entry)
         time.sleep(moments.uniform(0, span))
         kill(process)
         finished = {p: t for p, t in copy.dates().items() if "checkpoints" not in p.parts and "parts" not in p.parts}
@@ -53,7 +54,7 @@ def test_killed_at_random_moments(stage, copy, complete, tmp_path, long, tally):
         if saved:
             assert "resuming after epoch" in resumed.stderr
         contents = copy.contents()
-        assert artifact in contents and contents.items() <= complete.contents().items()
+        assert entry in contents and contents.items() <= complete.contents().items()
         if stage == "evaluate":
             assert (copy.workdir / "results.json").read_bytes() == (complete.workdir / "results.json").read_bytes()
         assert finished.items() <= copy.dates().items()  # nothing that was finished is built again
@@ -80,7 +81,7 @@ def test_a_shard_built_again_gives_the_same_files(copy, complete):
 def test_a_signal_in_training_saves_a_checkpoint_of_the_present_step(number, code, copy, complete):
     for name in STAGES["train"][1]:
         shutil.rmtree(copy.workdir / name, ignore_errors=True)
-    process = copy.start("--stage=train", "--checkpoint_steps=0")
+    process = copy.start("--stage=train")
     wait_for(process, "epoch 1/")
     time.sleep(0.05)
     process.send_signal(number)

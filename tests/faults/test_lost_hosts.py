@@ -13,7 +13,7 @@ from tests.faults.harness import Run, one_line, wait_for
 
 LOSSES = 10
 ENDS_WITHIN = 120  # seconds, on a busy machine
-SETTINGS = ("--sync_batchnorm", "--epochs=6", "--patience=6", "--stage=attack", "--attacks=pgd(steps=5)")
+SETTINGS = ("--epochs=6", "--patience=6", "--stage=attack", "--attacks=pgd(steps=5)")
 BEGINS = "models/resnet_tiny/baseline"
 
 

@@ -14,21 +14,21 @@ from PIL import Image
 from tfadv.command_line import CommandLine
 from tfadv.datasets import sources
 from tfadv.errors import UserError
-from tfadv.experiments.architectures import OwnModel
-from tfadv.experiments.session import Session
 from tfadv.models import own
+from tfadv.pipeline.networks import OwnModel
+from tfadv.pipeline.run import Run
 from tfadv.store.workdir import Workdir
 
 VALUES = (None, -1, 0, 1e30, "x", [], {}, "keras", [[1]], True)
 
 
 @pytest.fixture(scope="module")
-def session(tmp_path_factory, data_dir):
-    """A `Session` whose data set is the digits."""
+def digits_run(tmp_path_factory, data_dir):
+    """A `Run` whose data set is the digits."""
     workdir = str(tmp_path_factory.mktemp("own") / "run")
     config = CommandLine(["--dataset=digits", f"--data_dir={data_dir}", f"--workdir={workdir}"]).config()
-    with Workdir(config.workdir, config.fingerprint(), overwrite=False) as opened:
-        yield Session(config, opened)
+    with Workdir(config.workdir) as opened:
+        yield Run(config, opened)
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +109,9 @@ def damage_folder(path, rng):
         shutil.rmtree(file.parent)
 
 
-def read_model(path, session):
+def read_model(path, run):
     own.check(str(path))
-    OwnModel(str(path), session.config, session.splits).build()
+    OwnModel(str(path), run).build()
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def read_model(path, session):
         ("arrays.npz", damage_bytes, 20),
     ],
 )
-def test_malformed_models_folders_and_files(sound, session, tmp_path, source, damage, cases, tally):
+def test_malformed_models_folders_and_files(sound, digits_run, tmp_path, source, damage, cases, tally):
     refused = 0
     for case in range(cases):
         path = tmp_path / f"{case}{pathlib.Path(source).suffix}"
@@ -132,7 +132,7 @@ def test_malformed_models_folders_and_files(sound, session, tmp_path, source, da
         damage(path, random.Random(case))
         try:
             if source in ("mine.keras", "exported"):
-                read_model(path, session)
+                read_model(path, digits_run)
             else:
                 sources.load(f"{'folder' if source == 'photos' else 'npz'}:{path}", "")
         except UserError as error:

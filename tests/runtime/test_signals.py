@@ -168,7 +168,7 @@ def ended(process):
     "call, number, code",
     [
         ("a long tf.function", signal.SIGTERM, 143),
-        ("tracing and compiling", signal.SIGINT, 130),
+        pytest.param("tracing and compiling", signal.SIGINT, 130, marks=pytest.mark.long),
         ("a call of C that releases the lock", signal.SIGTERM, 143),
         ("a call of C that releases the lock", signal.SIGINT, 130),
         ("Python", signal.SIGTERM, 143),

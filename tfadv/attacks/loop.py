@@ -40,11 +40,14 @@ class Resume(Protocol):
     A unit is one round, or its verification or its repetition in float32.
     """
 
-    def load(self) -> Any: ...
+    def load(self) -> Any:
+        """What was saved of the unit that begins, or None."""
 
-    def partial(self, step: int, arrays_fn: Callable[[], list[np.ndarray]]) -> None: ...
+    def partial(self, step: int, arrays_fn: Callable[[], list[np.ndarray]]) -> None:
+        """Saves the state of the unit after a step, from time to time."""
 
-    def done(self, arrays: list[np.ndarray]) -> None: ...
+    def done(self, arrays: list[np.ndarray]) -> None:
+        """Saves the result of the unit."""
 
 
 class Step(NamedTuple):

@@ -20,15 +20,24 @@ class Defense(Protocol):
     """What a report needs to know of a `tfadv.defenses.base.Defense`."""
 
     @property
-    def label(self) -> str: ...
+    def label(self) -> str:
+        """The name and the settings, as in records."""
+
     @property
-    def title(self) -> str: ...
+    def title(self) -> str:
+        """What plots call it."""
+
     @property
-    def summary(self) -> str: ...
+    def summary(self) -> str:
+        """A line that describes it."""
+
     @property
-    def color(self) -> str: ...
+    def color(self) -> str:
+        """In plots; "" takes the next one."""
+
     @property
-    def marker(self) -> str: ...
+    def marker(self) -> str:
+        """In plots; "" takes the next one."""
 
 
 class Published(Protocol):

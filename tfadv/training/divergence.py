@@ -20,6 +20,7 @@ class Diverged(UserError):
     """
 
     def __init__(self, problem: str) -> None:
+        """Takes the problem."""
         super().__init__(f"{problem}: give a smaller learning_rate.")
         self.problem = problem
 
