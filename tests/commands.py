@@ -21,7 +21,7 @@ IMPORTED = [
     "keras",
     "tensorflow_datasets",
     "sklearn.model_selection",
-    "tfadv.experiments.runner",
+    "tfadv.pipeline.stages",
 ]
 _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload(IMPORTED)

@@ -124,7 +124,7 @@ def test_levels_of_eps_need_perturbations():
 
 
 def test_zero_levels_repeat_each_image():
-    """The data of the augmented variant: as many samples as with adversarial images, all of them clean."""
+    """The data of the defense `augmented`: as many samples as with adversarial images, all of them clean."""
     data = samples(6, (0.0, 0.0, 0.0))
     x, y = collect(batches.evaluation_batches(data, batch_size=5))
     assert len(data) == 18 and y.tolist() == list(range(6)) * 3
@@ -143,51 +143,6 @@ def test_perturbed_equals_the_step_of_fgsm_exactly():
     stored = tf.cast(127 * sign, tf.int8)
     for eps in (0.01, 0.02, 0.03, 1 / 3):
         np.testing.assert_array_equal(batches.perturbed(x, stored, eps), tf.clip_by_value(x + eps * sign, 0.0, 1.0))
-
-
-def of_two_sources(n=10, epsilons=(0.0, 0.1, 0.2)):
-    """Source 0 moves every pixel but the first one up, and source 1 down; the images are in the middle."""
-    images = np.full((n, 4, 4, 3), 128, np.uint8)
-    images[:, 0, 0, 0] = np.arange(n)
-    up = np.full(images.shape, 127, np.int8)
-    up[:, 0, 0, 0] = 0
-    return images, np.arange(n, dtype=np.int64), np.concatenate([up, -up]), epsilons
-
-
-def changes(x):
-    """The change of each image of `of_two_sources`, from the last pixel."""
-    return np.round(x[:, -1, -1, -1].astype("float64") - 128 / 255, 3)
-
-
-def test_samples_of_two_sources_have_every_image_at_every_level_of_both():
-    data = batches.Samples(*of_two_sources(5))
-    x, y = collect(batches.evaluation_batches(data, batch_size=7))
-    assert len(data) == 30 and data.sources == 2 and y.tolist() == [0, 1, 2, 3, 4] * 6
-    np.testing.assert_allclose(changes(x), np.repeat([0, 0.1, 0.2, 0, -0.1, -0.2], 5), atol=1e-3)
-    chosen = data.select(np.array([3, 1]))
-    x, y = collect(batches.evaluation_batches(chosen, batch_size=12))
-    assert y.tolist() == [3, 1] * 6
-    np.testing.assert_allclose(changes(x), np.repeat([0, 0.1, 0.2, 0, -0.1, -0.2], 2), atol=1e-3)
-
-
-def test_mixed_samples_alternate_clean_images_and_adversarial_ones_of_all_sources():
-    data = batches.MixedSamples(*of_two_sources(20))
-    dataset, steps = batches.training_batches(data, batch_size=8, epochs=30, seed=0)
-    assert steps == 5
-    x, y = collect(dataset)
-    assert sorted(y[:40:2]) == list(range(20)) and not changes(x)[::2].any()
-    adversarial = changes(x)[1::2]
-    assert set(adversarial) == {0.1, 0.2, -0.1, -0.2}
-    counts = np.unique(adversarial, return_counts=True)[1]
-    assert counts.min() > 110 and counts.sum() == 600  # 150 each on average
-    first = {(label, change) for label, change in zip(y[1:40:2], adversarial[:20])}
-    assert len(first) == 20 and (y[:40:2] != y[1:40:2]).any()  # drawn without repetition
-
-
-@pytest.mark.parametrize("epsilons", [(0.1, 0.2), (0.0,), (0.0, 0.1, 0.0)])
-def test_mixed_samples_need_a_clean_level_and_then_adversarial_ones(epsilons):
-    with pytest.raises(ValueError, match="epsilons must be 0 and then"):
-        batches.MixedSamples(*of_two_sources(4, epsilons))
 
 
 def test_batches_read_the_arrays_in_place():

@@ -19,7 +19,7 @@ from tfadv.evaluation.evaluator import Execution, evaluate
 from tfadv.runtime import compilation, signals
 from tfadv.runtime.devices import Devices
 from tfadv.store.resume import ResumeLog
-devices = Devices("mirrored", int(sys.argv[1]))
+devices = Devices(sys.argv[1])
 with devices.strategy.scope():
     keras.utils.set_random_seed(0)
     layers = keras.layers.Conv2D(4, 3, activation="relu"), keras.layers.Flatten(), keras.layers.Dense(5)
@@ -166,13 +166,13 @@ def last_line(script, *arguments):
 
 
 def test_every_attack_finds_the_same_on_each_image():
-    assert last_line(EVERY_ATTACK, "2") == ["equal"]
+    assert last_line(EVERY_ATTACK, "cpu:2") == ["equal"]
 
 
 def test_two_hosts():
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", BEGIN.replace('"mirrored", int(sys.argv[1])', '"multiworker"') + HOSTS],
+            [sys.executable, "-c", BEGIN.replace("sys.argv[1]", '"multiworker"') + HOSTS],
             env=os.environ | {"TF_CONFIG": config},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -194,16 +194,16 @@ def output_of(process):
 
 
 def test_each_device_reads_its_own_copy_of_the_model():
-    assert last_line(OWN_COPY, "2") == ["own copy"]
+    assert last_line(OWN_COPY, "cpu:2") == ["own copy"]
 
 
 def test_an_interrupted_attack_continues_on_each_device(tmp_path):
-    assert last_line(RESUMED, "2", str(tmp_path)) == ["resumed"]
+    assert last_line(RESUMED, "cpu:2", str(tmp_path)) == ["resumed"]
 
 
 def test_an_error_on_one_device_ends_the_others():
-    assert last_line(ENDED, "2") == ["ended"]
+    assert last_line(ENDED, "cpu:2") == ["ended"]
 
 
 def test_an_evaluation_counts_the_same():
-    assert last_line(EVALUATED, "2") == ["evaluated"]
+    assert last_line(EVALUATED, "cpu:2") == ["evaluated"]

@@ -18,11 +18,11 @@ def run(full_data, tmp_path):
     return EventAccumulator(str(tmp_path / "tensorboard/resnet18/baseline"), sizes).Reload()
 
 
-def test_there_is_a_run_per_model_and_recipe(full_data, tmp_path):
+def test_there_is_a_run_per_model_and_defense(full_data, tmp_path):
     tensorboard.write(tmp_path, full_data)
     folder = tmp_path / "tensorboard"
     names = {path.parent.relative_to(folder).as_posix() for path in folder.rglob("events*")}
-    assert names == {f"{model}/{recipe}" for model in full_data.models for recipe in full_data.recipes}
+    assert names == {f"{model}/{defense}" for model in full_data.models for defense in full_data.defenses}
 
 
 def test_metrics_are_the_accuracies_of_the_records(full_data, run):
@@ -39,7 +39,7 @@ def test_metrics_are_the_accuracies_of_the_records(full_data, run):
 def test_hparams_name_the_run(run):
     content = run.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     found = HParamsPluginData.FromString(content).session_start_info.hparams
-    assert found["model"].string_value == "resnet18" and found["recipe"].string_value == "baseline"
+    assert found["model"].string_value == "resnet18" and found["defense"].string_value == "baseline"
     assert found["epochs"].number_value == 2 and found["gradients"].number_value == 900
     assert found["seed"].number_value == 0
 

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 import tfadv
+from tfadv.defenses import DEFENSES
 from tfadv.errors import UserError
-from tfadv.objectives import OBJECTIVES
 from tfadv.training import trainer
 from tfadv.training.adversarial_trainer import AdversarialTrainer
 
@@ -84,9 +84,8 @@ def test_real_catastrophic_overfitting_is_noticed_and_undone(digits):
     ]
     dense = [keras.layers.Flatten(), keras.layers.Dense(64, activation="relu"), keras.layers.Dense(10)]
     model = keras.Sequential([keras.Input((16, 16, 1)), *convolutions, *dense])
-    record = AdversarialTrainer(model, defense="nfgsm(noise=0,step=5)", eps=0.1, optimizer="sgd").fit(
-        x[:1500], y[:1500], epochs=30, batch_size=32, learning_rate=0.1
-    )
+    defense = "nfgsm(noise=0, step=5, optimizer=sgd, learning_rate=0.1)"
+    record = AdversarialTrainer(model, defense=defense, eps=0.1).fit(x[:1500], y[:1500], epochs=30, batch_size=32)
     robust = record["history"]["val_robust_accuracy"]
     epoch = record["collapsed_epoch"]
     assert robust[epoch - 1] < max(robust[: epoch - 1]) - 0.2
@@ -100,8 +99,8 @@ def test_real_catastrophic_overfitting_is_noticed_and_undone(digits):
     [
         ({"defense": "nfgms"}, UserError, "did you mean 'nfgsm'"),
         ({"defense": "nfgsm(shar=1)"}, UserError, "has no setting 'shar'"),
-        ({"defense": "nfgsm(share=2)"}, UserError, "share must be above 0"),
-        ({"defense": "nfgsm,pgd"}, ValueError, "one objective"),
+        ({"defense": "nfgsm(share=2)"}, UserError, "share must be a finite number above 0"),
+        ({"defense": "nfgsm,pgd"}, ValueError, "one defense"),
         ({"eps": 0}, ValueError, "eps must be one number above 0"),
     ],
 )
@@ -118,15 +117,15 @@ def test_wrong_images_are_named(digits):
         hardener.fit(digits.images.astype("float32"), digits.labels)
 
 
-def test_the_table_of_objectives_has_settings_in_its_entries():
-    assert OBJECTIVES["trades"](beta=3).beta == 3
+def test_the_table_of_defenses_has_settings_in_its_entries():
+    assert DEFENSES["trades"](beta=3).beta == 3
 
 
 def test_a_defense_that_trains_on_clean_or_on_stored_images_is_refused():
-    with pytest.raises(ValueError, match="cross_entropy trains on clean images only"):
-        AdversarialTrainer(cnn(), defense="cross_entropy")
-    with pytest.raises(ValueError, match="ensemble needs stored adversarial images.*the command line makes"):
-        AdversarialTrainer(cnn(), defense="ensemble")
+    with pytest.raises(ValueError, match="control does not attack in each step: it trains as fit does"):
+        AdversarialTrainer(cnn(), defense="control")
+    with pytest.raises(ValueError, match="rounds does not .* needs stored images, which the command line makes"):
+        AdversarialTrainer(cnn(), defense="rounds")
 
 
 def test_models_without_logits_and_labels_of_other_classes_are_refused(digits):
