@@ -89,7 +89,7 @@ def make_explanation(n=2, shape=(8, 8, 3)):
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def data():
     """`ReportData` of the paper's defenses without anything optional."""
     return ReportData(
@@ -109,7 +109,7 @@ def without_published(data):
     return dataclasses.replace(data, published=None, tables=None, headline=None)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def full_data(data):
     """`ReportData` with all that a report may contain."""
     cost = {"gradients": 1000, "forwards": 200, "seconds": 3.0, "fallbacks": {}, "remaining": {}}

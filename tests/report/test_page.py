@@ -46,16 +46,28 @@ class Parser(html.parser.HTMLParser):
         self.text.append(data)
 
 
-def parse(folder, data):
+@pytest.fixture(scope="module")
+def written(full_data, tmp_path_factory):
+    """The page of all that a report may contain."""
+    folder = tmp_path_factory.mktemp("page")
+    page.write(folder, full_data)
+    return folder / "report.html"
+
+
+def write(folder, data):
     page.write(folder, data)
+    return folder / "report.html"
+
+
+def parse(path):
     parser = Parser()
-    parser.feed((folder / "report.html").read_text(encoding="utf-8"))
+    parser.feed(path.read_text(encoding="utf-8"))
     assert not parser.open and len(set(parser.ids)) == len(parser.ids)
     return parser, " ".join(" ".join(parser.text).split())
 
 
-def test_the_page_needs_nothing_else(full_data, tmp_path):
-    parser, text = parse(tmp_path, full_data)
+def test_the_page_needs_nothing_else(written):
+    parser, text = parse(written)
     assert parser.urls and all(url.startswith("#") for url in parser.urls)
     assert {url[1:] for url in parser.urls if url[1:] in parser.ids} >= {"overview", "images", "masking", "tables"}
     assert "import" not in page._template("style.css") and "url(" not in page._template("style.css")
@@ -118,17 +130,18 @@ def test_the_sentence_compares_defenses_on_the_images_that_all_have(data):
 
 
 def test_the_page_of_few_results(data, tmp_path):
-    _, text = parse(tmp_path, data)
+    _, text = parse(write(tmp_path, data))
     assert "Confusion" not in text and "Gradient masking" not in text
     clean = tuple(record for record in data.records if record.protocol == "clean")
     nothing = ReportData("cifar10", data.class_names, clean, data.known_defenses, "baseline")
-    assert "resnet18 was not attacked." in parse(tmp_path, nothing)[1]
+    assert "resnet18 was not attacked." in parse(write(tmp_path, nothing))[1]
 
 
 def test_names_are_escaped(full_data, tmp_path):
     awkward = '</script><script>alert("x")</script>&amp;'
-    parser, _ = parse(tmp_path, dataclasses.replace(full_data, class_names=(awkward, "b", "c"), dataset=awkward))
-    content = (tmp_path / "report.html").read_text(encoding="utf-8")
+    path = write(tmp_path, dataclasses.replace(full_data, class_names=(awkward, "b", "c"), dataset=awkward))
+    parser, _ = parse(path)
+    content = path.read_text(encoding="utf-8")
     assert "<script>alert" not in content
     assert embedded(content)["classes"][0] == awkward
 
@@ -137,9 +150,8 @@ def embedded(content):
     return json.loads(re.search(r'id="gallery-data">(.*?)</script>', content, re.DOTALL)[1])
 
 
-def test_images_survive_exactly(full_data, tmp_path):
-    page.write(tmp_path, full_data)
-    gallery, shown = full_data.gallery, embedded((tmp_path / "report.html").read_text(encoding="utf-8"))
+def test_images_survive_exactly(full_data, written):
+    gallery, shown = full_data.gallery, embedded(written.read_text(encoding="utf-8"))
     expected = [gallery.images, *gallery.models["resnet50/retrained"].adversarial]
     for uri, images in zip([shown["clean"], *shown["models"]["resnet50/retrained"]["adversarial"]], expected):
         strip = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))))
@@ -147,9 +159,9 @@ def test_images_survive_exactly(full_data, tmp_path):
     assert shown["labels"] == gallery.labels.tolist()
 
 
-def test_the_page_of_many_large_images_stays_small(full_data, tmp_path):
-    gallery = make_gallery(full_data.defenses, 3, n=20, shape=(224, 224, 3))
-    page.write(tmp_path, dataclasses.replace(full_data, gallery=gallery))
+def test_the_page_of_many_large_images_stays_small(data, tmp_path):
+    gallery = make_gallery(data.defenses, 3, n=20, shape=(224, 224, 3))
+    page.write(tmp_path, dataclasses.replace(data, gallery=gallery))
     assert (tmp_path / "report.html").stat().st_size < 5_000_000
     shown = embedded((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert len(shown["labels"]) >= page.FEWEST_IMAGES and max(shown["size"]) <= page.MOST_PIXELS
@@ -174,14 +186,13 @@ def browser():
 
 @pytest.mark.parametrize("width", [390, 1400])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_control_works(browser, full_data, tmp_path, width, scheme):
-    page.write(tmp_path, full_data)
+def test_every_control_works(browser, full_data, written, width, scheme):
     tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     messages = []
     tab.on("console", lambda message: messages.append(message.text))
     tab.on("pageerror", lambda error: messages.append(str(error)))
     tab.on("request", lambda request: messages.append(request.url) if request.url.startswith("http") else None)
-    tab.goto(f"file://{tmp_path / 'report.html'}")
+    tab.goto(f"file://{written}")
     gallery, names = full_data.gallery, full_data.class_names
     tab.wait_for_selector("#gallery li")
     assert tab.evaluate("document.documentElement.scrollWidth") == width  # nothing sticks out

@@ -172,7 +172,7 @@ def test_the_summary_has_aligned_figures_and_names_suspicious_models(full_data, 
 def test_a_model_that_guesses_is_named_and_is_not_the_most_robust(data, tmp_path):
     guess = [make_record("resnet18", "nfgsm", "clean", accuracy=0.52)]
     guess += [make_record("resnet18", "nfgsm", "whitebox", eps, 0.5) for eps in data.epsilons]
-    data = dataclasses.replace(data, records=(*data.records, *guess))
+    data = dataclasses.replace(data, records=(*(r for r in data.records if r.model == "resnet18"), *guess))
     text = "Hardly better than always answering one class: resnet18/nfgsm."
     for share, guesses in ((0.5, True), (0.1, False), (0.0, False)):
         shown = dataclasses.replace(data, largest_share=share)

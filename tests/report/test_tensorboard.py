@@ -10,17 +10,22 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tfadv.report import tensorboard
 
 
-@pytest.fixture
-def run(full_data, tmp_path):
+@pytest.fixture(scope="module")
+def folder(full_data, tmp_path_factory):
+    """The runs."""
+    written = tmp_path_factory.mktemp("report")
+    tensorboard.write(written, full_data)
+    return written / "tensorboard"
+
+
+@pytest.fixture(scope="module")
+def run(folder):
     """The run of resnet18/baseline, read back."""
-    tensorboard.write(tmp_path, full_data)
     sizes = {"tensors": 0}  # all of them
-    return EventAccumulator(str(tmp_path / "tensorboard/resnet18/baseline"), sizes).Reload()
+    return EventAccumulator(str(folder / "resnet18/baseline"), sizes).Reload()
 
 
-def test_there_is_a_run_per_model_and_defense(full_data, tmp_path):
-    tensorboard.write(tmp_path, full_data)
-    folder = tmp_path / "tensorboard"
+def test_there_is_a_run_per_model_and_defense(full_data, folder):
     names = {path.parent.relative_to(folder).as_posix() for path in folder.rglob("events*")}
     assert names == {f"{model}/{defense}" for model in full_data.models for defense in full_data.defenses}
 
