@@ -146,7 +146,7 @@ def scalars(folder):
 
 def test_tensorboard_has_the_curves_of_the_history(halves, tmp_path):
     log = TrainingLog(tmp_path)
-    settings = TrainingSettings(epochs=2, batch_size=32, learning_rate=0.05, patience=2, eps=0.02)
+    settings = TrainingSettings(epochs=2, batch_size=64, learning_rate=0.05, patience=2, eps=0.02)
     history = trainer(defense=NFGSM()).fit(*halves, settings, log=log)["history"]
     train, validation = scalars(tmp_path / "train"), scalars(tmp_path / "validation")
     assert set(train) == {"loss", "accuracy", "learning_rate", "images_per_second"}
@@ -283,16 +283,23 @@ def test_a_resumed_run_knows_the_best_epoch_and_its_patience(halves, tmp_path):
         assert fit(resumed, scrambled, tmp_path, checkpoints=before, **settings) == record
 
 
+def forget(t):
+    """Makes a trainer one that knows nothing of its earlier run; a new one would compile its steps again."""
+    for variable in (*t.model.weights, *t._optimizer.variables):
+        variable.assign(np.ones(variable.shape))
+
+
 def test_a_run_resumed_from_any_checkpoint_equals_an_uninterrupted_one(halves, tmp_path, clock):
-    kept, uninterrupted = MemoryCheckpoints(), clock(trainer())
+    kept, t = MemoryCheckpoints(), clock(trainer())
     settings = dict(epochs=3, augmentations=("shift", "noise"))
-    record = fit(uninterrupted, halves, tmp_path, checkpoints=kept, **settings)
-    resumed = trainer()
+    record = fit(t, halves, tmp_path, checkpoints=kept, **settings)
+    expected = t.model.get_weights()
     for checkpoint in (kept.saved[0], kept.saved[1], kept.saved[4]):  # in an epoch, at the end of one, in the last
         before = MemoryCheckpoints()
         before.saved = [checkpoint]
-        assert fit(resumed, halves, tmp_path, checkpoints=before, **settings) == record
-        for a, b in zip(uninterrupted.model.get_weights(), resumed.model.get_weights(), strict=True):
+        forget(t)
+        assert fit(t, halves, tmp_path, checkpoints=before, **settings) == record
+        for a, b in zip(expected, t.model.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)
 
 
@@ -395,16 +402,16 @@ ROBUST = {
 
 @pytest.mark.parametrize("which", ROBUST)
 def test_adversarial_training_resumes_to_the_same_bits(halves, which, clock):
-    kept, uninterrupted = MemoryCheckpoints(), clock(trainer(defense=ROBUST[which]))
+    kept, t = MemoryCheckpoints(), clock(trainer(defense=ROBUST[which]))
     settings = dict(steps=20, eps=0.1, average=0.9 if which == "averaged" else 0.0)
-    record = fit(uninterrupted, halves, checkpoints=kept, **settings)
+    record, before = fit(t, halves, checkpoints=kept, **settings), MemoryCheckpoints()
     assert record["steps"] == 20 and len(record["history"]["loss"]) == 4
     # 100 validation images are attacked before training and after each of 4 epochs.
     assert record["gradients"] == 20 * 64 * ROBUST[which].cost + 10 * 100 * (4 + 1)
-    resumed, before = trainer(defense=ROBUST[which]), MemoryCheckpoints()
-    before.saved = [entry for entry in kept.saved if entry[0] == 16]
-    assert fit(resumed, halves, checkpoints=before, **settings) == record
-    for a, b in zip(uninterrupted.model.get_weights(), resumed.model.get_weights(), strict=True):
+    before.saved, expected = [entry for entry in kept.saved if entry[0] == 16], t.model.get_weights()
+    forget(t)
+    assert len(before.saved) == 1 and fit(t, halves, checkpoints=before, **settings) == record
+    for a, b in zip(expected, t.model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -436,17 +443,18 @@ def test_wrong_settings_are_named():
         TrainingSettings(epochs=1, batch_size=1, learning_rate=0.1, patience=1, average=1.0)
 
 
-@pytest.mark.parametrize("schedule, sizes", [("ramp", (0.0, 0.2)), ("fixed", (0.2, 0.2)), ("uniform", (0.2, 0.2))])
-def test_the_eps_of_the_steps(halves, schedule, sizes):
+def test_the_eps_of_the_steps(halves, monkeypatch):
     """The first and the last one; the defense's own eps goes before that of the run."""
-    t, seen = trainer(defense=NFGSM(eps=0.2, eps_schedule=schedule)), []
-    step = t.train_step
+    t, sums = trainer(defense=NFGSM()), tf.constant([64.0, 32.0, 64.0], tf.float64)
+    for schedule, sizes in (("ramp", (0.0, 0.2)), ("fixed", (0.2, 0.2)), ("uniform", (0.2, 0.2))):
+        seen = []
 
-    def recorded(x, y, eps, seed, uniform):
-        seen.append((eps, uniform))
-        return step(x, y, eps, seed, uniform)
+        def recorded(x, y, eps, seed, uniform, seen=seen):
+            seen.append((eps, uniform))
+            return sums
 
-    t.train_step = recorded
-    fit(t, halves, epochs=2, eps=0.1)
-    assert (seen[0][0], seen[-1][0]) == pytest.approx(sizes)
-    assert {uniform for _, uniform in seen} == {schedule == "uniform"}
+        monkeypatch.setattr(t, "_defense", NFGSM(eps=0.2, eps_schedule=schedule))
+        monkeypatch.setattr(t, "train_step", recorded)
+        fit(t, halves, epochs=2, eps=0.1)
+        assert (seen[0][0], seen[-1][0]) == pytest.approx(sizes)
+        assert {uniform for _, uniform in seen} == {schedule == "uniform"}
