@@ -39,7 +39,11 @@ def on_page_markdown(markdown: str, page, config, files) -> str:
 def flags_page() -> str:
     """All flags by group, and the flagfiles."""
     chosen = vars(CommandLine([]).config())
-    lines = ["# Flags", "", "`tfadv --helpfull` prints this list, and `--help` the most useful ones. A later flag overrides an earlier one."]
+    lines = [
+        "# Flags",
+        "",
+        "`tfadv --helpfull` prints this list, `--help` the usual ones. A later flag overrides an earlier one.",
+    ]
     groups: list[str] = []
     for group, name, flag, text in explained(Config, chosen):
         if group not in groups:

@@ -13,10 +13,10 @@ from sklearn.datasets import load_digits
 
 import tfadv
 from tfadv.datasets.arrays import labeled_batches
+from tfadv.defenses.base import Defense
 from tfadv.errors import UserError
 from tfadv.evaluation import evaluator
 from tfadv.models.logits import original
-from tfadv.objectives.cross_entropy import cross_entropy
 from tfadv.training import Trainer
 
 
@@ -249,8 +249,8 @@ def test_weights_of_a_data_set_multiply_the_losses(data):
         model.set_weights(start)
         arrays = (x, y, weights) if weights is not None else (x[y < 5], y[y < 5])
         dataset = Counted(*arrays, size=50)
-        trainer = tfadv.AdversarialTrainer(model, "nfgsm(noise=0)", eps=0.01)
-        trainer.fit(dataset, validation_data=(x[y < 5], y[y < 5]), epochs=4, learning_rate=0.01)
+        trainer = tfadv.AdversarialTrainer(model, "nfgsm(noise=0, learning_rate=0.01)", eps=0.01)
+        trainer.fit(dataset, validation_data=(x[y < 5], y[y < 5]), epochs=4)
         ends.append(model(x / np.float32(255)).numpy().argmax(1))
     correct = ends[0] == y
     assert correct[y < 5].mean() > 0.8 and correct[y >= 5].mean() == 0
@@ -261,7 +261,8 @@ def test_weights_of_a_data_set_multiply_the_losses(data):
 def test_training_that_fails_leaves_every_variable_as_it_was(data, classifier, learning_rate, caplog):
     before = classifier.get_weights()
     try:
-        record = tfadv.AdversarialTrainer(classifier, eps=0.1).fit(*data, epochs=2, learning_rate=learning_rate)
+        defense = f"nfgsm(learning_rate={learning_rate})"
+        record = tfadv.AdversarialTrainer(classifier, defense, eps=0.1).fit(*data, epochs=2)
         assert record["best_epoch"] == 0 and "weights are unchanged" in caplog.text
     except tfadv.training.Diverged as error:
         assert "learning_rate" in str(error) and "--" not in str(error)
@@ -398,7 +399,7 @@ def test_regularizers_of_the_model_are_used(data):
         [keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(10, kernel_regularizer=keras.regularizers.L2(0.3))]
     )
     kernel, bias = model.get_weights()
-    trainer = Trainer(model, weight_decay=0.0, objective=cross_entropy)
+    trainer = Trainer(model, weight_decay=0.0, defense=Defense())
     trainer._optimizer.learning_rate = 0.1
     trainer.train_step(tf.constant(x), tf.constant(y), weights=np.zeros(20, np.float32))
     np.testing.assert_allclose(model.get_weights()[0], kernel * (1 - 0.1 * 1.9 * 0.6), rtol=1e-5)

@@ -13,18 +13,25 @@ from hypothesis import strategies as st
 
 from tests.datasets.test_sources import digits_as
 from tfadv.datasets import sources, storage, stored
-from tfadv.datasets.batches import MixedSamples, Samples, evaluation_batches, training_batches
-from tfadv.datasets.storage import Rows, Signs, Storage, concatenated, parts, take
+from tfadv.datasets.batches import Samples, evaluation_batches, training_batches
+from tfadv.datasets.storage import Rows, Signs, Storage, parts, take
 from tfadv.errors import UserError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (30, 6, 6, 1), np.uint8)
-PERTURBATIONS = np.random.default_rng(1).integers(-127, 128, (60, 6, 6, 1)).astype(np.int8)
+PERTURBATIONS = np.random.default_rng(1).integers(-127, 128, (30, 6, 6, 1)).astype(np.int8)
 LABELS = np.arange(30) % 5
+
+
+def in_a_file(shape, dtype):
+    """An array in a file, however much memory is free."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage, "MEMORY_SHARE", 0)
+        return Storage().allocate(shape, dtype)
 
 
 def on_disk(array):
     """The array in a file."""
-    copy = Storage("false").allocate(array.shape, array.dtype)
+    copy = in_a_file(array.shape, array.dtype)
     copy[:] = array
     return copy
 
@@ -63,10 +70,6 @@ def test_signs_take_two_bits_and_read_like_an_array(width, seed):
     for positions in (slice(None), slice(2, 6), rows, 3, (slice(1, 3), 2)):
         np.testing.assert_array_equal(signs[positions], values[positions])
     np.testing.assert_array_equal(take(take(signs, rows), slice(1, 4))[:], values[rows][1:4])
-    both = concatenated([signs, take(signs, rows)], np.empty), concatenated([signs, signs], np.empty)
-    assert isinstance(both[1], Signs)
-    np.testing.assert_array_equal(both[0], np.concatenate([values, values[rows]]))
-    np.testing.assert_array_equal(both[1], np.concatenate([values, values]))
 
 
 @pytest.mark.parametrize("value", [-128, -126, 1, 126])
@@ -74,11 +77,10 @@ def test_signs_hold_no_other_values(value):
     assert not Signs.can_hold(np.array([[0, 127, -127, value]], np.int8))
 
 
-@pytest.mark.parametrize("kind, levels", [(Samples, (0.0, 0.1, 0.3)), (MixedSamples, (0.0, 0.1))])
 @pytest.mark.parametrize("balanced", [False, True])
-def test_batches_are_the_same_bit_for_bit(kind, levels, balanced):
+def test_batches_are_the_same_bit_for_bit(balanced):
     of = [
-        kind(images, LABELS, perturbations, levels)
+        Samples(images, LABELS, perturbations, (0.0, 0.1, 0.3))
         for images, perturbations in ((IMAGES, PERTURBATIONS), (on_disk(IMAGES), on_disk(PERTURBATIONS)))
     ]
     if balanced:
@@ -96,18 +98,10 @@ def test_batches_are_the_same_bit_for_bit(kind, levels, balanced):
             np.testing.assert_array_equal(a, b)
 
 
-def test_several_arrays_become_one():
-    allocate = Storage("false").allocate
-    whole = concatenated([take(on_disk(IMAGES), np.arange(5)), on_disk(IMAGES)], allocate)
-    np.testing.assert_array_equal(whole, np.concatenate([IMAGES[:5], IMAGES]))
-    assert isinstance(whole, np.memmap) and concatenated([IMAGES], allocate) is IMAGES
-
-
-def test_auto_uses_the_disk_where_memory_is_short(monkeypatch, tmp_path):
+def test_the_disk_is_used_where_memory_is_short(monkeypatch, tmp_path):
     for free, kind in ((4000, np.ndarray), (3999, np.memmap)):
         monkeypatch.setattr(storage, "free_memory", lambda free=free: free)
-        assert type(Storage("auto", tmp_path).allocate((10, 10, 10, 1), np.uint8)) is kind
-    assert type(Storage("true", tmp_path).allocate((10, 10, 10, 1), np.uint8)) is np.ndarray
+        assert type(Storage(tmp_path).allocate((10, 10, 10, 1), np.uint8)) is kind
     assert not list(tmp_path.iterdir())  # the file has no name
 
 
@@ -128,12 +122,14 @@ def test_too_little_disk_space_is_one_line(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    monkeypatch.setattr(storage, "MEMORY_SHARE", 0)
     monkeypatch.setattr(storage.os, "posix_fallocate", full)
-    with pytest.raises(UserError, match=r"0.0 GB of images .*\(No space left on device\).*--in_memory=true"):
-        Storage("false", tmp_path).allocate((10, 10), np.uint8)
+    with pytest.raises(UserError, match=r"0.0 GB of images .*\(No space left on device\).*another --workdir"):
+        Storage(tmp_path).allocate((10, 10), np.uint8)
     monkeypatch.undo()
+    monkeypatch.setattr(storage, "MEMORY_SHARE", 0)
     with pytest.raises(UserError, match="absent.*No such file"):
-        Storage("false", tmp_path / "absent").allocate((10, 10), np.uint8)
+        Storage(tmp_path / "absent").allocate((10, 10), np.uint8)
 
 
 def test_the_space_of_a_file_is_reserved(tmp_path, monkeypatch):
@@ -143,8 +139,9 @@ def test_the_space_of_a_file_is_reserved(tmp_path, monkeypatch):
         reserve(descriptor, *span)
         reserved.append(512 * os.fstat(descriptor).st_blocks)
 
+    monkeypatch.setattr(storage, "MEMORY_SHARE", 0)
     monkeypatch.setattr(storage.os, "posix_fallocate", watched)
-    Storage("false", tmp_path).allocate((50, 2**16), np.uint8)
+    Storage(tmp_path).allocate((50, 2**16), np.uint8)
     assert reserved and reserved[0] >= 50 * 2**16
 
 
@@ -152,7 +149,7 @@ def test_the_space_of_a_file_is_reserved(tmp_path, monkeypatch):
 def test_data_sets_are_the_same_on_the_disk(source, data_dir, tmp_path):
     name = digits_as(source, data_dir, tmp_path)
     memory = sources.load(name, data_dir, 12)
-    disk = sources.load(name, data_dir, 12, allocate=Storage("false").allocate)
+    disk = sources.load(name, data_dir, 12, allocate=in_a_file)
     assert isinstance(disk.images, (np.memmap, Rows)) and disk.digest() == memory.digest()
     assert disk.labeled().digest() == memory.labeled().digest()
 
@@ -166,18 +163,18 @@ def write_samples(folder, perturbations):
 
 
 def test_images_in_memory_are_not_read_again(tmp_path):
-    write_samples(tmp_path, PERTURBATIONS[:30])
+    write_samples(tmp_path, PERTURBATIONS)
     images = take(IMAGES, np.arange(30))
     samples, ids = stored.read(tmp_path, "train", (0.0, 0.1), images=images)
     assert samples.images is images and ids.tolist() == list(range(30))
-    np.testing.assert_array_equal(samples.perturbations, PERTURBATIONS[:30])
+    np.testing.assert_array_equal(samples.perturbations, PERTURBATIONS)
 
 
 @pytest.mark.parametrize("others", [0, 12, 30])
 def test_perturbations_of_fgsm_are_kept_as_signs(others, tmp_path, monkeypatch):
     """Whenever another value comes: in no batch, a later one or the first one."""
     monkeypatch.setattr(stored, "SAMPLES_READ", 8)
-    perturbations = np.where(PERTURBATIONS[:30] < 0, np.int8(-127), np.int8(127))
+    perturbations = np.where(PERTURBATIONS < 0, np.int8(-127), np.int8(127))
     if others:
         perturbations[30 - others :] = PERTURBATIONS[30 - others : 30]
     write_samples(tmp_path, perturbations)
@@ -187,10 +184,10 @@ def test_perturbations_of_fgsm_are_kept_as_signs(others, tmp_path, monkeypatch):
 
 
 def test_stored_samples_are_the_same_on_the_disk(tmp_path):
-    write_samples(tmp_path, PERTURBATIONS[:30])
-    samples, ids = stored.read(tmp_path, "train", (0.0, 0.1), Storage("false").allocate)
+    write_samples(tmp_path, PERTURBATIONS)
+    samples, ids = stored.read(tmp_path, "train", (0.0, 0.1), in_a_file)
     assert isinstance(samples.images, np.memmap) and isinstance(samples.perturbations, np.memmap)
     np.testing.assert_array_equal(samples.images, IMAGES)
-    np.testing.assert_array_equal(samples.perturbations, PERTURBATIONS[:30])
+    np.testing.assert_array_equal(samples.perturbations, PERTURBATIONS)
     np.testing.assert_array_equal(samples.labels, LABELS)
     assert ids.tolist() == list(range(30))

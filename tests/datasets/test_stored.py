@@ -16,7 +16,7 @@ from tfadv.attacks.fgsm import FGSM
 from tfadv.datasets import stored
 from tfadv.datasets.batches import evaluation_batches
 from tfadv.errors import UserError
-from tfadv.experiments.stored_samples import perturbations
+from tfadv.pipeline.stored import perturbations
 
 EPSILONS = (0.0, 0.01, 0.02, 0.03)
 

@@ -1,15 +1,18 @@
 """Attacks on several devices find, image by image, what they find on one."""
 
+import json
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from tests.faults.harness import ROOT, local_host_configs
 
 # One process has its devices for good, so these run in their own.
 BEGIN = """
-import sys, threading, time
+import json, sys, threading, time, traceback
 import tfadv, keras, numpy as np, tensorflow as tf
 from tfadv.errors import UserError
 from tfadv.attacks import ATTACKS, parse
@@ -19,7 +22,7 @@ from tfadv.evaluation.evaluator import Execution, evaluate
 from tfadv.runtime import compilation, signals
 from tfadv.runtime.devices import Devices
 from tfadv.store.resume import ResumeLog
-devices = Devices("mirrored", int(sys.argv[1]))
+devices = Devices(sys.argv[1])
 with devices.strategy.scope():
     keras.utils.set_random_seed(0)
     layers = keras.layers.Conv2D(4, 3, activation="relu"), keras.layers.Flatten(), keras.layers.Dense(5)
@@ -97,7 +100,7 @@ print("own copy")
 
 RESUMED = """
 import pathlib
-folder = pathlib.Path(sys.argv[2])
+folder = pathlib.Path(sys.argv[3])
 served = []
 load = ResumeLog.load
 def load_and_count(self):
@@ -159,20 +162,40 @@ except UserError as error:
 """
 
 
-def last_line(script, *arguments):
-    command = [sys.executable, "-c", BEGIN + script, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=180)
-    return done.stdout.strip().splitlines()[-1:] or done.stderr[-3000:]
+SCRIPTS = {  # one after the other in one process: it takes seconds to start, and compiles an attack once
+    "equal": EVERY_ATTACK,
+    "resumed": RESUMED,
+    "ended": ENDED,
+    "evaluated": EVALUATED,
+    "own copy": OWN_COPY,
+}
+RUN_ALL = """
+for script in json.loads(sys.argv[2]):
+    try:
+        exec(script)
+    except Exception:
+        traceback.print_exc()
+    compilation.configure()
+"""
 
 
-def test_every_attack_finds_the_same_on_each_image():
-    assert last_line(EVERY_ATTACK, "2") == ["equal"]
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory):
+    """What the scripts print on two devices, the last word of each, and their errors."""
+    arguments = ["cpu:2", json.dumps(list(SCRIPTS.values())), str(tmp_path_factory.mktemp("log"))]
+    command = [sys.executable, "-c", BEGIN + RUN_ALL, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=500)
+    return done.stdout.splitlines(), done.stderr[-3000:]
+
+
+def test_every_attack_finds_the_same_on_each_image(printed):
+    assert "equal" in printed[0], printed[1]
 
 
 def test_two_hosts():
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", BEGIN.replace('"mirrored", int(sys.argv[1])', '"multiworker"') + HOSTS],
+            [sys.executable, "-c", BEGIN.replace("sys.argv[1]", '"multiworker"') + HOSTS],
             env=os.environ | {"TF_CONFIG": config},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -193,17 +216,17 @@ def output_of(process):
         process.kill()
 
 
-def test_each_device_reads_its_own_copy_of_the_model():
-    assert last_line(OWN_COPY, "2") == ["own copy"]
+def test_each_device_reads_its_own_copy_of_the_model(printed):
+    assert "own copy" in printed[0], printed[1]
 
 
-def test_an_interrupted_attack_continues_on_each_device(tmp_path):
-    assert last_line(RESUMED, "2", str(tmp_path)) == ["resumed"]
+def test_an_interrupted_attack_continues_on_each_device(printed):
+    assert "resumed" in printed[0], printed[1]
 
 
-def test_an_error_on_one_device_ends_the_others():
-    assert last_line(ENDED, "2") == ["ended"]
+def test_an_error_on_one_device_ends_the_others(printed):
+    assert "ended" in printed[0], printed[1]
 
 
-def test_an_evaluation_counts_the_same():
-    assert last_line(EVALUATED, "2") == ["evaluated"]
+def test_an_evaluation_counts_the_same(printed):
+    assert "evaluated" in printed[0], printed[1]

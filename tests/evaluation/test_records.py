@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from tfadv.evaluation.records import (
+    ModelId,
     Record,
-    Subject,
     attack_records,
     fgsm_records,
     with_outcomes,
     worst_case_records,
 )
 
-SUBJECT = Subject("digits", "resnet18", "retrained", seed=3)
+MODEL = ModelId("digits", "resnet18", "retrained", seed=3)
 COST = {"gradients": 10, "forwards": 7, "seconds": 1.5, "fallbacks": {"dlr": "margin"}, "remaining": {}}
 
 
@@ -22,11 +22,11 @@ def rows(*counts, n=4):
     return np.array([[i < count for i in range(n)] for count in counts])
 
 
-# An entry of results.json as tfadv 0.1 wrote it.
-OF_0_1 = """{
+# An entry of results.json.
+ENTRY = """{
  "dataset": "digits",
  "model": "resnet18",
- "variant": "retrained",
+ "defense": "retrained",
  "protocol": "transfer",
  "source": "resnet18/baseline",
  "attack": "fgsm",
@@ -44,8 +44,8 @@ OF_0_1 = """{
 }"""
 
 
-def test_fgsm_records_are_those_of_0_1():
-    records = fgsm_records(SUBJECT, (0.01, 0.02), rows(4)[0], rows(2, 1), rows(3, 0), "resnet18/baseline")
+def test_fgsm_records_and_their_form_in_results_json():
+    records = fgsm_records(MODEL, (0.01, 0.02), rows(4)[0], rows(2, 1), rows(3, 0), "resnet18/baseline")
     assert [(r.protocol, r.eps, r.correct, r.source) for r in records] == [
         ("clean", None, 4, None),
         ("whitebox", 0.01, 2, None),
@@ -53,22 +53,22 @@ def test_fgsm_records_are_those_of_0_1():
         ("transfer", 0.01, 3, "resnet18/baseline"),
         ("transfer", 0.02, 0, "resnet18/baseline"),
     ]
-    assert json.dumps(records[3].to_dict(), indent=1) == OF_0_1
+    assert json.dumps(records[3].to_dict(), indent=1) == ENTRY
     assert [r.attack for r in records] == [None, "fgsm", "fgsm", "fgsm", "fgsm"]
 
 
 def test_without_a_surrogate_there_are_no_transfer_records():
-    records = fgsm_records(SUBJECT, (0.01,), rows(4)[0], rows(2))
+    records = fgsm_records(MODEL, (0.01,), rows(4)[0], rows(2))
     assert [r.protocol for r in records] == ["clean", "whitebox"]
 
 
 def test_a_wrong_number_of_eps_is_refused():
     with pytest.raises(ValueError):
-        fgsm_records(SUBJECT, (0.01,), rows(4)[0], rows(2, 1))
+        fgsm_records(MODEL, (0.01,), rows(4)[0], rows(2, 1))
 
 
 def test_attack_records_have_settings_and_cost_per_image():
-    records = attack_records(SUBJECT, (0.1, 0.2), rows(3, 1), "pgd", {"steps": 50}, COST, label="pgd(steps=50)")
+    records = attack_records(MODEL, (0.1, 0.2), rows(3, 1), "pgd", {"steps": 50}, COST, label="pgd(steps=50)")
     first = records[0].to_dict()
     assert first["settings"] == {"steps": 50} and first["label"] == "pgd(steps=50)" and first["protocol"] == "whitebox"
     assert first["cost"] == COST | {"gradients_per_image": 2.5, "forwards_per_image": 1.75}
@@ -76,30 +76,30 @@ def test_attack_records_have_settings_and_cost_per_image():
 
 
 def test_the_label_is_stored_only_where_it_differs_from_the_name():
-    (record,) = attack_records(SUBJECT, (0.1,), rows(3), "pgd", {"steps": 10}, COST, label="pgd")
+    (record,) = attack_records(MODEL, (0.1,), rows(3), "pgd", {"steps": 10}, COST, label="pgd")
     assert "label" not in record.to_dict() and record.attack_label == "pgd"
 
 
 def test_worst_case_records_name_the_attacks():
-    (record,) = worst_case_records(SUBJECT, (0.1,), rows(1), ["fgsm", "pgd(steps=50)"])
+    (record,) = worst_case_records(MODEL, (0.1,), rows(1), ["fgsm", "pgd(steps=50)"])
     assert (record.attack, record.settings) == ("worst", {"attacks": ["fgsm", "pgd(steps=50)"]})
     assert record.cost is None and record.correct == 1
 
 
 def test_records_survive_json():
-    records = fgsm_records(SUBJECT, (0.01,), rows(4)[0], rows(2), rows(3), "resnet18/baseline")
-    records += attack_records(SUBJECT, (0.1,), rows(3), "pgd", {"steps": 50}, COST, label="pgd(steps=50)")
+    records = fgsm_records(MODEL, (0.01,), rows(4)[0], rows(2), rows(3), "resnet18/baseline")
+    records += attack_records(MODEL, (0.1,), rows(3), "pgd", {"steps": 50}, COST, label="pgd(steps=50)")
     for record in records:
         assert Record.from_dict(json.loads(json.dumps(record.to_dict()))) == record
 
 
 def test_unknown_keys_are_refused():
     with pytest.raises(TypeError):
-        Record.from_dict(json.loads(OF_0_1) | {"unknown": 1})
+        Record.from_dict(json.loads(ENTRY) | {"unknown": 1})
 
 
 def test_records_know_their_images_and_results_json_does_not():
-    (record,) = attack_records(SUBJECT, (0.01,), rows(3), "pgd", {"steps": 2}, COST)
+    (record,) = attack_records(MODEL, (0.01,), rows(3), "pgd", {"steps": 2}, COST)
     assert record.per_image.tolist() == [True, True, True, False]
     assert "per_image" not in record.to_dict() and Record.from_dict(record.to_dict()).per_image is None
     assert Record.from_dict(record.to_dict()) == record  # whether its images are known or not

@@ -5,7 +5,7 @@ import pytest
 
 from tfadv.evaluation.records import wilson_interval
 from tfadv.evaluation.result import CostSummary, Result, concatenate, worst_case
-from tfadv.experiments.result_files import load_result, save_result
+from tfadv.pipeline.results import load_result, save_result
 
 CLEAN = np.array([True] * 8 + [False] * 2)
 ADVERSARIAL = np.array([[True] * 6 + [False] * 3 + [True], [True] * 3 + [False] * 7])

@@ -15,7 +15,6 @@ from tfadv.command_line import CommandLine
 from tfadv.pipeline.run import Run
 from tfadv.store.workdir import Workdir
 
-
 CHEAP = "--plugins=tests.pipeline.cheap_checks"
 
 

@@ -1,4 +1,4 @@
-"""Results written by hand: two models, the paper's recipes, two eps."""
+"""Results written by hand: two models, the paper's defenses, two eps."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import types
 import numpy as np
 import pytest
 
+from tfadv import paper
 from tfadv.evaluation.checks import Check
 from tfadv.evaluation.records import Record
-from tfadv.experiments.paper import PAPER
 from tfadv.explanation.vulnerability import Vulnerability
 from tfadv.report.data import ReportData, Training
 from tfadv.report.gallery import AttackedImages, Gallery
@@ -19,12 +19,12 @@ EPSILONS = (0.01, 0.1)
 GAINS = {"baseline": 0.0, "augmented": 0.05, "retrained": 0.1}
 
 
-def make_record(model, variant, protocol, eps=None, accuracy=0.5, **fields):
+def make_record(model, defense, protocol, eps=None, accuracy=0.5, **fields):
     """A record of 100 images, of which the first ones are classified correctly."""
     record = Record(
         dataset="cifar10",
         model=model,
-        variant=variant,
+        defense=defense,
         protocol=protocol,
         source="resnet18/baseline" if protocol == "transfer" else None,
         attack=None if eps is None else "fgsm",
@@ -42,18 +42,18 @@ def make_record(model, variant, protocol, eps=None, accuracy=0.5, **fields):
 
 
 def make_records(gains=GAINS):
-    """Records of clean images and FGSM: resnet50 gains twice as much as resnet18 by each recipe."""
+    """Records of clean images and FGSM: resnet50 gains twice as much as resnet18 by each defense."""
     records = []
     for model, base, factor in (("resnet18", 0.3, 1), ("resnet50", 0.2, 2)):
-        for variant, gain in gains.items():
-            records.append(make_record(model, variant, "clean", accuracy=0.8 + gain))
+        for defense, gain in gains.items():
+            records.append(make_record(model, defense, "clean", accuracy=0.8 + gain))
             for eps in EPSILONS:
-                records.append(make_record(model, variant, "whitebox", eps, base + gain * factor))
-                records.append(make_record(model, variant, "transfer", eps, 0.5))
+                records.append(make_record(model, defense, "whitebox", eps, base + gain * factor))
+                records.append(make_record(model, defense, "transfer", eps, 0.5))
     return tuple(records)
 
 
-def make_gallery(recipes, n_classes, n=8, shape=(8, 8, 3)):
+def make_gallery(defenses, n_classes, n=8, shape=(8, 8, 3)):
     """A gallery with random images and predictions of resnet18 and resnet50."""
     rng = np.random.default_rng(0)
     images = rng.integers(40, 215, (n, *shape), dtype=np.uint8)
@@ -68,7 +68,7 @@ def make_gallery(recipes, n_classes, n=8, shape=(8, 8, 3)):
             margins=rng.normal(size=(3, 50)).astype(np.float32) - [[0], [1], [2]],
         )
 
-    models = {f"{model}/{recipe}": attacked() for model in ("resnet18", "resnet50") for recipe in recipes}
+    models = {f"{model}/{defense}": attacked() for model in ("resnet18", "resnet50") for defense in defenses}
     return Gallery("fgsm", EPSILONS, images, rng.integers(n_classes, size=n), models)
 
 
@@ -89,13 +89,27 @@ def make_explanation(n=2, shape=(8, 8, 3)):
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def data():
-    """`ReportData` of the paper's experiment without anything optional."""
-    return ReportData("cifar10", ("cat", "dog", "frog"), make_records(), PAPER)
+    """`ReportData` of the paper's defenses without anything optional."""
+    return ReportData(
+        "cifar10",
+        ("cat", "dog", "frog"),
+        make_records(),
+        known_defenses=(paper.Baseline(), paper.Augmented(), paper.Retrained()),
+        first="baseline",
+        published=paper,
+        tables=paper.paper_tables,
+        headline=paper.paper_headline,
+    )
 
 
-@pytest.fixture
+def without_published(data):
+    """The same results, of a run that has no published figures, and no tables and headline of its own."""
+    return dataclasses.replace(data, published=None, tables=None, headline=None)
+
+
+@pytest.fixture(scope="session")
 def full_data(data):
     """`ReportData` with all that a report may contain."""
     cost = {"gradients": 1000, "forwards": 200, "seconds": 3.0, "fallbacks": {}, "remaining": {}}
@@ -121,7 +135,7 @@ def full_data(data):
         records=(*attacked, *data.records),
         transfer_matrix=matrix,
         checks=checks,
-        gallery=make_gallery(data.recipes, len(data.class_names)),
+        gallery=make_gallery(data.defenses, len(data.class_names)),
         explanations={"resnet18/baseline": make_explanation(), "resnet18/retrained": make_explanation()},
         training={
             "resnet18/baseline": Training(

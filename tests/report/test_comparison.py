@@ -5,17 +5,16 @@ import dataclasses
 import pytest
 
 from tests.report.conftest import make_record
+from tfadv.defenses.clean import Control
+from tfadv.defenses.nfgsm import NFGSM
 from tfadv.evaluation.checks import Check
-from tfadv.experiments.comparison import compared
-from tfadv.experiments.defenses import CONTROL, NFGSM
-from tfadv.experiments.paper import PAPER
+from tfadv.paper import Baseline
 from tfadv.report.comparison import comparison_plot, comparison_table, fgsm_tables, strongest
 from tfadv.report.data import ReportData, Training
 from tfadv.report.plots import pictures, styles
 
-HALF = NFGSM.with_settings({"share": 0.5})
 PGD, AUTO = "pgd(steps=20)", "autoattack"
-# recipe → clean, FGSM at 0.01 and 0.1, PGD and AutoAttack at 0.1, in %
+# defense → clean, FGSM at 0.01 and 0.1, PGD and AutoAttack at 0.1, in %
 FIGURES = {
     "baseline": (80, 20, 2, 1, 0),
     "control": (82, 25, 3, 2, 1),
@@ -27,21 +26,21 @@ FIGURES = {
 @pytest.fixture
 def results():
     records = []
-    for variant, (clean, low, high, pgd, auto) in FIGURES.items():
-        own = {"defense": variant} if variant.startswith("nfgsm") else {}
-        records.append(make_record("resnet18", variant, "clean", accuracy=clean / 100, **own))
+    for defense, (clean, low, high, pgd, auto) in FIGURES.items():
+        records.append(make_record("resnet18", defense, "clean", accuracy=clean / 100))
         for eps, fgsm in ((0.01, low), (0.1, high)):
-            records.append(make_record("resnet18", variant, "whitebox", eps, fgsm / 100, **own))
+            records.append(make_record("resnet18", defense, "whitebox", eps, fgsm / 100))
         for name, label, accuracy in (("pgd", PGD, pgd), (AUTO, "", auto)):
-            common = own | {"attack": name, "label": label, "settings": {"steps": 20}}
-            records.append(make_record("resnet18", variant, "whitebox", 0.1, accuracy / 100, **common))
-    experiment = compared(PAPER, (CONTROL, NFGSM, HALF))
+            common = {"attack": name, "label": label, "settings": {"steps": 20}}
+            records.append(make_record("resnet18", defense, "whitebox", 0.1, accuracy / 100, **common))
+    known = (Baseline(), Control(), NFGSM(), NFGSM(share=0.5))
     checks = {
         "resnet18/nfgsm": [Check("steps", False, {}, "Bad."), Check("logits", True, {}, "Fine.")],
         "resnet18/control": [Check("steps", True, {}, "Fine.")],
     }
     training = {"resnet18/nfgsm": Training(840_000, 660.0, collapsed_epoch=3)}
-    return ReportData("cifar10", ("a", "b"), tuple(records), experiment, checks=checks, training=training)
+    options = {"tables": fgsm_tables, "checks": checks, "training": training}
+    return ReportData("cifar10", ("a", "b"), tuple(records), known, "baseline", **options)
 
 
 def test_the_table_of_defenses(results):
@@ -59,8 +58,8 @@ def test_the_table_of_defenses(results):
 
 def test_there_is_no_table_without_defenses_or_without_stronger_attacks(results, data):
     assert comparison_table(data) is None
-    plain = tuple(dataclasses.replace(record, defense=None) for record in results.records)
-    assert comparison_table(dataclasses.replace(results, records=plain)) is None
+    plain = tuple(record for record in results.records if record.defense == "baseline")
+    assert comparison_table(dataclasses.replace(results, records=plain, known_defenses=(Baseline(),))) is None
     weak = tuple(record for record in results.records if not record.settings)
     assert comparison_table(dataclasses.replace(results, records=weak)) is None
 
@@ -76,8 +75,8 @@ def test_the_plot_takes_the_attack_that_leaves_least_and_joins_the_settings_of_a
     assert "defenses_resnet18.png" in [picture.file for picture in pictures(results)]
 
 
-def test_an_attack_that_was_not_run_on_all_recipes_is_not_plotted(results):
-    some = tuple(r for r in results.records if not (r.attack == AUTO and r.variant == "control"))
+def test_an_attack_that_was_not_run_on_all_defenses_is_not_plotted(results):
+    some = tuple(r for r in results.records if not (r.attack == AUTO and r.defense == "control"))
     assert strongest(dataclasses.replace(results, records=some), "resnet18")[0] == PGD
 
 
@@ -91,5 +90,5 @@ def test_without_a_stronger_attack_the_strongest_is_fgsm_on_all_images(results, 
 
 def test_the_tables_of_a_comparison(results):
     (table,) = fgsm_tables(results).values()
-    assert table.head == ("model", "recipe", "clean", "eps 0.01", "eps 0.1")
+    assert table.head == ("model", "defense", "clean", "eps 0.01", "eps 0.1")
     assert table.rows[2][2:] == pytest.approx((70, 60, 40))

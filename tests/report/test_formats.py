@@ -13,12 +13,15 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
-from tfadv.experiments.recipe import Experiment, Recipe
+from tests.report.conftest import without_published
+from tfadv.defenses.trades import TRADES
 from tfadv.report import FORMATS, csv_files, markdown, plots, write_report
 from tfadv.report.example_sheet import MOST, example_sheet
 from tfadv.report.explanations import explanation_sheet, vulnerability_plot, vulnerability_table
 from tfadv.report.gallery import AttackedImages, choose_images
 from tfadv.report.tables import report_tables
+
+FURTHER = TRADES()
 
 
 def drawn(figure):
@@ -38,12 +41,11 @@ def line_colors(figure):
     return {to_hex(line.get_color()).upper() for line in figure.axes[0].lines}
 
 
-def with_further_recipe(data, name="trades", in_experiment=True):
-    """The same results with a fourth recipe."""
-    records = [dataclasses.replace(r, variant=name) for r in data.records if r.variant == "retrained"]
-    recipes = (Recipe(name, "TRADES"),) if in_experiment else ()
-    experiment = data.experiment.with_recipes(recipes)
-    return dataclasses.replace(data, experiment=experiment, records=(*data.records, *records))
+def with_further_defense(data, defense=FURTHER, known=True):
+    """The same results with a fourth defense."""
+    records = [dataclasses.replace(r, defense=defense.label) for r in data.records if r.defense == "retrained"]
+    known_defenses = (*data.known_defenses, *([defense] if known else []))
+    return dataclasses.replace(data, known_defenses=known_defenses, records=(*data.records, *records))
 
 
 def test_all_formats_are_written(full_data, tmp_path):
@@ -62,7 +64,7 @@ def test_a_format_registered_from_outside_is_written(data, tmp_path, monkeypatch
     def write(folder, data):
         (folder / "headline.txt").write_text(data.dataset)
 
-    monkeypatch.setattr(FORMATS, "_entries", dict(FORMATS._entries))
+    monkeypatch.setattr(FORMATS, "_entries", {"markdown": FORMATS._entries["markdown"]})
     FORMATS.register("toy", write)
     write_report(tmp_path, data)
     assert (tmp_path / "headline.txt").read_text() == "cifar10" and (tmp_path / "report.md").exists()
@@ -72,7 +74,7 @@ def test_report_needs_no_tensorflow(tmp_path):
     code = (
         "import sys, tfadv.report, tfadv.report.csv_files, tfadv.report.plots, tfadv.report.markdown\n"
         "import tfadv.report.page\n"
-        "import tfadv.experiments.paper, tfadv.evaluation.checks\n"
+        "import tfadv.defenses, tfadv.evaluation.checks\n"
         "assert 'tensorflow' not in sys.modules and 'keras' not in sys.modules\n"
     )
     root = pathlib.Path(__file__).parents[2]
@@ -89,7 +91,7 @@ def test_markdown_starts_with_the_headline_and_explains_its_words(full_data, tmp
     assert blocks[3] == "**Gradient masking is suspected**, see below: resnet18/baseline."
     text = "\n\n".join(blocks)
     assert text.index("## Tables") < text.index("Table 1") < text.index("## Gradient masking") < text.index("![")
-    assert "- **retrained**: starts from baseline; clean images and the surrogate's adversarial images" in text
+    assert "- **retrained**: starts from the first model; clean images and stored adversarial images" in text
     assert "minus the published figure" in text
     assert "The adversarial images are those for baseline" in text
 
@@ -100,8 +102,7 @@ def test_markdown_without_anything_optional(data, tmp_path):
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "There are no published figures for this data set." in text
     assert "Gradient masking" not in text and "examples.png" not in text and not (tmp_path / "checks.md").exists()
-    unpublished = Experiment("own", data.experiment.recipes, "baseline")
-    markdown.write(tmp_path, dataclasses.replace(digits, experiment=unpublished))
+    markdown.write(tmp_path, without_published(digits))
     assert "published" not in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
@@ -116,10 +117,10 @@ def test_csv_has_full_precision_and_empty_cells(data, tmp_path):
 # ---- pictures -------------------------------------------------------------------------------------------------
 
 
-def test_accuracy_plot_has_a_curve_for_every_recipe_and_protocol(full_data):
+def test_accuracy_plot_has_a_curve_for_every_defense_and_protocol(full_data):
     figure = plots.accuracy_plot(full_data, "resnet18")
     assert line_colors(figure) == {"#D55E00", "#0072B2", "#009E73"}
-    assert len(figure.axes[0].lines) == 3 * 2 + 1  # the worst case was evaluated for one recipe
+    assert len(figure.axes[0].lines) == 3 * 2 + 1  # the worst case was evaluated for one defense
     retrained = next(line for line in figure.axes[0].lines if line.get_color() == "#009E73")
     np.testing.assert_allclose(retrained.get_xdata(), [0, 0.01, 0.1])
     np.testing.assert_allclose(retrained.get_ydata(), [90, 40, 40])
@@ -130,18 +131,18 @@ def test_accuracy_plot_has_a_curve_for_every_recipe_and_protocol(full_data):
     assert_nothing_is_cut_off(figure)
 
 
-@pytest.mark.parametrize("in_experiment", [True, False])
-def test_accuracy_plot_shows_a_fourth_recipe(data, in_experiment):
-    figure = plots.accuracy_plot(with_further_recipe(data, in_experiment=in_experiment), "resnet18")
+@pytest.mark.parametrize("known", [True, False])
+def test_accuracy_plot_shows_a_fourth_defense(data, known):
+    figure = plots.accuracy_plot(with_further_defense(data, known=known), "resnet18")
     assert len(line_colors(figure)) == 4 and len({line.get_marker() for line in figure.axes[0].lines}) == 4
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert ("TRADES" if in_experiment else "trades") in labels
+    assert ("TRADES" if known else "trades") in labels
     assert_nothing_is_cut_off(figure)
 
 
-def test_colors_are_reused_where_there_are_more_recipes_than_colors(data):
+def test_colors_are_reused_where_there_are_more_defenses_than_colors(data):
     for i in range(12):
-        data = with_further_recipe(data, f"defense{i}")
+        data = with_further_defense(data, TRADES(beta=i + 10))
     styles = plots.styles(data)
     assert len(styles) == len({(color, marker) for _, color, marker in styles.values()}) == 15
     plots.accuracy_plot(data, "resnet18")
@@ -164,7 +165,7 @@ LONG = ("American pit bull terrier, female, young", "cat", "a class with quite a
 
 @pytest.mark.parametrize("class_names", [("cat", "dog", "frog"), LONG])
 def test_nothing_on_the_example_sheet_is_cut_off_or_overlaps(full_data, class_names):
-    figure = example_sheet(dataclasses.replace(with_further_recipe(full_data), class_names=class_names))
+    figure = example_sheet(dataclasses.replace(with_further_defense(full_data), class_names=class_names))
     renderer = drawn(figure)
     assert_nothing_is_cut_off(figure)
     images = [axes.get_window_extent(renderer) for axes in figure.axes]
@@ -174,15 +175,15 @@ def test_nothing_on_the_example_sheet_is_cut_off_or_overlaps(full_data, class_na
         assert not any(box.overlaps(image) for image in images), text.get_text()
 
 
-def test_example_sheet_shows_what_each_recipe_predicts(full_data):
+def test_example_sheet_shows_what_each_defense_predicts(full_data):
     gallery, names = full_data.gallery, full_data.class_names
     reference = gallery.models["resnet18/baseline"]
     fooled = np.flatnonzero((reference.classes[0] == gallery.labels) & (reference.classes[-1] != gallery.labels))
     others = np.setdiff1d(np.arange(len(gallery.labels)), fooled)
     assert 0 < len(fooled) < MOST
     texts = [text.get_text() for text in example_sheet(full_data).texts]
-    for recipe, title in (("baseline", "Baseline"), ("retrained", "Retrained")):
-        attacked = gallery.models[f"resnet18/{recipe}"]
+    for defense, title in (("baseline", "Baseline"), ("retrained", "Retrained")):
+        attacked = gallery.models[f"resnet18/{defense}"]
         for i in [*fooled, *others[: MOST - len(fooled)]]:
             for eps in (0, -1):
                 predicted, confidence = attacked.classes[eps, i], attacked.confidences[eps, i]
@@ -223,7 +224,7 @@ def test_vulnerability_is_the_median_of_the_images_classified_correctly(full_dat
     assert_nothing_is_cut_off(figure)
 
 
-def test_the_sheet_of_explanations_names_what_each_recipe_predicts(full_data):
+def test_the_sheet_of_explanations_names_what_each_defense_predicts(full_data):
     figure = explanation_sheet(full_data, "resnet18", {"baseline": "Baseline", "retrained": "Retrained"})
     labels = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
     assert labels == [

@@ -21,11 +21,11 @@ def cards(data, folder):
 
 def test_there_is_a_card_for_each_model_with_each_of_its_accuracies_and_no_other(full_data, tmp_path):
     found = cards(full_data, tmp_path)
-    assert set(found) == {f"{model}_{recipe}" for model in full_data.models for recipe in full_data.recipes}
+    assert set(found) == {f"{model}_{defense}" for model in full_data.models for defense in full_data.defenses}
     for model in full_data.models:
-        for recipe in full_data.recipes:
-            metadata, text = found[f"{model}_{recipe}"]
-            own = [record for record in full_data.records if (record.model, record.variant) == (model, recipe)]
+        for defense in full_data.defenses:
+            metadata, text = found[f"{model}_{defense}"]
+            own = [record for record in full_data.records if (record.model, record.defense) == (model, defense)]
             (index,) = metadata["model-index"]
             metrics = index["results"][0]["metrics"]
             assert [metric["value"] for metric in metrics] == [round(100 * record.accuracy, 2) for record in own]
@@ -48,20 +48,20 @@ def test_a_card_tells_how_the_model_was_trained_and_what_the_checks_found(full_d
 
 def test_the_card_of_a_model_that_guesses_says_so_and_no_other(data, tmp_path):
     poor = [dataclasses.replace(r, accuracy=0.52) for r in data.records if r.protocol == "clean"][:1]
-    records = tuple(r for r in data.records if (r.model, r.variant, r.protocol) != ("resnet18", "baseline", "clean"))
+    records = tuple(r for r in data.records if (r.model, r.defense, r.protocol) != ("resnet18", "baseline", "clean"))
     shown = dataclasses.replace(data, records=(*poor, *records), largest_share=0.5)
     named = [name for name, (_, text) in cards(shown, tmp_path).items() if "hardly better than always" in text]
     assert named == ["resnet18_baseline"]
 
 
 def test_a_card_names_the_file_of_the_model_as_it_is_on_the_disk(data, tmp_path):
-    records = tuple(dataclasses.replace(r, variant="nfgsm(share=0.5)") for r in data.records if r.model == "resnet18")
+    records = tuple(dataclasses.replace(r, defense="nfgsm(share=0.5)") for r in data.records if r.model == "resnet18")
     ((_, text),) = cards(dataclasses.replace(data, records=records), tmp_path).values()
     assert f'"models/resnet18/{folder_name("nfgsm(share=0.5)")}/model.keras"' in text
 
 
 def test_a_model_without_results_has_no_card(data, tmp_path):
-    clean = next(record for record in data.records if record.variant == "baseline")
+    clean = next(record for record in data.records if record.defense == "baseline")
     records = (*data.records, dataclasses.replace(clean, model="resnet101"))
     found = cards(dataclasses.replace(data, records=records), tmp_path)
     assert "resnet101_baseline" in found and "resnet101_retrained" not in found

@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from tests.report.conftest import make_record
-from tfadv.experiments import paper
-from tfadv.experiments.recipe import Experiment, Recipe
+from tests.report.conftest import make_record, without_published
+from tfadv import paper
+from tfadv.defenses.trades import TRADES
 from tfadv.report import markdown, page, summary, tables
 from tfadv.report.table import Table
 from tfadv.report.tables import report_headline, report_tables
@@ -84,11 +84,10 @@ def test_stronger_attacks_have_a_table_and_do_not_change_the_others(data, full_d
     )
 
 
-def test_a_further_recipe_is_in_every_table(data):
-    defense = Recipe("trades", "TRADES", objective="trades")
-    records = [dataclasses.replace(r, variant="trades") for r in data.records if r.variant == "retrained"]
-    experiment = data.experiment.with_recipes((defense,))
-    data = dataclasses.replace(data, experiment=experiment, records=(*data.records, *records))
+def test_a_further_defense_is_in_every_table(data):
+    records = [dataclasses.replace(r, defense="trades") for r in data.records if r.defense == "retrained"]
+    known = (*data.known_defenses, TRADES())
+    data = dataclasses.replace(data, known_defenses=known, records=(*data.records, *records))
     made = report_tables(data)
     assert made["table1"].head[-1] == "trades" and made["table1"].rows[0][-1] == pytest.approx(90.0)
     assert made["fgsm_trades"].rows[0] == ("0.01", pytest.approx(40.0), pytest.approx(40.0))
@@ -96,9 +95,8 @@ def test_a_further_recipe_is_in_every_table(data):
     assert "trades +15.0 [" in report_headline(data)
 
 
-def test_an_experiment_without_tables_or_published_figures_has_the_default_ones(data):
-    experiment = Experiment("own", data.experiment.recipes, "baseline")
-    data = dataclasses.replace(data, experiment=experiment)
+def test_a_run_without_tables_or_published_figures_has_the_default_ones(data):
+    data = without_published(data)
     made = report_tables(data)
     assert list(made) == ["clean", "fgsm_baseline", "fgsm_augmented", "fgsm_retrained", "differences", "transfer"]
     assert made["clean"].head == ("model", "baseline", "augmented", "retrained")
@@ -106,10 +104,10 @@ def test_an_experiment_without_tables_or_published_figures_has_the_default_ones(
     assert not any("published" in table.markdown() for table in made.values())
 
 
-def test_results_of_one_model_of_one_recipe_are_enough(data):
+def test_results_of_one_model_of_one_defense_are_enough(data):
     records = tuple(r for r in data.records if r.protocol == "clean")[:1]
-    for experiment in (data.experiment, Experiment("own", data.experiment.recipes, "baseline")):
-        alone = dataclasses.replace(data, records=records, experiment=experiment)
+    for run in (data, without_published(data)):
+        alone = dataclasses.replace(run, records=records)
         assert report_headline(alone) == "Test images: 100."
         (table,) = report_tables(alone).values()
         assert table.rows[0][1] == pytest.approx(80.0) and "augmented" not in table.head
@@ -148,9 +146,9 @@ def test_markdown_aligns_text_left_and_figures_right():
     ]
 
 
-def test_a_recipe_of_some_models_only_says_so(data):
-    """Otherwise the mean gains of recipes over different models would look comparable."""
-    some = tuple(r for r in data.records if r.model == "resnet18" or r.variant != "augmented")
+def test_a_defense_of_some_models_only_says_so(data):
+    """Otherwise the mean gains of defenses over different models would look comparable."""
+    some = tuple(r for r in data.records if r.model == "resnet18" or r.defense != "augmented")
     restricted = dataclasses.replace(data, records=some)
     assert re.search(r"augmented \(resnet18 only\) \+5\.0 \[.+?\], retrained \+15\.0 \[", report_headline(restricted))
     assert "only" not in report_headline(data)
@@ -165,7 +163,7 @@ def test_the_summary_has_aligned_figures_and_names_suspicious_models(full_data, 
     summary.write(tmp_path, full_data)
     lines = (tmp_path / "summary.txt").read_text(encoding="utf-8").splitlines()
     head, *rows = lines[2 : lines.index("", 2)]
-    assert head.split()[:3] == ["model", "recipe", "clean"] and len(rows) == 6
+    assert head.split()[:3] == ["model", "defense", "clean"] and len(rows) == 6
     end = head.index("clean") + len("clean")
     assert all(row[end - 1].isdigit() and row[end : end + 2] == "  " for row in rows)
     assert summary.sentence(full_data) in lines and lines[-1] == "Gradient masking is suspected: resnet18/baseline."
@@ -174,12 +172,12 @@ def test_the_summary_has_aligned_figures_and_names_suspicious_models(full_data, 
 def test_a_model_that_guesses_is_named_and_is_not_the_most_robust(data, tmp_path):
     guess = [make_record("resnet18", "nfgsm", "clean", accuracy=0.52)]
     guess += [make_record("resnet18", "nfgsm", "whitebox", eps, 0.5) for eps in data.epsilons]
-    data = dataclasses.replace(data, records=(*data.records, *guess))
+    data = dataclasses.replace(data, records=(*(r for r in data.records if r.model == "resnet18"), *guess))
     text = "Hardly better than always answering one class: resnet18/nfgsm."
     for share, guesses in ((0.5, True), (0.1, False), (0.0, False)):
         shown = dataclasses.replace(data, largest_share=share)
         assert shown.guessing == (("resnet18/nfgsm",) if guesses else ())
-        assert ("recipe retrained" if guesses else "recipe nfgsm") in summary.sentence(shown)
+        assert ("defense retrained" if guesses else "defense nfgsm") in summary.sentence(shown)
         for format, file in ((summary, "summary.txt"), (markdown, "report.md"), (page, "report.html")):
             format.write(tmp_path, shown)
             assert (text in (tmp_path / file).read_text(encoding="utf-8")) == guesses

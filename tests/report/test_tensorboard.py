@@ -10,19 +10,24 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tfadv.report import tensorboard
 
 
-@pytest.fixture
-def run(full_data, tmp_path):
+@pytest.fixture(scope="module")
+def folder(full_data, tmp_path_factory):
+    """The runs."""
+    written = tmp_path_factory.mktemp("report")
+    tensorboard.write(written, full_data)
+    return written / "tensorboard"
+
+
+@pytest.fixture(scope="module")
+def run(folder):
     """The run of resnet18/baseline, read back."""
-    tensorboard.write(tmp_path, full_data)
     sizes = {"tensors": 0}  # all of them
-    return EventAccumulator(str(tmp_path / "tensorboard/resnet18/baseline"), sizes).Reload()
+    return EventAccumulator(str(folder / "resnet18/baseline"), sizes).Reload()
 
 
-def test_there_is_a_run_per_model_and_recipe(full_data, tmp_path):
-    tensorboard.write(tmp_path, full_data)
-    folder = tmp_path / "tensorboard"
+def test_there_is_a_run_per_model_and_defense(full_data, folder):
     names = {path.parent.relative_to(folder).as_posix() for path in folder.rglob("events*")}
-    assert names == {f"{model}/{recipe}" for model in full_data.models for recipe in full_data.recipes}
+    assert names == {f"{model}/{defense}" for model in full_data.models for defense in full_data.defenses}
 
 
 def test_metrics_are_the_accuracies_of_the_records(full_data, run):
@@ -39,7 +44,7 @@ def test_metrics_are_the_accuracies_of_the_records(full_data, run):
 def test_hparams_name_the_run(run):
     content = run.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     found = HParamsPluginData.FromString(content).session_start_info.hparams
-    assert found["model"].string_value == "resnet18" and found["recipe"].string_value == "baseline"
+    assert found["model"].string_value == "resnet18" and found["defense"].string_value == "baseline"
     assert found["epochs"].number_value == 2 and found["gradients"].number_value == 900
     assert found["seed"].number_value == 0
 

@@ -24,12 +24,12 @@ def flags(workdir, data_dir):
     ]  # fmt: skip
 
 
-def weights(workdir, recipe):
-    return json.loads((workdir / f"models/resnet_tiny/{recipe}/manifest.json").read_text())["content"]
+def weights(workdir, defense):
+    return json.loads((workdir / f"models/resnet_tiny/{defense}/manifest.json").read_text())["content"]
 
 
-def history(workdir, recipe):
-    return json.loads((workdir / f"models/resnet_tiny/{recipe}/history.json").read_text())
+def history(workdir, defense):
+    return json.loads((workdir / f"models/resnet_tiny/{defense}/history.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +40,14 @@ def uninterrupted(tmp_path_factory, data_dir):
     return workdir
 
 
-def stopped_at(workdir, data_dir, recipe, epoch, number=signal.SIGKILL):
+def stopped_at(workdir, data_dir, defense, epoch, number=signal.SIGKILL):
     """Starts the run and sends a signal as soon as a checkpoint is there; returns (exit code, stderr)."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tfadv.main", *flags(workdir, data_dir)], text=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
-    folder = workdir / f"checkpoints/resnet_tiny/{recipe}/step-{epoch * STEPS[recipe]:08d}"
+    folder = workdir / f"checkpoints/resnet_tiny/{defense}/step-{epoch * STEPS[defense]:08d}"
     deadline = time.monotonic() + 120
     while not folder.exists():
         assert process.poll() is None and time.monotonic() < deadline, "the run ended before it could be stopped"
@@ -57,9 +57,9 @@ def stopped_at(workdir, data_dir, recipe, epoch, number=signal.SIGKILL):
     return process.returncode, errors
 
 
-@pytest.mark.parametrize("recipe, epoch", [pytest.param("baseline", 2, marks=pytest.mark.long), ("augmented", 1)])
-def test_killed_and_resumed_equals_uninterrupted_exactly(uninterrupted, tmp_path, data_dir, recipe, epoch):
-    stopped_at(tmp_path, data_dir, recipe, epoch)
+@pytest.mark.parametrize("defense, epoch", [pytest.param("baseline", 2, marks=pytest.mark.long), ("augmented", 1)])
+def test_killed_and_resumed_equals_uninterrupted_exactly(uninterrupted, tmp_path, data_dir, defense, epoch):
+    stopped_at(tmp_path, data_dir, defense, epoch)
     resumed = commands.run(flags(tmp_path, data_dir))
     assert resumed.returncode == 0 and "resuming after epoch" in resumed.stderr
     for name in ("baseline", "augmented"):

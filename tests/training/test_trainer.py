@@ -16,14 +16,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tfadv import models
 from tfadv.datasets.batches import Samples
+from tfadv.defenses.base import Defense
+from tfadv.defenses.nfgsm import NFGSM
+from tfadv.defenses.pgd import PGD
 from tfadv.errors import UserError
-from tfadv.objectives.cross_entropy import cross_entropy
-from tfadv.objectives.free import FreeTraining
-from tfadv.objectives.hat import HAT
-from tfadv.objectives.nfgsm import NFGSM
-from tfadv.objectives.pgd import PGDTraining
 from tfadv.runtime import compilation, signals
 from tfadv.training import Diverged, Trainer, TrainingLog, TrainingSettings
+from tfadv.training import trainer as trainer_module
 from tfadv.training.divergence import DivergenceCheck
 from tfadv.training.schedule import warmup_cosine
 
@@ -44,7 +43,7 @@ _lent = []
 
 def trainer(**settings):
     """A trainer of a model with its initial weights."""
-    key = *sorted(settings.items()), dataclasses.astuple(compilation._choice)
+    key = *sorted((name, repr(value)) for name, value in settings.items()), dataclasses.astuple(compilation._choice)
     if not _free[key]:
         _free[key].append(new_trainer(**settings))
     t, variables, start = _free[key].pop()
@@ -58,7 +57,7 @@ def new_trainer(**settings):
     """(trainer, the variables of its model and optimizer, their values)."""
     keras.utils.set_random_seed(0)
     model = models.build("resnet_tiny", (16, 16, 1), 10)
-    t = Trainer(model, **{"weight_decay": 0.0, "objective": cross_entropy} | settings)
+    t = Trainer(model, **{"weight_decay": 0.0, "defense": Defense()} | settings)
     variables = [*model.weights, *t._optimizer.variables]
     return t, variables, [variable.numpy() for variable in variables]
 
@@ -113,7 +112,7 @@ def test_a_used_trainer_gives_the_weights_of_a_new_one(halves, tmp_path):
 def test_early_stopping_counts_patience(halves, tmp_path):
     t = trainer()
     t.model.trainable = False  # then no weight and no statistic moves, and validation never improves
-    t = Trainer(t.model, weight_decay=0.0, objective=cross_entropy)
+    t = Trainer(t.model, weight_decay=0.0, defense=Defense())
     record = fit(t, halves, tmp_path, epochs=9, patience=2, learning_rate=1e-9)
     assert len(record["history"]["loss"]) == 3 and record["best_epoch"] == 1
     t.model.trainable = True  # it is lent to other tests
@@ -147,8 +146,8 @@ def scalars(folder):
 
 def test_tensorboard_has_the_curves_of_the_history(halves, tmp_path):
     log = TrainingLog(tmp_path)
-    settings = TrainingSettings(epochs=2, batch_size=32, learning_rate=0.05, patience=2, eps=0.02)
-    history = trainer(objective=NFGSM()).fit(*halves, settings, log=log)["history"]
+    settings = TrainingSettings(epochs=2, batch_size=64, learning_rate=0.05, patience=2, eps=0.02)
+    history = trainer(defense=NFGSM()).fit(*halves, settings, log=log)["history"]
     train, validation = scalars(tmp_path / "train"), scalars(tmp_path / "validation")
     assert set(train) == {"loss", "accuracy", "learning_rate", "images_per_second"}
     assert set(validation) == {"loss", "accuracy", "robust_accuracy"}
@@ -193,13 +192,6 @@ def test_tensorboard_shows_augmented_images(halves, tmp_path):
     assert image.shape == (5 * 16, 8 * 16, 1)
     rows = image.reshape(5, 16, 128)
     assert all((rows[0] != rows[i]).any() for i in range(1, 5))
-
-
-@pytest.mark.parametrize("wanted", [False, True])
-def test_a_profile_is_recorded_on_request(halves, tmp_path, wanted):
-    settings = TrainingSettings(epochs=1, batch_size=8, learning_rate=0.05, patience=2)
-    trainer().fit(*halves, settings, log=TrainingLog(tmp_path, profile=wanted))
-    assert bool(list(tmp_path.rglob("*.xplane.pb"))) == wanted
 
 
 def test_warmup_and_cosine():
@@ -254,10 +246,29 @@ class MemoryCheckpoints:
         self.saved.append((step, json.loads(json.dumps(state)), arrays))
 
 
-def test_checkpoints_are_written_after_so_many_steps_and_each_epoch(halves, tmp_path):
+@pytest.fixture
+def clock(monkeypatch):
+    """Each training step of a trainer given to this function takes a quarter of the time between checkpoints."""
+    seconds = [0.0]
+    monkeypatch.setattr(trainer_module, "time", types.SimpleNamespace(monotonic=lambda: seconds[0]))
+
+    def watch(t):
+        step = t.train_step
+
+        def timed(*arguments):
+            seconds[0] += trainer_module.CHECKPOINT_SECONDS / 4 + 1e-3
+            return step(*arguments)
+
+        monkeypatch.setattr(t, "train_step", timed)
+        return t
+
+    return watch
+
+
+def test_checkpoints_are_written_each_minute_and_after_each_epoch(halves, tmp_path, clock):
     kept = MemoryCheckpoints()
-    fit(trainer(), halves, tmp_path, epochs=3, checkpoints=kept, checkpoint_steps=4)  # 6 steps an epoch
-    assert [step for step, _, _ in kept.saved] == [4, 6, 8, 12, 16]  # the last epoch's end is the model itself
+    fit(clock(trainer()), halves, tmp_path, epochs=3, checkpoints=kept)  # 6 steps an epoch
+    assert [step for step, _, _ in kept.saved] == [4, 6, 10, 12, 16]  # the last epoch's end is the model itself
 
 
 def test_a_resumed_run_knows_the_best_epoch_and_its_patience(halves, tmp_path):
@@ -272,21 +283,28 @@ def test_a_resumed_run_knows_the_best_epoch_and_its_patience(halves, tmp_path):
         assert fit(resumed, scrambled, tmp_path, checkpoints=before, **settings) == record
 
 
-@pytest.mark.parametrize("which", [0, 1, 4])
-def test_a_run_resumed_from_any_checkpoint_equals_an_uninterrupted_one(halves, tmp_path, which):
-    kept, uninterrupted = MemoryCheckpoints(), trainer()
-    settings = dict(epochs=3, augmentations=("shift", "noise"), checkpoint_steps=4)
-    record = fit(uninterrupted, halves, tmp_path, checkpoints=kept, **settings)
-    resumed = trainer()
-    before = MemoryCheckpoints()
-    before.saved = kept.saved[which : which + 1]
-    assert fit(resumed, halves, tmp_path, checkpoints=before, **settings) == record
-    for a, b in zip(uninterrupted.model.get_weights(), resumed.model.get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b)
+def forget(t):
+    """Makes a trainer one that knows nothing of its earlier run; a new one would compile its steps again."""
+    for variable in (*t.model.weights, *t._optimizer.variables):
+        variable.assign(np.ones(variable.shape))
 
 
-def test_weights_that_are_not_finite_are_not_saved_and_the_last_good_ones_restored(halves, tmp_path):
-    kept, t = MemoryCheckpoints(), trainer()
+def test_a_run_resumed_from_any_checkpoint_equals_an_uninterrupted_one(halves, tmp_path, clock):
+    kept, t = MemoryCheckpoints(), clock(trainer())
+    settings = dict(epochs=3, augmentations=("shift", "noise"))
+    record = fit(t, halves, tmp_path, checkpoints=kept, **settings)
+    expected = t.model.get_weights()
+    for checkpoint in (kept.saved[0], kept.saved[1], kept.saved[4]):  # in an epoch, at the end of one, in the last
+        before = MemoryCheckpoints()
+        before.saved = [checkpoint]
+        forget(t)
+        assert fit(t, halves, tmp_path, checkpoints=before, **settings) == record
+        for a, b in zip(expected, t.model.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_weights_that_are_not_finite_are_not_saved_and_the_last_good_ones_restored(halves, tmp_path, clock):
+    kept, t = MemoryCheckpoints(), clock(trainer())
     step, count = t.train_step, []
 
     def with_nan_in_the_ninth(*batch):
@@ -297,8 +315,8 @@ def test_weights_that_are_not_finite_are_not_saved_and_the_last_good_ones_restor
 
     t.train_step = with_nan_in_the_ninth
     with pytest.raises(Diverged, match="from 7 to 10"):
-        fit(t, halves, tmp_path, epochs=4, checkpoints=kept, checkpoint_steps=5)
-    assert [step for step, _, _ in kept.saved] == [5, 6]
+        fit(t, halves, tmp_path, epochs=4, checkpoints=kept)
+    assert [step for step, _, _ in kept.saved] == [4, 6]
     good = kept.saved[-1][2]
     for i, value in enumerate(t._network.get_weights()):
         np.testing.assert_array_equal(value, good[f"weight{i}"])
@@ -327,29 +345,31 @@ def test_a_signal_saves_the_present_step(halves, tmp_path, signal_handlers):
     assert [step for step, _, _ in kept.saved] == [6, 8] and len(count) == 8
 
 
-def test_the_objective_decides_the_loss(halves):
-    def doubled(model, x, y):
-        losses, logits = cross_entropy(model, x, y)
-        return 2 * losses, logits
+def test_the_defense_decides_the_loss(halves):
+    class Doubled(Defense):
+        def loss(self, model, x, y, adversarial):
+            losses, logits = super().loss(model, x, y, adversarial)
+            return 2 * losses, logits
 
-    plain, twice = (fit(trainer(objective=o), halves, epochs=1, learning_rate=1e-9) for o in (cross_entropy, doubled))
+    plain, twice = (fit(trainer(defense=d), halves, epochs=1, learning_rate=1e-9) for d in (Defense(), Doubled()))
     assert twice["history"]["loss"][0] == pytest.approx(2 * plain["history"]["loss"][0], rel=1e-3)
     assert twice["history"]["val_loss"] == pytest.approx(plain["history"]["val_loss"], rel=1e-3)  # of the cross-entropy
 
 
-def test_an_objective_may_attack_the_model_in_training():
+def test_a_loss_may_attack_the_model_in_training():
     """FGSM on the very model that is trained: what adversarial training of a plugin needs."""
 
-    def adversarial(model, x, y):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, model(x, training=False))
-        x = tf.clip_by_value(x + 0.1 * tf.sign(tape.gradient(losses, x)), 0, 1)
-        return cross_entropy(model, x, y)
+    class Adversarial(Defense):
+        def loss(self, model, x, y, adversarial):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, model(x, training=False))
+            x = tf.clip_by_value(x + 0.1 * tf.sign(tape.gradient(losses, x)), 0, 1)
+            return super().loss(model, x, y, adversarial)
 
-    t = trainer(objective=adversarial)
+    t = trainer(defense=Adversarial())
     x, y = tf.random.stateless_uniform((8, 16, 16, 1), (0, 0)), tf.constant(np.arange(8) % 10, tf.int64)
-    plain = cross_entropy(t.model, x, y)[0].numpy().sum()
+    plain = Defense().loss(t.model, x, y, None)[0].numpy().sum()
     assert t.train_step(x, y)[0].numpy() > plain * 1.001
 
 
@@ -368,34 +388,30 @@ def test_without_optimized_clones_training_is_the_same(halves):
 def test_mixed_precision_needs_optimized_clones():
     compilation.configure(accelerate="off")
     try:
-        with pytest.raises(UserError, match="--precision=mixed_bfloat16 needs --accelerate=auto"):
+        with pytest.raises(UserError, match="--precision=mixed_bfloat16 needs optimized clones.*TFADV_ACCELERATE"):
             trainer(precision="mixed_bfloat16")
     finally:
         compilation.configure()
 
 
 ROBUST = {
-    "free": FreeTraining(replays=2),
-    "awp": PGDTraining(steps=1, awp=0.01),
-    "hat": HAT(steps=1),
-    "averaged": NFGSM(share=0.5),
+    "awp": PGD(steps=1, awp=0.01, eps_schedule="uniform"),
+    "averaged": NFGSM(share=0.5, eps_schedule="uniform"),
 }
 
 
 @pytest.mark.parametrize("which", ROBUST)
-def test_adversarial_training_resumes_to_the_same_bits(halves, which):
-    kept, uninterrupted = MemoryCheckpoints(), trainer(objective=ROBUST[which])
-    settings = dict(
-        steps=20, eps=0.1, checkpoint_steps=5, average=0.9 if which == "averaged" else 0.0, eps_schedule="uniform"
-    )
-    record = fit(uninterrupted, halves, checkpoints=kept, **settings)
+def test_adversarial_training_resumes_to_the_same_bits(halves, which, clock):
+    kept, t = MemoryCheckpoints(), clock(trainer(defense=ROBUST[which]))
+    settings = dict(steps=20, eps=0.1, average=0.9 if which == "averaged" else 0.0)
+    record, before = fit(t, halves, checkpoints=kept, **settings), MemoryCheckpoints()
     assert record["steps"] == 20 and len(record["history"]["loss"]) == 4
     # 100 validation images are attacked before training and after each of 4 epochs.
     assert record["gradients"] == 20 * 64 * ROBUST[which].cost + 10 * 100 * (4 + 1)
-    resumed, before = trainer(objective=ROBUST[which]), MemoryCheckpoints()
-    before.saved = [entry for entry in kept.saved if entry[0] == 15]
-    assert fit(resumed, halves, checkpoints=before, **settings) == record
-    for a, b in zip(uninterrupted.model.get_weights(), resumed.model.get_weights(), strict=True):
+    before.saved, expected = [entry for entry in kept.saved if entry[0] == 16], t.model.get_weights()
+    forget(t)
+    assert len(before.saved) == 1 and fit(t, halves, checkpoints=before, **settings) == record
+    for a, b in zip(expected, t.model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -405,7 +421,7 @@ def test_a_number_of_steps_takes_all_of_them_and_no_more(halves):
 
 
 def test_eps_0_equals_plain_training_to_the_bit(halves):
-    plain, ours = trainer(), trainer(objective=NFGSM())
+    plain, ours = trainer(), trainer(defense=NFGSM())
     for t in (plain, ours):
         fit(t, halves, epochs=1)
     for a, b in zip(plain.model.get_weights(), ours.model.get_weights(), strict=True):
@@ -420,23 +436,25 @@ def test_the_averaged_weights_are_validated_and_kept(halves):
     assert accuracy == pytest.approx(max(record["history"]["val_accuracy"]), abs=1e-6)
 
 
-@pytest.mark.parametrize("wrong", [{"eps_schedule": "ramps"}, {"average": 1.0}])
-def test_wrong_settings_are_named(wrong):
-    with pytest.raises((UserError, ValueError), match="did you mean 'ramp'|average must be"):
-        TrainingSettings(epochs=1, batch_size=1, learning_rate=0.1, patience=1, **wrong)
+def test_wrong_settings_are_named():
+    with pytest.raises(UserError, match="did you mean 'ramp'"):
+        NFGSM(eps_schedule="ramps")
+    with pytest.raises(ValueError, match="average must be"):
+        TrainingSettings(epochs=1, batch_size=1, learning_rate=0.1, patience=1, average=1.0)
 
 
-@pytest.mark.parametrize("schedule, sizes", [("ramp", (0.0, 0.2)), ("fixed", (0.2, 0.2)), ("uniform", (0.2, 0.2))])
-def test_the_eps_of_the_steps(halves, schedule, sizes):
-    """The first and the last one; the objective's own eps goes before that of the run."""
-    t, seen = trainer(objective=NFGSM(eps=0.2)), []
-    step = t.train_step
+def test_the_eps_of_the_steps(halves, monkeypatch):
+    """The first and the last one; the defense's own eps goes before that of the run."""
+    t, sums = trainer(defense=NFGSM()), tf.constant([64.0, 32.0, 64.0], tf.float64)
+    for schedule, sizes in (("ramp", (0.0, 0.2)), ("fixed", (0.2, 0.2)), ("uniform", (0.2, 0.2))):
+        seen = []
 
-    def recorded(x, y, eps, seed, uniform):
-        seen.append((eps, uniform))
-        return step(x, y, eps, seed, uniform)
+        def recorded(x, y, eps, seed, uniform, seen=seen):
+            seen.append((eps, uniform))
+            return sums
 
-    t.train_step = recorded
-    fit(t, halves, epochs=2, eps=0.1, eps_schedule=schedule)
-    assert (seen[0][0], seen[-1][0]) == pytest.approx(sizes)
-    assert {uniform for _, uniform in seen} == {schedule == "uniform"}
+        monkeypatch.setattr(t, "_defense", NFGSM(eps=0.2, eps_schedule=schedule))
+        monkeypatch.setattr(t, "train_step", recorded)
+        fit(t, halves, epochs=2, eps=0.1)
+        assert (seen[0][0], seen[-1][0]) == pytest.approx(sizes)
+        assert {uniform for _, uniform in seen} == {schedule == "uniform"}

@@ -182,7 +182,7 @@ class Attack(specs.Spec):
             return model
         if not compilation.use_accelerated():
             raise UserError(
-                f"precision={self.precision} needs --accelerate=auto: optimized clones compute in bfloat16."
+                f"precision={self.precision} needs optimized clones, which compute in bfloat16: unset TFADV_ACCELERATE."
             )
         clone = accelerated(float32_twin(model) or model, self.precision)
         if not computes_in_bfloat16(clone):

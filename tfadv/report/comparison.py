@@ -11,12 +11,14 @@ from tfadv.report.table import Cell, Table
 
 
 def comparison_table(data: ReportData) -> Table | None:
-    """One row per model and defense at the largest eps of stronger attacks; None where no defense was evaluated.
+    """One row per model and defense at the largest eps of stronger attacks; None without any.
+
+    There is none either where no defense is one that is compared with others at the same `--budget`.
 
     Differences between its rows are in `tfadv.report.differences.differences_table`.
     """
     shown = [r for r in data.records if r.settings and r.attack != WORST_CASE and r.eps is not None]
-    if not shown or not any(record.defense for record in data.records):
+    if not shown or not any(defense.uses_budget for defense in data.known_defenses):
         return None
     eps = max(record.eps for record in shown if record.eps is not None)
     attacks = list(dict.fromkeys(record.attack_label for record in shown))

@@ -39,6 +39,10 @@ class Defense(Protocol):
     def marker(self) -> str:
         """In plots; "" takes the next one."""
 
+    @property
+    def uses_budget(self) -> bool:
+        """Whether it is compared with others at the same `--budget`."""
+
 
 class Published(Protocol):
     """Published figures that a report shows beside its own, such as the module `tfadv.paper`."""

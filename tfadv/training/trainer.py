@@ -467,7 +467,9 @@ def _network(model: keras.Model, precision: str) -> keras.Model:
     model = float32_twin(model) or model
     if not use_accelerated():
         if precision != "float32":
-            raise UserError(f"--precision={precision} needs --accelerate=auto: optimized clones compute in bfloat16.")
+            raise UserError(
+                f"--precision={precision} needs optimized clones, which compute in bfloat16: unset TFADV_ACCELERATE."
+            )
         return model
     return accelerated(model, precision)
 

@@ -1,0 +1,220 @@
+"""Losses against hand-computed values, attacks inside their bounds, and what the settings mean."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfadv import models
+from tfadv.defenses import DEFENSES
+from tfadv.defenses.base import Defense
+from tfadv.defenses.losses import kl_divergence, smoothed_cross_entropy
+from tfadv.defenses.mart import MART, mart_loss
+from tfadv.defenses.nfgsm import NFGSM
+from tfadv.defenses.online import robust
+from tfadv.defenses.pgd import PGD
+from tfadv.defenses.rsfgsm import RSFGSM
+from tfadv.defenses.trades import TRADES
+
+SEED = tf.constant((0, 1), tf.int64)
+ATTACKING = [NFGSM(), RSFGSM(), PGD(steps=3), TRADES(steps=3), MART(steps=3)]
+
+
+def name(defense):
+    return type(defense).__name__
+
+
+@pytest.fixture(scope="module")
+def network():
+    keras.utils.set_random_seed(3)
+    return models.build("resnet_tiny", (16, 16, 3), 4)
+
+
+@pytest.fixture(scope="module")
+def batch(network):
+    x = np.random.default_rng(0).uniform(size=(12, 16, 16, 3)).astype("float32")
+    return tf.constant(x), tf.constant(np.argmax(network(x), axis=1))
+
+
+@pytest.fixture(autouse=True)
+def unchanged(network):
+    """Undoes what training mode does to BatchNorm's statistics."""
+    weights = network.get_weights()
+    yield
+    network.set_weights(weights)
+
+
+def softmax(z):
+    e = np.exp(z - z.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def test_every_defense_of_the_table_trains(network, batch):
+    for key in DEFENSES:
+        defense = DEFENSES[key]()
+        assert defense.name == defense.label == key and defense.summary
+        if hasattr(defense, "steps"):
+            defense = dataclasses.replace(defense, steps=2)
+        adversarial = defense.perturb(network, *batch, tf.constant(0.03), SEED)
+        assert (adversarial is not None) == defense.attacks
+        losses, logits = defense.loss(network, *batch, adversarial)
+        assert losses.shape == (12,) and logits.shape == (12, 4) and np.isfinite(losses).all()
+
+
+def test_kl_divergence_by_hand():
+    p, q = np.array([[1.0, 2.0, 0.5], [0, 0, 0]]), np.array([[0.3, -1.0, 2.0], [0, 0, 0]])
+    a, b = softmax(p), softmax(q)
+    np.testing.assert_allclose(kl_divergence(tf.constant(p), tf.constant(q)), (a * np.log(a / b)).sum(1), rtol=1e-6)
+
+
+def test_kl_divergence_is_finite_for_confident_outputs():
+    huge = tf.constant([[1000.0, 0.0], [0.0, 1000.0]])
+    values = kl_divergence(huge, huge[::-1]).numpy()
+    assert np.isfinite(values).all() and (values > 100).all()
+
+
+def test_mart_loss_by_hand():
+    clean, attacked, y = np.array([[2.0, 0.5, -1.0]]), np.array([[0.2, 1.3, -0.4]]), 0
+    p, q = softmax(clean)[0], softmax(attacked)[0]
+    boosted = -np.log(q[y]) - np.log(1 - max(q[1], q[2]))
+    expected = boosted + 5 * (p * np.log(p / q)).sum() * (1 - p[y])
+    value = mart_loss(tf.constant(clean, tf.float32), tf.constant(attacked, tf.float32), tf.constant([y]), 5.0)
+    np.testing.assert_allclose(value, [expected], rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["trades", "mart"])
+def test_gradients_equal_finite_differences(loss):
+    rng = np.random.default_rng(1)
+    clean, attacked, y = rng.normal(size=(3, 4)), rng.normal(size=(3, 4)), tf.constant([0, 2, 3])
+
+    def value(c, a):
+        if loss == "mart":
+            return tf.reduce_sum(mart_loss(c, a, y, 5.0))
+        cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=c)
+        return tf.reduce_sum(cross_entropy + 6.0 * kl_divergence(c, a))
+
+    c, a = tf.Variable(clean, dtype=tf.float64), tf.Variable(attacked, dtype=tf.float64)
+    with tf.GradientTape() as tape:
+        total = value(c, a)
+    for analytic, variable in zip(tape.gradient(total, (c, a)), (c, a)):
+        for i, j in np.ndindex(3, 4):
+            step = np.zeros((3, 4))
+            step[i, j] = 1e-6
+            moved = [(value(*(v + s * step if v is variable else v for v in (c, a)))) for s in (1, -1)]
+            np.testing.assert_allclose(analytic[i, j], (moved[0] - moved[1]) / 2e-6, rtol=1e-4, atol=1e-6)
+
+
+def test_label_smoothing_by_hand():
+    z, y = np.array([[2.0, 0.5, -1.0], [0, 1, 0]]), np.array([0, 2])
+    targets = 0.8 * np.eye(3)[y] + 0.2 / 3
+    expected = -(targets * np.log(softmax(z))).sum(1)
+    np.testing.assert_allclose(smoothed_cross_entropy(tf.constant(z), tf.constant(y), 0.2), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("defense", ATTACKING, ids=name)
+def test_each_image_may_have_its_own_eps(network, batch, defense):
+    x, y = batch
+    eps = tf.reshape(tf.constant([0.0, 0.05] * 6), (12, 1, 1, 1))
+    moved = np.abs(defense.perturb(network, x, y, eps, SEED).numpy() - x).max(axis=(1, 2, 3))
+    assert (moved[::2] == 0).all() and (moved[1::2] > 0.02).all()
+
+
+@pytest.mark.parametrize(
+    "defense, cost",
+    [
+        (NFGSM(), 2), (NFGSM(share=0.5), 1.5), (PGD(steps=7, share=0.5), 4.5), (PGD(awp=0.01), 9),
+        (TRADES(), 12), (TRADES(beta=0), 1), (TRADES(awp=0.01), 14), (MART(steps=3), 5),
+    ],
+)  # fmt: skip
+def test_costs_count_forward_and_backward_passes(defense, cost, network):
+    assert defense.cost == cost
+
+
+def test_trades_without_beta_is_standard_training(network, batch):
+    defense = TRADES(beta=0.0)
+    assert defense.perturb(network, *batch, tf.constant(0.1), SEED) is None
+    for ours, plain in zip(defense.loss(network, *batch, None), Defense().loss(network, *batch, None), strict=True):
+        np.testing.assert_array_equal(ours, plain)
+
+
+@pytest.mark.parametrize("defense", [d for d in ATTACKING if not isinstance(d, TRADES)], ids=name)
+def test_eps_0_leaves_the_images_to_the_bit(network, batch, defense):
+    x, y = batch
+    np.testing.assert_array_equal(defense.perturb(network, x, y, tf.constant(0.0), SEED), x)
+
+
+@pytest.mark.parametrize("defense", ATTACKING, ids=name)
+def test_perturbations_stay_within_their_bounds_and_raise_the_loss(network, batch, defense):
+    (x, y), eps = batch, 0.05
+    adversarial = defense.perturb(network, x, y, tf.constant(eps), SEED).numpy()
+    most = 3 * eps if isinstance(defense, NFGSM) else eps  # N-FGSM does not project
+    assert np.abs(adversarial - x).max() <= most + 1e-6
+    assert 0 <= adversarial.min() and adversarial.max() <= 1
+    if isinstance(defense, NFGSM):
+        assert np.abs(adversarial - x).max() > 2 * eps
+    clean, attacked = (
+        tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=network(images)).numpy()
+        for images in (x, adversarial)
+    )
+    assert attacked.mean() > clean.mean()
+
+
+@pytest.mark.parametrize("defense", ATTACKING, ids=name)
+def test_attacking_leaves_the_variables_alone(network, batch, defense):
+    before = network.get_weights()
+    defense.perturb(network, *batch, tf.constant(0.05), SEED)
+    for a, b in zip(before, network.get_weights()):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_other_seeds_give_other_images(network, batch):
+    first, same, other = (
+        NFGSM().perturb(network, *batch, tf.constant(0.05), tf.constant(seed, tf.int64)).numpy()
+        for seed in ((0, 1), (0, 1), (0, 2))
+    )
+    np.testing.assert_array_equal(first, same)
+    assert (first != other).mean() > 0.5
+
+
+def test_share_attacks_the_first_images_and_one_call_sees_all(network, batch):
+    x, y = batch
+    defense = NFGSM(share=0.25)
+    adversarial = defense.perturb(network, x, y, tf.constant(0.05), SEED)
+    assert adversarial.shape[0] == 3
+    calls = []
+
+    def model(images, training):
+        calls.append(images.numpy())
+        return network(images, training=False)
+
+    defense.loss(model, x, y, adversarial)
+    assert len(calls) == 1
+    np.testing.assert_array_equal(calls[0], np.concatenate([adversarial, x[3:]]))
+
+
+@pytest.mark.parametrize("settings", [{"share": 0.0}, {"share": 1.5}])
+def test_wrong_shares_are_refused(settings):
+    with pytest.raises(ValueError, match="share must be a finite number above 0 and at most 1"):
+        NFGSM(**settings)
+
+
+def test_robust_means_correct_clean_and_under_attack(network, batch):
+    x, y = batch
+    wrong = tf.where(tf.range(12) < 4, (y + 1) % 4, y)
+    found = robust(network, x, wrong, tf.constant(0.0)).numpy()
+    assert not found[:4].any() and found[4:].all()
+    assert robust(network, x, y, tf.constant(0.5)).numpy().sum() < 12
+
+
+def test_defenses_that_differ_in_their_training_alone_share_a_compiled_step():
+    trained = NFGSM(share=0.5, epochs=3, learning_rate=0.1, optimizer="sgd", weight_decay=0.0, average=0.99)
+    assert trained.step_only() == NFGSM(share=0.5).step_only() != NFGSM().step_only()
+    assert DEFENSES["baseline"]().step_only() == DEFENSES["rounds"](number=4).step_only() == Defense()
+
+
+@pytest.mark.parametrize("kind", [NFGSM, RSFGSM])
+def test_the_fallback_of_one_step_is_two_steps_with_the_same_settings(kind):
+    assert kind(eps=0.1, share=0.5, smoothing=0.2).fallback() == PGD(eps=0.1, share=0.5, smoothing=0.2, steps=2)
+    assert PGD().fallback() is TRADES().fallback() is None
