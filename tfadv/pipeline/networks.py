@@ -80,8 +80,8 @@ class BuiltInModel(Network):
 
     @functools.cached_property
     def _description(self) -> str:
-        with self._run.lend(self.label) as built:
-            return description(built.model)
+        # Not an instance that is trained: on several hosts, all would have to create its variables together.
+        return description(self.build())
 
     @functools.cached_property
     def _weights(self) -> str | None:
