@@ -48,7 +48,7 @@ def stopped_at(workdir, data_dir, defense, epoch, number=signal.SIGKILL):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     folder = workdir / f"checkpoints/resnet_tiny/{defense}/step-{epoch * STEPS[defense]:08d}"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not folder.exists():
         assert process.poll() is None and time.monotonic() < deadline, "the run ended before it could be stopped"
         time.sleep(0.005)
