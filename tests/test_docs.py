@@ -70,6 +70,7 @@ def test_the_pages_have_commands():
     assert sum(len(list(commands(page))) for page in PAGES) >= 15
 
 
+@pytest.mark.packaging
 def test_the_code_of_the_pages_runs(tmp_path):
     """All pages in one process, each after what it takes as given."""
     pages = [page for page in PAGES if code(page) and page not in OWN_TEST]
@@ -81,6 +82,7 @@ def test_the_code_of_the_pages_runs(tmp_path):
     assert (tmp_path / "hardened.keras").is_file()
 
 
+@pytest.mark.packaging
 def test_the_code_and_the_command_of_the_tutorial_run(tmp_path, monkeypatch):
     out = run(tmp_path, code("docs/tutorial.md"))
     assert "clean: " in out and "autoattack, eps 0.1:" in out and out.count("passed") + out.count("FAILED") == 12
@@ -119,6 +121,7 @@ def site(tmp_path_factory):
     return folder
 
 
+@pytest.mark.packaging
 def test_the_site_has_every_page_and_loads_nothing_from_elsewhere(site):
     for page in DOCS:
         text = (site / pathlib.Path(page).relative_to("docs").with_suffix(".html")).read_text(encoding="utf-8")
@@ -128,6 +131,7 @@ def test_the_site_has_every_page_and_loads_nothing_from_elsewhere(site):
         assert not loaded, page
 
 
+@pytest.mark.packaging
 def test_the_site_lists_every_flag_attack_defense_and_check(site):
     from tfadv.attacks import ATTACKS
     from tfadv.config import Config

@@ -55,7 +55,7 @@ def test_ci_runs_the_readmes_command_after_lint_and_types_and_leaves_venvs_alone
 
 def test_hosted_ci_covers_the_supported_versions():
     workflow = (ROOT / ".github/workflows/test.yml").read_text()
-    for version in ("3.10", "3.11", "3.12", "3.13"):
+    for version in ("3.11", "3.12", "3.13"):
         assert f'"{version}"' in workflow and f"Python :: {version}" in setup_cfg()["metadata"]["classifiers"]
 
 

@@ -134,6 +134,7 @@ def test_several_eps_are_the_single_ones(tiny):
         np.testing.assert_array_equal(one, all_steps(steps=3)(tiny, x, y, eps))
 
 
+@pytest.mark.long
 def test_eager_graph_and_xla_agree(tiny):
     x, y = batch(16)
     attack, results = all_steps(steps=3, step_size=0.01, random_start=False), []

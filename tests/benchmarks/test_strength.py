@@ -27,7 +27,7 @@ def test_rows_of_all_libraries_that_are_installed(tmp_path, digits, data_dir):
     splits = {"dataset": "digits/1.0.0", "images_sha256": digits.digest(), "test": list(range(40))}
     (tmp_path / "split" / "splits.json").write_text(json.dumps(splits))
     flags = [f"--workdir={tmp_path}", f"--data_dir={data_dir}", f"--out={tmp_path}/out", "--model=resnet_tiny"]
-    flags += ["--recipes=baseline", "--images=20", "--eps=0.03", "--attacks=pgd,mifgsm,apgd-ce"]
+    flags += ["--defenses=baseline", "--images=20", "--eps=0.03", "--attacks=pgd,mifgsm,apgd-ce"]
     compare(*flags)
     rows = read(tmp_path / "out")
     assert {row["attack"] for row in rows if row["library"] == "tfadv"} == {"pgd", "mifgsm", "apgd-ce"}

@@ -62,6 +62,7 @@ def test_killed_at_random_moments(stage, copy, complete, tmp_path, long, tally):
         tally[f"{stage}: moments killed, all resumed to the same files"] += 1
 
 
+@pytest.mark.long
 def test_a_shard_built_again_gives_the_same_files(copy, complete):
     shutil.rmtree(copy.workdir / "evaluations")
     assert copy("--stage=evaluate", "--shard=0/2").returncode == 0

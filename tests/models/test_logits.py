@@ -288,7 +288,7 @@ def test_models_that_are_no_image_classifiers_are_refused(case):
         classifier(make(), **options)
 
 
-SMALL = {"MobileNetV2", "EfficientNetV2B0"}
+SMALL = {"MobileNetV2"}
 APPLICATIONS = sorted(name for name, value in vars(keras.applications).items() if inspect.isfunction(value))
 
 

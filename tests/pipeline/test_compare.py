@@ -70,6 +70,10 @@ def test_each_of_many_rounds_trains_on_images_of_its_own(smoke, tmp_path, starte
     run = smoke.copy(tmp_path / "run")
     flags = ["--defenses=rounds(size=100, ramp=2)"]
     run.succeed("--stage=evaluate", *flags)
+    # The results of all rounds stay where a later command names none.
+    before = run.records()
+    run.succeed("--stage=evaluate", "--defenses=augmented")
+    assert run.records() == before and len({record["defense"] for record in before}) == 6
     this = started("--flagfile=smoke", *flags, f"--workdir={run.workdir}", f"--data_dir={smoke.data_dir}")
     sizes, drawn = this.dataset.sizes, []
     for number, defense in enumerate(this.defenses, start=1):
@@ -89,10 +93,6 @@ def test_each_of_many_rounds_trains_on_images_of_its_own(smoke, tmp_path, starte
         assert history(run, defense.label)["gradients"] == sum(counts.values()) + 4 * 100 // 32 * 32
         assert training_of(this, trained).gradients == number * (sum(counts.values()) + 4 * 100 // 32 * 32)
     assert len(drawn[0] | drawn[1] | drawn[2]) > 190 and drawn[0] != drawn[1] != drawn[2] != drawn[0]
-    # The results of all rounds stay where a later command names none.
-    before = run.records()
-    run.succeed("--stage=evaluate", "--defenses=augmented")
-    assert run.records() == before and len({record["defense"] for record in before}) == 6
 
 
 def test_rounds_between_the_evaluated_ones_are_trained_only(started, tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from tests.faults.harness import one_line
 
 DEFENSE = """
@@ -77,6 +79,7 @@ def test_flags_of_a_run_can_be_repeated_without_overwriting(smoke, tmp_path):
     assert "--nooverwrite" in flags and "--seed=0" in flags
 
 
+@pytest.mark.long
 def test_the_state_of_an_unfinished_attack_is_not_continued_with_xla(smoke, tmp_path):
     """Outside XLA, images leave the batch: the shapes differ, and the results agree."""
     run = smoke.copy(tmp_path / "run")

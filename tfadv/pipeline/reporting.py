@@ -47,14 +47,13 @@ def publish(run: Run) -> None:
 
 
 def _on_disk(run: Run) -> Iterator[Trained]:
-    """The models of the work folder: those of this run first, then those of earlier commands."""
+    """The models of the work folder, those of this run first; each by its defenses in the order of the table."""
     names = dict.fromkeys((*run.config.models, run.config.surrogate, *MODELS))
     for model in names:
         label = run.network(model).label
         if not (run.workdir.root / "models" / specs.folder_name(label)).is_dir():
             continue
-        own = run.defenses_of(model) if model in run.config.models else [run.first(model)]
-        for defense in {each.label: each for each in (*own, *_defenses_on_disk(run, label))}.values():
+        for defense in _defenses_on_disk(run, label):
             with contextlib.suppress(UserError):  # damaged
                 trained = steps.train(run, model, defense)
                 if trained.entry.content is not None:
@@ -69,7 +68,8 @@ def _defenses_on_disk(run: Run, label: str) -> list[Defense]:
             manifest = run.workdir.manifest(path.relative_to(run.workdir.root).as_posix()) or {}
             ((name, settings),) = specs.split_specs(manifest["defense"], DEFENSES)
             found.append(specs.build_with(name, settings, DEFENSES))
-    return sorted(found, key=lambda defense: (list(DEFENSES).index(defense.name), getattr(defense, "round", 0)))
+    order = list(DEFENSES)
+    return sorted(found, key=lambda each: (order.index(each.name), getattr(each, "round", 0), each.label))
 
 
 def records(run: Run, trained: Trained) -> list[Record]:

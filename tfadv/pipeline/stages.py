@@ -64,7 +64,6 @@ def run(config: Config) -> str | None:
 def _run_stage(run: Run) -> None:
     stage = run.config.stage
     steps.prepare(run)
-    publish(run)  # results of other settings must not stay
     if stage == "prepare":
         return
     if stage == "generate":
@@ -74,6 +73,7 @@ def _run_stage(run: Run) -> None:
             for defense in run.defenses_of(model):
                 if defense.stage == stage:
                     steps.train(run, model, defense)
+                    publish(run)  # results of the weights before must not stay
     elif stage == "attack":
         for model in run.config.models:
             steps.evaluate_fgsm(run, steps.train(run, model, run.first(model)))
@@ -90,6 +90,7 @@ def _run_stage(run: Run) -> None:
 def _evaluate(run: Run) -> tuple[list[Evaluation], list[Entry]]:
     """Evaluates every model and defense as the settings ask for; returns also the entries that are no evaluation."""
     trained = steps.all_trained(run)  # what is wrong with a defense shows before hours of attacks
+    publish(run)  # results of the weights before must not stay
     _log_sizes(run)
     # A first answer about every model comes before the long work, which begins with the attack named first.
     by_attack = [_in_turn(run, trained, functools.partial(steps.evaluate_fgsm, run))]
