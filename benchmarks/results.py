@@ -30,7 +30,7 @@ from tfadv.specs import folder_name
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS, PAGE, README = ROOT / "results", ROOT / "docs/results.md", ROOT / "README.md"
 OUTCOMES = "correct.npz"  # bits: which images the records of results.json count, by their place in it
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+_ROUND = re.compile(r"\bround=(\d+)")  # in the label of a defense
 
 # Runs that others on the page repeat with more images, with stronger attacks or with another seed.  Those with the
 # paper's method are in the table of its gains.
@@ -43,6 +43,12 @@ README_ROWS = (
     *(("paper_cifar10", defense) for defense in ("baseline", "augmented", "retrained", "nfgsm")),
     *(("cifar10_compare", defense) for defense in ("baseline", "pgd(steps=2)")),
 )
+README_GAINS = {
+    "CIFAR-10": "paper_cifar10",
+    "MNIST": "paper_mnist",
+    "MNIST at eps 0.1, 0.2, 0.3": "paper_mnist_strong",
+    "cats and dogs, all training images": "paper_cats_vs_dogs_gpu",
+}
 TITLES = {"cats_vs_dogs": "Cats and dogs", "cifar10": "CIFAR-10", "digits": "Digits", "mnist": "MNIST"}
 REMARKS = {"augmented": ", the control", "retrained": ", the paper's method"}
 HEAD = (
@@ -187,7 +193,7 @@ def page(runs: Sequence[Run]) -> str:
 def shown_defenses(run: Run) -> list[str]:
     """The defenses of the first network of a run; of several rounds the last one."""
     defenses = dict.fromkeys(record.defense for record in run.records if record.model == run.models[0])
-    last = {re.sub(r"\(round=\d+\)$", "", defense): defense for defense in defenses}
+    last = {_ROUND.sub("round", defense): defense for defense in defenses}
     return list(last.values())
 
 
@@ -213,22 +219,39 @@ def paper_table(runs: Sequence[Run]) -> str:
         dataset, (first, *others) = run.records[0].dataset, run.models
         own = run.gain("retrained", [first])
         if own:
-            stated = STATED_GAINS[ROWS[dataset]] if dataset in ROWS and run.epsilons == EPSILONS else None
             rows.append(
                 (
                     *(TITLES.get(dataset, dataset), run.name, f"{run.epsilons[0]:g} to {run.epsilons[-1]:g}"),
                     f"{own.n:,}",
                     *(points(gain) for gain in (run.gain("augmented", [first]), own)),
                     points(run.gain("retrained", others)),
-                    "–" if stated is None else f"{stated:+.1f}",
+                    stated_gain(run),
                 )
             )
     head = ("data set", "run", "eps", "n", "control", "method", "method, other networks", "paper")
     return markdown(head, rows)
 
 
+def stated_gain(run: Run) -> str:
+    """The gain in percentage points that the paper states for the data set and the eps of a run."""
+    dataset = run.records[0].dataset
+    known = dataset in ROWS and run.epsilons == EPSILONS
+    return f"{STATED_GAINS[ROWS[dataset]]:+.1f}" if known else "–"
+
+
+def readme_gains(runs: Sequence[Run]) -> str:
+    """The table of README.md with the gains of the paper's method, on average over all networks of a run."""
+    by_name = {run.name: run for run in runs}
+    shown = [(title, by_name[name]) for title, name in README_GAINS.items()]
+    rows = []
+    for title, run in shown:
+        models = [model for model in run.models if run.find(model, "retrained")]
+        rows.append((title, stated_gain(run), points(run.gain("retrained", models)), str(len(models))))
+    return markdown(("data set", "the paper's gain", "our gain", "our networks"), rows)
+
+
 def readme_table(runs: Sequence[Run]) -> str:
-    """The table of README.md with its introduction, which stand between `BEGIN` and `END`."""
+    """The table of README.md with accuracies, and its introduction."""
     by_name, rows, few = {run.name: run for run in runs}, [], set()
     for name, defense in README_ROWS:
         run = by_name[name]
@@ -262,17 +285,27 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def write(runs: Sequence[Run], path: pathlib.Path = PAGE, readme: pathlib.Path = README) -> None:
-    """Writes the page, and the table into README.md.
+    """Writes the page, and the tables into README.md.
 
     Raises:
-      UserError: README.md has no place for the table.
+      UserError: README.md has no place for a table.
     """
     path.write_text(page(runs), encoding="utf-8")
-    before, begin, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise UserError(f"{readme} has no {BEGIN} … {END}, between which the table is written.")
-    readme.write_text(f"{before}{begin}\n\n{readme_table(runs)}\n\n{end}{after}", encoding="utf-8")
+    text = readme.read_text(encoding="utf-8")
+    for name, block in readme_blocks(runs).items():
+        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        before, _, rest = text.partition(begin)
+        _, found, after = rest.partition(end)
+        if not found:
+            raise UserError(f"{readme} has no {begin} … {end}, between which a table is written.")
+        text = f"{before}{block}{after}"
+    readme.write_text(text, encoding="utf-8")
+
+
+def readme_blocks(runs: Sequence[Run]) -> dict[str, str]:
+    """Name → the generated parts of README.md, with the marks around them."""
+    tables = {"results": readme_table(runs), "gains": readme_gains(runs)}
+    return {name: f"<!-- {name}: begin -->\n\n{text}\n\n<!-- {name}: end -->" for name, text in tables.items()}
 
 
 # === Results of a work folder ===
@@ -344,8 +377,9 @@ def _outcomes(workdir: pathlib.Path, record: Record) -> np.ndarray | None:
 
 def _of_all_rounds(name: str, training: Mapping[str, Training]) -> Training:
     """How a model was trained, "model/defense"; a round with the cost of all rounds before."""
-    found = re.fullmatch(r"(.+\(round=)(\d+)\)", name)
-    names = [f"{found[1]}{number})" for number in range(1, int(found[2]) + 1)] if found else [name]
+    found = _ROUND.search(name)
+    numbers = range(1, int(found[1]) + 1) if found else [0]
+    names = [_ROUND.sub(f"round={number}", name) for number in numbers]
     return with_earlier_rounds([training[name] for name in names])
 
 

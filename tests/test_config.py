@@ -85,7 +85,7 @@ OTHER = {
         ({"defenses": "trade"}, "unknown defense 'trade': did you mean 'trades'"),
         ({"defenses": "nfgsm(epochs=8"}, "cannot read .*nfgsm"),
         ({"defenses": "baseline(epochs=8)"}, "baseline has no settings of its own: use --epochs"),
-        ({"distribute": "cpu:3"}, "unknown distribute 'cpu:3': did you mean 'cpu:"),
+        ({"distribute": "tpu"}, "--distribute=tpu: give auto, none, mirrored, multiworker or cpu:2"),
         ({"batch_size": 10, "batch_parts": 4}, "--batch_size=10 can't be processed in 4 equal parts"),
         ({"stage": "retrian"}, "did you mean 'retrain'"),
         ({"models": ("resnet",)}, "unknown model 'resnet'"),

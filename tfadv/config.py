@@ -273,7 +273,7 @@ class Config:
         "The devices to use. auto: multiworker if TF_CONFIG names several hosts, else mirrored if there are several "
         "GPUs, else none. cpu:N: mirrored on N parts of the CPU, to try it without GPUs.",
         group="Execution",
-        accepts=Names("distribute", ("auto", "none", "mirrored", "multiworker", "cpu:2", "cpu:4")),
+        accepts=Names("distribute", ("auto", "none", "mirrored", "multiworker", "cpu:N"), checked=False),
         required=True,
         rare=True,
     )
@@ -292,6 +292,8 @@ class Config:
         self._check_models()
         check_dataset(self.dataset, self.data_dir, self.label)
         self._check_shard()
+        if not re.fullmatch("auto|none|mirrored|multiworker|cpu:[1-9][0-9]?", self.distribute):
+            raise UserError(f"--distribute={self.distribute}: give auto, none, mirrored, multiworker or cpu:2.")
         if self.batch_size % self.batch_parts:
             raise UserError(
                 f"--batch_size={self.batch_size} can't be processed in {self.batch_parts} equal parts: give a multiple "

@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, ClassVar
 
 from tfadv.defenses.base import Defense
+from tfadv.defenses.clean import First
 from tfadv.report import tables
 
 if TYPE_CHECKING:
@@ -14,16 +15,10 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Baseline(Defense):
-    """Training from scratch on clean images: the model that the others start from."""
+class Baseline(First):
+    """Training from scratch on clean images."""
 
     full_name: ClassVar[str] = "Baseline"
-    start: ClassVar[str | None] = None
-    stage: ClassVar[str] = "train"
-    augment: ClassVar[bool] = False
-    uses_budget: ClassVar[bool] = False
-    color: ClassVar[str] = "#D55E00"
-    marker: ClassVar[str] = "o"
 
 
 @dataclasses.dataclass(frozen=True)

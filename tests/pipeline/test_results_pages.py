@@ -32,7 +32,7 @@ def test_the_page_and_the_table_of_readme_are_those_of_the_results(runs):
     """Otherwise: python -m benchmarks.results."""
     assert results.PAGE.read_text(encoding="utf-8") == results.page(runs)
     readme = results.README.read_text(encoding="utf-8")
-    assert f"{results.BEGIN}\n\n{results.readme_table(runs)}\n\n{results.END}" in readme
+    assert all(block in readme for block in results.readme_blocks(runs).values())
 
 
 def test_a_recount_gives_the_accuracies_of_the_page():
@@ -109,16 +109,18 @@ def test_the_gains_of_the_papers_method(run):
 
 def test_of_several_rounds_the_last_is_shown(run):
     more = [record("resnet18", f"rounds(round={number})", "clean", 5) for number in (4, 8)]
+    more += [record("resnet18", f"rounds(number=9, round={number}, size=50)", "clean", 5) for number in (8, 9)]
     run = dataclasses.replace(run, records=(*run.records, *more, record("resnet18", "nfgsm", "clean", 5)))
-    assert results.shown_defenses(run) == ["baseline", "augmented", "retrained", "rounds(round=8)", "nfgsm"]
+    shown = ["rounds(round=8)", "rounds(number=9, round=9, size=50)", "nfgsm"]
+    assert results.shown_defenses(run) == ["baseline", "augmented", "retrained", *shown]
 
 
 def test_a_readme_without_a_place_for_the_table(runs, tmp_path):
     readme = tmp_path / "README.md"
-    readme.write_text(f"# tfadv\n{results.BEGIN}\n")
+    readme.write_text("# tfadv\n<!-- results: begin -->\n")
     with pytest.raises(UserError, match="README.md has no <!-- results: begin -->"):
         results.write(runs, tmp_path / "results.md", readme)
-    assert readme.read_text() == f"# tfadv\n{results.BEGIN}\n"
+    assert readme.read_text() == "# tfadv\n<!-- results: begin -->\n"
 
 
 # === Results of a work folder ===
@@ -149,6 +151,8 @@ def test_the_cost_of_a_round_includes_the_rounds_before():
     training["resnet18/nfgsm(share=0.5)"] = Training(gradients=5, seconds=6.0)
     total = results._of_all_rounds("resnet18/rounds(round=11)", training)
     assert (total.gradients, total.seconds) == (66, 660.0)
+    named = {f"resnet18/rounds(number=3, round={n}, size=50)": Training(gradients=n, seconds=1.0) for n in (1, 2, 3)}
+    assert results._of_all_rounds("resnet18/rounds(number=3, round=3, size=50)", named).gradients == 6
     other = training["resnet18/nfgsm(share=0.5)"]
     assert results._of_all_rounds("resnet18/nfgsm(share=0.5)", training) == other
 

@@ -9,16 +9,22 @@ from tfadv.defenses.base import Defense
 
 
 @dataclasses.dataclass(frozen=True)
-class Original(Defense):
-    """A model of the user's own as it is: nothing is trained."""
+class First(Defense):
+    """What the other defenses of a model start from."""
 
-    full_name: ClassVar[str] = "Original"
     start: ClassVar[str | None] = None
     stage: ClassVar[str] = "train"
     augment: ClassVar[bool] = False
     uses_budget: ClassVar[bool] = False
     color: ClassVar[str] = "#D55E00"
     marker: ClassVar[str] = "o"
+
+
+@dataclasses.dataclass(frozen=True)
+class Original(First):
+    """A model of the user's own as it is: nothing is trained."""
+
+    full_name: ClassVar[str] = "Original"
 
     @property
     def summary(self) -> str:

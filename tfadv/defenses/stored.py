@@ -13,7 +13,7 @@ from tfadv.specs import setting
 class Surrogate(Defense):
     """Clean images and the surrogate's adversarial images of them, one per eps."""
 
-    full_name: ClassVar[str] = "Surrogate's samples"
+    full_name: ClassVar[str] = "Surrogate's images"
     images: ClassVar = "stored"
 
 
@@ -32,7 +32,7 @@ class Rounds(Defense):
       round: one round alone, from 1; 0 means all of them.
     """
 
-    full_name: ClassVar[str] = "Own samples"
+    full_name: ClassVar[str] = "Own images"
     images: ClassVar = "stored"
 
     number: int = setting(3, least=1, most=500)
@@ -57,4 +57,4 @@ class Rounds(Defense):
     @property
     def summary(self) -> str:
         """See `Defense.summary`."""
-        return "starts from the round before; clean images and adversarial images of that model; augmentation"
+        return "trained further from the round before; clean images and adversarial images of that model; augmentation"

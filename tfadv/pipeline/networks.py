@@ -80,8 +80,10 @@ class BuiltInModel(Network):
 
     @functools.cached_property
     def _description(self) -> str:
-        # Not an instance that is trained: on several hosts, all would have to create its variables together.
-        return description(self.build())
+        if self._run.devices.workers > 1:  # all hosts would have to create the variables of a shared instance together
+            return description(self.build())
+        with self._run.lend(self.label) as built:
+            return description(built.model)
 
     @functools.cached_property
     def _weights(self) -> str | None:

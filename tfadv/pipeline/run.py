@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -28,6 +28,9 @@ from tfadv.pipeline.networks import BuiltInModel, Network, OwnModel
 from tfadv.runtime.devices import Devices
 from tfadv.store.shared_disk import check_shared
 from tfadv.store.workdir import Workdir
+
+if TYPE_CHECKING:
+    from tfadv.pipeline.stored import StoredImages
 
 
 @dataclasses.dataclass
@@ -79,7 +82,7 @@ class Run:
             check_shared(workdir, self.devices.sum_over_workers)
         self.cache = Cache(workdir, config.shard_of(), config.overwrite)
         self.storage = Storage(workdir.root)
-        self.stored: Any = None  # the surrogate's stored images, whose test images all evaluations use
+        self.stored: StoredImages | None = None  # the surrogate's stored images, whose test images all evaluations use
         self._networks: dict[str, Network] = {}
         self._built: dict[str, list[BuiltModel]] = {}
 

@@ -117,9 +117,9 @@ class Evaluation:
       entry: the folder.
     """
 
-    def __init__(self, run: Run, trained: Trained, attack: Attack, entry: Entry) -> None:
-        """Takes the attributes; results are read when they are asked for."""
-        self._run, self.trained, self.attack, self.entry = run, trained, attack, entry
+    def __init__(self, run: Run, trained: Trained, attack: Attack, entry: Entry, prefix: str = "") -> None:
+        """`prefix`: of the files with the result, which is read when it is asked for."""
+        self._run, self.trained, self.attack, self.entry, self._prefix = run, trained, attack, entry, prefix
 
     @functools.cached_property
     def _folder(self) -> pathlib.Path:
@@ -128,7 +128,7 @@ class Evaluation:
     @functools.cached_property
     def result(self) -> Result:
         """The result of all images."""
-        return load_result(self._folder, WHITEBOX if (self._folder / f"{WHITEBOX}result.json").exists() else "")
+        return load_result(self._folder, self._prefix)
 
     @functools.cached_property
     def transfer(self) -> Result:
@@ -138,11 +138,7 @@ class Evaluation:
     @property
     def name(self) -> str:
         """ "model/defense under attack"."""
-        return f"{self.trained.name} under {_name(self.attack)}"
-
-
-def _name(attack: Attack) -> str:
-    return "FGSM" if isinstance(attack, FGSM) else attack.label
+        return f"{self.trained.name} under {self.attack.label}"
 
 
 def evaluate_fgsm(run: Run, trained: Trained) -> Evaluation:
@@ -168,7 +164,7 @@ def evaluate_fgsm(run: Run, trained: Trained) -> Evaluation:
         for prefix, result in zip((WHITEBOX, TRANSFER), results):
             save_result(folder, result, prefix)
         manifest["content"] = content_hash(*results)
-        warn_of_upper_bound(f"{trained.name} under FGSM", results[0])
+        warn_of_upper_bound(f"{trained.name} under fgsm", results[0])
         whitebox, transfer = (in_percent(result.robust) for result in results)
         return f"clean {in_percent([results[0].clean_correct])}, FGSM {whitebox}, stored images {transfer}"
 
@@ -180,7 +176,7 @@ def evaluate_fgsm(run: Run, trained: Trained) -> Evaluation:
         join,
         stage="evaluate",
     )
-    return Evaluation(run, trained, FGSM(), entry)
+    return Evaluation(run, trained, FGSM(), entry, WHITEBOX)
 
 
 def evaluate_attack(run: Run, trained: Trained, attack: Attack, n: int | None = None) -> Evaluation:

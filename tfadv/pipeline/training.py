@@ -50,7 +50,8 @@ class Schedule:
     weight_decay: float
     augmentations: tuple[str, ...]
     levels: tuple[float, ...]  # the sizes of eps at which each training image is seen; 0 is the clean image
-    eps: float  # that validation images are attacked with, and training images unless the defense has its own
+    eps: float  # that training images are attacked with
+    validation_eps: float  # that validation images are attacked with
 
 
 def schedule(run: Run, defense: Defense, network: Network) -> Schedule:
@@ -70,7 +71,8 @@ def schedule(run: Run, defense: Defense, network: Network) -> Schedule:
         weight_decay=config.weight_decay if defense.weight_decay is None else defense.weight_decay,
         augmentations=config.augmentations if defense.augment else (),
         levels=(0.0,) if defense.images == "clean" else (0.0, *(share * eps for eps in config.epsilons)),
-        eps=max(config.epsilons),
+        eps=getattr(defense, "eps", None) or max(config.epsilons),
+        validation_eps=max(config.epsilons),
     )
 
 
@@ -152,7 +154,7 @@ class _Job:
         if not self.stored:  # clean images are repeated as often as there are levels, whatever these are
             schedule["levels"] = len(self.how.levels)
         if not defense.attacks:
-            del schedule["eps"]
+            del schedule["eps"], schedule["validation_eps"]
         settings = defense.settings()
         for name in (*schedule, *(["number"] if not self.how.budget else [])):
             settings.pop(name, None)
@@ -189,7 +191,7 @@ class _Job:
                 steps=self._steps(len(training), len(validation)),
                 keep_start=self.network.is_own,
                 average=self.defense.average,
-                eps=how.eps,
+                eps=how.validation_eps,
             )
             log_dir = None if run.workdir.follower else run.workdir.root / "logs" / self._folder
             if log_dir and not checkpoints.exist():  # the curves of an earlier training
