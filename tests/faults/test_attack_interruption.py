@@ -92,7 +92,7 @@ def test_it_ends_within_seconds_and_continued_equals_uninterrupted(
     process.send_signal(number)
     sent = time.monotonic()
     errors = process.communicate()[1]
-    assert time.monotonic() - sent < 10  # 2 s where no other process slows this down; the attack takes a minute
+    assert time.monotonic() - sent < 4  # 2 s where no other process slows this down
     assert process.returncode == code and "Traceback" not in errors, errors[-2000:]
     assert code == KILLED or errors.rstrip().endswith("the same command continues from there.")
     if devices:  # each has units of its own

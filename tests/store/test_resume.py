@@ -216,13 +216,13 @@ print(repr(total.sum()))
 """
 
 
-def test_killed_at_random_moments_it_ends_with_the_same_result(tmp_path, long):
+def test_killed_at_random_moments_it_ends_with_the_same_result(tmp_path):
     command = [sys.executable, "-c", WORK]
     (tmp_path / "whole").mkdir()
     (tmp_path / "killed").mkdir()
     expected = subprocess.run([*command, tmp_path / "whole"], capture_output=True, text=True, cwd=ROOT, check=True)
     moments, computed = random.Random(0), 0
-    for _ in range(8 if long else 3):
+    for _ in range(8):
         process = subprocess.Popen(
             [*command, tmp_path / "killed"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
         )
