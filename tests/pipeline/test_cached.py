@@ -98,7 +98,9 @@ def test_another_version_is_computed_again(workdir, name):
 
 def test_what_took_long_is_kept_unless_overwriting_was_asked_for(workdir):
     text(Cache(workdir), "models/a", "1", keep=True, epochs=3)
-    with pytest.raises(UserError, match=r"models/a was made with other settings or files \(epochs: 3 → 4\): give another"):
+    with pytest.raises(
+        UserError, match=r"models/a was made with other settings or files \(epochs: 3 → 4\): give another"
+    ):
         text(Cache(workdir), "models/a", "1", keep=True, epochs=4)
     cache = Cache(workdir, overwrite=True)
     text(cache, "models/a", "1", keep=True, epochs=4)

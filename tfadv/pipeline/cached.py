@@ -239,8 +239,8 @@ class Cache:
         if manifest is not None and keep and not self._overwrite:
             changed = [c if len(c) < 100 else c.split(":")[0] for c in differences(manifest["inputs"], made_from)]
             raise UserError(
-                f"{self.workdir.root / name} was made with other settings or files ({'; '.join(changed)}): give another "
-                "--workdir, or --overwrite to make it again with these."
+                f"{self.workdir.root / name} was made with other settings or files ({'; '.join(changed)}): "
+                "give another --workdir, or --overwrite to make it again with these."
             )
         return missing, made_from
 
