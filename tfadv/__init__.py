@@ -24,10 +24,19 @@ __version__ = "0.3.0"
 RESULTS = 1  # the version of the results: what was computed by another one is computed again
 
 _MODULE_NAMES = ("attacks", "datasets", "defenses", "evaluation", "explanation", "models", "training")
+_TRAINING_NAMES = {
+    "AdversarialModel": "adversarial_model",
+    "AdversarialTrainer": "adversarial_trainer",
+    "CatastrophicOverfitting": "callbacks",
+    "RobustAccuracy": "callbacks",
+}
 _EVALUATION_NAMES = ("Result", "check_gradient_masking", "evaluate")
 __all__ = [  # noqa: F822  loaded on first use
+    "AdversarialModel",
     "AdversarialTrainer",
+    "CatastrophicOverfitting",
     "Result",
+    "RobustAccuracy",
     "attacks",
     "check_gradient_masking",
     "classifier",
@@ -56,8 +65,8 @@ def __getattr__(name: str) -> Any:
     """Loads submodules and functions on first use, so that `import tfadv` does not load TensorFlow."""
     if name in _MODULE_NAMES:
         return importlib.import_module(f"{__name__}.{name}")
-    if name == "AdversarialTrainer":
-        return importlib.import_module("tfadv.training.adversarial_trainer").AdversarialTrainer
+    if name in _TRAINING_NAMES:
+        return getattr(importlib.import_module(f"tfadv.training.{_TRAINING_NAMES[name]}"), name)
     if name == "explain":
         return importlib.import_module("tfadv.explanation").explain
     if name == "classifier":

@@ -19,6 +19,7 @@ VALIDATION_STEPS = 10  # of PGD, to choose the epoch to keep
 # How eps changes while a model trains.  "ramp" is `tfadv.training.schedule.delayed_ramp`, "fixed" is the same in all
 # steps, and "uniform" is drawn for each image, up to the largest.
 EPS_SCHEDULES = ("ramp", "fixed", "uniform")
+_EPS_STREAM = 1  # of the step's seed, from which defenses draw as it is
 
 
 def ascend(
@@ -60,6 +61,18 @@ def ascend(
 def random_start(x: tf.Tensor, eps: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Uniform within eps of x (N, H, W, C), clipped to [0, 1]; eps float32 () or (N, 1, 1, 1), seed int64 (2,)."""
     return tf.clip_by_value(x + eps * tf.random.stateless_uniform(tf.shape(x), seed, -1.0, 1.0), 0.0, 1.0)
+
+
+def with_rest(adversarial: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    """The batch x (N, H, W, C) with its first images replaced by adversarial ones (M, H, W, C)."""
+    attacked = adversarial.shape[0] or tf.shape(adversarial)[0]
+    return tf.ensure_shape(tf.concat([adversarial, x[attacked:]], axis=0), x.shape)
+
+
+def sizes_of_images(eps: tf.Tensor, n: int | tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """A size for each of n images, uniform from 0 to eps, float32 (N, 1, 1, 1); seed int64 (2,)."""
+    stream = tf.random.experimental.stateless_fold_in(seed, _EPS_STREAM)
+    return eps * tf.random.stateless_uniform((n, 1, 1, 1), stream)
 
 
 def robust(model: Any, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
@@ -119,7 +132,10 @@ class AdversarialTraining(OnlineDefense):
 
     def perturb(self, model: Any, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Attacks the first images of the batch, whose order is random."""
-        n = max(1, round(self.share * x.shape[0]))
+        if x.shape[0] is None:  # the batches of a data set may differ
+            n = tf.maximum(1, tf.cast(tf.round(self.share * tf.cast(tf.shape(x)[0], tf.float64)), tf.int32))
+        else:
+            n = max(1, round(self.share * x.shape[0]))
         return self.attack(model, x[:n], y[:n], eps[:n] if eps.shape.rank else eps, seed)
 
     def loss(
@@ -127,5 +143,5 @@ class AdversarialTraining(OnlineDefense):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """The cross-entropy of the adversarial images and of the clean rest."""
         assert adversarial is not None
-        logits = model(tf.concat([adversarial, x[adversarial.shape[0] :]], axis=0), training=True)
+        logits = model(with_rest(adversarial, x), training=True)
         return smoothed_cross_entropy(logits, y, self.smoothing), logits

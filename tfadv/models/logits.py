@@ -21,6 +21,7 @@ _PROBED = 32  # random images that show what the outputs of a model are
 _TOLERANCE = 1e-2  # of a sum of probabilities or of a probability in float16
 _RANGES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # classifier → its input_range
 _ORIGINALS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # classifier → the model that it was made from
+_OUTPUTS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # classifier → what that model returns
 
 
 def classifier(
@@ -80,6 +81,7 @@ def classifier(
         raw = _LogProbabilities(name="log_probabilities")(raw)
     else:
         message = ""
+    returns = ("probabilities" if message else "logits", raw.shape[-1])
     if message and not quiet:
         LOG.log(logging.INFO if activation else logging.WARNING, "%s", message)
     if raw.shape[-1] == 1:
@@ -93,7 +95,17 @@ def classifier(
             own = keras.layers.Rescaling(high - low, low, name="input_range", dtype="float32")(own)
         converted = keras.Model(images, converted(without_axes(own, shape)), name=functional.name)
     _ORIGINALS[converted], _RANGES[converted] = model, (low, high)
+    _OUTPUTS[converted] = returns
     return converted
+
+
+def outputs_of(converted: keras.Model, logits: Any) -> Any:
+    """What the model that `classifier` was called with returns, from the logits (N, K) of the converted one."""
+    kind, columns = _OUTPUTS[converted]
+    if columns == 1:
+        logits = logits[:, 1:]  # of (0, z)
+        return keras.activations.sigmoid(logits) if kind == "probabilities" else logits
+    return keras.activations.softmax(logits) if kind == "probabilities" else logits
 
 
 def input_range_of(model: Any) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Finds the layers whose output is random at inference."""
+"""Finds layers whose output is random: at inference, or those that augment images in training."""
 
 from __future__ import annotations
 
@@ -8,6 +8,16 @@ import numpy as np
 from tfadv.models.logits import original
 
 _BATCH = 2
+_AUGMENTATIONS = tuple(
+    getattr(keras.layers, name)
+    for name in dir(keras.layers)
+    if name.startswith("Random") or name in ("AugMix", "CutMix", "MixUp", "RandAugment")
+)
+
+
+def augmentation_layers(model: keras.Model) -> list[str]:
+    """The names of Keras' layers for image augmentation in a model."""
+    return [layer.name for layer in model._flatten_layers() if isinstance(layer, _AUGMENTATIONS)]
 
 
 def random_layers(model: keras.Model) -> list[str]:

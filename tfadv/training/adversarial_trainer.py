@@ -10,17 +10,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfadv import specs
 from tfadv.attacks.gradient import check_inputs, sizes_of
 from tfadv.datasets.arrays import as_arrays, is_dataset
 from tfadv.datasets.batches import Samples, to_float
 from tfadv.datasets.pipelines import Pipeline
 from tfadv.datasets.splits import hold_out
-from tfadv.defenses import DEFENSES
 from tfadv.defenses.base import ADAM_RATE, FINE_TUNING_RATE, Defense
 from tfadv.models.image_model import fitted, image_model
 from tfadv.models.logits import input_range_of, original
 from tfadv.models.structure import structure
+from tfadv.training.adversarial_model import parse_defense
 from tfadv.training.messages import say_outcome, warn_of_missing_classes, warn_of_unused_losses
 from tfadv.training.settings import TrainingSettings
 from tfadv.training.trainer import ROBUST_VALIDATION_IMAGES, Trainer
@@ -59,7 +58,7 @@ class AdversarialTrainer:
         sizes = sizes_of(eps)
         if len(sizes) != 1 or not 0 < sizes[0] <= 1:
             raise ValueError(f"eps must be one number above 0 and at most 1, for pixels in [0, 1], got {eps}.")
-        self._defense = _parsed(defense)
+        self._defense = parse_defense(defense)
         self._eps, self._range, self._model = sizes[0], input_range_of(model), model
         self._optimizer = "adam" if self._defense.optimizer == "auto" else self._defense.optimizer
         decay = self._defense.weight_decay or 0.0
@@ -182,19 +181,3 @@ class AdversarialTrainer:
         check_inputs(self._trainer.model, to_float(images[:1]), labels[:1] * 0, self._eps, (0.0, 1.0))
         if not 0 <= labels.min() <= labels.max() < classes:
             raise ValueError(f"y must be class numbers from 0 to {classes - 1}.")
-
-
-def _parsed(defense: str | Defense) -> Defense:
-    if isinstance(defense, str):
-        named = specs.split_specs(defense, DEFENSES)
-        if len(named) != 1:
-            raise ValueError(f"defense must name one defense, got {defense!r}.")
-        defense = specs.build_with(*named[0], DEFENSES)
-    if not isinstance(defense, Defense):
-        raise ValueError(f"defense must be a text such as 'nfgsm(share=0.5)', got {type(defense).__name__}.")
-    if not defense.attacks:
-        way = (
-            "needs stored images, which the command line makes" if defense.images == "stored" else "trains as fit does"
-        )
-        raise ValueError(f"{defense.label} does not attack in each step: it {way}. Give one such as 'nfgsm'.")
-    return defense

@@ -10,14 +10,12 @@ import keras
 import tensorflow as tf
 
 from tfadv.defenses.base import Defense
-from tfadv.defenses.online import robust
+from tfadv.defenses.online import robust, sizes_of_images
 from tfadv.runtime.compilation import use_xla
 from tfadv.runtime.devices import Devices
 from tfadv.training.awp import perturbed_weights
 
-# Streams of the step's seed; defenses draw from the seed itself where a batch is one part.
-_EPS_STREAM = 1
-_FIRST_PART_STREAM = 2
+_FIRST_PART_STREAM = 2  # of the step's seed; defenses draw from the seed itself where a batch is one part
 
 
 class Steps:
@@ -100,8 +98,7 @@ class Steps:
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
             seed = tf.random.experimental.stateless_fold_in(seed, replica)
         if uniform:
-            stream = tf.random.experimental.stateless_fold_in(seed, _EPS_STREAM)
-            eps *= tf.random.stateless_uniform((x.shape[0], 1, 1, 1), stream)
+            eps = sizes_of_images(eps, x.shape[0], seed)
         x, y, eps = (self._in_parts(tensor) for tensor in (x, y, eps))
 
         def perturb(x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor, stream: tf.Tensor) -> Any:

@@ -1,0 +1,328 @@
+"""Adversarial training inside Keras' own `fit`: `AdversarialModel`."""
+
+from __future__ import annotations
+
+import logging
+import types
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from tfadv import specs
+from tfadv.attacks.gradient import sizes_of
+from tfadv.defenses import DEFENSES
+from tfadv.defenses.base import Defense
+from tfadv.defenses.online import AdversarialTraining, OnlineDefense, sizes_of_images, with_rest
+from tfadv.errors import UserError
+from tfadv.models.logits import classifier, outputs_of
+from tfadv.models.random_layers import augmentation_layers
+from tfadv.models.twins import is_quantized
+from tfadv.training.schedule import CLEAN_SHARE, RAMP_SHARE
+
+LOG = logging.getLogger(__name__)
+_TOLERANCE = 1e-4  # of the range of pixels: images that were normalised and scaled back miss its ends by rounding
+# Settings with which the command line trains; in Keras, `compile` and `fit` say the same.
+_OF_COMPILE_AND_FIT = ("epochs", "learning_rate", "optimizer", "weight_decay", "average", "models")
+
+
+class _Attacked(NamedTuple):
+    """The input of a step whose loss the defense computes."""
+
+    images: tf.Tensor  # float32 (N, H, W, C) in [0, 1]
+    adversarial: tf.Tensor | None
+    classes: tf.Tensor  # int64 (N,)
+
+
+class _Trained(NamedTuple):
+    """The output of such a step."""
+
+    outputs: tf.Tensor  # what the user's model would return, for the metrics
+    losses: tf.Tensor  # float32 (N,)
+
+
+class _Given(keras.losses.Loss):
+    """The mean of losses that are computed already, with Keras' weights and reduction."""
+
+    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+        return y_pred
+
+
+@keras.saving.register_keras_serializable("tfadv")
+class AdversarialModel(keras.Model):
+    """A Keras model whose `fit` trains another one on adversarial images.
+
+        robust = tfadv.AdversarialModel(model, "nfgsm", eps=8 / 255, input_range=(0, 255))
+        robust.compile("adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+        robust.fit(train, validation_data=validation, epochs=10)
+        model.save("hardened.keras")
+
+    Both models have the same layers.  `compile` and `fit` are Keras' own, with any optimizer, loss, metrics, callbacks
+    and data.  Each training step first attacks its batch, with the present weights and `training=False`.  The metrics
+    of training are those of the attacked images; `evaluate` and validation take the images as they are, and the
+    callback `tfadv.RobustAccuracy` adds the accuracy under attack.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        defense: str | Defense = "nfgsm",
+        eps: float | str = 8 / 255,
+        input_range: tuple[float, float] = (0.0, 1.0),
+        *,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        """Wraps a model, which changes when `fit` is called.
+
+        Args:
+          model: any classifier that `tfadv.classifier` accepts, with or without a softmax.  Under a strategy of
+            `tf.distribute`, both models are made in its scope.
+          defense: one of `tfadv.defenses.DEFENSES` that attacks in each step, with its settings: a text such as
+            "nfgsm(share=0.5)", or an object.  pgd, nfgsm and rsfgsm train with the loss given to `compile`.  trades,
+            mart and a defense with `smoothing` have a loss of their own; that of `compile` is the loss of validation.
+          eps: size of the perturbation for pixels in [0, 1]; a number from 0 to 1, or a text such as "8/255".  It grows
+            from 0 during the first half of `fit`, unless the defense says eps_schedule=fixed.
+          input_range: the (least, greatest) pixel value of the images that the model takes.
+          seed: of the attacks.  Their random numbers follow from it and the number of the optimizer's step.
+          **kwargs: of `keras.Model`.
+
+        Raises:
+          UserError: an unknown defense or setting, or a quantized model.
+          ValueError: eps is out of range, the defense does not attack in each step or has a setting that belongs to
+            `compile` or `fit`, or `tfadv.classifier` does not accept the model.
+        """
+        super().__init__(**{"name": f"adversarial_{model.name}"} | kwargs)
+        sizes = sizes_of(eps)
+        if len(sizes) != 1 or not 0 <= sizes[0] <= 1:
+            raise ValueError(f"eps must be one number from 0 to 1, for pixels in [0, 1], got {eps}.")
+        if is_quantized(model):
+            raise UserError(
+                f"{model.name} is quantized, and can't be trained: harden the float model, then quantize it."
+            )
+        self.model, self.eps, self.seed = model, sizes[0], seed
+        self.input_range = tuple(map(float, input_range))
+        self.defense = _for_fit(parse_defense(defense))
+        # In a namespace, because Keras would list its layers and variables a second time.
+        self._hidden = types.SimpleNamespace(classifier=classifier(model, input_range, quiet=True))
+        # Variables and not Python numbers, which would be compiled into the step.
+        self._first, self._total = (tf.Variable(0, trainable=False, dtype=tf.int64) for _ in range(2))
+        self._pixels = tf.Variable(  # the least and the greatest of the last batch
+            [self.input_range[0]] * 2,
+            trainable=False,
+            dtype=tf.float32,
+            synchronization=tf.VariableSynchronization.ON_READ,
+            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        )
+        self.built = True
+        if augmentation_layers(model):
+            LOG.warning(
+                "%s augments images inside the model (%s), after the attack: the perturbation is turned and cropped with"
+                " the image. Augment in the data set instead.",
+                *(model.name, ", ".join(augmentation_layers(model)[:5])),
+            )
+
+    @property
+    def classifier(self) -> keras.Model:
+        """The model from float32 images in [0, 1] to logits that is attacked; its variables are those of `model`."""
+        return self._hidden.classifier
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """The outputs of `model`; of a step whose loss the defense computes, the losses as well."""
+        if not isinstance(inputs, _Attacked):
+            return self.model(inputs, training=training)
+        losses, logits = self.defense.loss(self.classifier, inputs.images, inputs.classes, inputs.adversarial)
+        return _Trained(outputs_of(self.classifier, logits), losses)
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        """See `keras.Model.compute_loss`."""
+        if not isinstance(y_pred, _Trained):
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        mean = _Given(name="of_defense")(y_pred.losses, y_pred.losses, sample_weight)
+        return tf.add_n([mean, *(self._aggregate_additional_loss(loss) for loss in self.losses)])
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """See `keras.Model.compute_metrics`."""
+        return super().compute_metrics(x, y, y_pred.outputs if isinstance(y_pred, _Trained) else y_pred, sample_weight)
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """Attacks a batch and trains on it as Keras does."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        pixels, images = self._images(x)
+        classes = self._classes(y)
+        step = _steps_of(self.optimizer)
+        seed = tf.stack([tf.constant(self.seed, tf.int64), -1 - step])  # as on the command line
+        replica = tf.distribute.get_replica_context()
+        if replica.num_replicas_in_sync > 1:
+            seed = tf.random.experimental.stateless_fold_in(seed, replica.replica_id_in_sync_group)
+        size = self._size(step)
+        if self.defense.eps_schedule == "uniform":
+            size = sizes_of_images(size, tf.shape(images)[0], seed)
+        adversarial = self.defense.perturb(self.classifier, images, classes, size, seed)
+        if not _uses_compiled_loss(self.defense):
+            return super().train_step((_Attacked(images, adversarial, classes), y, sample_weight))
+        attacked = with_rest(adversarial, images)
+        return super().train_step((self._as_given(x, pixels, images, attacked), y, sample_weight))
+
+    def _images(self, x: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """(the images as the user gives them, those as float32 (N, H, W, C) in [0, 1])."""
+        tensors = tf.nest.flatten(x)
+        if len(tensors) != 1:
+            raise ValueError(f"{self.model.name} is given {len(tensors)} inputs, and attacks change one, the image.")
+        pixels = tf.cast(tensors[0], tf.float32)
+        self._pixels.assign([tf.reduce_min(pixels), tf.reduce_max(pixels)])
+        low, high = self.input_range
+        images = pixels if (low, high) == (0.0, 1.0) else (pixels - low) / (high - low)
+        shape = self.classifier.input_shape[1:]
+        return pixels, images if images.shape.rank == 4 else tf.reshape(images, (-1, *shape))
+
+    def _as_given(self, x: Any, pixels: tf.Tensor, images: tf.Tensor, attacked: tf.Tensor) -> Any:
+        """Attacked images in the range, the shape and the structure of x; equal to x where nothing was changed."""
+        low, high = self.input_range
+        if (low, high) != (0.0, 1.0):  # scaled back, pixels that the attack leaves as they are would be rounded
+            moved = tf.reshape(attacked - images, tf.shape(pixels)) * (high - low)
+            given = tf.where(moved == 0, pixels, tf.clip_by_value(pixels + moved, low, high))
+        else:
+            given = tf.reshape(attacked, tf.shape(pixels))
+        return tf.nest.pack_sequence_as(x, [tf.ensure_shape(given, pixels.shape)])
+
+    def _classes(self, y: Any) -> tf.Tensor:
+        """int64 (N,) of class numbers, one-hot labels, mixed labels (the class with the largest share), or 0 and 1."""
+        y = tf.convert_to_tensor(y)
+        if y.shape.rank == 2 and y.shape[1] == self.classifier.output_shape[1]:
+            return tf.argmax(y, axis=1)
+        return tf.reshape(tf.cast(tf.round(y) if y.dtype.is_floating else y, tf.int64), (-1,))
+
+    def _size(self, step: tf.Tensor) -> tf.Tensor:
+        """eps of a step, float32 (); the full one outside `fit`."""
+        own = self.defense.eps
+        peak = tf.constant(self.eps if own is None else own, tf.float64)
+        if self.defense.eps_schedule == "ramp":
+            total = tf.cast(self._total, tf.float64)
+            ramp = (tf.cast(step - self._first, tf.float64) - CLEAN_SHARE * total) / (RAMP_SHARE * total)
+            peak = tf.where(total > 0, peak * tf.clip_by_value(ramp, 0.0, 1.0), peak)
+        return tf.cast(peak, tf.float32)
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: Any = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        **kwargs: Any,
+    ) -> Any:
+        """See `keras.Model.fit`.
+
+        Raises:
+          ValueError: pixels outside `input_range`, after the first batch.
+        """
+        own, callbacks = _Position(), kwargs.pop("callbacks", None) or []
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks.append(own)
+        else:
+            callbacks = [*(callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]), own]
+        return super().fit(x, y, batch_size, epochs, verbose, callbacks=callbacks, **kwargs)
+
+    def check_pixels(self) -> None:
+        """Raises ValueError where the last batch had pixels outside `input_range`."""
+        (low, high), (least, greatest) = self.input_range, self._pixels.numpy().tolist()
+        tolerance = _TOLERANCE * (high - low)
+        if not (low - tolerance <= least and greatest <= high + tolerance):
+            raise ValueError(
+                f"the images have pixels from {least:g} to {greatest:g}, and input_range is ({low:g}, {high:g}): give "
+                "AdversarialModel the range that the model expects, such as input_range=(0, 255)."
+            )
+
+    def get_config(self) -> dict[str, Any]:
+        """The model and the arguments, for `save`."""
+        return super().get_config() | {
+            "model": keras.saving.serialize_keras_object(self.model),
+            "defense": self.defense.label,
+            "eps": self.eps,
+            "input_range": self.input_range,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> AdversarialModel:
+        """The inverse of `get_config`."""
+        model = keras.saving.deserialize_keras_object(config["model"], custom_objects=custom_objects)
+        return cls(**config | {"model": model})
+
+
+class _Position(keras.callbacks.Callback):
+    """Tells the model where in `fit` a step is, for the schedule of eps, and checks the pixels."""
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        steps, ramps = self.params["steps"], self.model.defense.eps_schedule == "ramp"
+        if ramps and steps is None:
+            LOG.warning(
+                "the data set does not tell its length, so eps is %g from the first step on: give fit(steps_per_epoch="
+                "...), and it grows during the first half.",
+                self.model.eps,
+            )
+        self.model._total.assign((steps or 0) * self.params["epochs"])
+        self._begun = self._checked = False
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if not self._begun:  # `epoch` is above 0 where an earlier `fit` is continued
+            self.model._first.assign(int(_steps_of(self.model.optimizer)) - epoch * (self.params["steps"] or 0))
+        self._begun = True
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if not self._checked:
+            self.model.check_pixels()
+        self._checked = True
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.model.check_pixels()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self.model._total.assign(0)
+
+
+def parse_defense(defense: str | Defense) -> Defense:
+    """The defense that a text names; a defense as it is.
+
+    Raises:
+      UserError: an unknown name or setting.
+      ValueError: no defense or several, or one that does not attack in each step.
+    """
+    if isinstance(defense, str):
+        named = specs.split_specs(defense, DEFENSES)
+        if len(named) != 1:
+            raise ValueError(f"defense must name one defense, got {defense!r}.")
+        defense = specs.build_with(*named[0], DEFENSES)
+    if not isinstance(defense, Defense):
+        raise ValueError(f"defense must be a text such as 'nfgsm(share=0.5)', got {type(defense).__name__}.")
+    if not isinstance(defense, OnlineDefense):
+        way = (
+            "needs stored images, which the command line makes" if defense.images == "stored" else "trains as fit does"
+        )
+        raise ValueError(f"{defense.label} does not attack in each step: it {way}. Give one such as 'nfgsm'.")
+    return defense
+
+
+def _for_fit(defense: OnlineDefense) -> OnlineDefense:
+    given, defaults = defense.settings(), defense._defaults().settings()
+    wrong = [name for name in _OF_COMPILE_AND_FIT if name in given and given[name] != defaults[name]]
+    if wrong:
+        raise ValueError(
+            f"{defense.label}: {', '.join(wrong)} is for the command line; here, compile() and fit() say it."
+        )
+    if getattr(defense, "awp", 0):
+        raise ValueError(f"{defense.label}: awp moves the weights within a step, which only the command line does.")
+    return defense
+
+
+def _uses_compiled_loss(defense: OnlineDefense) -> bool:
+    return type(defense).loss is AdversarialTraining.loss and not defense.smoothing
+
+
+def _steps_of(optimizer: keras.optimizers.Optimizer) -> tf.Tensor:
+    """How many steps an optimizer has made, with those that only accumulate gradients; int64 ()."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a LossScaleOptimizer
+    return tf.cast(optimizer._iterations.value, tf.int64)

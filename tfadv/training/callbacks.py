@@ -1,0 +1,137 @@
+"""Callbacks for Keras' `fit`: `RobustAccuracy` and `CatastrophicOverfitting`."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfadv.attacks.gradient import sizes_of
+from tfadv.errors import UserError
+from tfadv.evaluation.evaluator import evaluate
+from tfadv.models.logits import classifier
+from tfadv.training.adversarial_model import AdversarialModel
+
+LOG = logging.getLogger(__name__)
+ROBUST = "val_robust_accuracy"
+COLLAPSE = 0.2  # see `CatastrophicOverfitting`
+
+
+class RobustAccuracy(keras.callbacks.Callback):
+    """Adds the accuracy under an attack to the logs of each epoch, as `val_robust_accuracy`.
+
+        robust_accuracy = tfadv.RobustAccuracy(x_val, y_val, "pgd(steps=10)", eps=8 / 255, input_range=(0, 255))
+        best = keras.callbacks.EarlyStopping("val_robust_accuracy", mode="max", patience=5, restore_best_weights=True)
+        model.fit(x, y, callbacks=[robust_accuracy, best])
+
+    It works with any classifier, whether or not it is trained on adversarial images.  Callbacks that read the logs must
+    come after it in the list.  Where no epoch was better than the model was before, a warning says so.
+    """
+
+    def __init__(
+        self,
+        x: Any,
+        y: Any = None,
+        attack: Any = "pgd(steps=10)",
+        eps: float | str = 8 / 255,
+        input_range: tuple[float, float] | None = None,
+        *,
+        batch_size: int = 256,
+    ) -> None:
+        """Attacks nothing yet.
+
+        Args:
+          x, y: validation images and labels in any form that `tfadv.evaluate` takes.  A few hundred suffice.
+          attack: an attack, or its text such as "pgd(steps=10)".
+          eps: one size of the perturbation for pixels in [0, 1].
+          input_range: the (least, greatest) pixel value that the model takes; None takes that of an `AdversarialModel`,
+            and (0, 1) for other models.
+          batch_size: images per batch of the attack.
+
+        Raises:
+          ValueError: eps is none or several numbers.
+        """
+        super().__init__()
+        if len(sizes_of(eps)) != 1:
+            raise ValueError(f"eps must be one number, because there is one {ROBUST}, got {eps}.")
+        self._images, self._labels, self._attack, self._eps = x, y, attack, sizes_of(eps)[0]
+        self._range, self._batch_size = input_range, batch_size
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Measures the model as it is before training."""
+        if isinstance(self.model, AdversarialModel) and self._range in (None, self.model.input_range):
+            self._classifier = self.model.classifier
+        else:
+            model = self.model.model if isinstance(self.model, AdversarialModel) else self.model
+            self._classifier = classifier(model, self._range or (0.0, 1.0), quiet=True)
+        self.before, self.best = self.measure(), 0.0
+        LOG.info("before training: %.1f%% of the validation images are robust.", 100 * self.before)
+
+    def measure(self) -> float:
+        """The share of images that the model classifies correctly, also under the attack."""
+        result = evaluate(
+            self._classifier, self._images, self._labels, self._attack, self._eps, batch_size=self._batch_size
+        )
+        return float(result.robust_accuracy)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Adds the accuracy to the logs."""
+        logs[ROBUST] = self.measure()
+        self.best = max(self.best, logs[ROBUST])
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Warns where training has brought nothing."""
+        if self.best <= self.before:
+            LOG.warning(
+                "no epoch was more robust than the model was before: %.1f%% of the validation images, now at best "
+                "%.1f%%. Try another learning rate, more epochs, or a smaller eps.",
+                *(100 * self.before, 100 * self.best),
+            )
+
+
+class CatastrophicOverfitting(keras.callbacks.Callback):
+    """Undoes the collapse of an `AdversarialModel` whose attack takes one step, and goes on with a stronger attack.
+
+    Where `val_robust_accuracy` is 0.2 lower than in the best epoch, the weights of that epoch are restored, the
+    optimizer's moments become 0, and training continues with the defense's `fallback`, such as two steps of PGD.  The
+    rule is that of https://github.com/locuslab/fast_adversarial.  Put it after `RobustAccuracy` in the list.
+    """
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Starts without a best epoch."""
+        if not isinstance(self.model, AdversarialModel):
+            raise UserError("CatastrophicOverfitting is for tfadv.AdversarialModel, whose attack it strengthens.")
+        self._best, self._epoch, self._weights = -1.0, 0, []
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Keeps the weights of the best epoch, or restores them."""
+        value = logs.get(ROBUST)
+        if value is None:
+            raise UserError(f"CatastrophicOverfitting needs {ROBUST}: put tfadv.RobustAccuracy before it in the list.")
+        if value > self._best:
+            self._best, self._epoch, self._weights = value, epoch + 1, self.model.get_weights()
+        elif value < self._best - COLLAPSE:
+            self._restore(epoch + 1, value)
+
+    def _restore(self, epoch: int, value: float) -> None:
+        stronger = self.model.defense.fallback()
+        LOG.warning(
+            "epoch %d: robust validation accuracy fell from %.1f%% to %.1f%% (catastrophic overfitting). The weights of "
+            "epoch %d are restored%s.",
+            *(epoch, 100 * self._best, 100 * value, self._epoch),
+            f"; training continues with {stronger.label}" if stronger else "",
+        )
+        self.model.set_weights(self._weights)
+        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        averages = optimizer._model_variables_moving_average if optimizer.use_ema else []
+        kept = [optimizer._iterations, optimizer._learning_rate, *averages]
+        for variable in optimizer.variables:
+            if all(variable is not other for other in kept):
+                variable.assign(np.zeros(variable.shape))
+        for average, variable in zip(averages, optimizer._trainable_variables):
+            average.assign(variable)
+        if stronger is not None:
+            self.model.defense = stronger
+            self.model.make_train_function(force=True)  # `fit` compiled the one with the weaker attack
