@@ -1,13 +1,13 @@
 """`AdversarialModel`: what Keras promises of `fit` holds, and each step trains on what the defense attacks."""
 
-import os
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-import tfadv
 from tests import commands
 from tfadv.defenses.nfgsm import NFGSM
 from tfadv.defenses.online import AdversarialTraining
@@ -108,8 +108,14 @@ def assert_same(a, b, **tolerance):
         np.testing.assert_allclose(left, right, **tolerance or {"rtol": 0, "atol": 0})
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("defense", DEFENSES)
+@pytest.mark.parametrize(
+    "kind, defense",
+    [
+        pytest.param(kind, defense, marks=() if kind is cnn or defense == "nfgsm" else pytest.mark.long)
+        for kind in KINDS
+        for defense in DEFENSES
+    ],
+)
 def test_every_defense_trains_every_kind_of_model(kind, defense, data):
     x, y = data
     x = x[..., 0] if kind is flat else x
@@ -159,7 +165,8 @@ def test_at_eps_0_it_is_plain_keras(options, data):
     plain.compile(keras.optimizers.Adam(0.01), **{"jit_compile": False} | compiled | options)
     given = {"epochs": 3, "validation_data": (x[:50], y[:50]), "class_weight": weights}
     a, b = fit(wrapper, x, y, **given), fit(plain, x, y, **given)
-    assert a == b if options != {"jit_compile": True} else a == pytest.approx(b, rel=1e-4)
+    for name, values in b.items():
+        assert a[name] == (pytest.approx(values, rel=1e-4) if "jit_compile" in options else values)
     assert_same(model, plain, **{"rtol": 1e-3, "atol": 1e-5} if options else {})
 
 
@@ -167,7 +174,7 @@ def test_xla_changes_rounding_only(data):
     models = [mlp(), mlp()]
     for model, jit in zip(models, (True, False)):
         fit(robust(model, "pgd(steps=2)", optimizer=keras.optimizers.SGD(0.01), jit_compile=jit), *data)
-    assert_same(*models, rtol=2e-2, atol=1e-4)
+    assert_same(*models, rtol=0, atol=2e-3)
 
 
 @pytest.mark.parametrize("defense", ["nfgsm", "trades(steps=2)"])
@@ -175,10 +182,11 @@ def test_a_weight_of_0_leaves_an_image_out(defense, data):
     """But for the mean, which Keras takes over all images of the batch."""
     x, y = data[0][:32], data[1][:32]
     weighted, rest = mlp(), mlp()
-    fit(robust(weighted, defense, optimizer=keras.optimizers.SGD(0.1)), x, y, sample_weight=np.repeat([1.0, 0.0], 16))
-    # Noise depends on the shape of the batch, so the others are not left out but multiplied by 0, and have other labels.
+    weights = np.repeat([1.0, 0.0], 16)
+    fit(robust(weighted, defense, optimizer=keras.optimizers.SGD(0.1)), x, y, sample_weight=weights)
+    # Noise depends on the shape of the batch, so the others are not left out: they have other labels.
     others = np.concatenate([y[:16], (y[16:] + 1) % 10])
-    fit(robust(rest, defense, optimizer=keras.optimizers.SGD(0.1)), x, others, sample_weight=np.repeat([1.0, 0.0], 16))
+    fit(robust(rest, defense, optimizer=keras.optimizers.SGD(0.1)), x, others, sample_weight=weights)
     assert_same(weighted, rest, rtol=1e-6, atol=1e-7)
 
 
@@ -203,8 +211,8 @@ def test_labels_of_every_form(data):
     assert_same(models[0], models[2], rtol=1e-4, atol=1e-5)
     for defense in DEFENSES:
         model = mlp("sigmoid", 1)
-        history = fit(robust(model, defense, loss="binary_crossentropy"), x, (y > 4).astype("float32"), epochs=4)
-        assert history["loss"][-1] < history["loss"][0] and history["accuracy"][-1] > 0.5
+        history = fit(robust(model, defense, 0.02, loss="binary_crossentropy"), x, (y > 4).astype("float32"), epochs=4)
+        assert history["loss"][-1] < history["loss"][0] and history["accuracy"][-1] > 0.6, defense
 
 
 class Batches(keras.utils.PyDataset):
@@ -220,10 +228,11 @@ class Batches(keras.utils.PyDataset):
 
 
 def test_data_of_every_form_trains_the_same(data):
+    """In one epoch: after data of unknown size, Keras counts one step too many."""
     x, y = data
     batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(32)
-    named = mlp()
-    named = keras.Model({"image": named.inputs[0]}, named.outputs[0])
+    image = keras.Input((8, 8, 1), name="image")
+    named = keras.Model({"image": image}, mlp()(image))
     forms = {
         "arrays": (mlp(), (x, y)),
         "tf.data": (mlp(), (batches,)),
@@ -232,9 +241,22 @@ def test_data_of_every_form_trains_the_same(data):
         "dicts": (named, (batches.map(lambda x, y: ({"image": x}, y)),)),
     }
     for model, given in forms.values():
-        fit(robust(model, "nfgsm(eps_schedule=fixed)", loss=SPARSE), *given, epochs=2)
-    for name, (model, _) in forms.items():
-        assert_same(forms["arrays"][0], model), name
+        fit(robust(model, "nfgsm(eps_schedule=fixed)", loss=SPARSE), *given)
+        assert_same(forms["arrays"][0], model)
+
+
+def test_data_of_unknown_size_takes_the_full_eps_and_says_so(data, caplog):
+    batches = tf.data.Dataset.from_tensor_slices(data).batch(32)
+    known, unknown = mlp(), mlp()
+    fit(robust(known, "nfgsm(eps_schedule=fixed)"), batches)
+    with caplog.at_level("WARNING", logger="tfadv"):
+        fit(robust(unknown, "nfgsm"), batches.filter(lambda *_: True))
+    assert "does not tell its length, so eps is 0.1 from the first step on" in caplog.text
+    assert_same(known, unknown)
+    steps = mlp(), mlp()
+    fit(robust(steps[0], "nfgsm"), batches)
+    fit(robust(steps[1], "nfgsm"), batches.filter(lambda *_: True), steps_per_epoch=10)
+    assert_same(*steps)
 
 
 def test_uint8_images(data):
@@ -261,8 +283,6 @@ def test_the_attack_is_that_of_the_defense_and_leaves_batchnorm_alone(data, monk
     (attacked,) = seen
     assert 0.05 < np.abs(attacked - x).max() <= 0.15 + 1e-6 and attacked.min() >= 0 and attacked.max() <= 1
     norm = next(layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization))
-    conv = keras.Model(cnn().inputs, cnn().layers[1].output)
-    del conv
     features = cnn().layers[1](attacked)  # with the weights from before
     np.testing.assert_allclose(norm.moving_mean, 0.01 * np.mean(features, (0, 1, 2)), rtol=1e-4, atol=1e-6)
 
@@ -303,15 +323,11 @@ class Stop(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("optimizer", ["adam", keras.optimizers.SGD(0.1, momentum=0.9, gradient_accumulation_steps=2)])
-def test_stopped_and_restored_equals_unbroken(optimizer, data, tmp_path):
+@pytest.mark.parametrize("accumulated", [None, 2])
+def test_stopped_and_restored_equals_unbroken(accumulated, data, tmp_path):
     def new():
         model = mlp()
-        return model, robust(
-            model,
-            "nfgsm",
-            optimizer=keras.optimizers.deserialize(keras.optimizers.serialize(keras.optimizers.get(optimizer))),
-        )
+        return model, robust(model, optimizer=keras.optimizers.Adam(gradient_accumulation_steps=accumulated))
 
     whole, wrapper = new()
     fit(wrapper, *data, epochs=4)
@@ -333,35 +349,28 @@ def test_saved_and_loaded_it_goes_on(data, tmp_path):
     loaded = keras.models.load_model(tmp_path / "robust.keras")
     assert (loaded.defense, loaded.eps, loaded.input_range) == (wrapper.defense, 0.1, (0.0, 1.0))
     fit(loaded, x, y)
-    for _ in range(2):
-        fit(other := robust(whole, fixed) if _ == 0 else other, x, y)
+    unbroken = robust(whole, fixed)
+    fit(unbroken, x, y)
+    fit(unbroken, x, y)
     assert_same(loaded.model, whole)
     # The user's own model has nothing of tfadv in it.
     model.save(tmp_path / "model.keras")
     code = (
         f"import sys, keras; keras.models.load_model({str(tmp_path / 'model.keras')!r}); print('tfadv' in sys.modules)"
     )
-    import subprocess
-    import sys
-
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.split() == ["False"], done.stderr[-2000:]
 
 
 def test_mixed_float16_scales_the_loss(data):
-    """A gradient that float16 can't hold moves the weights all the same, as with plain Keras."""
-    keras.utils.set_random_seed(0)
-    policy = keras.dtype_policies.DTypePolicy("mixed_float16")
-    layers = [
-        keras.layers.Flatten(),
-        keras.layers.Dense(10, dtype=policy),
-        keras.layers.Activation("softmax", dtype="float32"),
-    ]
-    model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
-    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1))
-    wrapper = robust(model, "pgd(steps=2)", optimizer=optimizer, loss=SPARSE)
-    history = fit(wrapper, *data, epochs=4)
-    assert history["loss"][-1] < history["loss"][0] and int(optimizer.inner_optimizer.iterations) > 20
+    """The gradient of a confident prediction is 0 in float16; the scaled one is not."""
+    model, logits = mlp(None, dtype="mixed_float16"), {}
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1e6), initial_scale=2.0**20)
+    before = model.get_weights()
+    tiny = np.full(32, 1e-9, "float32")  # times the loss: float16 ends at 6e-8
+    fit(robust(model, "pgd(steps=2)", optimizer=optimizer), data[0][:32], data[1][:32], sample_weight=tiny)
+    logits = [np.abs(a - b).max() for a, b in zip(before, model.get_weights())]
+    assert int(optimizer.inner_optimizer.iterations) == 1 and min(logits) > 0
 
 
 def test_clipping_averages_and_frozen_layers_are_those_of_keras(data):
@@ -384,6 +393,7 @@ def test_train_on_batch_takes_the_full_eps(data):
 
 TWO_DEVICES = """
 import tfadv, keras, numpy as np, tensorflow as tf
+from tfadv.defenses import pgd
 cpus = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2)
 x, y = np.random.default_rng(0).uniform(size=(64, 8, 8, 1)).astype("float32"), np.arange(64) % 3
@@ -395,10 +405,8 @@ def train(defense):
     robust.compile(keras.optimizers.SGD(0.1), loss=loss, metrics=["accuracy"], jit_compile=False)
     history = robust.fit(x, y, batch_size=32, epochs=2, shuffle=False, verbose=0).history
     return model.get_weights(), history["loss"]
-for defense in ("pgd(steps=2)", "trades(steps=2)"):
-    tfadv.defenses.online.random_start = lambda x, eps, seed: x  # noise depends on the device
-    tfadv.defenses.pgd.random_start = tfadv.defenses.online.random_start
-    tfadv.defenses.trades._START_NOISE = 0.0
+for defense in ("pgd(steps=2)", "pgd(steps=2, smoothing=0.1)"):  # the second has a loss of its own
+    pgd.random_start = lambda x, eps, seed: x  # noise depends on the device
     one, loss = train(defense)
     with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
         two, distributed = train(defense)
@@ -457,8 +465,3 @@ def test_a_defense_of_ones_own(data):
     b.compile(keras.optimizers.SGD(0.1, momentum=0.9), loss=SPARSE, jit_compile=False)
     b.fit(np.full_like(data[0], 0.5), data[1], verbose=0, batch_size=32, shuffle=False)
     assert_same(a, b)
-
-
-def test_importing_the_name_loads_no_tensorflow():
-    done = commands.python("import tfadv; print('AdversarialModel' in dir(tfadv))")
-    assert done.stdout.split() == ["True"] and os.environ is not None

@@ -117,8 +117,8 @@ class AdversarialModel(keras.Model):
         self.built = True
         if augmentation_layers(model):
             LOG.warning(
-                "%s augments images inside the model (%s), after the attack: the perturbation is turned and cropped with"
-                " the image. Augment in the data set instead.",
+                "%s augments images inside the model (%s), after the attack: the perturbation is turned and cropped "
+                "with the image. Augment in the data set instead.",
                 *(model.name, ", ".join(augmentation_layers(model)[:5])),
             )
 
@@ -284,7 +284,7 @@ class _Position(keras.callbacks.Callback):
         self.model._total.assign(0)
 
 
-def parse_defense(defense: str | Defense) -> Defense:
+def parse_defense(defense: str | Defense) -> OnlineDefense:
     """The defense that a text names; a defense as it is.
 
     Raises:
@@ -319,7 +319,8 @@ def _for_fit(defense: OnlineDefense) -> OnlineDefense:
 
 
 def _uses_compiled_loss(defense: OnlineDefense) -> bool:
-    return type(defense).loss is AdversarialTraining.loss and not defense.smoothing
+    own = type(defense).loss is not AdversarialTraining.loss
+    return not own and isinstance(defense, AdversarialTraining) and not defense.smoothing
 
 
 def _steps_of(optimizer: keras.optimizers.Optimizer) -> tf.Tensor:

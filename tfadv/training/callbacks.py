@@ -9,9 +9,12 @@ import keras
 import numpy as np
 
 from tfadv.attacks.gradient import sizes_of
+from tfadv.datasets.arrays import as_arrays
 from tfadv.errors import UserError
 from tfadv.evaluation.evaluator import evaluate
-from tfadv.models.logits import classifier
+from tfadv.evaluation.guessing import hardly_better_than_guessing, largest_share
+from tfadv.evaluation.result import Result
+from tfadv.models.logits import classifier, input_range_of
 from tfadv.training.adversarial_model import AdversarialModel
 
 LOG = logging.getLogger(__name__)
@@ -22,12 +25,17 @@ COLLAPSE = 0.2  # see `CatastrophicOverfitting`
 class RobustAccuracy(keras.callbacks.Callback):
     """Adds the accuracy under an attack to the logs of each epoch, as `val_robust_accuracy`.
 
-        robust_accuracy = tfadv.RobustAccuracy(x_val, y_val, "pgd(steps=10)", eps=8 / 255, input_range=(0, 255))
-        best = keras.callbacks.EarlyStopping("val_robust_accuracy", mode="max", patience=5, restore_best_weights=True)
-        model.fit(x, y, callbacks=[robust_accuracy, best])
+        robust_accuracy = tfadv.RobustAccuracy(x_val, y_val, eps=8 / 255, restore_best_weights=True)
+        model.fit(x, y, validation_data=(x_val, y_val), callbacks=[robust_accuracy, keras.callbacks.TensorBoard()])
 
-    It works with any classifier, whether or not it is trained on adversarial images.  Callbacks that read the logs must
-    come after it in the list.  Where no epoch was better than the model was before, a warning says so.
+    It works with any classifier, whether or not it is trained on adversarial images.  Callbacks that read the logs,
+    such as `EarlyStopping("val_robust_accuracy", mode="max")`, must come after it in the list.  The model is also
+    measured before training; where no epoch is better, a warning says so.
+
+    Attributes:
+      before: the accuracy under attack before training.
+      best: the highest accuracy under attack so far; an epoch that hardly does better than guessing does not count.
+      best_epoch: its epoch, from 1; 0 is the model as it was before.
     """
 
     def __init__(
@@ -38,6 +46,7 @@ class RobustAccuracy(keras.callbacks.Callback):
         eps: float | str = 8 / 255,
         input_range: tuple[float, float] | None = None,
         *,
+        restore_best_weights: bool = False,
         batch_size: int = 256,
     ) -> None:
         """Attacks nothing yet.
@@ -48,6 +57,8 @@ class RobustAccuracy(keras.callbacks.Callback):
           eps: one size of the perturbation for pixels in [0, 1].
           input_range: the (least, greatest) pixel value that the model takes; None takes that of an `AdversarialModel`,
             and (0, 1) for other models.
+          restore_best_weights: whether the model ends with the weights of the best epoch, or with those from before
+            where no epoch is better.
           batch_size: images per batch of the attack.
 
         Raises:
@@ -56,8 +67,10 @@ class RobustAccuracy(keras.callbacks.Callback):
         super().__init__()
         if len(sizes_of(eps)) != 1:
             raise ValueError(f"eps must be one number, because there is one {ROBUST}, got {eps}.")
-        self._images, self._labels, self._attack, self._eps = x, y, attack, sizes_of(eps)[0]
-        self._range, self._batch_size = input_range, batch_size
+        self._given, self._attack, self._eps = (x, y), attack, sizes_of(eps)[0]
+        self._range, self._batch_size, self._restore = input_range, batch_size, restore_best_weights
+        self.before = self.best = 0.0
+        self.best_epoch = 0
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Measures the model as it is before training."""
@@ -66,28 +79,35 @@ class RobustAccuracy(keras.callbacks.Callback):
         else:
             model = self.model.model if isinstance(self.model, AdversarialModel) else self.model
             self._classifier = classifier(model, self._range or (0.0, 1.0), quiet=True)
-        self.before, self.best = self.measure(), 0.0
-        LOG.info("before training: %.1f%% of the validation images are robust.", 100 * self.before)
+        self._samples = as_arrays(*self._given, input_range_of(self._classifier))
+        self._largest_share = largest_share(np.bincount(self._samples[1]).tolist())
+        self.before = self.best = float(self._measure().robust.mean())
+        self.best_epoch, self._weights = 0, self._copy()
+        LOG.info("before training, %.1f%% of the validation images are robust.", 100 * self.before)
 
-    def measure(self) -> float:
-        """The share of images that the model classifies correctly, also under the attack."""
-        result = evaluate(
-            self._classifier, self._images, self._labels, self._attack, self._eps, batch_size=self._batch_size
-        )
-        return float(result.robust_accuracy)
+    def _measure(self) -> Result:
+        return evaluate(self._classifier, *self._samples, self._attack, self._eps, batch_size=self._batch_size)
+
+    def _copy(self) -> list[np.ndarray]:
+        return self.model.get_weights() if self._restore else []
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Adds the accuracy to the logs."""
-        logs[ROBUST] = self.measure()
-        self.best = max(self.best, logs[ROBUST])
+        result = self._measure()
+        logs[ROBUST] = float(result.robust.mean())
+        guesses = hardly_better_than_guessing(result.clean_accuracy, self._largest_share)
+        if logs[ROBUST] > self.best and not guesses:
+            self.best, self.best_epoch, self._weights = logs[ROBUST], epoch + 1, self._copy()
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Warns where training has brought nothing."""
-        if self.best <= self.before:
+        """Restores the best weights, and warns where training has brought nothing."""
+        if self._restore:
+            self.model.set_weights(self._weights)
+        if not self.best_epoch:
             LOG.warning(
-                "no epoch was more robust than the model was before: %.1f%% of the validation images, now at best "
-                "%.1f%%. Try another learning rate, more epochs, or a smaller eps.",
-                *(100 * self.before, 100 * self.best),
+                "no epoch was more robust than the model was before (%.1f%% of the validation images)%s: try another "
+                "learning rate, more epochs, or a smaller eps.",
+                *(100 * self.before, ", so its weights are unchanged" if self._restore else ""),
             )
 
 
@@ -103,7 +123,8 @@ class CatastrophicOverfitting(keras.callbacks.Callback):
         """Starts without a best epoch."""
         if not isinstance(self.model, AdversarialModel):
             raise UserError("CatastrophicOverfitting is for tfadv.AdversarialModel, whose attack it strengthens.")
-        self._best, self._epoch, self._weights = -1.0, 0, []
+        self._best, self._epoch = -1.0, 0
+        self._weights: list[np.ndarray] = []
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Keeps the weights of the best epoch, or restores them."""
@@ -118,8 +139,8 @@ class CatastrophicOverfitting(keras.callbacks.Callback):
     def _restore(self, epoch: int, value: float) -> None:
         stronger = self.model.defense.fallback()
         LOG.warning(
-            "epoch %d: robust validation accuracy fell from %.1f%% to %.1f%% (catastrophic overfitting). The weights of "
-            "epoch %d are restored%s.",
+            "epoch %d: robust validation accuracy fell from %.1f%% to %.1f%% (catastrophic overfitting). The weights "
+            "of epoch %d are restored%s.",
             *(epoch, 100 * self._best, 100 * value, self._epoch),
             f"; training continues with {stronger.label}" if stronger else "",
         )

@@ -1,0 +1,144 @@
+"""The callbacks for Keras' `fit`."""
+
+import types
+
+import keras
+import numpy as np
+import pytest
+
+import tfadv
+from tfadv.defenses.pgd import PGD
+from tfadv.errors import UserError
+from tfadv.evaluation.evaluator import evaluate
+from tfadv.models.logits import classifier
+from tfadv.training import callbacks
+from tfadv.training.adversarial_model import AdversarialModel
+from tfadv.training.callbacks import CatastrophicOverfitting, RobustAccuracy
+
+ROBUST = "val_robust_accuracy"
+
+
+@pytest.fixture(scope="module")
+def data(digits):
+    """(x from 0 to 255 (1200, 16, 16, 1), y)."""
+    return digits.images[:1200, ::2, ::2].astype("float32"), digits.labels[:1200]
+
+
+def mlp():
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Rescaling(1 / 255), keras.layers.Flatten(), keras.layers.Dense(32, activation="relu")]
+    return keras.Sequential([keras.Input((16, 16, 1)), *layers, keras.layers.Dense(10, activation="softmax")])
+
+
+def compiled(model, rate=0.003):
+    model.compile(keras.optimizers.Adam(rate), loss="sparse_categorical_crossentropy", jit_compile=False)
+    return model
+
+
+def fit(model, data, given, epochs=3):
+    x, y = data
+    return model.fit(x[:1000], y[:1000], batch_size=50, epochs=epochs, verbose=0, callbacks=given).history
+
+
+def measured(model, data):
+    x, y = data
+    return evaluate(classifier(model, (0, 255), quiet=True), x[1000:], y[1000:], "pgd(steps=10)", 0.05).robust_accuracy
+
+
+def callback(data, **options):
+    return RobustAccuracy(data[0][1000:], data[1][1000:], **{"eps": 0.05, "input_range": (0, 255)} | options)
+
+
+def test_it_measures_any_model_for_the_callbacks_after_it(data, tmp_path):
+    model = compiled(mlp())
+    before, robust = measured(model, data), callback(data)
+    best = keras.callbacks.ModelCheckpoint(tmp_path / "{val_robust_accuracy:.6f}.keras", ROBUST, mode="max")
+    history = fit(model, data, [robust, best])
+    assert len(history[ROBUST]) == 3 and robust.before == before
+    assert history[ROBUST][-1] == measured(model, data)
+    assert {float(path.stem) for path in tmp_path.glob("*.keras")} == {round(value, 6) for value in history[ROBUST]}
+
+
+def test_early_stopping_restores_the_most_robust_epoch(data):
+    model = compiled(mlp(), 0.01)
+    stopping = keras.callbacks.EarlyStopping(ROBUST, mode="max", patience=2, restore_best_weights=True)
+    history = fit(model, data, [callback(data), stopping], epochs=12)
+    assert len(history[ROBUST]) < 12
+    assert measured(model, data) == max(history[ROBUST])
+
+
+def test_the_range_is_that_of_the_adversarial_model_and_its_accuracy_rises(data):
+    model = compiled(mlp())
+    fit(model, data, [], epochs=4)
+    robust = compiled(AdversarialModel(model, "nfgsm", 0.05, (0, 255)))
+    given = callback(data, input_range=None, restore_best_weights=True)
+    history = fit(robust, data, [given], epochs=6)
+    assert measured(model, data) == given.best == max(history[ROBUST]) > given.before + 0.1
+    assert history[ROBUST].index(given.best) + 1 == given.best_epoch
+
+
+def test_training_that_brings_nothing_leaves_the_weights_and_says_so(data, caplog):
+    model = compiled(mlp())
+    fit(model, data, [], epochs=4)
+    before, weights = measured(model, data), model.get_weights()
+    robust = compiled(AdversarialModel(model, "nfgsm", 0.05, (0, 255)), rate=30.0)
+    with caplog.at_level("WARNING", logger="tfadv"):
+        fit(robust, data, [callback(data, restore_best_weights=True)], epochs=2)
+    assert f"no epoch was more robust than the model was before ({before:.1%} of" in caplog.text
+    assert "so its weights are unchanged" in caplog.text
+    for a, b in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def result(robust):
+    return types.SimpleNamespace(robust=np.float64(robust), clean_accuracy=0.9)
+
+
+def test_a_network_that_guesses_is_not_the_best(data, monkeypatch):
+    """It always gives the same answer, whatever the attack, and an undefended model is never right."""
+    x, y = data
+    model = compiled(mlp())
+    model.layers[-1].set_weights([np.zeros((32, 10)), -100.0 * np.arange(10)])  # always 0
+    robust = callback(data, restore_best_weights=True)
+    robust.set_model(model)
+    monkeypatch.setattr(robust, "_measure", lambda: result(0.0))
+    robust.on_train_begin()
+    monkeypatch.undo()
+    logs = {}
+    robust.on_epoch_end(0, logs)
+    assert logs[ROBUST] == pytest.approx(np.mean(y[1000:] == 0)) and robust.best_epoch == 0
+
+
+def test_a_collapse_is_undone_and_a_stronger_attack_goes_on(data, monkeypatch, caplog):
+    accuracies = iter([0.05, 0.3, 0.5, 0.1, 0.4, 0.45])  # the first before training
+    monkeypatch.setattr(RobustAccuracy, "_measure", lambda self: result(next(accuracies)))
+    model, kept, steps = mlp(), [], []
+    robust = compiled(AdversarialModel(model, "nfgsm", 0.05, (0, 255)))
+    keep = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: kept.append(
+            (model.get_weights(), [v.numpy() for v in robust.optimizer.variables[2:]])
+        ),
+        on_epoch_end=lambda epoch, logs: steps.append(int(robust.optimizer.iterations)),
+    )
+    with caplog.at_level("WARNING", logger="tfadv"):
+        fit(robust, data, [callback(data), CatastrophicOverfitting(), keep], epochs=5)
+    assert robust.defense == PGD(steps=2)
+    assert (
+        "fell from 50.0% to 10.0%" in caplog.text and "of epoch 2 are restored; training continues with" in caplog.text
+    )
+    for a, b in zip(kept[2][0], kept[3][0]):  # after the second epoch, and before the fourth
+        np.testing.assert_array_equal(a, b)
+    assert all((v != 0).any() for v in kept[2][1]) and not any((v != 0).any() for v in kept[3][1])
+    assert steps[-1] == 5 * 20
+
+
+def test_wrong_uses_are_named(data):
+    model = compiled(mlp())
+    with pytest.raises(UserError, match="is for tfadv.AdversarialModel"):
+        fit(model, data, [CatastrophicOverfitting()])
+    robust = compiled(AdversarialModel(mlp(), input_range=(0, 255)))
+    with pytest.raises(UserError, match="put tfadv.RobustAccuracy before it"):
+        fit(robust, data, [CatastrophicOverfitting()], epochs=1)
+    with pytest.raises(ValueError, match="eps must be one number"):
+        RobustAccuracy(*data, eps=[0.1, 0.2])
+    assert tfadv.RobustAccuracy is callbacks.RobustAccuracy
