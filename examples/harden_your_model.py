@@ -12,6 +12,7 @@ keras.utils.set_random_seed(0)
 digits = load_digits()
 x = (digits.images[..., None] / 16 * 255).astype("uint8")
 x_train, x_test, y_train, y_test = train_test_split(x, digits.target, test_size=0.2, random_state=0)
+x_train, x_val, y_train, y_val = train_test_split(x_train, y_train, test_size=0.1, random_state=0)
 model = keras.Sequential([
     keras.Input((8, 8, 1)),
     keras.layers.Rescaling(1 / 255),
@@ -36,9 +37,11 @@ classifier = tfadv.classifier(model, input_range=(0, 255))
 show("before")
 
 # Every batch is attacked before the weights are updated.  The epoch with the highest accuracy under PGD is kept.
-trainer = tfadv.AdversarialTrainer(classifier, defense="nfgsm", eps=EPS)
-history = trainer.fit(x_train, y_train, epochs=20)
-print(f"kept epoch {history['best_epoch']} of 20; {history['gradients']:,} forward and backward passes of an image")
+robust = tfadv.AdversarialModel(model, defense="nfgsm", eps=EPS, input_range=(0, 255))
+robust.compile("adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+accuracy = tfadv.RobustAccuracy(x_val, y_val, "pgd(steps=10)", eps=EPS, restore_best_weights=True)
+robust.fit(x_train, y_train, validation_data=(x_val, y_val), epochs=20, verbose=0, callbacks=[accuracy])
+print(f"kept epoch {accuracy.best_epoch} of 20")
 show("after")
 
 # The weights are those of your model, which keeps its softmax and its range of pixels.

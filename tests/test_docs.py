@@ -20,7 +20,7 @@ GIVEN = """
 import tfadv, keras, numpy as np
 x = np.random.default_rng(0).integers(0, 256, (24, 16, 16, 3), dtype=np.uint8)
 y = np.arange(24) % 3
-x_test, y_test = x, y
+x_test, y_test = x_val, y_val = x, y
 x_train, y_train = np.repeat(x, 4, axis=0), np.repeat(y, 4)
 model = keras.Sequential([
     keras.Input((16, 16, 3)), keras.layers.Rescaling(1 / 255), keras.layers.Conv2D(4, 3, strides=2),

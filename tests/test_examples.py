@@ -18,14 +18,14 @@ def small(monkeypatch, tmp_path):
     digits = sklearn.datasets.load_digits()
     digits.update(images=digits.images[:300], target=digits.target[:300], data=digits.data[:300])
     monkeypatch.setattr(sklearn.datasets, "load_digits", lambda *_, **__: digits)
-    evaluate, fit = tfadv.evaluate, tfadv.AdversarialTrainer.fit
+    evaluate, fit = tfadv.evaluate, tfadv.AdversarialModel.fit
 
     def cheaper(model, x, y, attack, eps):
         attack = {"autoattack": "autoattack(steps=2,queries=5)", "pgd(steps=20)": "pgd(steps=2)"}.get(attack, attack)
         return evaluate(model, x[:32], y[:32], attack, eps)
 
     monkeypatch.setattr(tfadv, "evaluate", cheaper, raising=False)
-    monkeypatch.setattr(tfadv.AdversarialTrainer, "fit", lambda *args, **options: fit(*args, **options | {"epochs": 1}))
+    monkeypatch.setattr(tfadv.AdversarialModel, "fit", lambda *args, **options: fit(*args, **options | {"epochs": 1}))
     monkeypatch.chdir(tmp_path)
 
 

@@ -4,7 +4,7 @@
 
     x_adv = tfadv.attacks.PGD(steps=50)(model, x, y, eps=8 / 255)
     result = tfadv.evaluate(model, x, y, "autoattack", eps=8 / 255)
-    tfadv.AdversarialTrainer(model, defense="nfgsm", eps=8 / 255).fit(x_train, y_train)
+    robust = tfadv.AdversarialModel(model, defense="nfgsm", eps=8 / 255)  # compile and fit are those of Keras
 
 Importing tfadv enables oneDNN for TensorFlow on CPUs, unless
 `TF_ENABLE_ONEDNN_OPTS` is set.  oneDNN was about ten times faster on the
@@ -26,14 +26,12 @@ RESULTS = 1  # the version of the results: what was computed by another one is c
 _MODULE_NAMES = ("attacks", "datasets", "defenses", "evaluation", "explanation", "models", "training")
 _TRAINING_NAMES = {
     "AdversarialModel": "adversarial_model",
-    "AdversarialTrainer": "adversarial_trainer",
     "CatastrophicOverfitting": "callbacks",
     "RobustAccuracy": "callbacks",
 }
 _EVALUATION_NAMES = ("Result", "check_gradient_masking", "evaluate")
 __all__ = [  # noqa: F822  loaded on first use
     "AdversarialModel",
-    "AdversarialTrainer",
     "CatastrophicOverfitting",
     "Result",
     "RobustAccuracy",

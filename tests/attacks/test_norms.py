@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfadv.attacks.norms import L2, Linf
 from tfadv.attacks.randomness import START, drawn
@@ -66,3 +67,12 @@ def test_samples_are_uniform_in_the_ball(norm):
     x = sample[:, 0, 0]
     assert np.abs(np.corrcoef(np.abs(x[:, 0]) / size, size)[0, 1]) < 0.05 if norm is L2 else True
     assert np.abs(np.corrcoef(x[1:, 0], x[:-1, 0])[0, 1]) < 0.05
+
+
+@pytest.mark.parametrize("norm", [Linf, L2])
+def test_draws_inside_a_step_are_uniform_in_the_ball(norm):
+    draw = norm.draw(tf.zeros((4000, 1, 1, 2)), tf.constant((3, 4), tf.int64)).numpy()
+    size = norm.norm(draw).numpy().ravel()
+    assert (
+        size.max() <= 1 + 1e-6 and abs((size < 0.5).mean() - 0.25) < 0.03 and np.abs(draw.mean((0, 1, 2))).max() < 0.03
+    )

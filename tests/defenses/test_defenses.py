@@ -218,3 +218,32 @@ def test_defenses_that_differ_in_their_training_alone_share_a_compiled_step():
 def test_the_fallback_of_one_step_is_two_steps_with_the_same_settings(kind):
     assert kind(eps=0.1, share=0.5, smoothing=0.2).fallback() == PGD(eps=0.1, share=0.5, smoothing=0.2, steps=2)
     assert PGD().fallback() is TRADES().fallback() is None
+
+
+@pytest.mark.parametrize("defense", ATTACKING, ids=name)
+def test_perturbations_in_l2(network, batch, defense):
+    """As large as in L-infinity, but for N-FGSM, which adds noise of 2 eps; no image is left as it is."""
+    x, y = batch
+    defense = dataclasses.replace(defense, norm="l2")
+    moved = (defense.perturb(network, x, y, tf.constant(0.5), SEED) - x).numpy()
+    size = np.sqrt((moved**2).sum(axis=(1, 2, 3)))
+    most = 1.5 if isinstance(defense, NFGSM) else 0.5
+    assert (size <= most + 1e-5).all() and (size > 0.3 * most).all()
+    assert np.abs(moved).max() < 0.5 * most  # no pixel takes all of it
+
+
+def test_a_step_in_l2_follows_the_gradient():
+    """On a linear model, from the image itself: eps times the gradient over its norm."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(2)])
+    x, y = tf.fill((3, 4, 4, 1), 0.5), tf.constant([0, 1, 0])
+    moved = (NFGSM(noise=0, norm="l2").perturb(model, x, y, tf.constant(0.1), SEED) - x).numpy().reshape(3, 16)
+    kernel = model.layers[-1].get_weights()[0]
+    toward = (kernel[:, 1] - kernel[:, 0]) / np.linalg.norm(kernel[:, 1] - kernel[:, 0])
+    np.testing.assert_allclose(moved, 0.1 * np.array([toward, -toward, toward]), atol=1e-6)
+
+
+def test_sizes_above_the_range_of_pixels_need_l2():
+    assert PGD(norm="l2", eps=2).eps == 2
+    with pytest.raises(ValueError, match="at most 1 with norm=linf"):
+        PGD(eps=2)

@@ -433,7 +433,10 @@ def test_two_devices_train_as_one():
         ({"defense": "rounds"}, ValueError, "needs stored images, which the command line makes"),
         ({"defense": "nfgsm(epochs=30, average=0.9)"}, ValueError, "epochs, average .* compile.. and fit.. say it"),
         ({"defense": "pgd(awp=0.01)"}, ValueError, "only the command line does"),
-        ({"eps": 8}, ValueError, "eps must be one number from 0 to 1"),
+        ({"eps": 8}, ValueError, "eps must be at most 1, .* write eps=8 / 255"),
+        ({"eps": (0.1, 0.2)}, ValueError, "eps must be one number"),
+        ({"eps": 9, "defense": "pgd(norm=l2)"}, ValueError, "eps must be at most 8,"),
+        ({"defense": "pgd(norm=l7)"}, UserError, "norm"),
         ({"input_range": (1, 0)}, ValueError, "input_range must be the pair"),
     ],
 )

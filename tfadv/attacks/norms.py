@@ -36,6 +36,11 @@ class Linf:
         """float32, uniform in the ball of radius 1; `shape` is (H, W, C)."""
         return 2 * generator.random(shape, np.float32) - 1
 
+    @staticmethod
+    def draw(x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """As `sample` for each image of x (N, H, W, C), inside a compiled step; seed int64 (2,)."""
+        return tf.random.stateless_uniform(tf.shape(x), seed, -1.0, 1.0)
+
 
 class L2:
     """√Σd²: the Euclidean norm."""
@@ -68,6 +73,15 @@ class L2:
         d = generator.standard_normal(shape, np.float32)
         radius = generator.random() ** (1 / d.size)
         return d * np.float32(radius / np.linalg.norm(d))
+
+    @staticmethod
+    def draw(x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """As `sample` for each image of x (N, H, W, C), inside a compiled step; seed int64 (2,)."""
+        d = tf.random.stateless_normal(tf.shape(x), seed)
+        of_radius = tf.random.experimental.stateless_fold_in(seed, 0)
+        share = tf.random.stateless_uniform((tf.shape(x)[0], 1, 1, 1), of_radius)
+        dimensions = tf.cast(tf.reduce_prod(tf.shape(x)[1:]), tf.float32)
+        return d * tf.math.divide_no_nan(share ** (1 / dimensions), L2.norm(d))
 
 
 NORMS: dict[str, type[Linf] | type[L2]] = {"linf": Linf, "l2": L2}

@@ -37,7 +37,8 @@ class MART(OnlineDefense):
 
     def perturb(self, model: Any, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """PGD on the cross-entropy from a uniformly random start."""
-        return ascend(model, x, y, random_start(x, eps, seed), eps, steps=self.steps)
+        start = random_start(x, eps, seed, self.norm)
+        return ascend(model, x, y, start, eps, steps=self.steps, norm=self.norm)
 
     def loss(
         self, model: Any, x: tf.Tensor, y: tf.Tensor, adversarial: tf.Tensor | None

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 import tensorflow as tf
 
-from tfadv.attacks.gradient import logits_and_gradient, sign
+from tfadv.attacks.gradient import logits_and_gradient
+from tfadv.attacks.norms import NORMS
 from tfadv.defenses.base import Defense
 from tfadv.defenses.online import AdversarialTraining
 from tfadv.defenses.pgd import PGD
@@ -33,11 +34,11 @@ class NFGSM(AdversarialTraining):
 
     def attack(self, model: Any, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """See `AdversarialTraining.attack`."""
-        noise = self.noise * eps * tf.random.stateless_uniform(tf.shape(x), seed, -1.0, 1.0)
-        start = tf.clip_by_value(x + noise, 0.0, 1.0)
+        geometry = NORMS[self.norm]
+        start = tf.clip_by_value(x + self.noise * eps * geometry.draw(x, seed), 0.0, 1.0)
         _, gradient = logits_and_gradient(model, start, y)
-        return tf.clip_by_value(start + self.step * eps * sign(gradient), 0.0, 1.0)
+        return tf.clip_by_value(start + self.step * eps * geometry.steepest_ascent(gradient), 0.0, 1.0)
 
     def fallback(self) -> Defense:
         """Two steps of PGD."""
-        return PGD(eps=self.eps, share=self.share, smoothing=self.smoothing, steps=2)
+        return PGD(norm=self.norm, eps=self.eps, share=self.share, smoothing=self.smoothing, steps=2)

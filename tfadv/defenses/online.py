@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import tensorflow as tf
 
 from tfadv.attacks import losses
-from tfadv.attacks.gradient import logits_and_gradient, logits_of, sign
-from tfadv.attacks.norms import Linf
+from tfadv.attacks.gradient import logits_and_gradient, logits_of
+from tfadv.attacks.norms import NORMS
 from tfadv.defenses.base import Defense
 from tfadv.defenses.losses import smoothed_cross_entropy
 from tfadv.specs import setting
@@ -31,8 +31,9 @@ def ascend(
     *,
     steps: int,
     loss: Callable[..., tf.Tensor] = losses.cross_entropy,
+    norm: str = "linf",
 ) -> tf.Tensor:
-    """Steps of 2.5 · eps / steps along the sign of the gradient, each projected to within eps and [0, 1].
+    """Steps of 2.5 · eps / steps in the direction of steepest ascent, each projected to within eps and [0, 1].
 
     Plain TensorFlow, for use inside a training step.
 
@@ -44,23 +45,24 @@ def ascend(
       eps: float32 () or (N, 1, 1, 1).
       steps: number of steps, >= 1.
       loss: function of (logits, y, target) that is maximized.
+      norm: of eps, a key of `tfadv.attacks.norms.NORMS`.
 
     Returns:
       float32 (N, H, W, C).
     """
-    step_size = eps if steps == 1 else 2.5 * eps / steps
+    step_size, geometry = eps if steps == 1 else 2.5 * eps / steps, NORMS[norm]
 
     def step(i, at):
         _, gradient = logits_and_gradient(model, at, y, loss=loss)
-        return i + 1, Linf.project(at + step_size * sign(gradient), x, eps, 0.0, 1.0)
+        return i + 1, geometry.project(at + step_size * geometry.steepest_ascent(gradient), x, eps, 0.0, 1.0)
 
     _, adversarial = tf.while_loop(lambda i, _: i < steps, step, (0, start))
     return tf.ensure_shape(adversarial, x.shape)
 
 
-def random_start(x: tf.Tensor, eps: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+def random_start(x: tf.Tensor, eps: tf.Tensor, seed: tf.Tensor, norm: str = "linf") -> tf.Tensor:
     """Uniform within eps of x (N, H, W, C), clipped to [0, 1]; eps float32 () or (N, 1, 1, 1), seed int64 (2,)."""
-    return tf.clip_by_value(x + eps * tf.random.stateless_uniform(tf.shape(x), seed, -1.0, 1.0), 0.0, 1.0)
+    return tf.clip_by_value(x + eps * NORMS[norm].draw(x, seed), 0.0, 1.0)
 
 
 def with_rest(adversarial: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
@@ -75,12 +77,12 @@ def sizes_of_images(eps: tf.Tensor, n: int | tf.Tensor, seed: tf.Tensor) -> tf.T
     return eps * tf.random.stateless_uniform((n, 1, 1, 1), stream)
 
 
-def robust(model: Any, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
+def robust(model: Any, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor, norm: str = "linf") -> tf.Tensor:
     """bool (N,): images classified correctly, also under the PGD that chooses the epoch to keep.
 
     Clean accuracy would keep the very epoch in which one-step training collapsed.  Arguments as in `Defense.perturb`.
     """
-    adversarial = ascend(model, x, y, x, eps, steps=VALIDATION_STEPS)
+    adversarial = ascend(model, x, y, x, eps, steps=VALIDATION_STEPS, norm=norm)
     clean, attacked = (tf.argmax(logits_of(model, images), axis=1) == y for images in (x, adversarial))
     return clean & attacked
 
@@ -90,8 +92,9 @@ class OnlineDefense(Defense):
     """A defense that attacks the images of each step; the epoch to keep is that of the highest accuracy under PGD.
 
     Attributes:
+      norm: of the perturbation, linf or l2.
       eps: the perturbation size to train against, in units of a [0, 1] pixel; None means that of the run, under which
-        validation images are attacked in any case.
+        validation images are attacked in any case.  With another norm than linf, it is that of validation, too.
       eps_schedule: "ramp": 0 for a tenth of the steps, then growing over the next four tenths.  "fixed": the same in
         all steps.  "uniform": drawn for each image, from 0 to the largest.
     """
@@ -99,8 +102,14 @@ class OnlineDefense(Defense):
     attacks: ClassVar[bool] = True
 
     weight_decay: float | None = setting(5e-3, least=0)
-    eps: float | None = setting(None, least=0, most=1)
+    norm: str = setting("linf", choices=NORMS)
+    eps: float | None = setting(None, least=0)
     eps_schedule: str = setting("ramp", choices=EPS_SCHEDULES)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.norm == "linf" and (self.eps or 0) > 1:
+            raise ValueError(f"eps must be at most 1 with norm=linf, for pixels in [0, 1], got {self.eps}.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,4 +37,5 @@ class PGD(AdversarialTraining):
 
     def attack(self, model: Any, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """See `AdversarialTraining.attack`."""
-        return ascend(model, x, y, random_start(x, eps, seed), eps, steps=self.steps)
+        start = random_start(x, eps, seed, self.norm)
+        return ascend(model, x, y, start, eps, steps=self.steps, norm=self.norm)

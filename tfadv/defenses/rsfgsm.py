@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 import tensorflow as tf
 
-from tfadv.attacks.gradient import logits_and_gradient, sign
-from tfadv.attacks.norms import Linf
+from tfadv.attacks.gradient import logits_and_gradient
+from tfadv.attacks.norms import NORMS
 from tfadv.defenses.base import Defense
 from tfadv.defenses.online import AdversarialTraining, random_start
 from tfadv.defenses.pgd import PGD
@@ -31,10 +31,10 @@ class RSFGSM(AdversarialTraining):
 
     def attack(self, model: Any, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """See `AdversarialTraining.attack`."""
-        start = random_start(x, eps, seed)
+        start, geometry = random_start(x, eps, seed, self.norm), NORMS[self.norm]
         _, gradient = logits_and_gradient(model, start, y)
-        return Linf.project(start + self.step * eps * sign(gradient), x, eps, 0.0, 1.0)
+        return geometry.project(start + self.step * eps * geometry.steepest_ascent(gradient), x, eps, 0.0, 1.0)
 
     def fallback(self) -> Defense:
         """Two steps of PGD."""
-        return PGD(eps=self.eps, share=self.share, smoothing=self.smoothing, steps=2)
+        return PGD(norm=self.norm, eps=self.eps, share=self.share, smoothing=self.smoothing, steps=2)

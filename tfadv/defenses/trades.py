@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import tensorflow as tf
 
 from tfadv.attacks.gradient import logits_of
+from tfadv.attacks.norms import NORMS
 from tfadv.defenses.losses import kl_divergence, smoothed_cross_entropy
 from tfadv.defenses.online import OnlineDefense, ascend
 from tfadv.specs import setting
@@ -44,8 +45,12 @@ class TRADES(OnlineDefense):
             return None
         clean = tf.stop_gradient(logits_of(model, x))
         noise = _START_NOISE * tf.random.stateless_normal(tf.shape(x), seed)
-        start = tf.clip_by_value(x + tf.clip_by_value(noise, -eps, eps), 0.0, 1.0)
-        return ascend(model, x, y, start, eps, steps=self.steps, loss=lambda logits, *_: kl_divergence(clean, logits))
+        start = tf.clip_by_value(x + NORMS[self.norm].project(noise, tf.zeros_like(x), eps, -1.0, 1.0), 0.0, 1.0)
+
+        def divergence(logits: tf.Tensor, *_: Any) -> tf.Tensor:
+            return kl_divergence(clean, logits)
+
+        return ascend(model, x, y, start, eps, steps=self.steps, loss=divergence, norm=self.norm)
 
     def loss(
         self, model: Any, x: tf.Tensor, y: tf.Tensor, adversarial: tf.Tensor | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import types
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from tfadv import specs
-from tfadv.attacks.gradient import sizes_of
+from tfadv.attacks.gradient import check_sizes, sizes_of
 from tfadv.defenses import DEFENSES
 from tfadv.defenses.base import Defense
 from tfadv.defenses.online import AdversarialTraining, OnlineDefense, sizes_of_images, with_rest
@@ -81,8 +82,8 @@ class AdversarialModel(keras.Model):
           defense: one of `tfadv.defenses.DEFENSES` that attacks in each step, with its settings: a text such as
             "nfgsm(share=0.5)", or an object.  pgd, nfgsm and rsfgsm train with the loss given to `compile`.  trades,
             mart and a defense with `smoothing` have a loss of their own; that of `compile` is the loss of validation.
-          eps: size of the perturbation for pixels in [0, 1]; a number from 0 to 1, or a text such as "8/255".  It grows
-            from 0 during the first half of `fit`, unless the defense says eps_schedule=fixed.
+          eps: size of the perturbation for pixels in [0, 1], in the norm of the defense; a number, or a text such as
+            "8/255".  It grows from 0 during the first half of `fit`, unless the defense says eps_schedule=fixed.
           input_range: the (least, greatest) pixel value of the images that the model takes.
           seed: of the attacks.  Their random numbers follow from it and the number of the optimizer's step.
           **kwargs: of `keras.Model`.
@@ -94,8 +95,8 @@ class AdversarialModel(keras.Model):
         """
         super().__init__(**{"name": f"adversarial_{model.name}"} | kwargs)
         sizes = sizes_of(eps)
-        if len(sizes) != 1 or not 0 <= sizes[0] <= 1:
-            raise ValueError(f"eps must be one number from 0 to 1, for pixels in [0, 1], got {eps}.")
+        if len(sizes) != 1:
+            raise ValueError(f"eps must be one number, for pixels in [0, 1], got {eps}.")
         if is_quantized(model):
             raise UserError(
                 f"{model.name} is quantized, and can't be trained: harden the float model, then quantize it."
@@ -105,6 +106,7 @@ class AdversarialModel(keras.Model):
         self.defense = _for_fit(parse_defense(defense))
         # In a namespace, because Keras would list its layers and variables a second time.
         self._hidden = types.SimpleNamespace(classifier=classifier(model, input_range, quiet=True))
+        check_sizes(sizes, (0.0, 1.0), self.defense.norm, math.prod(s or 1024 for s in self.classifier.input_shape[1:]))
         # Variables and not Python numbers, which would be compiled into the step.
         self._first, self._total = (tf.Variable(0, trainable=False, dtype=tf.int64) for _ in range(2))
         self._pixels = tf.Variable(  # the least and the greatest of the last batch
@@ -115,6 +117,8 @@ class AdversarialModel(keras.Model):
             aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
         )
         self.built = True
+        if type(model).train_step is not keras.Model.train_step:
+            LOG.warning("%s has a train_step of its own, which is not used: the attack needs another.", model.name)
         if augmentation_layers(model):
             LOG.warning(
                 "%s augments images inside the model (%s), after the attack: the perturbation is turned and cropped "

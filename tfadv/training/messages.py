@@ -6,7 +6,6 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-import keras
 import numpy as np
 
 from tfadv.evaluation.guessing import hardly_better_than_guessing, largest_share
@@ -76,27 +75,3 @@ def say_outcome(name: str, record: Mapping[str, Any], labels: np.ndarray, learni
             *(100 * robust, 100 * robust_before),
             _KEEP_MORE if lost > _MUCH else "",
         )
-
-
-def warn_of_missing_classes(labels: np.ndarray, classes: int) -> None:
-    """Warns where few classes have images: training forgets the others, and validation does not show it.
-
-    Args:
-      labels: int (N,), the classes of the validation images.
-      classes: the number of logits.
-    """
-    present = len(np.unique(labels))
-    if len(labels) >= classes and present < classes:
-        LOG.warning(
-            "only %d of %d classes are among the validation images: what training does to the others is not seen.",
-            *(present, classes),
-        )
-
-
-def warn_of_unused_losses(model: keras.Model) -> None:
-    """Warns where a model brings losses or a training step that a defense does not use."""
-    layers = [layer.name for layer in model._flatten_layers() if layer.activity_regularizer is not None]
-    if layers:
-        LOG.warning("the activity regularizers of %s are not used in training.", ", ".join(layers[:5]))
-    if type(model).train_step is not keras.Model.train_step:
-        LOG.warning("%s has a train_step of its own, which is not used: the defense has its own.", model.name)

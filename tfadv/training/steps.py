@@ -46,7 +46,6 @@ class Steps:
         eps: float = 0.0,
         seed: tuple[int, int] = (0, 0),
         uniform: bool = False,
-        weights: Any = None,
     ) -> tf.Tensor:
         """Updates the weights by one batch.
 
@@ -60,22 +59,20 @@ class Steps:
           eps: size of the perturbation of a defense that attacks.
           seed: of its random numbers.
           uniform: whether the size of each image's perturbation is drawn, uniformly from 0 to eps.
-          weights: float32 (N,), by which the losses of the images are multiplied; only without parts.
 
         Returns:
           float64 (3,): sum of the losses, correct images, images.
         """
         step = self._step(self._train_slice, defense.step_only(), uniform)
-        weighted = () if weights is None else (tf.convert_to_tensor(weights),)
-        return step(x, y, tf.constant(eps, tf.float32), tf.constant(seed, tf.int64), *weighted)
+        return step(x, y, tf.constant(eps, tf.float32), tf.constant(seed, tf.int64))
 
     def validate(self, x: Any, y: Any, weights: Any) -> tf.Tensor:
         """float64 (3,): sum of the cross-entropies, correct images, images; `weights` (N,) are 1 or 0."""
         return self._step(self._validate_slice)(x, y, weights)
 
-    def robust(self, x: Any, y: Any, weights: Any, eps: float) -> tf.Tensor:
+    def robust(self, x: Any, y: Any, weights: Any, eps: float, norm: str) -> tf.Tensor:
         """float64 (2,): images that are correct clean and under the PGD of validation of size eps, images."""
-        return self._step(self._robust_slice)(x, y, weights, tf.constant(eps, tf.float32))
+        return self._step(self._robust_slice, norm)(x, y, weights, tf.constant(eps, tf.float32))
 
     def _step(self, function: Callable[..., tf.Tensor], *static: Any) -> Callable[..., tf.Tensor]:
         # A layer may have been frozen since the last run.
@@ -92,7 +89,6 @@ class Steps:
         y: tf.Tensor,
         eps: tf.Tensor,
         seed: tf.Tensor,
-        weights: tf.Tensor | None = None,
     ) -> tf.Tensor:
         if defense.attacks and self._devices.replicas > 1:
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
@@ -108,16 +104,14 @@ class Steps:
 
         streams = _FIRST_PART_STREAM + tf.range(self._parts)
         _, adversarial = self._over_parts(perturb, x, y, eps, streams)  # a list of one or none
-        losses, logits = self._update(defense, weights, x, y, *adversarial)
+        losses, logits = self._update(defense, x, y, *adversarial)
         # Each device has updated BatchNorm's statistics from its own slice.
         self._devices.average([v for v in self._network.non_trainable_variables if v.dtype == "float32"])
         losses, logits, y = (tf.reshape(t, (-1, *t.shape[2:])) for t in (losses, logits, y))
         return _sums(losses, logits, y, tf.ones_like(losses))
 
-    def _update(self, defense: Defense, weights: tf.Tensor | None, *batch: tf.Tensor) -> list[tf.Tensor]:
+    def _update(self, defense: Defense, *batch: tf.Tensor) -> list[tf.Tensor]:
         """Updates the weights by a batch in parts: x, y and, where the defense attacks, adversarial images.
-
-        The losses are multiplied by the `weights` of the images, where there are any.
 
         Returns:
           The losses and the logits, in parts.
@@ -129,7 +123,6 @@ class Steps:
         def differentiate(watched: Sequence[Any], x: tf.Tensor, y: tf.Tensor, *adversarial: Any) -> Any:
             with tf.GradientTape() as tape:
                 losses, logits = defense.loss(self._network, x, y, adversarial[0] if adversarial else None)
-                losses = losses if weights is None else losses * weights
                 loss = tf.reduce_sum(losses) / images + self._regularization()
             gradients = tape.gradient(loss, [v.value for v in watched])
             # A variable that the loss does not depend on has no gradient.
@@ -195,9 +188,9 @@ class Steps:
         )
         return sums, tf.nest.map_structure(lambda array: array.stack(), arrays)
 
-    def _robust_slice(self, x: tf.Tensor, y: tf.Tensor, weights: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
+    def _robust_slice(self, norm: str, x: tf.Tensor, y: tf.Tensor, weights: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
         weights = tf.cast(weights, tf.float64)
-        correct = tf.cast(robust(self._network, x, y, eps), tf.float64) * weights
+        correct = tf.cast(robust(self._network, x, y, eps, norm), tf.float64) * weights
         return tf.reduce_sum(tf.stack([correct, weights]), axis=1)
 
     def _validate_slice(self, x: tf.Tensor, y: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:

@@ -8,7 +8,7 @@ import functools
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -17,7 +17,6 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from tfadv.datasets.batches import Samples, evaluation_batches, training_batches
-from tfadv.datasets.pipelines import Pipeline
 from tfadv.defenses.base import OPTIMIZERS, Defense
 from tfadv.defenses.online import VALIDATION_STEPS
 from tfadv.errors import UserError, check_name
@@ -73,7 +72,7 @@ class _Run:
     batch_size: int
     steps: int  # per epoch
     total: int  # steps of all epochs
-    batches: Callable[[int], Iterator]  # epoch → its batches that are still to come
+    batches: Iterator  # those that are still to come, of all epochs
     validation: tf.data.Dataset
     largest_share: float  # of a class among the validation images
     best: Best
@@ -149,14 +148,13 @@ class Trainer:
         eps: float = 0.0,
         seed: tuple[int, int] = (0, 0),
         uniform: bool = False,
-        weights: Any = None,
     ) -> tf.Tensor:
         """Updates the weights by one batch; arguments and result are those of `Steps.train`."""
-        return self._steps.train(self._active, x, y, eps, seed, uniform, weights)
+        return self._steps.train(self._active, x, y, eps, seed, uniform)
 
     def fit(
         self,
-        samples: Samples | Pipeline,
+        samples: Samples,
         validation: Samples,
         settings: TrainingSettings,
         *,
@@ -173,7 +171,7 @@ class Trainer:
         `fallback` takes over.
 
         Args:
-          samples: training samples, or a user's own pipeline, which is trained on one device and without checkpoints.
+          samples: training samples.
           validation: samples that decide which epoch was best and when to stop.
           settings: how to train.
           log: writes curves for TensorBoard and is closed at the end; None writes nothing.
@@ -202,7 +200,7 @@ class Trainer:
         best = Best(None if self._defense.attacks or settings.steps else settings.patience)
         saved = checkpoints.load() if checkpoints else None
         log = log or TrainingLog(None)
-        if not saved and isinstance(samples, Samples):
+        if not saved:
             log.start(samples, settings.seed, settings.augmentations)
         progress = self._restore(*saved, best) if saved else _Progress()
         if saved:
@@ -237,7 +235,7 @@ class Trainer:
 
     def _prepare(
         self,
-        samples: Samples | Pipeline,
+        samples: Samples,
         validation: Samples,
         settings: TrainingSettings,
         best: Best,
@@ -246,28 +244,20 @@ class Trainer:
         name: str,
         progress: _Progress,
     ) -> _Run:
-        if isinstance(samples, Pipeline):
-            batch_size, steps = samples.batch_size, samples.steps
-            total, batches = settings.epochs * steps, samples.epoch
-        else:
-            slices = self._devices.replicas * self._parts
-            if len(samples) < slices:
-                raise UserError(
-                    f"{len(samples)} training images can't be shared by {slices} devices or parts of a batch."
-                )
-            batch_size = min(settings.batch_size, len(samples) // slices * slices)
-            total = settings.steps or settings.epochs * (len(samples) // batch_size)
-            dataset, steps = training_batches(
-                samples,
-                batch_size=batch_size,
-                epochs=-(-total // (len(samples) // batch_size)),
-                seed=settings.seed,
-                augmentations=settings.augmentations,
-                first=(progress.epoch, progress.step),
-                share=self._devices.share,
-            )
-            iterator = iter(dataset)
-            batches = functools.partial(_of_epoch, iterator)
+        slices = self._devices.replicas * self._parts
+        if len(samples) < slices:
+            raise UserError(f"{len(samples)} training images can't be shared by {slices} devices or parts of a batch.")
+        batch_size = min(settings.batch_size, len(samples) // slices * slices)
+        total = settings.steps or settings.epochs * (len(samples) // batch_size)
+        batches, steps = training_batches(
+            samples,
+            batch_size=batch_size,
+            epochs=-(-total // (len(samples) // batch_size)),
+            seed=settings.seed,
+            augmentations=settings.augmentations,
+            first=(progress.epoch, progress.step),
+            share=self._devices.share,
+        )
         held_out = evaluation_batches(
             validation, batch_size=max(1, batch_size // self._parts), share=self._devices.share
         )
@@ -276,7 +266,8 @@ class Trainer:
             self.model.output_shape[-1], progress.epoch * steps + progress.step, loss, images
         )
         share = largest_share(np.bincount(validation.labels).tolist())
-        return _Run(name, settings, batch_size, steps, total, batches, held_out, share, best, check, checkpoints, log)
+        following = iter(batches)
+        return _Run(name, settings, batch_size, steps, total, following, held_out, share, best, check, checkpoints, log)
 
     def _run_epochs(self, run: _Run, progress: _Progress) -> None:
         while progress.epoch < run.epochs and not run.best.ends:
@@ -303,21 +294,19 @@ class Trainer:
         """The rest of an epoch, from `progress` on; returns whether to stop after it, and its first step's seconds."""
         settings, total, steps = run.settings, run.total, run.steps_in(progress.epoch)
         sums, stop, workers = tf.constant(progress.sums), False, self._devices.workers
-        started, first_step, batches = time.monotonic(), 0.0, run.batches(progress.epoch)
+        started, first_step = time.monotonic(), 0.0
         with tqdm(
             total=steps, initial=progress.step, unit="step", desc=run.name, leave=False, disable=progress_disabled()
         ) as bar:
             while progress.step < steps:
-                x, y, *weights = next(batches)
+                x, y = next(run.batches)
                 step = run.steps_done(progress)
                 self._optimizer.learning_rate = warmup_cosine(step, peak=settings.learning_rate, total=total)
                 x, y = self._devices.distribute_share(x), self._devices.distribute_share(y)
-                sums += self.train_step(x, y, *self._perturbation(settings, step, total), *weights)
+                sums += self.train_step(x, y, *self._perturbation(settings, step, total))
                 first_step = first_step or time.monotonic() - started
                 progress.step += 1
-                progress.gradients += (
-                    len(y) * workers * self._active.cost if weights else (run.batch_size * self._active.cost)
-                )
+                progress.gradients += run.batch_size * self._active.cost
                 if self._average:
                     self._average.update(step + 1, settings.average)
                 bar.update()
@@ -367,10 +356,12 @@ class Trainer:
 
     def _robust_accuracy(self, run: _Run) -> tuple[float, int]:
         """(accuracy under PGD on the first validation images, images that were attacked)."""
-        sums = np.zeros(2)
+        sums, norm, eps = np.zeros(2), getattr(self._defense, "norm", "linf"), run.settings.eps
+        if norm != "linf":  # the eps of a run are those of linf
+            eps = self._perturbation(run.settings, run.total, run.total)[0]
         for batch in run.validation:
             x, y, weights = map(self._devices.distribute_share, batch)
-            sums += self._steps.robust(x, y, weights, run.settings.eps).numpy()
+            sums += self._steps.robust(x, y, weights, eps, norm).numpy()
             signals.asked()
             if sums[1] >= ROBUST_VALIDATION_IMAGES:
                 break
@@ -453,11 +444,6 @@ class Trainer:
 def attacked_images(validation: int, batch_size: int) -> int:
     """How many validation images are attacked after an epoch: the first ones, in whole batches."""
     return min(validation, -(-ROBUST_VALIDATION_IMAGES // batch_size) * batch_size)
-
-
-def _of_epoch(batches: Iterator, epoch: int) -> Iterator:
-    """The batches that come next: those of the epoch, because all epochs follow each other in one iterator."""
-    return batches
 
 
 def _network(model: keras.Model, precision: str) -> keras.Model:
