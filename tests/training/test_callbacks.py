@@ -5,6 +5,8 @@ import types
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tfadv
 from tfadv.defenses.pgd import PGD
@@ -53,7 +55,12 @@ def test_it_measures_any_model_for_the_callbacks_after_it(data, tmp_path):
     model = compiled(mlp())
     before, robust = measured(model, data), callback(data)
     best = keras.callbacks.ModelCheckpoint(tmp_path / "{val_robust_accuracy:.6f}.keras", ROBUST, mode="max")
-    history = fit(model, data, [robust, best])
+    history = fit(model, data, [robust, best, keras.callbacks.TensorBoard(tmp_path / "logs")])
+    curves = EventAccumulator(str(tmp_path / "logs/validation"), size_guidance={"tensors": 0})
+    curves.Reload()
+    assert [float(tf.make_ndarray(e.tensor_proto)) for e in curves.Tensors("epoch_robust_accuracy")] == pytest.approx(
+        history[ROBUST]
+    )
     assert len(history[ROBUST]) == 3 and robust.before == before
     assert history[ROBUST][-1] == measured(model, data)
     assert {float(path.stem) for path in tmp_path.glob("*.keras")} == {round(value, 6) for value in history[ROBUST]}
