@@ -320,7 +320,7 @@ class Config:
     def resolved(self) -> Config:
         """Returns the same settings with the defaults that depend on others filled in.
 
-        These are the defenses, the surrogate, the learning rate and the work folder, runs/<dataset>; the image size
+        These are the surrogate, the learning rate and the work folder, runs/<dataset>; the image size
         of the user's model or of the data set in place of 0; and the augmentations without flips where a mirrored image
         is another class.
         """

@@ -46,7 +46,6 @@ class Retrained(Defense):
     marker: ClassVar[str] = "^"
 
 
-DEFENSES = "augmented,retrained"
 MODELS = ("resnet18", "resnet50", "resnet101")
 EPSILONS = (0.01, 0.02, 0.03)
 # Data sets as the paper calls them.  Its "Cat VS Dog" is oxford_iiit_pet by its text and cats_vs_dogs by its name.

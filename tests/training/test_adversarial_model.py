@@ -432,6 +432,7 @@ def test_two_devices_train_as_one():
         ({"defense": "control"}, ValueError, "control does not attack in each step: it trains as fit does"),
         ({"defense": "rounds"}, ValueError, "needs stored images, which the command line makes"),
         ({"defense": "nfgsm(epochs=30, average=0.9)"}, ValueError, "epochs, average .* compile.. and fit.. say it"),
+        ({"defense": "pgd(eps=0.1)"}, ValueError, "eps is for the command line; here it is an argument"),
         ({"defense": "pgd(awp=0.01)"}, ValueError, "only the command line does"),
         ({"eps": 8}, ValueError, "eps must be at most 1, .* write eps=8 / 255"),
         ({"eps": (0.1, 0.2)}, ValueError, "eps must be one number"),

@@ -85,11 +85,16 @@ def records(run: Run, trained: Trained) -> list[Record]:
     for each in others:
         own, cost = each.result, each.result.cost.to_dict()
         found += attack_records(model, epsilons, own.robust, own.attack or "", own.settings, cost, each.attack.label)
-    if len({each.result.n for each in others}) != 1:  # there is no worst case over different numbers of images
+    # One eps has another meaning in another norm.  FGSM is in linf.
+    linf = [each for each in others if each.result.settings.get("norm", "linf") == "linf"]
+    joined = linf or others
+    if len({each.result.n for each in joined}) != 1:  # there is no worst case over different numbers of images
         return found
-    worst = worst_case([result.first(others[0].result.n), *(each.result for each in others)])
-    labels = dict.fromkeys(["fgsm", *(each.attack.label for each in others)])
-    return found + worst_case_records(model, epsilons, worst.robust, list(labels))
+    results, labels = [each.result for each in joined], [each.attack.label for each in joined]
+    if linf:
+        results, labels = [result.first(results[0].n), *results], ["fgsm", *labels]
+    worst = worst_case(results)
+    return found + worst_case_records(model, epsilons, worst.robust, list(dict.fromkeys(labels)))
 
 
 def _attacked(run: Run, trained: Trained) -> Iterator[Evaluation]:

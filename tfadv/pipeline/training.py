@@ -159,6 +159,8 @@ class _Job:
         settings = defense.settings()
         for name in (*schedule, *(["number"] if not self.how.budget else [])):
             settings.pop(name, None)
+        if settings.get("norm") == "linf":  # models from before there was another norm stay up to date
+            del settings["norm"]
         return {
             "split": run.dataset.entry,
             "start": self.start.entry if self.start else None,

@@ -201,8 +201,7 @@ class AdversarialModel(keras.Model):
 
     def _size(self, step: tf.Tensor) -> tf.Tensor:
         """eps of a step, float32 (); the full one outside `fit`."""
-        own = self.defense.eps
-        peak = tf.constant(self.eps if own is None else own, tf.float64)
+        peak = tf.constant(self.eps, tf.float64)
         if self.defense.eps_schedule == "ramp":
             total = tf.cast(self._total, tf.float64)
             ramp = (tf.cast(step - self._first, tf.float64) - CLEAN_SHARE * total) / (RAMP_SHARE * total)
@@ -317,6 +316,8 @@ def _for_fit(defense: OnlineDefense) -> OnlineDefense:
         raise ValueError(
             f"{defense.label}: {', '.join(wrong)} is for the command line; here, compile() and fit() say it."
         )
+    if defense.eps is not None:
+        raise ValueError(f"{defense.label}: eps is for the command line; here it is an argument of AdversarialModel.")
     if getattr(defense, "awp", 0):
         raise ValueError(f"{defense.label}: awp moves the weights within a step, which only the command line does.")
     return defense

@@ -43,7 +43,7 @@ class RobustAccuracy(keras.callbacks.Callback):
         x: Any,
         y: Any = None,
         attack: Any = "pgd(steps=10)",
-        eps: float | str = 8 / 255,
+        eps: float | str | None = None,
         input_range: tuple[float, float] | None = None,
         *,
         restore_best_weights: bool = False,
@@ -54,7 +54,8 @@ class RobustAccuracy(keras.callbacks.Callback):
         Args:
           x, y: validation images and labels in any form that `tfadv.evaluate` takes.  A few hundred suffice.
           attack: an attack, or its text such as "pgd(steps=10)".
-          eps: one size of the perturbation for pixels in [0, 1].
+          eps: one size of the perturbation for pixels in [0, 1]; None takes that of an `AdversarialModel`, and 8/255
+            for other models.
           input_range: the (least, greatest) pixel value that the model takes; None takes that of an `AdversarialModel`,
             and (0, 1) for other models.
           restore_best_weights: whether the model ends with the weights of the best epoch, or with those from before
@@ -65,9 +66,9 @@ class RobustAccuracy(keras.callbacks.Callback):
           ValueError: eps is none or several numbers.
         """
         super().__init__()
-        if len(sizes_of(eps)) != 1:
+        if eps is not None and len(sizes_of(eps)) != 1:
             raise ValueError(f"eps must be one number, because there is one {ROBUST}, got {eps}.")
-        self._given, self._attack, self._eps = (x, y), attack, sizes_of(eps)[0]
+        self._given, self._attack, self._eps = (x, y), attack, eps
         self._range, self._batch_size, self._restore = input_range, batch_size, restore_best_weights
         self.before = self.best = 0.0
         self.best_epoch = 0
@@ -86,7 +87,8 @@ class RobustAccuracy(keras.callbacks.Callback):
         LOG.info("before training, %.1f%% of the validation images are robust.", 100 * self.before)
 
     def _measure(self) -> Result:
-        return evaluate(self._classifier, *self._samples, self._attack, self._eps, batch_size=self._batch_size)
+        eps = getattr(self.model, "eps", 8 / 255) if self._eps is None else sizes_of(self._eps)[0]
+        return evaluate(self._classifier, *self._samples, self._attack, eps, batch_size=self._batch_size)
 
     def _copy(self) -> list[np.ndarray]:
         return self.model.get_weights() if self._restore else []
