@@ -237,4 +237,4 @@ def _is_functional(model: keras.Model) -> bool:
 
 
 _INPUT = keras.Input((1,))
-_PLAIN = keras.Model(_INPUT, _INPUT)  # the class of functional models has no public name
+_PLAIN = keras.Model(_INPUT, keras.layers.Identity()(_INPUT))  # the class of functional models has no public name
