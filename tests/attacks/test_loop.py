@@ -148,12 +148,19 @@ class MemoryLog:
         self.state = None
 
 
-@pytest.mark.parametrize("name", [*STEPPING, "autoattack"])
-@pytest.mark.parametrize("every", [1, 3, 7])
+@pytest.mark.parametrize(
+    "name, every",
+    [(name, 7) for name in (*STEPPING, "autoattack")]
+    + [
+        pytest.param(name, every, marks=[pytest.mark.long] if (name, every) != ("pgd", 1) else [])
+        for name in (*STEPPING, "autoattack")
+        for every in (1, 3)
+    ],
+)
 def test_resuming_gives_the_same_images_and_cost(small, name, every, monkeypatch):
     model, x, y = small
     monkeypatch.setattr(loop, "SECONDS_PER_CHUNK", 0 if every == 7 else 1e9)
-    settings = {"steps": 6, "queries": 10} if name == "autoattack" else {"steps": 10}
+    settings = {"steps": 3, "queries": 4} if name == "autoattack" else {"steps": 10}
     attack = attacks.ATTACKS[name](restarts=2, **settings)
 
     def call(log):
