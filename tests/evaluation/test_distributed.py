@@ -152,9 +152,10 @@ several = evaluate(model, x, y, "pgd(steps=5)", [0.02, 0.1], batch_size=8, execu
 np.testing.assert_array_equal(one.clean_correct, several.clean_correct)
 np.testing.assert_array_equal(one.adversarial_correct, several.adversarial_correct)
 assert one.cost.gradients == several.cost.gradients and 0 < one.robust.sum() < one.robust.size
-compilation.configure(jit_compile="true")
-xla = evaluate(model, x, y, "pgd(steps=5)", [0.02, 0.1], batch_size=8, execution=Execution(devices))
-np.testing.assert_array_equal(one.robust, xla.robust)
+if sys.argv[4] == "every":
+    compilation.configure(jit_compile="true")
+    xla = evaluate(model, x, y, "pgd(steps=5)", [0.02, 0.1], batch_size=8, execution=Execution(devices))
+    np.testing.assert_array_equal(one.robust, xla.robust)
 try:
     evaluate(model, x, y, None, batch_size=7, execution=Execution(devices))
 except UserError as error:
