@@ -2,10 +2,13 @@
 
 import contextlib
 import logging
+import os
 import pathlib
+import shutil
 
 import tfadv  # noqa: F401  before TensorFlow, because it switches oneDNN on
 
+import filelock
 import keras
 import numpy as np
 import pytest
@@ -54,6 +57,33 @@ def long(request):
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
     return str(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory):
+    """A function that returns a copy of a folder which only one of the processes of pytest makes.
+
+    Args:
+      name: of the folder.
+      make: a function that fills it, given its path.
+
+    Returns:
+      The path of the folder that `make` was given, and that of this process' own copy of it.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        root = root.parent
+
+    def made_once(name, make):
+        made, done = root / f"made-{name}", root / f"made-{name}.done"
+        with filelock.FileLock(root / f"made-{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(made, ignore_errors=True)  # of a process in which it failed
+                make(made)
+                done.touch()
+        return made, shutil.copytree(made, tmp_path_factory.mktemp(name) / "run")
+
+    return made_once
 
 
 @pytest.fixture(scope="session")

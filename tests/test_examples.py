@@ -8,13 +8,15 @@ import pytest
 import sklearn.datasets
 
 import tfadv
+from tests.checks import fgsm_only
+from tfadv.evaluation import masking
 
 EXAMPLES = sorted(pathlib.Path(__file__).parents[1].glob("examples/*.py"))
 
 
 @pytest.fixture
 def small(monkeypatch, tmp_path):
-    """300 digits, one epoch of a defense, and AutoAttack with few steps, in a folder of its own."""
+    """300 digits, one epoch of a defense, and AutoAttack and checks with few steps, in a folder of its own."""
     digits = sklearn.datasets.load_digits()
     digits.update(images=digits.images[:300], target=digits.target[:300], data=digits.data[:300])
     monkeypatch.setattr(sklearn.datasets, "load_digits", lambda *_, **__: digits)
@@ -24,6 +26,7 @@ def small(monkeypatch, tmp_path):
         attack = {"autoattack": "autoattack(steps=2,queries=5)", "pgd(steps=20)": "pgd(steps=2)"}.get(attack, attack)
         return evaluate(model, x[:32], y[:32], attack, eps)
 
+    monkeypatch.setattr(masking, "_diagnostic_attacks", fgsm_only)
     monkeypatch.setattr(tfadv, "evaluate", cheaper, raising=False)
     monkeypatch.setattr(tfadv.AdversarialModel, "fit", lambda *args, **options: fit(*args, **options | {"epochs": 1}))
     monkeypatch.chdir(tmp_path)

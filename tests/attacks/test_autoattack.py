@@ -13,7 +13,9 @@ PARTS = {
 }
 
 
-@pytest.mark.parametrize("norm, sizes", [("linf", [0.02, 0.01]), ("l2", [0.1, 0.05])])
+@pytest.mark.parametrize(
+    "norm, sizes", [("linf", [0.02, 0.01]), pytest.param("l2", [0.1, 0.05], marks=pytest.mark.long)]
+)
 def test_is_the_worst_case_of_its_parts_per_image(small, norm, sizes):
     model, x, y = small
     whole = AutoAttack(norm=norm, steps=8, queries=40)(model, x, y, sizes, batch_size=9)

@@ -21,6 +21,9 @@ from tfadv.store.resume import ResumeLog
 
 ITERATIVE = [name for name in ATTACKS if name not in ("fgsm", "onestep", "fab", "fab-t")]
 BFLOAT16 = "mixed_bfloat16"
+# PGD and APGD-T stand for those that differ from them in the loss or the direction of the steps only.
+REPRESENTED = ("bim", "mifgsm", "apgd-ce", "apgd-dlr")
+IN_PART_LONG = [pytest.param(n, marks=pytest.mark.long) if n in REPRESENTED else n for n in ITERATIVE]
 
 
 def pair(name):
@@ -47,7 +50,7 @@ def always(model, number):
     return keras.Model(inputs, keras.layers.Lambda(lambda logits: logits + bias)(model(inputs)))
 
 
-@pytest.mark.parametrize("name", ITERATIVE)
+@pytest.mark.parametrize("name", IN_PART_LONG)
 def test_finds_almost_the_same_images_as_float32(tiny, name):
     x, _ = batch(64)
     y = np.argmax(tiny(x), axis=1)
@@ -75,7 +78,7 @@ def test_the_cost_counts_search_verification_and_repetition(small, search_on):
     assert both.forwards == alone.forwards + attacked
 
 
-@pytest.mark.parametrize("name", ITERATIVE)
+@pytest.mark.parametrize("name", IN_PART_LONG)
 def test_an_image_that_fools_only_the_clone_is_attacked_again(small, search_on, name):
     """Where the search finds nothing but false examples, the result is that of float32."""
     model, x, y = small

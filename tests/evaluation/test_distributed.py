@@ -34,8 +34,8 @@ y[3] = (y[3] + 1) % 5  # one image that is misclassified from the start
 """
 
 EVERY_ATTACK = """
-found = 0
-for name in ATTACKS:
+found = tried = 0
+for name in ATTACKS if sys.argv[4] == "every" else ("fgsm", "pgd", "autoattack"):
     text = {"square": "square(steps=30)", "autoattack": "autoattack(steps=5, queries=20, targets=2)"}.get(
         name, name if name in ("fgsm", "onestep") else f"{name}(steps=6)")
     attack, one, several = parse(text), Cost(), Cost()
@@ -51,8 +51,9 @@ for name in ATTACKS:
         np.testing.assert_allclose(result, expected, atol=1e-6, err_msg=name)
     assert abs(several.gradients - one.gradients) <= 0.1 * one.gradients, (name, several, one)
     assert several.remaining == one.remaining, name
+    tried += 1
     found += (expected[2] != x).any(axis=(1, 2, 3)).sum()
-assert found > 100
+assert found > 10 * tried  # of 21 images
 print("equal")
 """
 
@@ -151,9 +152,10 @@ several = evaluate(model, x, y, "pgd(steps=5)", [0.02, 0.1], batch_size=8, execu
 np.testing.assert_array_equal(one.clean_correct, several.clean_correct)
 np.testing.assert_array_equal(one.adversarial_correct, several.adversarial_correct)
 assert one.cost.gradients == several.cost.gradients and 0 < one.robust.sum() < one.robust.size
-compilation.configure(jit_compile="true")
-xla = evaluate(model, x, y, "pgd(steps=5)", [0.02, 0.1], batch_size=8, execution=Execution(devices))
-np.testing.assert_array_equal(one.robust, xla.robust)
+if sys.argv[4] == "every":
+    compilation.configure(jit_compile="true")
+    xla = evaluate(model, x, y, "pgd(steps=5)", [0.02, 0.1], batch_size=8, execution=Execution(devices))
+    np.testing.assert_array_equal(one.robust, xla.robust)
 try:
     evaluate(model, x, y, None, batch_size=7, execution=Execution(devices))
 except UserError as error:
@@ -180,9 +182,14 @@ for script in json.loads(sys.argv[2]):
 
 
 @pytest.fixture(scope="module")
-def printed(tmp_path_factory):
+def printed(tmp_path_factory, long):
     """What the scripts print on two devices, the last word of each, and their errors."""
-    arguments = ["cpu:2", json.dumps(list(SCRIPTS.values())), str(tmp_path_factory.mktemp("log"))]
+    arguments = [
+        "cpu:2",
+        json.dumps(list(SCRIPTS.values())),
+        str(tmp_path_factory.mktemp("log")),
+        "every" if long else "few",
+    ]
     command = [sys.executable, "-c", BEGIN + RUN_ALL, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=500)
     return done.stdout.splitlines(), done.stderr[-3000:]
@@ -192,6 +199,7 @@ def test_every_attack_finds_the_same_on_each_image(printed):
     assert "equal" in printed[0], printed[1]
 
 
+@pytest.mark.long
 def test_two_hosts():
     processes = [
         subprocess.Popen(

@@ -152,8 +152,17 @@ def test_the_statistics_of_batchnorm_stay(model, labeled):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("choice", [{"jit_compile": "true"}, {"accelerate": "off"}], ids=str)
-@pytest.mark.parametrize("attack", [FGSM(), PGD(steps=5)], ids=lambda a: a.label)
+@pytest.mark.parametrize(
+    "attack, choice",
+    [
+        (FGSM(), {"jit_compile": "true"}),
+        (FGSM(), {"accelerate": "off"}),
+        (PGD(steps=5), {"accelerate": "off"}),
+        # With a smaller network: tests/attacks/test_all.py.
+        pytest.param(PGD(steps=5), {"jit_compile": "true"}, marks=pytest.mark.long),
+    ],
+    ids=lambda value: getattr(value, "label", str(value)),
+)
 def test_compilation_changes_no_result(model, labeled, attack, choice):
     plain = evaluate(model, *labeled, attack, EPSILONS, batch_size=16)
     compilation.configure(**choice)

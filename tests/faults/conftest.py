@@ -22,12 +22,14 @@ def tally():
 
 
 @pytest.fixture(scope="session")
-def complete(tmp_path_factory, data_dir):
+def complete(made_once, data_dir):
     """A `Run` that has built everything without interruption."""
-    run = Run(tmp_path_factory.mktemp("complete") / "run", data_dir)
-    done = run()
-    assert done.returncode == 0, done.stderr
-    return run
+
+    def make(folder):
+        done = Run(folder, data_dir)()
+        assert done.returncode == 0, done.stderr
+
+    return Run(made_once("complete", make)[1], data_dir)
 
 
 @pytest.fixture

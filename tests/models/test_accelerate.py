@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras import layers
 
 from tfadv import models
+from tfadv.models import resnet
 from tfadv.models.accelerate import accelerated, computes_in_bfloat16, convolve
 
 
@@ -67,6 +68,7 @@ NETS = {
     "attentive": attentive,
     "resnet_tiny": lambda: models.build("resnet_tiny", (16, 16, 3), 5),
     "resnet18": lambda: models.build("resnet18", (32, 32, 1), 5),
+    "bottleneck": lambda: resnet.resnet(resnet.bottleneck_block, (1, 2), (32, 32, 3), 5, width=16),
     "resnet50": lambda: models.build("resnet50", (32, 32, 3), 5),
     "odd": odd_net,
     "sequential": lambda: keras.Sequential(
@@ -75,7 +77,7 @@ NETS = {
 }
 
 
-@pytest.fixture(params=NETS)
+@pytest.fixture(params=[pytest.param(n, marks=pytest.mark.long) if n == "resnet50" else n for n in NETS])
 def net(request):
     keras.utils.set_random_seed(0)
     return randomize(NETS[request.param]())

@@ -288,14 +288,11 @@ def test_models_that_are_no_image_classifiers_are_refused(case):
         classifier(make(), **options)
 
 
-SMALL = {"MobileNetV2"}
 APPLICATIONS = sorted(name for name, value in vars(keras.applications).items() if inspect.isfunction(value))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name if name in SMALL else pytest.param(name, marks=pytest.mark.long) for name in APPLICATIONS],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("name", APPLICATIONS)
 def test_applications_of_keras_are_attacked_with_the_gradients_of_a_plain_tape(name):
     keras.utils.set_random_seed(0)
     size = 75 if name in ("Xception", "InceptionV3", "InceptionResNetV2") else 32

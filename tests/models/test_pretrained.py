@@ -26,7 +26,7 @@ def randomized(model, seed):
     return model
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", [n if n == "resnet18" else pytest.param(n, marks=pytest.mark.long) for n in SPECS])
 def test_features_equal_those_of_keras_hub(name):
     keras_hub = pytest.importorskip("keras_hub", reason="needs the extra pretrained", exc_type=ImportError)
     block, stages = SPECS[name]

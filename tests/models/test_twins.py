@@ -80,6 +80,7 @@ def own_casts():
 
 
 KINDS = (sequential, functional, nested, subclassed)
+SHORT = ((functional, "mixed_float16"), (nested, "int8"), (subclassed, "float16"))
 
 
 @pytest.fixture(scope="module")
@@ -128,8 +129,15 @@ def test_a_twin_is_the_float32_model_of_the_same_variables(trained, under_policy
     assert float32_twin(model) is twin and float32_twin(twin) is twin and float32_twin(expected) is expected
 
 
-@pytest.mark.parametrize("policy", [*POLICIES, "int8", "int4", "float8"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind, policy",
+    [
+        # Of each policy one kind, and of each kind one policy.
+        pytest.param(k, p, marks=[] if k is sequential or (k, p) in SHORT else pytest.mark.long)
+        for k in KINDS
+        for p in (*POLICIES, "int8", "int4", "float8")
+    ],
+)
 def test_attacks_find_what_they_find_on_the_float32_model(trained, under_policy, kind, policy):
     weights, x, y = trained
     quantized = policy in ("int8", "int4", "float8")

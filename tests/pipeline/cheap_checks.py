@@ -1,7 +1,6 @@
-"""A plugin: checks for gradient masking with few steps and queries, for tests that are not about them."""
+"""A plugin: checks for gradient masking that use FGSM only, for tests that are not about them."""
 
-import functools
+from tests.checks import fgsm_only
+from tfadv.evaluation import masking
 
-from tfadv.pipeline import steps
-
-steps.DiagnosticSettings = functools.partial(steps.DiagnosticSettings, steps=2, factor=2, targets=1, queries=5)
+masking._diagnostic_attacks = fgsm_only

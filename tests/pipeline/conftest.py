@@ -77,10 +77,16 @@ class Smoke:
 
 
 @pytest.fixture(scope="session")
-def smoke(tmp_path_factory, data_dir):
+def smoke(made_once, data_dir):
     """A `Smoke` that has run once; its `stdout` is what it printed.  Tests that change its folder work on a copy."""
-    run = Smoke(tmp_path_factory.mktemp("smoke") / "run", data_dir)
-    run.stdout = run.succeed()
+
+    def make(folder):
+        stdout = Smoke(folder / "run", data_dir).succeed()
+        (folder / "stdout.txt").write_text(stdout)
+
+    made, copy = made_once("smoke", make)
+    run = Smoke(copy / "run", data_dir)
+    run.stdout = (copy / "stdout.txt").read_text().replace(str(made), str(copy))
     return run
 
 

@@ -14,7 +14,7 @@ def splits(run):
     return {split: record[split] for split in ("train", "validation", "test")}
 
 
-@pytest.mark.parametrize("name", ["mnist", "oxford_iiit_pet"])
+@pytest.mark.parametrize("name", [pytest.param("mnist", marks=pytest.mark.long), "oxford_iiit_pet"])
 def test_test_images_are_the_official_ones(real_data, tmp_path, name):
     run = Smoke(tmp_path / "run", real_data)
     run.succeed(f"--dataset={name}", "--split=official", "--train_size=200", "--stage=prepare")

@@ -5,7 +5,7 @@ import json
 import keras
 import numpy as np
 
-from tests.pipeline.conftest import Smoke
+from tests.pipeline.conftest import CHEAP, Smoke
 
 ATTACK = '''
 """An attack that moves each image to a single gray level."""
@@ -93,10 +93,9 @@ def write(folder, **plugins):
 def test_attack_defense_and_report_format(smoke, tmp_path):
     write(tmp_path, toy_attack=ATTACK, toy_defense=DEFENSE, toy_format=FORMAT)
     run = smoke.copy(tmp_path / "run")
-    run.forked = False  # plugins are imported before TensorFlow
     before = run.dates()
-    plugins = "--plugins=toy_attack,toy_defense,toy_format"
-    flags = (plugins, "--defenses=augmented,retrained,longer", "--attacks=gray,gray(level=0.9)", "--eval_size=60")
+    plugins = f"{CHEAP},toy_attack,toy_defense,toy_format"
+    flags = (plugins, "--defenses=longer", "--attacks=gray,gray(level=0.9)", "--eval_size=60")
     stdout = run.succeed(*flags, cwd=tmp_path)
 
     # The defense, in the results, the tables and the report.
@@ -111,7 +110,7 @@ def test_attack_defense_and_report_format(smoke, tmp_path):
 
     # The attack, with its settings, equals an independent count.
     attacked = {(r["defense"], r.get("label", ""), r["eps"]): r for r in records if r["attack"] == "gray"}
-    assert len(attacked) == 4 * 2 * 3 and "gray(level=0.9)" in text
+    assert len(attacked) == 2 * 2 * 3 and "gray(level=0.9)" in text
     assert attacked["longer", "gray(level=0.9)", 0.03]["settings"] == {"level": 0.9}
     with np.load(next(run.workdir.glob("attacks/resnet_tiny/longer/gray_*/correct.npz"))) as arrays:
         robust = arrays["clean"] & arrays["adversarial"]
@@ -121,7 +120,8 @@ def test_attack_defense_and_report_format(smoke, tmp_path):
 
     # The report format.
     lines = (run.workdir / "report/lines.txt").read_text().splitlines()
-    assert len(lines) == len(records) and any(line.startswith("longer: gray(level=0.9) 0.03: ") for line in lines)
+    shown = [r for r in records if r["defense"] in ("baseline", "longer")]
+    assert len(lines) == len(shown) and any(line.startswith("longer: gray(level=0.9) 0.03: ") for line in lines)
 
     # What was there stays, and a change in the file of the attack concerns its evaluations only.
     assert not [
@@ -131,7 +131,7 @@ def test_attack_defense_and_report_format(smoke, tmp_path):
     write(tmp_path, toy_attack=ATTACK.replace("x + eps)", "x + eps / 2)"))
     run.succeed(*flags, "--stage=evaluate", cwd=tmp_path)
     rebuilt = run.rebuilt(before)
-    assert len(rebuilt) == 8 and {name.split("/")[0] for name in rebuilt} == {"attacks"}
+    assert len(rebuilt) == 4 and {name.split("/")[0] for name in rebuilt} == {"attacks"}
 
 
 def _count_gray(run, level):

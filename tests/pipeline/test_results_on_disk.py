@@ -48,15 +48,6 @@ def test_results_of_earlier_defenses_stay(smoke, tmp_path):
     assert run.records() == with_defense
 
 
-def test_a_later_report_keeps_the_transfer_matrix_and_the_checks(smoke, tmp_path):
-    run = smoke.copy(tmp_path / "run")
-    report = run.workdir / "report/report.md"
-    for flags in (("--attacks=fgsm", "--eval_size=24"), ("--stage=report",)):
-        run.succeed(*flags)
-        text = report.read_text()
-        assert "Transfer matrix" in text and "checks for gradient masking passed" in text
-
-
 def test_what_calls_itself_otherwise_is_refused(tmp_path, smoke):
     (tmp_path / "mine.py").write_text(ATTACK)
     done = smoke("--plugins=mine", "--attacks=my-attack", "--eval_size=24", cwd=tmp_path)

@@ -102,8 +102,8 @@ from tfadv.runtime.devices import Devices
 from tfadv.training import Trainer, TrainingSettings
 devices = Devices("cpu:2")
 rng = np.random.default_rng(0)
-labels = rng.integers(0, 3, 256)  # the brighter, the higher: something to learn, else the weights stay
-images = 0.3 * rng.uniform(size=(256, 16, 16, 1)) + labels[:, None, None, None] / 3
+labels = rng.integers(0, 3, 64)  # the brighter, the higher: something to learn, else the weights stay
+images = 0.3 * rng.uniform(size=(64, 16, 16, 1)) + labels[:, None, None, None] / 3
 samples = Samples(images.astype("float32"), labels)
 settings = TrainingSettings(epochs=4, batch_size=16, learning_rate=0.1, patience=9, eps=0.1, average=0.9)
 for defense, batch_parts in (DEFENSE,):

@@ -16,9 +16,9 @@ STEPS = {"baseline": 10, "augmented": 38}  # per epoch
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def flags(workdir, data_dir):
+def flags(workdir, data_dir, stage):
     return [
-        "--dataset=digits", "--stage=augment", "--models=resnet_tiny",
+        "--dataset=digits", f"--stage={stage}", "--models=resnet_tiny",
         "--surrogate=resnet_tiny", "--train_size=320", "--epochs=4", "--retrain_epochs=3", "--batch_size=32",
         f"--workdir={workdir}", f"--data_dir={data_dir}",
     ]  # fmt: skip
@@ -35,15 +35,15 @@ def history(workdir, defense):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, data_dir):
     workdir = tmp_path_factory.mktemp("uninterrupted")
-    assert commands.run(flags(workdir, data_dir)).returncode == 0
+    assert commands.run(flags(workdir, data_dir, "augment")).returncode == 0
     assert not list(workdir.glob("checkpoints/*/*"))  # no longer needed
     return workdir
 
 
-def stopped_at(workdir, data_dir, defense, epoch, number=signal.SIGKILL):
+def stopped_at(workdir, data_dir, stage, defense, epoch, number=signal.SIGKILL):
     """Starts the run and sends a signal as soon as a checkpoint is there; returns (exit code, stderr)."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tfadv.main", *flags(workdir, data_dir)], text=True,
+        [sys.executable, "-m", "tfadv.main", *flags(workdir, data_dir, stage)], text=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
@@ -57,27 +57,31 @@ def stopped_at(workdir, data_dir, defense, epoch, number=signal.SIGKILL):
     return process.returncode, errors
 
 
-@pytest.mark.parametrize("defense, epoch", [pytest.param("baseline", 2, marks=pytest.mark.long), ("augmented", 1)])
+@pytest.mark.long
+@pytest.mark.parametrize("defense, epoch", [("baseline", 2), ("augmented", 1)])
 def test_killed_and_resumed_equals_uninterrupted_exactly(uninterrupted, tmp_path, data_dir, defense, epoch):
-    stopped_at(tmp_path, data_dir, defense, epoch)
-    resumed = commands.run(flags(tmp_path, data_dir))
+    stopped_at(tmp_path, data_dir, "augment", defense, epoch)
+    resumed = commands.run(flags(tmp_path, data_dir, "augment"))
     assert resumed.returncode == 0 and "resuming after epoch" in resumed.stderr
     for name in ("baseline", "augmented"):
         assert weights(tmp_path, name) == weights(uninterrupted, name)
         assert history(tmp_path, name) == history(uninterrupted, name)
 
 
-def test_a_damaged_checkpoint_is_skipped(uninterrupted, tmp_path, data_dir):
-    stopped_at(tmp_path, data_dir, "baseline", 2)
-    newest = max((tmp_path / "checkpoints/resnet_tiny/baseline").glob("step-*"))
+def test_killed_and_resumed_without_a_damaged_checkpoint_equals_uninterrupted(tmp_path, data_dir):
+    uninterrupted, stopped = tmp_path / "uninterrupted", tmp_path / "stopped"
+    assert commands.run(flags(uninterrupted, data_dir, "train")).returncode == 0
+    stopped_at(stopped, data_dir, "train", "baseline", 2)
+    newest = max((stopped / "checkpoints/resnet_tiny/baseline").glob("step-*"))
     arrays = newest / "arrays.npz"
     content = bytearray(arrays.read_bytes())
     content[len(content) // 2] ^= 1
     arrays.write_bytes(content)
-    resumed = commands.run(flags(tmp_path, data_dir))
+    resumed = commands.run(flags(stopped, data_dir, "train"))
     assert (
         resumed.returncode == 0
         and "damaged" in resumed.stderr
         and "Resuming from the checkpoint before" in resumed.stderr
     )
-    assert weights(tmp_path, "baseline") == weights(uninterrupted, "baseline")
+    assert weights(stopped, "baseline") == weights(uninterrupted, "baseline")
+    assert history(stopped, "baseline") == history(uninterrupted, "baseline")
