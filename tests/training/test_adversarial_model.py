@@ -12,6 +12,8 @@ from tests import commands
 from tfadv.defenses.nfgsm import NFGSM
 from tfadv.defenses.online import AdversarialTraining
 from tfadv.errors import UserError
+from tfadv.evaluation.evaluator import evaluate
+from tfadv.models.logits import classifier
 from tfadv.runtime.devices import Devices
 from tfadv.training.adversarial_model import AdversarialModel
 from tfadv.training.schedule import delayed_ramp
@@ -469,3 +471,93 @@ def test_a_defense_of_ones_own(data):
     b.compile(keras.optimizers.SGD(0.1, momentum=0.9), loss=SPARSE, jit_compile=False)
     b.fit(np.full_like(data[0], 0.5), data[1], verbose=0, batch_size=32, shuffle=False)
     assert_same(a, b)
+
+
+def test_losses_and_metrics_by_the_names_of_the_outputs(data):
+    image = keras.Input((8, 8, 1))
+    outputs = keras.layers.Dense(10, activation="softmax", name="digit")(keras.layers.Flatten()(image))
+    model = keras.Model(image, outputs)
+    history = fit(robust(model, loss={"digit": SPARSE}, metrics={"digit": ["accuracy"]}), *data)
+    assert {"loss", "accuracy"} <= set(history)
+
+
+def test_callbacks_of_every_form(data):
+    """A callback alone, in sixth place, and a list of Keras that stays as it was."""
+    seen = []
+    note = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
+    model = mlp()
+    wrapper = robust(model)
+    wrapper.fit(*data, 32, 1, 0, note)
+    given = keras.callbacks.CallbackList([note], model=wrapper, add_history=True, epochs=1, verbose=0, steps=10)
+    wrapper.fit(*data, verbose=0, callbacks=given)
+    assert seen == [0, 0] and len(given.callbacks) == 2 and int(wrapper._total) == 0
+    with pytest.raises(KeyboardInterrupt):
+        fit(wrapper, *data, epochs=3, callbacks=Stop())
+    assert int(wrapper._total) == 0  # train_on_batch takes the full eps again
+
+
+def test_one_hot_labels_of_unknown_width(data):
+    x, y = data
+    known, unknown = mlp(), mlp()
+    one_hot = keras.utils.to_categorical(y, 10)
+    spec = (tf.TensorSpec((None, 8, 8, 1), tf.float32), tf.TensorSpec((None, None), tf.float32))
+    batches = tf.data.Dataset.from_tensor_slices((x, one_hot)).batch(32)
+    generated = tf.data.Dataset.from_generator(lambda: iter(batches), output_signature=spec)
+    fit(robust(known, loss="categorical_crossentropy"), batches, steps_per_epoch=10)
+    fit(robust(unknown, loss="categorical_crossentropy"), generated, steps_per_epoch=10)
+    assert_same(known, unknown)
+
+
+def test_the_policy_is_that_of_the_model_and_pixels_are_not_cast():
+    model = mlp(dtype="mixed_float16")
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        half = mlp()
+        scaled = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Rescaling(1 / 65535, dtype="float32"), half])
+        assert isinstance(robust(scaled).optimizer, keras.optimizers.LossScaleOptimizer)
+        x = np.random.default_rng(0).uniform(0, 65535, (4, 8, 8, 1)).astype("float32")
+        wrapper = robust(scaled, input_range=(0, 65535))
+        np.testing.assert_array_equal(wrapper.predict(x, verbose=0), scaled.predict(x, verbose=0))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert isinstance(robust(half).optimizer, keras.optimizers.LossScaleOptimizer)
+    assert not isinstance(robust(model).optimizer, keras.optimizers.LossScaleOptimizer)  # only a layer is in half
+
+
+@keras.saving.register_keras_serializable("tests")
+class Scaled(keras.Sequential):
+    def call(self, x, training=None, mask=None):
+        return super().call(x / 255, training=training)
+
+
+def test_a_sequential_model_with_a_call_of_its_own_is_attacked_through_it():
+    keras.utils.set_random_seed(0)
+    model = Scaled([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
+    x = np.random.default_rng(0).uniform(size=(4, 8, 8, 1)).astype("float32")
+    wrapper = AdversarialModel(model, input_range=(0, 255))
+    np.testing.assert_allclose(wrapper.classifier(x), model(x * 255), rtol=1e-5)
+
+
+def test_evaluate_and_classifier_take_it(data):
+    x, y = (part[:50] for part in data)
+    model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Rescaling(1 / 255), mlp()])
+    wrapper = robust(model, input_range=(0, 255), loss=SPARSE)
+    fit(wrapper, data[0] * 255, data[1], epochs=3)
+    expected = evaluate(classifier(model, (0, 255), quiet=True), x, y, "pgd(steps=2)", 0.05)
+    found = evaluate(wrapper, x, y, "pgd(steps=2)", 0.05)
+    np.testing.assert_array_equal(found.robust, expected.robust)
+    assert found.clean_accuracy > 0.5 and classifier(wrapper) is wrapper.classifier
+    assert wrapper.input_shape == (None, 8, 8, 1) and wrapper.output_shape == (None, 10)
+
+
+def test_an_unregistered_defense_is_not_saved(tmp_path):
+    class Own(NFGSM):
+        pass
+
+    with pytest.raises(ValueError, match="own is not registered in DEFENSES: save robust.model instead"):
+        AdversarialModel(mlp(), Own()).save(tmp_path / "robust.keras")
+
+
+def test_the_stronger_attack_keeps_the_settings():
+    found = NFGSM(norm="l2", eps=1, eps_schedule="fixed", share=0.5, smoothing=0.1).fallback()
+    assert found.label == "pgd(eps=1.0, eps_schedule=fixed, norm=l2, share=0.5, smoothing=0.1, steps=2)"

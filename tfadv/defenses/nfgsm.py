@@ -11,7 +11,7 @@ from tfadv.attacks.gradient import logits_and_gradient
 from tfadv.attacks.norms import NORMS
 from tfadv.defenses.base import Defense
 from tfadv.defenses.online import AdversarialTraining
-from tfadv.defenses.pgd import PGD
+from tfadv.defenses.pgd import two_steps
 from tfadv.specs import setting
 
 
@@ -41,4 +41,4 @@ class NFGSM(AdversarialTraining):
 
     def fallback(self) -> Defense:
         """Two steps of PGD."""
-        return PGD(norm=self.norm, eps=self.eps, share=self.share, smoothing=self.smoothing, steps=2)
+        return two_steps(self)

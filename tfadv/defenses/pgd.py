@@ -39,3 +39,9 @@ class PGD(AdversarialTraining):
         """See `AdversarialTraining.attack`."""
         start = random_start(x, eps, seed, self.norm)
         return ascend(model, x, y, start, eps, steps=self.steps, norm=self.norm)
+
+
+def two_steps(defense: AdversarialTraining) -> PGD:
+    """What a defense with one attack step goes on with where it has collapsed: two steps, with its other settings."""
+    kept = ("norm", "eps", "eps_schedule", "share", "smoothing")
+    return PGD(steps=2, **{name: getattr(defense, name) for name in kept})

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from tfadv.models.image_model import image_shape, without_axes
-from tfadv.models.twins import without_activation
+from tfadv.models.twins import is_functional, without_activation
 
 LOG = logging.getLogger(__name__)
 OUTPUTS = ("auto", "logits", "probabilities")
@@ -21,6 +21,7 @@ _PROBED = 32  # random images that show what the outputs of a model are
 _TOLERANCE = 1e-2  # of a sum of probabilities or of a probability in float16
 _RANGES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # classifier → its input_range
 _ORIGINALS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # classifier → the model that it was made from
+_WRAPPED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # see `stands_for`
 _OUTPUTS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # classifier → what that model returns
 
 
@@ -64,6 +65,8 @@ def classifier(
     low, high = _pair(input_range)
     if outputs not in OUTPUTS:
         raise ValueError(f"outputs must be one of {', '.join(OUTPUTS)}, got {outputs!r}.")
+    if unwrapped(model) is not model:
+        return unwrapped(model)
     functional = _functional(model, input_shape)
     _check_shapes(functional)
     images = _random_images(functional, input_shape, low, high)
@@ -81,7 +84,8 @@ def classifier(
         raw = _LogProbabilities(name="log_probabilities")(raw)
     else:
         message = ""
-    returns = ("probabilities" if message else "logits", raw.shape[-1])
+    of_columns = "sigmoid" if raw.shape[-1] == 1 else "softmax"
+    returns = (activation or of_columns if message else "logits", raw.shape[-1])
     if message and not quiet:
         LOG.log(logging.INFO if activation else logging.WARNING, "%s", message)
     if raw.shape[-1] == 1:
@@ -104,8 +108,17 @@ def outputs_of(converted: keras.Model, logits: Any) -> Any:
     kind, columns = _OUTPUTS[converted]
     if columns == 1:
         logits = logits[:, 1:]  # of (0, z)
-        return keras.activations.sigmoid(logits) if kind == "probabilities" else logits
-    return keras.activations.softmax(logits) if kind == "probabilities" else logits
+    return logits if kind == "logits" else keras.activations.get(kind)(logits)
+
+
+def stands_for(wrapper: keras.Model, converted: keras.Model) -> None:
+    """Makes `classifier` and `tfadv.evaluate` take a converted model where they are given a model that wraps it."""
+    _WRAPPED[wrapper] = converted
+
+
+def unwrapped(model: Any) -> Any:
+    """The converted model that `stands_for` was called with; `model` itself where it was not."""
+    return _WRAPPED.get(model, model) if isinstance(model, keras.Model) else model
 
 
 def input_range_of(model: Any) -> tuple[float, float]:
@@ -135,6 +148,8 @@ def _functional(model: keras.Model, input_shape: tuple[int, int, int] | None) ->
     if not isinstance(model, keras.Model):
         raise ValueError(f"model must be a keras.Model, got {type(model).__name__}.")
     try:
+        if not is_functional(model):  # also a functional one whose class has a `call` of its own
+            raise ValueError
         inputs, outputs = (t[0] if len(t) == 1 else t for t in (model.inputs, model.outputs))
         return keras.Model(inputs, outputs, name=model.name)
     except (AttributeError, ValueError, TypeError):  # subclassed, or not built yet

@@ -32,7 +32,7 @@ def needs_twin(model: Any) -> bool:
 
 
 def _computes_in_half_precision(layer: keras.Layer) -> bool:
-    if isinstance(layer, keras.Model) and _is_functional(layer):  # its layers compute in their own precision
+    if isinstance(layer, keras.Model) and is_functional(layer):  # its layers compute in their own precision
         return any(getattr(operation, "dtype", None) in HALF for operation in _casts_of(layer))
     if isinstance(layer, keras.layers.InputLayer):
         return layer.dtype in HALF
@@ -160,7 +160,7 @@ class _Copier:
         """The copy of a layer, of a container of layers, or of a method of a layer; any other value itself."""
         if id(value) in self._copies:
             return self._copies[id(value)]
-        if isinstance(value, keras.Model) and _is_functional(value):
+        if isinstance(value, keras.Model) and is_functional(value):
             return self._remember(value, self._functional(value))
         if isinstance(value, keras.Layer):
             return self._layer(value)
@@ -230,7 +230,7 @@ class _Copier:
         return copy
 
 
-def _is_functional(model: keras.Model) -> bool:
+def is_functional(model: keras.Model) -> bool:
     """Whether its graph of layers is known: its `call` is Keras' own."""
     call_of_keras = type(model).call in (keras.Sequential.call, type(_PLAIN).call)
     return call_of_keras and bool(getattr(model, "inputs", None)) and model.built

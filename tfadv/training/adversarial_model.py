@@ -16,7 +16,7 @@ from tfadv.defenses import DEFENSES
 from tfadv.defenses.base import Defense
 from tfadv.defenses.online import AdversarialTraining, OnlineDefense, sizes_of_images, with_rest
 from tfadv.errors import UserError
-from tfadv.models.logits import classifier, outputs_of
+from tfadv.models.logits import classifier, outputs_of, stands_for
 from tfadv.models.random_layers import augmentation_layers
 from tfadv.models.twins import is_quantized
 from tfadv.training.schedule import CLEAN_SHARE, RAMP_SHARE
@@ -25,6 +25,9 @@ LOG = logging.getLogger(__name__)
 _TOLERANCE = 1e-4  # of the range of pixels: images that were normalised and scaled back miss its ends by rounding
 # Settings with which the command line trains; in Keras, `compile` and `fit` say the same.
 _OF_COMPILE_AND_FIT = ("epochs", "learning_rate", "optimizer", "weight_decay", "average", "models")
+
+
+_METHODS = ("train_step", "test_step", "compute_loss", "compute_metrics")  # that a model may define itself
 
 
 class _Attacked(NamedTuple):
@@ -93,7 +96,8 @@ class AdversarialModel(keras.Model):
           ValueError: eps is out of range, the defense does not attack in each step or has a setting that belongs to
             `compile` or `fit`, or `tfadv.classifier` does not accept the model.
         """
-        super().__init__(**{"name": f"adversarial_{model.name}"} | kwargs)
+        # The policy decides on the scaling of the loss; the layers of the model cast the pixels, if they want to.
+        super().__init__(autocast=False, **{"name": f"adversarial_{model.name}", "dtype": model.dtype_policy} | kwargs)
         sizes = sizes_of(eps)
         if len(sizes) != 1:
             raise ValueError(f"eps must be one number, for pixels in [0, 1], got {eps}.")
@@ -102,7 +106,7 @@ class AdversarialModel(keras.Model):
                 f"{model.name} is quantized, and can't be trained: harden the float model, then quantize it."
             )
         self.model, self.eps, self.seed = model, sizes[0], seed
-        self.input_range = tuple(map(float, input_range))
+        self.input_range = (float(input_range[0]), float(input_range[1]))
         self.defense = _for_fit(parse_defense(defense))
         # In a namespace, because Keras would list its layers and variables a second time.
         self._hidden = types.SimpleNamespace(classifier=classifier(model, input_range, quiet=True))
@@ -117,8 +121,10 @@ class AdversarialModel(keras.Model):
             aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
         )
         self.built = True
-        if type(model).train_step is not keras.Model.train_step:
-            LOG.warning("%s has a train_step of its own, which is not used: the attack needs another.", model.name)
+        stands_for(self, self.classifier)
+        own = [name for name in _METHODS if getattr(type(model), name) is not getattr(keras.Model, name)]
+        if own:
+            LOG.warning("%s has %s of its own, which is not used in its training.", model.name, " and ".join(own))
         if augmentation_layers(model):
             LOG.warning(
                 "%s augments images inside the model (%s), after the attack: the perturbation is turned and cropped "
@@ -130,6 +136,25 @@ class AdversarialModel(keras.Model):
     def classifier(self) -> keras.Model:
         """The model from float32 images in [0, 1] to logits that is attacked; its variables are those of `model`."""
         return self._hidden.classifier
+
+    @property
+    def output_names(self) -> list[str]:
+        """Those of `model`, for losses and metrics by name."""
+        return getattr(self.model, "output_names", None) or [self.model.name]
+
+    @property
+    def input_shape(self) -> Any:
+        """That of `model`."""
+        return self.model.input_shape
+
+    @property
+    def output_shape(self) -> Any:
+        """That of `model`."""
+        return self.model.output_shape
+
+    def export(self, *args: Any, **kwargs: Any) -> Any:
+        """Exports `model`, see `keras.Model.export`."""
+        return self.model.export(*args, **kwargs)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """The outputs of `model`; of a step whose loss the defense computes, the losses as well."""
@@ -180,6 +205,8 @@ class AdversarialModel(keras.Model):
         low, high = self.input_range
         images = pixels if (low, high) == (0.0, 1.0) else (pixels - low) / (high - low)
         shape = self.classifier.input_shape[1:]
+        if images.shape.rank == 3:
+            images = images[..., None]
         return pixels, images if images.shape.rank == 4 else tf.reshape(images, (-1, *shape))
 
     def _as_given(self, x: Any, pixels: tf.Tensor, images: tf.Tensor, attacked: tf.Tensor) -> Any:
@@ -194,10 +221,15 @@ class AdversarialModel(keras.Model):
 
     def _classes(self, y: Any) -> tf.Tensor:
         """int64 (N,) of class numbers, one-hot labels, mixed labels (the class with the largest share), or 0 and 1."""
-        y = tf.convert_to_tensor(y)
-        if y.shape.rank == 2 and y.shape[1] == self.classifier.output_shape[1]:
-            return tf.argmax(y, axis=1)
-        return tf.reshape(tf.cast(tf.round(y) if y.dtype.is_floating else y, tf.int64), (-1,))
+        y, classes = tf.convert_to_tensor(y), self.classifier.output_shape[1]
+
+        def numbers() -> tf.Tensor:
+            whole = tf.cast(tf.round(y) if y.dtype.is_floating else y, tf.int64)
+            return tf.maximum(tf.reshape(whole, (-1,)), 0)  # a loss may know -1
+
+        if y.shape.rank == 2 and y.shape[1] is None:
+            return tf.cond(tf.shape(y)[1] == classes, lambda: tf.argmax(y, axis=1), numbers)
+        return tf.argmax(y, axis=1) if y.shape.rank == 2 and y.shape[1] == classes else numbers()
 
     def _size(self, step: tf.Tensor) -> tf.Tensor:
         """eps of a step, float32 (); the full one outside `fit`."""
@@ -215,19 +247,28 @@ class AdversarialModel(keras.Model):
         batch_size: Any = None,
         epochs: int = 1,
         verbose: Any = "auto",
+        callbacks: Any = None,
         **kwargs: Any,
     ) -> Any:
         """See `keras.Model.fit`.
 
         Raises:
-          ValueError: pixels outside `input_range`, after the first batch.
+          ValueError: pixels outside `input_range`, in the first batch or the last one of an epoch.
         """
-        own, callbacks = _Position(), kwargs.pop("callbacks", None) or []
-        if isinstance(callbacks, keras.callbacks.CallbackList):
-            callbacks.append(own)
-        else:
-            callbacks = [*(callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]), own]
-        return super().fit(x, y, batch_size, epochs, verbose, callbacks=callbacks, **kwargs)
+        own = _Position()
+        try:
+            if not isinstance(callbacks, keras.callbacks.CallbackList):
+                given = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks] if callbacks else []
+                return super().fit(x, y, batch_size, epochs, verbose, [*given, own], **kwargs)
+            own.set_model(self)
+            own.set_params(callbacks.params)
+            callbacks.callbacks.append(own)
+            try:
+                return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
+            finally:
+                callbacks.callbacks.remove(own)
+        finally:
+            self._total.assign(0)
 
     def check_pixels(self) -> None:
         """Raises ValueError where the last batch had pixels outside `input_range`."""
@@ -240,7 +281,13 @@ class AdversarialModel(keras.Model):
             )
 
     def get_config(self) -> dict[str, Any]:
-        """The model and the arguments, for `save`."""
+        """The model and the arguments, for `save`.
+
+        Raises:
+          ValueError: the defense is none of `tfadv.defenses.DEFENSES`, so that nothing could load it.
+        """
+        if self.defense.name not in DEFENSES or DEFENSES[self.defense.name] is not type(self.defense):
+            raise ValueError(f"{self.defense.label} is not registered in DEFENSES: save robust.model instead.")
         return super().get_config() | {
             "model": keras.saving.serialize_keras_object(self.model),
             "defense": self.defense.label,
@@ -282,9 +329,6 @@ class _Position(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.model.check_pixels()
-
-    def on_train_end(self, logs: Any = None) -> None:
-        self.model._total.assign(0)
 
 
 def parse_defense(defense: str | Defense) -> OnlineDefense:

@@ -8,13 +8,14 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfadv.attacks import PGD, parse
 from tfadv.attacks.gradient import sizes_of
 from tfadv.datasets.arrays import as_arrays
 from tfadv.errors import UserError
 from tfadv.evaluation.evaluator import evaluate
 from tfadv.evaluation.guessing import hardly_better_than_guessing, largest_share
 from tfadv.evaluation.result import Result
-from tfadv.models.logits import classifier, input_range_of
+from tfadv.models.logits import classifier
 from tfadv.training.adversarial_model import AdversarialModel
 
 LOG = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class RobustAccuracy(keras.callbacks.Callback):
         self,
         x: Any,
         y: Any = None,
-        attack: Any = "pgd(steps=10)",
+        attack: Any = None,
         eps: float | str | None = None,
         input_range: tuple[float, float] | None = None,
         *,
@@ -53,7 +54,8 @@ class RobustAccuracy(keras.callbacks.Callback):
 
         Args:
           x, y: validation images and labels in any form that `tfadv.evaluate` takes.  A few hundred suffice.
-          attack: an attack, or its text such as "pgd(steps=10)".
+          attack: an attack, or its text such as "pgd(steps=50)".  None takes 10 steps of PGD, in the norm of the
+            defense of an `AdversarialModel`.
           eps: one size of the perturbation for pixels in [0, 1]; None takes that of an `AdversarialModel`, and 8/255
             for other models.
           input_range: the (least, greatest) pixel value that the model takes; None takes that of an `AdversarialModel`,
@@ -75,23 +77,35 @@ class RobustAccuracy(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Measures the model as it is before training."""
-        if isinstance(self.model, AdversarialModel) and self._range in (None, self.model.input_range):
-            self._classifier = self.model.classifier
+        robust = self.model if isinstance(self.model, AdversarialModel) else None
+        norm = robust.defense.norm if robust else "linf"
+        given = self._attack
+        self._used = PGD(steps=10, norm=norm) if given is None else parse(given) if isinstance(given, str) else given
+        if robust and self._eps is None and getattr(self._used, "norm", "linf") != norm:
+            raise ValueError(f"give eps for {self._used.label}: that of the model is for perturbations in {norm}.")
+        self._size = sizes_of(self._eps)[0] if self._eps is not None else robust.eps if robust else 8 / 255
+        own_range = robust.input_range if robust else (0.0, 1.0)
+        self._samples = as_arrays(*self._given, self._range or own_range)
+        if robust and self._range in (None, own_range):
+            self._classifier = robust.classifier
         else:
-            model = self.model.model if isinstance(self.model, AdversarialModel) else self.model
-            self._classifier = classifier(model, self._range or (0.0, 1.0), quiet=True)
-        self._samples = as_arrays(*self._given, input_range_of(self._classifier))
+            model, shape = robust.model if robust else self.model, self._samples[0].shape[1:]
+            self._classifier = classifier(
+                model, self._range or own_range, quiet=True, input_shape=shape if len(shape) == 3 else None
+            )
         self._largest_share = largest_share(np.bincount(self._samples[1]).tolist())
-        self.before = self.best = float(self._measure().robust.mean())
-        self.best_epoch, self._weights = 0, self._copy()
+        result = self._measure()
+        self.before, self.best_epoch = float(result.robust.mean()), 0
+        # A model that guesses is hard to attack, and no reason to undo training.
+        guesses = hardly_better_than_guessing(result.clean_accuracy, self._largest_share)
+        self.best, self._weights = (-1.0, None) if guesses else (self.before, self._copy())
         LOG.info("before training, %.1f%% of the validation images are robust.", 100 * self.before)
 
     def _measure(self) -> Result:
-        eps = getattr(self.model, "eps", 8 / 255) if self._eps is None else sizes_of(self._eps)[0]
-        return evaluate(self._classifier, *self._samples, self._attack, eps, batch_size=self._batch_size)
+        return evaluate(self._classifier, *self._samples, self._used, self._size, batch_size=self._batch_size)
 
-    def _copy(self) -> list[np.ndarray]:
-        return self.model.get_weights() if self._restore else []
+    def _copy(self) -> list[np.ndarray] | None:
+        return self.model.get_weights() if self._restore else None
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Adds the accuracy to the logs."""
@@ -103,22 +117,22 @@ class RobustAccuracy(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Any = None) -> None:
         """Restores the best weights, and warns where training has brought nothing."""
-        if self._restore:
+        if self._weights is not None:
             self.model.set_weights(self._weights)
         if not self.best_epoch:
             LOG.warning(
                 "no epoch was more robust than the model was before (%.1f%% of the validation images)%s: try another "
                 "learning rate, more epochs, or a smaller eps.",
-                *(100 * self.before, ", so its weights are unchanged" if self._restore else ""),
+                *(100 * self.before, ", so its weights are unchanged" if self._weights is not None else ""),
             )
 
 
 class CatastrophicOverfitting(keras.callbacks.Callback):
     """Undoes the collapse of an `AdversarialModel` whose attack takes one step, and goes on with a stronger attack.
 
-    Where `val_robust_accuracy` is 0.2 lower than in the best epoch, the weights of that epoch are restored, the
-    optimizer's moments become 0, and training continues with the defense's `fallback`, such as two steps of PGD.  The
-    rule is that of https://github.com/locuslab/fast_adversarial.  Put it after `RobustAccuracy` in the list.
+    Where `val_robust_accuracy` is 0.2 lower than in the best epoch, the weights and the optimizer's moments of that
+    epoch are restored, and training continues with the defense's `fallback`, such as two steps of PGD.  The rule is
+    that of https://github.com/locuslab/fast_adversarial.  Put the callback after `RobustAccuracy` in the list.
     """
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -135,6 +149,7 @@ class CatastrophicOverfitting(keras.callbacks.Callback):
             raise UserError(f"CatastrophicOverfitting needs {ROBUST}: put tfadv.RobustAccuracy before it in the list.")
         if value > self._best:
             self._best, self._epoch, self._weights = value, epoch + 1, self.model.get_weights()
+            self._moments = [(v, v.numpy()) for v in self.model.optimizer.variables if _is_moment(v)]
         elif value < self._best - COLLAPSE:
             self._restore(epoch + 1, value)
 
@@ -147,14 +162,13 @@ class CatastrophicOverfitting(keras.callbacks.Callback):
             f"; training continues with {stronger.label}" if stronger else "",
         )
         self.model.set_weights(self._weights)
-        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
-        averages = optimizer._model_variables_moving_average if optimizer.use_ema else []
-        kept = [optimizer._iterations, optimizer._learning_rate, *averages]
-        for variable in optimizer.variables:
-            if all(variable is not other for other in kept):
-                variable.assign(np.zeros(variable.shape))
-        for average, variable in zip(averages, optimizer._trainable_variables):
-            average.assign(variable)
+        for variable, value in self._moments:
+            variable.assign(value)
         if stronger is not None:
             self.model.defense = stronger
             self.model.make_train_function(force=True)  # `fit` compiled the one with the weaker attack
+
+
+def _is_moment(variable: keras.Variable) -> bool:
+    """Whether a variable of an optimizer belongs to the weights, and not to the position in training."""
+    return variable.path.rsplit("/", 1)[-1] not in ("iteration", "learning_rate")
