@@ -49,5 +49,5 @@ def test_the_examples_work(smoke, tmp_path, long):
     done = commands.python(BUILT.format(folder=str(tmp_path), flags=more_models))
     assert done.stdout.split() == ["resnet34", "32"], done.stderr[-3000:]
     if long:  # compiling the training takes most of the time
-        run.succeed(*more_models, cwd=tmp_path)
+        run.succeed(*more_models, "--stage=train", cwd=tmp_path)
         assert (tmp_path / "resnet34/models/resnet34/baseline/model.keras").is_file()
