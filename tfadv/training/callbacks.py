@@ -53,7 +53,8 @@ class RobustAccuracy(keras.callbacks.Callback):
         """Attacks nothing yet.
 
         Args:
-          x, y: validation images and labels in any form that `tfadv.evaluate` takes.  A few hundred suffice.
+          x: validation images in any form that `tfadv.evaluate` takes.  A few hundred suffice.
+          y: their labels; None where `x` is a data set.
           attack: an attack, or its text such as "pgd(steps=50)".  None takes 10 steps of PGD, in the norm of the
             defense of an `AdversarialModel`.
           eps: one size of the perturbation for pixels in [0, 1]; None takes that of an `AdversarialModel`, and 8/255
