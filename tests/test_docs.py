@@ -74,7 +74,7 @@ def test_the_pages_have_commands():
 def test_the_code_of_the_pages_runs(tmp_path):
     """All pages in one process, each after what it takes as given."""
     pages = [page for page in PAGES if code(page) and page not in OWN_TEST]
-    assert {"README.md", "docs/defenses.md", "docs/own_model_and_images.md", "docs/gradient_masking.md"} < set(pages)
+    assert {"README.md", "docs/fit.md", "docs/own_model_and_images.md", "docs/gradient_masking.md"} < set(pages)
     out = run(tmp_path, "\n".join(f"{GIVEN}\nprint('page', {page!r})\n{code(page)}" for page in pages))
     text = {part.split("\n")[0]: part for part in out.split("page ")[1:]}
     assert text.keys() == set(pages)
