@@ -233,12 +233,6 @@ def harden(classifier, x, y=None, *, eps=0.1, rate=0.003, epochs=3, held_out=sli
     return callback
 
 
-def test_a_pipeline_is_iterated_anew_in_each_epoch(data, classifier):
-    dataset = Counted(data[0].astype("float32"), data[1])
-    harden(classifier, dataset)
-    assert dataset.epochs == 3
-
-
 @pytest.mark.parametrize("rate", [1e8, 1e3])
 def test_training_that_fails_leaves_every_variable_as_it_was(data, classifier, rate, caplog):
     before = classifier.get_weights()
