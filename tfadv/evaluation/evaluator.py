@@ -27,7 +27,7 @@ from tfadv.evaluation.guessing import hardly_better_than_guessing, largest_share
 from tfadv.evaluation.result import CostSummary, Result, concatenate
 from tfadv.models.compiled import PerModel
 from tfadv.models.image_model import fitted, image_model
-from tfadv.models.logits import input_range_of, unwrapped
+from tfadv.models.logits import input_range_of
 from tfadv.runtime.console import progress_disabled
 from tfadv.runtime.devices import Devices
 
@@ -131,7 +131,7 @@ def evaluate(
       ValueError: an argument has the wrong type, shape or range, or the model's last layer is a softmax.
       UserError: the attack or a setting is unknown.
     """
-    attack, model = _untargeted(attack), unwrapped(model)
+    attack = _untargeted(attack)
     for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, None), ("first", first, 0)):
         check_whole_number(name, value, least)
     epsilons = [] if attack is None else sizes_of(eps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from typing import Any
 
 import keras
@@ -10,6 +11,18 @@ import numpy as np
 
 from tfadv.models.structure import once_per_model
 from tfadv.models.twins import copy_of
+
+_CLASSIFIERS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # wrapper → classifier, see `stands_for`
+
+
+def stands_for(wrapper: keras.Model, classifier: keras.Model) -> None:
+    """Makes attacks and evaluations take this classifier where they are given a model that wraps it."""
+    _CLASSIFIERS[wrapper] = classifier
+
+
+def unwrapped(model: Any) -> Any:
+    """The classifier of a wrapper, see `stands_for`; any other model itself."""
+    return _CLASSIFIERS.get(model, model) if isinstance(model, keras.Model) else model
 
 
 def image_shape(shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
@@ -46,7 +59,7 @@ def without_axes(images: keras.KerasTensor, shape: tuple[int | None, ...]) -> ke
 
 
 def image_model(model: Any) -> Any:
-    """The model itself, or a model of images (N, H, W, C) that calls a copy of it, with its variables.
+    """The model itself, the classifier of a wrapper, or a model of images (N, H, W, C) that calls a copy of the model.
 
     Args:
       model: a callable; where it is a Keras model, it may take (N, H, W, C), (N, H, W) or (N, D).
@@ -54,6 +67,7 @@ def image_model(model: Any) -> Any:
     Raises:
       ValueError: see `image_shape`.
     """
+    model = unwrapped(model)
     shape = getattr(model, "input_shape", None)
     if not isinstance(model, keras.Model) or not isinstance(shape, tuple) or len(shape) not in (2, 3):
         return model

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfadv.models.image_model import image_shape, without_axes
+from tfadv.models.image_model import image_shape, unwrapped, without_axes
 from tfadv.models.twins import is_functional, without_activation
 
 LOG = logging.getLogger(__name__)
@@ -21,7 +21,6 @@ _PROBED = 32  # random images that show what the outputs of a model are
 _TOLERANCE = 1e-2  # of a sum of probabilities or of a probability in float16
 _RANGES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # classifier → its input_range
 _ORIGINALS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # classifier → the model that it was made from
-_WRAPPED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # see `stands_for`
 _OUTPUTS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # classifier → what that model returns
 
 
@@ -111,19 +110,9 @@ def outputs_of(converted: keras.Model, logits: Any) -> Any:
     return logits if kind == "logits" else keras.activations.get(kind)(logits)
 
 
-def stands_for(wrapper: keras.Model, converted: keras.Model) -> None:
-    """Makes `classifier` and `tfadv.evaluate` take a converted model where they are given a model that wraps it."""
-    _WRAPPED[wrapper] = converted
-
-
-def unwrapped(model: Any) -> Any:
-    """The converted model that `stands_for` was called with; `model` itself where it was not."""
-    return _WRAPPED.get(model, model) if isinstance(model, keras.Model) else model
-
-
 def input_range_of(model: Any) -> tuple[float, float]:
     """The (least, greatest) pixel value that the model expects which `classifier` was called with; else (0, 1)."""
-    return _RANGES.get(model, (0.0, 1.0)) if isinstance(model, keras.Model) else (0.0, 1.0)
+    return _RANGES.get(unwrapped(model), (0.0, 1.0)) if isinstance(model, keras.Model) else (0.0, 1.0)
 
 
 def _pair(input_range: Any) -> tuple[float, float]:

@@ -63,7 +63,8 @@ def schedule(run: Run, defense: Defense, network: Network) -> Schedule:
     # The rate of the run is for SGD, unless the model is the user's own.
     rate = 0.0 if adam and not network.is_own else config.learning_rate
     budget = config.budget / (defense.number if isinstance(defense, Rounds) else 1)
-    own_eps = getattr(defense, "eps", None)
+    of_epsilons, own_eps = max(config.epsilons), getattr(defense, "eps", None)
+    eps = of_epsilons if own_eps is None else own_eps
     return Schedule(
         epochs=defense.epochs or (config.epochs if defense.start is None else of_run),
         budget=budget if defense.uses_budget else 0,
@@ -72,8 +73,9 @@ def schedule(run: Run, defense: Defense, network: Network) -> Schedule:
         weight_decay=config.weight_decay if defense.weight_decay is None else defense.weight_decay,
         augmentations=config.augmentations if defense.augment else (),
         levels=(0.0,) if defense.images == "clean" else (0.0, *(share * eps for eps in config.epsilons)),
-        eps=max(config.epsilons) if own_eps is None else own_eps,
-        validation_eps=max(config.epsilons),
+        eps=eps,
+        # --epsilons are sizes in linf.
+        validation_eps=of_epsilons if getattr(defense, "norm", "linf") == "linf" else eps,
     )
 
 

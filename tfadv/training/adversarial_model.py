@@ -16,7 +16,8 @@ from tfadv.defenses import DEFENSES
 from tfadv.defenses.base import Defense
 from tfadv.defenses.online import AdversarialTraining, OnlineDefense, sizes_of_images, with_rest
 from tfadv.errors import UserError
-from tfadv.models.logits import classifier, outputs_of, stands_for
+from tfadv.models.image_model import stands_for
+from tfadv.models.logits import classifier, outputs_of
 from tfadv.models.random_layers import augmentation_layers
 from tfadv.models.twins import is_quantized
 from tfadv.training.schedule import CLEAN_SHARE, RAMP_SHARE
@@ -25,8 +26,6 @@ LOG = logging.getLogger(__name__)
 _TOLERANCE = 1e-4  # of the range of pixels: images that were normalised and scaled back miss its ends by rounding
 # Settings with which the command line trains; in Keras, `compile` and `fit` say the same.
 _OF_COMPILE_AND_FIT = ("epochs", "learning_rate", "optimizer", "weight_decay", "average", "models")
-
-
 _METHODS = ("train_step", "test_step", "compute_loss", "compute_metrics")  # that a model may define itself
 
 
@@ -107,13 +106,13 @@ class AdversarialModel(keras.Model):
             )
         self.model, self.eps, self.seed = model, sizes[0], seed
         self.input_range = (float(input_range[0]), float(input_range[1]))
-        self.defense = _for_fit(parse_defense(defense))
+        self.defense = _parsed(defense)
         # In a namespace, because Keras would list its layers and variables a second time.
         self._hidden = types.SimpleNamespace(classifier=classifier(model, input_range, quiet=True))
         check_sizes(sizes, (0.0, 1.0), self.defense.norm, math.prod(s or 1024 for s in self.classifier.input_shape[1:]))
         # Variables and not Python numbers, which would be compiled into the step.
         self._first, self._total = (tf.Variable(0, trainable=False, dtype=tf.int64) for _ in range(2))
-        self._pixels = tf.Variable(  # the least and the greatest of the last batch
+        self._pixels = tf.Variable(  # the least and the greatest of the images of `fit` so far
             [self.input_range[0]] * 2,
             trainable=False,
             dtype=tf.float32,
@@ -201,7 +200,8 @@ class AdversarialModel(keras.Model):
         if len(tensors) != 1:
             raise ValueError(f"{self.model.name} is given {len(tensors)} inputs, and attacks change one, the image.")
         pixels = tf.cast(tensors[0], tf.float32)
-        self._pixels.assign([tf.reduce_min(pixels), tf.reduce_max(pixels)])
+        least, greatest = tf.unstack(tf.convert_to_tensor(self._pixels))
+        self._pixels.assign([tf.minimum(least, tf.reduce_min(pixels)), tf.maximum(greatest, tf.reduce_max(pixels))])
         low, high = self.input_range
         images = pixels if (low, high) == (0.0, 1.0) else (pixels - low) / (high - low)
         shape = self.classifier.input_shape[1:]
@@ -253,7 +253,7 @@ class AdversarialModel(keras.Model):
         """See `keras.Model.fit`.
 
         Raises:
-          ValueError: pixels outside `input_range`, in the first batch or the last one of an epoch.
+          ValueError: pixels outside `input_range`; after the first batch, or at the end of an epoch.
         """
         own = _Position()
         try:
@@ -270,8 +270,8 @@ class AdversarialModel(keras.Model):
         finally:
             self._total.assign(0)
 
-    def check_pixels(self) -> None:
-        """Raises ValueError where the last batch had pixels outside `input_range`."""
+    def _check_pixels(self) -> None:
+        """Raises ValueError where any image of `fit` so far had pixels outside `input_range`."""
         (low, high), (least, greatest) = self.input_range, self._pixels.numpy().tolist()
         tolerance = _TOLERANCE * (high - low)
         if not (low - tolerance <= least and greatest <= high + tolerance):
@@ -315,6 +315,7 @@ class _Position(keras.callbacks.Callback):
                 self.model.eps,
             )
         self.model._total.assign((steps or 0) * self.params["epochs"])
+        self.model._pixels.assign([self.model.input_range[0]] * 2)
         self._begun = self._checked = False
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -324,20 +325,15 @@ class _Position(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if not self._checked:
-            self.model.check_pixels()
+            self.model._check_pixels()
         self._checked = True
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self.model.check_pixels()
+        self.model._check_pixels()
 
 
-def parse_defense(defense: str | Defense) -> OnlineDefense:
-    """The defense that a text names; a defense as it is.
-
-    Raises:
-      UserError: an unknown name or setting.
-      ValueError: no defense or several, or one that does not attack in each step.
-    """
+def _parsed(defense: str | Defense) -> OnlineDefense:
+    """The defense that a text names, or the given one, if `fit` can train with it."""
     if isinstance(defense, str):
         named = specs.split_specs(defense, DEFENSES)
         if len(named) != 1:
@@ -346,20 +342,13 @@ def parse_defense(defense: str | Defense) -> OnlineDefense:
     if not isinstance(defense, Defense):
         raise ValueError(f"defense must be a text such as 'nfgsm(share=0.5)', got {type(defense).__name__}.")
     if not isinstance(defense, OnlineDefense):
-        way = (
-            "needs stored images, which the command line makes" if defense.images == "stored" else "trains as fit does"
-        )
+        stored = defense.images == "stored"
+        way = "needs stored images, which the command line makes" if stored else "trains as fit does"
         raise ValueError(f"{defense.label} does not attack in each step: it {way}. Give one such as 'nfgsm'.")
-    return defense
-
-
-def _for_fit(defense: OnlineDefense) -> OnlineDefense:
     given, defaults = defense.settings(), defense._defaults().settings()
     wrong = [name for name in _OF_COMPILE_AND_FIT if name in given and given[name] != defaults[name]]
     if wrong:
-        raise ValueError(
-            f"{defense.label}: {', '.join(wrong)} is for the command line; here, compile() and fit() say it."
-        )
+        raise ValueError(f"{defense.label}: {', '.join(wrong)} is for the command line; here, compile and fit say it.")
     if defense.eps is not None:
         raise ValueError(f"{defense.label}: eps is for the command line; here it is an argument of AdversarialModel.")
     if getattr(defense, "awp", 0):
@@ -368,8 +357,9 @@ def _for_fit(defense: OnlineDefense) -> OnlineDefense:
 
 
 def _uses_compiled_loss(defense: OnlineDefense) -> bool:
-    own = type(defense).loss is not AdversarialTraining.loss
-    return not own and isinstance(defense, AdversarialTraining) and not defense.smoothing
+    """Whether the loss given to `compile` is that of training, and not only that of validation."""
+    inherited = type(defense).loss is AdversarialTraining.loss
+    return inherited and isinstance(defense, AdversarialTraining) and not defense.smoothing
 
 
 def _steps_of(optimizer: keras.optimizers.Optimizer) -> tf.Tensor:

@@ -17,10 +17,9 @@ from tfadv.evaluation.guessing import hardly_better_than_guessing, largest_share
 from tfadv.evaluation.result import Result
 from tfadv.models.logits import classifier
 from tfadv.training.adversarial_model import AdversarialModel
+from tfadv.training.trainer import COLLAPSE, ROBUST
 
 LOG = logging.getLogger(__name__)
-ROBUST = "val_robust_accuracy"
-COLLAPSE = 0.2  # see `CatastrophicOverfitting`
 
 
 class RobustAccuracy(keras.callbacks.Callback):
@@ -78,32 +77,42 @@ class RobustAccuracy(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Measures the model as it is before training."""
-        robust = self.model if isinstance(self.model, AdversarialModel) else None
-        norm = robust.defense.norm if robust else "linf"
-        given = self._attack
-        self._used = PGD(steps=10, norm=norm) if given is None else parse(given) if isinstance(given, str) else given
-        if robust and self._eps is None and getattr(self._used, "norm", "linf") != norm:
-            raise ValueError(f"give eps for {self._used.label}: that of the model is for perturbations in {norm}.")
-        self._size = sizes_of(self._eps)[0] if self._eps is not None else robust.eps if robust else 8 / 255
-        own_range = robust.input_range if robust else (0.0, 1.0)
-        self._samples = as_arrays(*self._given, self._range or own_range)
-        if robust and self._range in (None, own_range):
-            self._classifier = robust.classifier
-        else:
-            model, shape = robust.model if robust else self.model, self._samples[0].shape[1:]
-            self._classifier = classifier(
-                model, self._range or own_range, quiet=True, input_shape=shape if len(shape) == 3 else None
-            )
-        self._largest_share = largest_share(np.bincount(self._samples[1]).tolist())
+        self._prepare(self.model if isinstance(self.model, AdversarialModel) else None)
         result = self._measure()
         self.before, self.best_epoch = float(result.robust.mean()), 0
         # A model that guesses is hard to attack, and no reason to undo training.
-        guesses = hardly_better_than_guessing(result.clean_accuracy, self._largest_share)
-        self.best, self._weights = (-1.0, None) if guesses else (self.before, self._copy())
+        self.best, self._weights = (-1.0, None) if self._guesses(result) else (self.before, self._copy())
         LOG.info("before training, %.1f%% of the validation images are robust.", 100 * self.before)
+
+    def _prepare(self, robust: AdversarialModel | None) -> None:
+        """Fills in what was not given, for this AdversarialModel or for a model of another kind."""
+        own_range, norm, eps = (0.0, 1.0), "linf", 8 / 255
+        if robust:
+            own_range, norm, eps = robust.input_range, robust.defense.norm, robust.eps
+        attack = PGD(steps=10, norm=norm) if self._attack is None else self._attack
+        self._used = parse(attack) if isinstance(attack, str) else attack
+        if robust and self._eps is None and getattr(self._used, "norm", "linf") != norm:
+            raise ValueError(f"give eps for {self._used.label}: that of the model is for perturbations in {norm}.")
+        self._size = eps if self._eps is None else sizes_of(self._eps)[0]
+        input_range = self._range or own_range
+        self._samples = as_arrays(*self._given, input_range)
+        self._largest_share = largest_share(np.bincount(self._samples[1]).tolist())
+        if robust and input_range == own_range:
+            self._classifier = robust.classifier
+        else:
+            shape = self._samples[0].shape[1:]  # for a subclassed model that `fit` has not built yet
+            self._classifier = classifier(
+                robust.model if robust else self.model,
+                input_range,
+                quiet=True,
+                input_shape=shape if len(shape) == 3 else None,
+            )
 
     def _measure(self) -> Result:
         return evaluate(self._classifier, *self._samples, self._used, self._size, batch_size=self._batch_size)
+
+    def _guesses(self, result: Result) -> bool:
+        return hardly_better_than_guessing(result.clean_accuracy, self._largest_share)
 
     def _copy(self) -> list[np.ndarray] | None:
         return self.model.get_weights() if self._restore else None
@@ -112,8 +121,7 @@ class RobustAccuracy(keras.callbacks.Callback):
         """Adds the accuracy to the logs."""
         result = self._measure()
         logs[ROBUST] = float(result.robust.mean())
-        guesses = hardly_better_than_guessing(result.clean_accuracy, self._largest_share)
-        if logs[ROBUST] > self.best and not guesses:
+        if logs[ROBUST] > self.best and not self._guesses(result):
             self.best, self.best_epoch, self._weights = logs[ROBUST], epoch + 1, self._copy()
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -163,8 +171,8 @@ class CatastrophicOverfitting(keras.callbacks.Callback):
             f"; training continues with {stronger.label}" if stronger else "",
         )
         self.model.set_weights(self._weights)
-        for variable, value in self._moments:
-            variable.assign(value)
+        for variable, moment in self._moments:
+            variable.assign(moment)
         if stronger is not None:
             self.model.defense = stronger
             self.model.make_train_function(force=True)  # `fit` compiled the one with the weaker attack

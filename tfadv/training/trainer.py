@@ -356,12 +356,10 @@ class Trainer:
 
     def _robust_accuracy(self, run: _Run) -> tuple[float, int]:
         """(accuracy under PGD on the first validation images, images that were attacked)."""
-        sums, norm, eps = np.zeros(2), getattr(self._defense, "norm", "linf"), run.settings.eps
-        if norm != "linf":  # the eps of a run are those of linf
-            eps = self._perturbation(run.settings, run.total, run.total)[0]
+        sums, norm = np.zeros(2), getattr(self._defense, "norm", "linf")
         for batch in run.validation:
             x, y, weights = map(self._devices.distribute_share, batch)
-            sums += self._steps.robust(x, y, weights, eps, norm).numpy()
+            sums += self._steps.robust(x, y, weights, run.settings.eps, norm).numpy()
             signals.asked()
             if sums[1] >= ROBUST_VALIDATION_IMAGES:
                 break
