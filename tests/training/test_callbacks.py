@@ -42,6 +42,13 @@ def fit(model, data, given, epochs=3):
     return model.fit(x[:1000], y[:1000], batch_size=50, epochs=epochs, verbose=0, callbacks=given).history
 
 
+def hardened(data, defense, eps, rate=0.003):
+    """(a trained model, its `AdversarialModel`)."""
+    model = compiled(mlp())
+    fit(model, data, [], epochs=4)
+    return model, compiled(AdversarialModel(model, defense, eps, (0, 255)), rate)
+
+
 def measured(model, data):
     x, y = data
     return evaluate(classifier(model, (0, 255), quiet=True), x[1000:], y[1000:], "pgd(steps=10)", 0.05).robust_accuracy
@@ -75,9 +82,7 @@ def test_early_stopping_restores_the_most_robust_epoch(data):
 
 
 def test_the_range_is_that_of_the_adversarial_model_and_its_accuracy_rises(data):
-    model = compiled(mlp())
-    fit(model, data, [], epochs=4)
-    robust = compiled(AdversarialModel(model, "nfgsm", 0.05, (0, 255)))
+    model, robust = hardened(data, "nfgsm", 0.05)
     given = callback(data, input_range=None, restore_best_weights=True)
     history = fit(robust, data, [given], epochs=6)
     assert measured(model, data) == given.best == max(history[ROBUST]) > given.before + 0.1
@@ -85,10 +90,8 @@ def test_the_range_is_that_of_the_adversarial_model_and_its_accuracy_rises(data)
 
 
 def test_training_that_brings_nothing_leaves_the_weights_and_says_so(data, caplog):
-    model = compiled(mlp())
-    fit(model, data, [], epochs=4)
+    model, robust = hardened(data, "nfgsm", 0.05, rate=30.0)
     before, weights = measured(model, data), model.get_weights()
-    robust = compiled(AdversarialModel(model, "nfgsm", 0.05, (0, 255)), rate=30.0)
     with caplog.at_level("WARNING", logger="tfadv"):
         fit(robust, data, [callback(data, restore_best_weights=True)], epochs=2)
     assert f"no epoch was more robust than the model was before ({before:.1%} of" in caplog.text
@@ -163,9 +166,7 @@ def test_wrong_uses_are_named(data):
 
 
 def test_the_attack_is_in_the_norm_of_the_defense(data):
-    model = compiled(mlp())
-    fit(model, data, [], epochs=4)
-    robust = compiled(AdversarialModel(model, "nfgsm(norm=l2)", 0.8, (0, 255)))
+    _, robust = hardened(data, "nfgsm(norm=l2)", 0.8)
     given = callback(data, eps=None, input_range=None)
     history = fit(robust, data, [given], epochs=1)
     expected = evaluate(robust, data[0][1000:], data[1][1000:], "pgd(steps=10, norm=l2)", 0.8).robust_accuracy
