@@ -28,6 +28,7 @@ _TRAINING_NAMES = {
     "AdversarialModel": "adversarial_model",
     "CatastrophicOverfitting": "callbacks",
     "RobustAccuracy": "callbacks",
+    "WeightAverage": "callbacks",
 }
 _EVALUATION_NAMES = ("Result", "check_gradient_masking", "evaluate")
 __all__ = [  # noqa: F822  loaded on first use
@@ -35,6 +36,7 @@ __all__ = [  # noqa: F822  loaded on first use
     "CatastrophicOverfitting",
     "Result",
     "RobustAccuracy",
+    "WeightAverage",
     "attacks",
     "check_gradient_masking",
     "classifier",

@@ -2,12 +2,12 @@ import keras
 import numpy as np
 import pytest
 
-from tfadv.training.averaging import UPDATE_EVERY, WeightAverage
+from tfadv.training.averaging import UPDATE_EVERY, AveragedWeights
 
 
 def test_the_average_of_a_known_sequence():
     variable = keras.Variable(np.zeros(3, "float32"))
-    average = WeightAverage([variable])
+    average = AveragedWeights([variable])
     expected = np.zeros(3)
     for step in range(1, 5 * UPDATE_EVERY + 1):
         variable.assign(np.full(3, step, "float32"))
@@ -25,4 +25,4 @@ def test_the_average_of_a_known_sequence():
 
 def test_seeds_of_random_layers_are_left_alone():
     variables = [keras.Variable(np.ones(2, "uint32"), dtype="uint32"), keras.Variable(np.ones(2, "float32"))]
-    assert len(WeightAverage(variables).numpy()) == 1
+    assert len(AveragedWeights(variables).numpy()) == 1

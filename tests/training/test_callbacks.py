@@ -15,6 +15,7 @@ from tfadv.evaluation.evaluator import evaluate
 from tfadv.models.logits import classifier
 from tfadv.training import callbacks
 from tfadv.training.adversarial_model import AdversarialModel
+from tfadv.training.averaging import UPDATE_EVERY
 from tfadv.training.callbacks import CatastrophicOverfitting, RobustAccuracy
 
 ROBUST = "val_robust_accuracy"
@@ -183,3 +184,75 @@ def test_a_model_that_guesses_before_training_undoes_nothing(data):
     given = RobustAccuracy(x[1000:], y[1000:], eps=0.5, input_range=(0, 255), restore_best_weights=True)
     fit(model, (x, y), [given], epochs=2)
     assert given.before > 0.85 and (model.layers[-1].get_weights()[0] != 0).any()
+
+
+class Recorded(keras.callbacks.Callback):
+    """The weights after each step, and those that a callback at its place in the list sees after an epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps, self.epochs = [], []
+
+    def on_train_begin(self, logs=None):
+        self.start = self.model.get_weights()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps.append(self.model.get_weights())
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs.append(self.model.get_weights())
+
+
+def with_batchnorm():
+    model = mlp()
+    dense, *rest = model.layers[2:]
+    return keras.Sequential(
+        [keras.Input((16, 16, 1)), *model.layers[:2], dense, keras.layers.BatchNormalization(), *rest]
+    )
+
+
+@pytest.mark.parametrize("hardens", [False, True])
+def test_the_average_of_all_weights_is_validated_shown_and_kept(data, hardens):
+    model = with_batchnorm()
+    trained = compiled(AdversarialModel(model, "nfgsm", 0.05, (0, 255)) if hardens else model)
+    before, after = Recorded(), Recorded()
+    average = tfadv.WeightAverage(0.9)
+    x, y = data
+    history = trained.fit(
+        *(x[:1000], y[:1000]),
+        batch_size=50,
+        epochs=3,
+        verbose=0,
+        validation_data=(x[1000:], y[1000:]),
+        callbacks=[before, average, after],
+    ).history
+    expected = [w.astype("float64") for w in before.start]
+    for step, weights in enumerate(before.steps, start=1):
+        if step % UPDATE_EVERY == 0:
+            decay = min(0.9, (1 + step) / (10 + step)) ** UPDATE_EVERY
+            expected = [decay * a + (1 - decay) * w for a, w in zip(expected, weights)]
+        if step % 20 == 0:
+            for a, b in zip(expected, after.epochs[step // 20 - 1], strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+            for a, b in zip(weights, before.epochs[step // 20 - 1], strict=True):
+                np.testing.assert_array_equal(a, b)
+    for a, b in zip(model.get_weights(), after.epochs[-1], strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert trained.evaluate(x[1000:], y[1000:], verbose=0) == pytest.approx(history["val_loss"][-1])
+
+
+def test_weights_that_another_callback_sets_stay_and_start_a_new_average(data):
+    class Zeros(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.set_weights([np.zeros_like(w) for w in self.model.get_weights()])
+
+    model, seen = compiled(mlp(), rate=0.0), Recorded()
+    fit(model, data, [tfadv.WeightAverage(), Zeros(), seen], epochs=2)
+    assert not any(w.any() for w in seen.steps[-1])
+    assert not any(w.any() for w in model.get_weights())
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.0, -1.0])
+def test_a_decay_out_of_range(decay):
+    with pytest.raises(ValueError, match="above 0 and below 1"):
+        tfadv.WeightAverage(decay)

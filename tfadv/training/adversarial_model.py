@@ -180,7 +180,7 @@ class AdversarialModel(keras.Model):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         pixels, images = self._images(x)
         classes = self._classes(y)
-        step = _steps_of(self.optimizer)
+        step = steps_of(self.optimizer)
         seed = tf.stack([tf.constant(self.seed, tf.int64), -1 - step])  # as on the command line
         replica = tf.distribute.get_replica_context()
         if replica.num_replicas_in_sync > 1:
@@ -320,7 +320,7 @@ class _Position(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         if not self._begun:  # `epoch` is above 0 where an earlier `fit` is continued
-            self.model._first.assign(int(_steps_of(self.model.optimizer)) - epoch * (self.params["steps"] or 0))
+            self.model._first.assign(int(steps_of(self.model.optimizer)) - epoch * (self.params["steps"] or 0))
         self._begun = True
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -362,7 +362,7 @@ def _uses_compiled_loss(defense: OnlineDefense) -> bool:
     return inherited and isinstance(defense, AdversarialTraining) and not defense.smoothing
 
 
-def _steps_of(optimizer: keras.optimizers.Optimizer) -> tf.Tensor:
+def steps_of(optimizer: keras.optimizers.Optimizer) -> tf.Tensor:
     """How many steps an optimizer has made, with those that only accumulate gradients; int64 ()."""
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a LossScaleOptimizer
     return tf.cast(optimizer._iterations.value, tf.int64)

@@ -13,14 +13,14 @@ import tensorflow as tf
 UPDATE_EVERY = 10  # steps: an update reads and writes all weights and averages once more
 
 
-class WeightAverage:
+class AveragedWeights:
     """The average of weights over the last 1 / (1 - decay) steps, BatchNorm's statistics included."""
 
     def __init__(self, variables: Sequence[keras.Variable]) -> None:
         """Starts at the present values; call it in the scope of the strategy that the variables were created in."""
         self._variables = [v for v in variables if v.dtype == "float32"]
         self._averages = [keras.Variable(v.numpy(), trainable=False, dtype="float32") for v in self._variables]
-        self._move = tf.function(functools.partial(_move, self._averages, self._variables), autograph=False)
+        self._move_by = tf.function(functools.partial(_move, self._averages, self._variables), autograph=False)
 
     def reset(self) -> None:
         """Starts again at the present values."""
@@ -35,7 +35,11 @@ class WeightAverage:
           decay: per step, in (0, 1).
         """
         if step % UPDATE_EVERY == 0:
-            self._move(tf.constant(1 - decay**UPDATE_EVERY, tf.float32))
+            self.move(1 - decay**UPDATE_EVERY)
+
+    def move(self, share: float) -> None:
+        """Moves the averages towards the present weights by this share of the way, in [0, 1]."""
+        self._move_by(tf.constant(share, tf.float32))
 
     def swap(self) -> None:
         """Exchanges weights and averages."""

@@ -1,4 +1,4 @@
-"""Callbacks for Keras' `fit`: `RobustAccuracy` and `CatastrophicOverfitting`."""
+"""Callbacks for Keras' `fit`: `RobustAccuracy`, `CatastrophicOverfitting` and `WeightAverage`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from tfadv.evaluation.evaluator import evaluate
 from tfadv.evaluation.guessing import hardly_better_than_guessing, largest_share
 from tfadv.evaluation.result import Result
 from tfadv.models.logits import classifier
-from tfadv.training.adversarial_model import AdversarialModel
+from tfadv.training.adversarial_model import AdversarialModel, steps_of
+from tfadv.training.averaging import UPDATE_EVERY, AveragedWeights
 from tfadv.training.trainer import COLLAPSE, ROBUST
 
 LOG = logging.getLogger(__name__)
@@ -181,3 +182,81 @@ class CatastrophicOverfitting(keras.callbacks.Callback):
 def _is_moment(variable: keras.Variable) -> bool:
     """Whether a variable of an optimizer belongs to the weights, and not to the position in training."""
     return variable.path.rsplit("/", 1)[-1] not in ("iteration", "learning_rate")
+
+
+class WeightAverage(keras.callbacks.Callback):
+    """Averages the weights over the last steps of `fit`, which often makes them more robust.
+
+        model.fit(x, y, callbacks=[tfadv.WeightAverage(0.999), tfadv.RobustAccuracy(x_val, y_val)])
+
+    BatchNorm's statistics are averaged, too; the `use_ema` of Keras' optimizers leaves them out.  Validation, and the
+    callbacks after this one in the list, see the averages at the end of each epoch, and the model has them after `fit`.
+    Training itself goes on with the weights.  Put `BackupAndRestore` before it in the list: a `fit` that is continued
+    starts with a new average.
+    """
+
+    def __init__(self, decay: float = 0.9995) -> None:
+        """Averages nothing yet.
+
+        Args:
+          decay: per step, in (0, 1): the average is over about the last 1 / (1 - decay) steps.  In the first steps it
+            is at most (1 + step) / (10 + step), as in `tf.train.ExponentialMovingAverage`, so that short trainings
+            forget the weights that they started with.
+
+        Raises:
+          ValueError: the decay is not in (0, 1).
+        """
+        super().__init__()
+        if not 0 < decay < 1:
+            raise ValueError(f"decay must be above 0 and below 1, got {decay}.")
+        self.decay = decay
+        self._averaged: AveragedWeights | None = None  # during `fit`
+        self._shown: list[np.ndarray] | None = None  # the averages, while they are in the model
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Starts at the present weights."""
+        with self.model.distribute_strategy.scope():
+            self._averaged = AveragedWeights(self.model.variables)
+        self._first = self._last = int(steps_of(self.model.optimizer))
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Takes the weights into the average, in every tenth step."""
+        step = int(steps_of(self.model.optimizer))
+        if self._averaged and step - self._last >= UPDATE_EVERY:
+            done = step - self._first
+            self._averaged.move(1 - min(self.decay, (1 + done) / (10 + done)) ** (step - self._last))
+            self._last = step
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        """Validates the averages."""
+        self._show()
+
+    def on_test_end(self, logs: Any = None) -> None:
+        """Gives the callbacks before this one the weights."""
+        self._hide()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Gives the callbacks after this one the averages."""
+        self._show()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Goes on with the weights."""
+        self._hide()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Leaves the averages in the model."""
+        self._show()
+        self._averaged = self._shown = None
+
+    def _show(self) -> None:
+        if self._averaged and self._shown is None:
+            self._averaged.swap()
+            self._shown = self.model.get_weights()
+
+    def _hide(self) -> None:
+        if self._averaged and self._shown is not None:
+            if all(map(np.array_equal, self._shown, self.model.get_weights())):
+                self._averaged.swap()
+            else:  # another callback has set the weights, such as CatastrophicOverfitting
+                self._averaged.reset()
+        self._shown = None

@@ -30,7 +30,7 @@ from tfadv.runtime.devices import Devices
 from tfadv.runtime.peers import peers_may_die
 from tfadv.training import divergence
 from tfadv.training.adam import Adam
-from tfadv.training.averaging import WeightAverage
+from tfadv.training.averaging import AveragedWeights
 from tfadv.training.best import Best
 from tfadv.training.checkpoints import Checkpoints
 from tfadv.training.messages import epoch_line
@@ -135,7 +135,7 @@ class Trainer:
             self._network = _network(model, precision)
             self._optimizer = _OPTIMIZERS[optimizer](decay=weight_decay)
             self._optimizer.build(self._network.trainable_variables)
-        self._average: WeightAverage | None = None
+        self._average: AveragedWeights | None = None
         self._parts, self._saved = batch_parts, 0.0
         self._steps = Steps(self._network, self._optimizer, self._devices, batch_parts)
         # A partial, because TensorFlow warns of retracing where functions of the same code are traced for many models.
@@ -372,9 +372,9 @@ class Trainer:
         size = delayed_ramp(step, peak=peak, total=total) if schedule == "ramp" else peak
         return size, (settings.seed, -1 - step), schedule == "uniform"  # augmentation draws from steps >= 0
 
-    def _new_average(self) -> WeightAverage:
+    def _new_average(self) -> AveragedWeights:
         with self._devices.strategy.scope():
-            return WeightAverage(self._network.weights)
+            return AveragedWeights(self._network.weights)
 
     @contextlib.contextmanager
     def _averaged(self) -> Iterator[None]:
