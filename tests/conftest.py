@@ -1,6 +1,7 @@
 """Shared fixtures: the embedded digits, a linear classifier, and the real images where they lie beside the project."""
 
 import contextlib
+import gc
 import logging
 import os
 import pathlib
@@ -17,6 +18,8 @@ from tests.network import NotPermitted, linked_namespaces
 from tfadv.datasets import sources
 from tfadv.runtime import console
 
+# Each traced function adds many objects that live, which Python would visit again and again.
+gc.set_threshold(50_000, 20, 10)
 REAL = pathlib.Path(__file__).parents[2] / "shared" / "tfds"
 
 
@@ -30,6 +33,8 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
+    # Files with few, long tests first: at the end, one process would run them while the other one has nothing to do.
+    items.sort(key=lambda item: item.path.parent.name not in ("pipeline", "faults"))
     wanted = {"long": config.getoption("--long", default=False), "packaging": "packaging" in config.option.markexpr}
     how = {"long": "only with --long", "packaging": "only with -m packaging"}
     for item in items:

@@ -11,6 +11,7 @@ import tfadv
 from tests.checks import fgsm_only
 from tfadv.evaluation import masking
 
+pytestmark = pytest.mark.packaging
 EXAMPLES = sorted(pathlib.Path(__file__).parents[1].glob("examples/*.py"))
 
 

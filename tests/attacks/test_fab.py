@@ -96,7 +96,9 @@ def test_nearest_boundary_is_the_nearest_of_the_single_ones(norm):
         np.testing.assert_allclose(w, [each[k][2][n] for n, k in enumerate(nearest)], atol=1e-5)
 
 
-@pytest.mark.parametrize("norm, sizes", [("linf", (0.01, 0.02, 0.04)), ("l2", (0.05, 0.1, 0.2))])
+@pytest.mark.parametrize(
+    "norm, sizes", [("linf", (0.01, 0.02, 0.04)), pytest.param("l2", (0.05, 0.1, 0.2), marks=pytest.mark.long)]
+)
 def test_untargeted_is_about_as_strong_as_targeted_and_cheaper_in_rounds(small, norm, sizes):
     model, x, y = small
     right = {
@@ -108,6 +110,7 @@ def test_untargeted_is_about_as_strong_as_targeted_and_cheaper_in_rounds(small, 
     assert all(a <= b + 2 for a, b in zip(right[0], pgd, strict=True))
 
 
+@pytest.mark.long
 def test_untargeted_under_xla(small, xla):
     model, x, y = small
     fixed = is_right(model, FAB(steps=8)(model, x, y, 0.02), y)

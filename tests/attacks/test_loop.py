@@ -11,6 +11,7 @@ from tfadv import attacks
 from tfadv.attacks import loop
 from tfadv.models.compiled import PerModel, compiled_logits
 
+SHORT = {("pgd", 1), ("pgd", 7), ("autoattack", 7)}
 STEPPING = ["pgd", "apgd-ce", "apgd-t", "fab", "fab-t", "square"]
 
 
@@ -131,11 +132,10 @@ class MemoryLog:
 
 @pytest.mark.parametrize(
     "name, every",
-    [(name, 7) for name in (*STEPPING, "autoattack")]
-    + [
-        pytest.param(name, every, marks=[pytest.mark.long] if (name, every) != ("pgd", 1) else [])
+    [
+        pytest.param(name, every, marks=[] if (name, every) in SHORT else pytest.mark.long)
         for name in (*STEPPING, "autoattack")
-        for every in (1, 3)
+        for every in (1, 3, 7)
     ],
 )
 def test_resuming_gives_the_same_images_and_cost(small, name, every, monkeypatch):

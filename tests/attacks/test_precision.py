@@ -21,9 +21,7 @@ from tfadv.store.resume import ResumeLog
 
 ITERATIVE = [name for name in ATTACKS if name not in ("fgsm", "onestep", "fab", "fab-t")]
 BFLOAT16 = "mixed_bfloat16"
-# PGD and APGD-T stand for those that differ from them in the loss or the direction of the steps only.
-REPRESENTED = ("bim", "mifgsm", "apgd-ce", "apgd-dlr")
-IN_PART_LONG = [pytest.param(n, marks=pytest.mark.long) if n in REPRESENTED else n for n in ITERATIVE]
+IN_PART_LONG = [n if n == "pgd" else pytest.param(n, marks=pytest.mark.long) for n in ITERATIVE]
 
 
 def pair(name):
@@ -101,6 +99,7 @@ def test_the_search_is_on_the_clone(small, search_on, name):
     np.testing.assert_array_equal(pair(name)[1](model, x, y, 0.08), x)
 
 
+@pytest.mark.long
 def test_under_xla(small, search_on, xla):
     model, x, y = small
     x, y = x[y != 0], y[y != 0]

@@ -19,6 +19,7 @@ def read(folder):
     return [json.loads(line) for line in (folder / "strength.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.long
 def test_rows_of_all_libraries_that_are_installed(tmp_path, digits, data_dir):
     folder = tmp_path / "models" / "resnet_tiny" / "baseline"
     folder.mkdir(parents=True)

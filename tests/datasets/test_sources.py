@@ -123,7 +123,7 @@ def test_damaged_file_is_named(tmp_path):
 REAL = {"mnist": (70_000, 10), "cifar10": (60_000, 10), "cats_vs_dogs": (24_994, 2), "oxford_iiit_pet": (1_039, 2)}
 
 
-@pytest.mark.parametrize("name", ["mnist", "oxford_iiit_pet"])
+@pytest.mark.parametrize("name", [pytest.param("mnist", marks=pytest.mark.long), "oxford_iiit_pet"])
 def test_real_data_holds_the_images_of_all_official_splits(real_data, name):
     dataset = sources.load(name, real_data, DATASETS[name].image_size)
     count, classes = REAL[name]

@@ -155,10 +155,10 @@ def test_the_statistics_of_batchnorm_stay(model, labeled):
 @pytest.mark.parametrize(
     "attack, choice",
     [
-        (FGSM(), {"jit_compile": "true"}),
         (FGSM(), {"accelerate": "off"}),
         (PGD(steps=5), {"accelerate": "off"}),
         # With a smaller network: tests/attacks/test_all.py.
+        pytest.param(FGSM(), {"jit_compile": "true"}, marks=pytest.mark.long),
         pytest.param(PGD(steps=5), {"jit_compile": "true"}, marks=pytest.mark.long),
     ],
     ids=lambda value: getattr(value, "label", str(value)),

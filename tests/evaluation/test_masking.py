@@ -168,6 +168,7 @@ def test_diagnostics_are_json_values_and_contain_the_cost(diagnostics):
     assert all(attack["seconds"] > 0 for name, attack in attacks.items() if name != "grey")
 
 
+@pytest.mark.long
 def test_the_batch_size_changes_only_the_cost(diagnostics, standard, few):
     settings = dataclasses.replace(SHORT, batch_size=50)
     again = collect_diagnostics(standard, *few, np.float32(EPS), surrogate=standard, settings=settings)

@@ -76,9 +76,8 @@ def test_a_shard_built_again_gives_the_same_files(copy, complete):
     assert copy.contents().items() >= {k: v for k, v in complete.contents().items() if k != "report"}.items()
 
 
-@pytest.mark.parametrize(
-    "number, code", [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_in_training_saves_a_checkpoint_of_the_present_step(number, code, copy, complete):
     for name in STAGES["train"][1]:
         shutil.rmtree(copy.workdir / name, ignore_errors=True)

@@ -49,6 +49,7 @@ def growth(code):
     return float(done.stdout.split()[-1])
 
 
+@pytest.mark.long
 def test_over_many_evaluations():
     assert growth(EVALUATIONS) < 1.05
 

@@ -52,6 +52,7 @@ def test_features_equal_those_of_keras_hub(name):
     np.testing.assert_array_equal(carried.get_layer("logits").get_weights()[0], head[0])
 
 
+@pytest.mark.long
 def test_the_names_of_all_layers_of_resnet101_are_known_in_keras_hub():
     model = models.build("resnet101", (32, 32, 3), 2)
     names = [pretrained._name_in_keras_hub(layer.name) for layer in model.layers[:-1] if layer.weights]

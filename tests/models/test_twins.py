@@ -80,7 +80,13 @@ def own_casts():
 
 
 KINDS = (sequential, functional, nested, subclassed)
-SHORT = ((functional, "mixed_float16"), (nested, "int8"), (subclassed, "float16"))
+SHORT = (
+    (functional, "mixed_float16"),
+    (nested, "int8"),
+    (subclassed, "float16"),
+    (sequential, "mixed_bfloat16"),
+    (sequential, "float8"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -132,8 +138,8 @@ def test_a_twin_is_the_float32_model_of_the_same_variables(trained, under_policy
 @pytest.mark.parametrize(
     "kind, policy",
     [
-        # Of each policy one kind, and of each kind one policy.
-        pytest.param(k, p, marks=[] if k is sequential or (k, p) in SHORT else pytest.mark.long)
+        # Of each kind one policy, and of integers one.
+        pytest.param(k, p, marks=[] if (k, p) in SHORT else pytest.mark.long)
         for k in KINDS
         for p in (*POLICIES, "int8", "int4", "float8")
     ],

@@ -3,9 +3,12 @@
 import pathlib
 import re
 
+import pytest
+
 from tests import commands
 from tests.pipeline.conftest import CHEAP
 
+pytestmark = pytest.mark.packaging
 PAGE = pathlib.Path(__file__).parents[2] / "docs/extending.md"
 BUILT = """
 import sys

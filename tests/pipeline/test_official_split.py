@@ -28,6 +28,7 @@ def test_test_images_are_the_official_ones(real_data, tmp_path, name):
     assert np.abs(counts - np.bincount(dataset.labels[official["train"]]) / len(official["train"])).max() < 0.01
 
 
+@pytest.mark.long
 def test_figures_on_the_official_test_split(real_data, tmp_path):
     run = Smoke(tmp_path / "run", real_data)
     flags = ("--dataset=oxford_iiit_pet", "--split=official", "--train_size=100", "--epochs=1")

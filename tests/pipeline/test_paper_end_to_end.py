@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from tests.pipeline.conftest import CHEAP
 from tfadv.command_line import CommandLine
 
 DEFENSES = ("baseline", "augmented", "retrained")
@@ -123,11 +124,10 @@ def test_unfinished_work_leaves_nothing_behind(smoke):
     ]
 
 
-# With the checks for gradient masking as they are; other tests of the command line take cheaper ones.
-def test_attacks_with_their_worst_case_transfer_matrix_and_checks(smoke, tmp_path):
+def test_attacks_with_their_worst_case_transfer_matrix_and_checks(smoke, tmp_path, long):
     run = smoke.copy(tmp_path / "run")
     before = run.dates()
-    flags = ["--attacks=fgsm,pgd(steps=5)", "--eval_size=48", "--defenses=augmented"]
+    flags = ["--attacks=fgsm,pgd(steps=5)", "--eval_size=48", "--defenses=augmented", *([] if long else [CHEAP])]
     stdout = run.succeed(*flags)
     assert "pgd(steps=5), eps 0.03" in stdout and stdout.endswith("--defenses=augmented,nfgsm\n")
     text = (run.workdir / "report/report.md").read_text()
@@ -238,6 +238,7 @@ def test_a_network_that_has_not_learned_is_named(smoke, tmp_path):
     )
 
 
+@pytest.mark.long
 def test_evaluation_without_optimized_clones_gives_the_same_figures(smoke, tmp_path):
     run = smoke.copy(tmp_path / "run")
     for name in ("surrogate", "evaluations"):

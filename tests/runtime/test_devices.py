@@ -125,7 +125,7 @@ print("alike")
     "script",
     [
         pytest.param(STATISTICS, id="plain"),
-        pytest.param(DEFENSES.replace("DEFENSE,", "(PGD(steps=1, awp=0.1), 2),"), id="pgd"),
+        pytest.param(DEFENSES.replace("DEFENSE,", "(PGD(steps=1, awp=0.1), 2),"), id="pgd", marks=pytest.mark.long),
         pytest.param(DEFENSES.replace("DEFENSE,", "(TRADES(steps=1), 1),"), id="trades", marks=pytest.mark.long),
         pytest.param(DEFENSES.replace("DEFENSE,", "(MART(steps=1), 1),"), id="mart", marks=pytest.mark.long),
     ],

@@ -169,9 +169,9 @@ def ended(process):
     [
         ("a long tf.function", signal.SIGTERM, 143),
         pytest.param("tracing and compiling", signal.SIGINT, 130, marks=pytest.mark.long),
-        ("a call of C that releases the lock", signal.SIGTERM, 143),
+        pytest.param("a call of C that releases the lock", signal.SIGTERM, 143, marks=pytest.mark.long),
         ("a call of C that releases the lock", signal.SIGINT, 130),
-        ("Python", signal.SIGTERM, 143),
+        pytest.param("Python", signal.SIGTERM, 143, marks=pytest.mark.long),
         ("Python", signal.SIGINT, 130),
     ],
 )

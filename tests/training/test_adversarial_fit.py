@@ -1,7 +1,6 @@
 """What Keras promises of `compile` and `fit` holds for an `AdversarialModel`."""
 
-import subprocess
-import sys
+import zipfile
 
 import keras
 import numpy as np
@@ -16,7 +15,15 @@ from tfadv.models.logits import classifier
 from tfadv.training.adversarial_model import AdversarialModel
 
 
-@pytest.mark.parametrize("options", [{}, {"jit_compile": True}, {"run_eagerly": True}, {"steps_per_execution": 4}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"run_eagerly": True},
+        {"steps_per_execution": 4},
+        pytest.param({"jit_compile": True}, marks=pytest.mark.long),
+    ],
+)
 def test_at_eps_0_it_is_plain_keras(options, small_digits):
     """With pixels from 0 to 255, weights of the classes, and another loss than tfadv's own."""
     x, y = small_digits[0] * 255, keras.utils.to_categorical(small_digits[1], 10)
@@ -141,13 +148,9 @@ def test_saved_and_loaded_it_goes_on(small_digits, tmp_path):
     fit(unbroken, x, y)
     fit(unbroken, x, y)
     assert_same(loaded.model, whole)
-    # The user's own model has nothing of tfadv in it.
     model.save(tmp_path / "model.keras")
-    code = (
-        f"import sys, keras; keras.models.load_model({str(tmp_path / 'model.keras')!r}); print('tfadv' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.split() == ["False"], done.stderr[-2000:]
+    with zipfile.ZipFile(tmp_path / "model.keras") as file:
+        assert b"tfadv" not in file.read("config.json")
 
 
 def test_mixed_float16_scales_the_loss(small_digits):

@@ -57,7 +57,7 @@ def trained(defense, parts, uniform):
         (Deterministic(), False, "false"),
         (Deterministic(), True, "false"),  # of sizes that are drawn for each image
         (Deterministic(awp=0.2), False, "false"),
-        (Deterministic(awp=0.2), True, "true"),
+        pytest.param(Deterministic(awp=0.2), True, "true", marks=pytest.mark.long),
     ],
     ids=["clean", "adversarial", "uniform", "awp", "xla"],
 )

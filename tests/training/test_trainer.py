@@ -373,6 +373,7 @@ def test_a_loss_may_attack_the_model_in_training():
     assert t.train_step(x, y)[0].numpy() > plain * 1.001
 
 
+@pytest.mark.long
 def test_without_optimized_clones_training_is_the_same(halves):
     records = []
     for accelerate in ("auto", "off"):

@@ -17,6 +17,7 @@ from tfadv.datasets.augment import augment
 from tfadv.datasets.storage import Images, take
 
 PARALLEL = 2  # batches prepared at a time: preparing one takes a twentieth of a training step
+_plain = tf.autograph.experimental.do_not_convert  # converting functions that do not need it takes seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,12 +154,14 @@ def training_batches(
     steps = len(samples) // batch_size
     batch_of = samples.batch_fn()
 
+    @_plain
     def order(epoch):
         numbers = samples.order(tf.stack([tf.constant(seed, tf.int64), epoch]))
         numbers = tf.reshape(numbers[: steps * batch_size], (steps, batch_size))[:, _part(batch_size, share)]
         first = epoch * steps
         return tf.data.Dataset.from_tensor_slices((numbers, tf.range(first, first + steps)))
 
+    @_plain
     def batch(numbers, step):
         x, y = batch_of(numbers)
         if augmentations:
@@ -186,6 +189,7 @@ def evaluation_batches(samples: Samples, *, batch_size: int, share: tuple[int, i
     """
     batch_of, n = samples.batch_fn(), len(samples)
 
+    @_plain
     def batch(start):
         numbers = start + tf.range(batch_size, dtype=tf.int64)[_part(batch_size, share)]
         return *batch_of(numbers % n), tf.cast(numbers < n, tf.float32)
