@@ -62,8 +62,9 @@ class Config:
     )
     models: tuple[str, ...] = setting(
         ("resnet18", "resnet50", "resnet101"),
-        "The models to train, attack and report. Also your own: a .keras file; module:function, a function that "
-        "returns a Keras model; or the folder of a SavedModel, which can be attacked but not trained.",
+        "The models to train, attack and report. Also your own: a .keras file, or module:function, a function that "
+        "returns a Keras model. Attacked but not trained: the folder of a SavedModel, a .tflite or .onnx file (see "
+        "--twin), or a function from arrays of images to logits, probabilities or class numbers.",
         group="Run",
         accepts=Names("model", _models),
         required=True,
@@ -88,6 +89,14 @@ class Config:
         "Least and greatest pixel value that your own model expects, such as 0,255 or -1,1. auto: the range with which "
         "it classifies most validation images correctly. Sizes of perturbations always refer to pixels in [0, 1].",
         group="Run",
+    )
+    twin: str = setting(
+        "",
+        "The .keras file that a .tflite or .onnx file was made from, for pixels in the same range. Attacks follow its "
+        "gradient, and the file decides which images are adversarial. Empty: no gradient, for square, hopskipjump and "
+        "rays.",
+        group="Run",
+        rare=True,
     )
     plugins: tuple[str, ...] = setting(
         (),
@@ -336,6 +345,7 @@ class Config:
             dataset=normalized(self.dataset),
             models=models,
             weights=os.path.expanduser(self.weights),
+            twin=os.path.expanduser(self.twin),
             learning_rate=self.learning_rate or (0.0 if own_models else 0.01 if self.weights else 0.1),
             surrogate=own.normalized(self.surrogate) or (own_models[0] if own_models else "resnet18"),
             workdir=self.workdir or f"runs/{short_name(self.dataset)}",
@@ -352,6 +362,10 @@ class Config:
         given = filter(None, (*self.models, self.surrogate))
         names = list(dict.fromkeys(map(own.normalized, given)))
         own_names = [name for name in names if own.is_own(name)]
+        if self.twin and not any(name.endswith(own.DEPLOYED) or ":" in name for name in own_names):
+            raise UserError(f"--twin={self.twin} is for a .tflite or .onnx file or a function; --models names none.")
+        if self.twin and not os.path.isfile(os.path.expanduser(self.twin)):
+            raise UserError(f"there is no model file {self.twin}, which is to be the twin.")
         for name in own_names:
             own.check(name)
         if not own_names and self.input_range != "auto":
@@ -359,10 +373,8 @@ class Config:
         if own_names == names and self.weights:
             raise UserError(f"--weights={self.weights} is for built-in models; {', '.join(names)} has its own weights.")
         if self.defense_specs or self.stage == COMPARE:
-            for name in filter(own.is_saved_model, map(own.normalized, self.models)):
-                raise UserError(
-                    f"{name} is a SavedModel, which can be attacked but not trained: give the .keras file of the model."
-                )
+            for name in filter(own.is_fixed, map(own.normalized, self.models)):
+                raise UserError(f"{name} can be attacked but not trained: give the .keras file of the model.")
         labels = [own.label(name) if own.is_own(name) else name for name in names]
         for label in labels:
             if labels.count(label) > 1:

@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from tfadv.attacks.cost import Cost
     from tfadv.attacks.fab import FAB
     from tfadv.attacks.fgsm import FGSM
+    from tfadv.attacks.hopskipjump import HopSkipJump
     from tfadv.attacks.iterative import IterativeAttack
     from tfadv.attacks.mifgsm import MIFGSM
     from tfadv.attacks.onestep import OneStep
     from tfadv.attacks.pgd import PGD
+    from tfadv.attacks.rays import RayS
     from tfadv.attacks.square import Square
 
 
@@ -45,12 +47,15 @@ ATTACKS = Registry(
         "fab": "tfadv.attacks.fab:FAB",
         "fab-t": "tfadv.attacks.fab:fab_t",
         "square": "tfadv.attacks.square:Square",
+        "hopskipjump": "tfadv.attacks.hopskipjump:HopSkipJump",
+        "rays": "tfadv.attacks.rays:RayS",
         "autoattack": "tfadv.attacks.autoattack:AutoAttack",
     },
 )
 
 _MODULES = {
     **{"APGD": "apgd", "AutoAttack": "autoattack", "BIM": "bim", "FAB": "fab", "FGSM": "fgsm", "MIFGSM": "mifgsm"},
+    **{"HopSkipJump": "hopskipjump", "RayS": "rays"},
     **{"OneStep": "onestep", "PGD": "pgd", "Square": "square"},
     **{"Attack": "base", "IterativeAttack": "iterative", "Cost": "cost"},
 }
@@ -63,9 +68,11 @@ __all__ = [
     "FGSM",
     "MIFGSM",
     "PGD",
+    "RayS",
     "Attack",
     "AutoAttack",
     "Cost",
+    "HopSkipJump",
     "IterativeAttack",
     "OneStep",
     "Square",

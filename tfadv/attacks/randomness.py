@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 # What numbers are drawn for.
-START, TARGET = range(2)
+START, TARGET, QUERY = range(3)
 _MASK = 2**64 - 1
 
 
@@ -22,14 +22,21 @@ def drawn(
     Args:
       draw: takes a generator; returns an array of the same shape each time.
       seed: any int.
-      stream: what the numbers are for, `START` or `TARGET`.
+      stream: what the numbers are for, `START`, `TARGET` or `QUERY`.
       numbers: int64 (N,), the numbers of the images.
       rounds: int (N,), the restart of each.
 
     Returns:
       (N, …).
     """
+    return np.stack([draw(generator) for generator in generators(seed, stream, numbers, rounds)])
+
+
+def generators(
+    seed: int, stream: int, numbers: np.ndarray | tf.Tensor, rounds: np.ndarray
+) -> list[np.random.Generator]:
+    """The random generator of each image; arguments as in `drawn`."""
     key = np.array([seed & _MASK, stream], np.uint64)
     counters = np.zeros((len(rounds), 4), np.uint64)  # the generator counts up in the first of the four
     counters[:, 2], counters[:, 3] = numbers, rounds
-    return np.stack([draw(np.random.Generator(np.random.Philox(key=key, counter=counter))) for counter in counters])
+    return [np.random.Generator(np.random.Philox(key=key, counter=counter)) for counter in counters]

@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfadv.models.accelerate import accelerated
-from tfadv.models.structure import structure
+from tfadv.models.structure import layers_of, structure
 from tfadv.models.twins import float32_twin
 from tfadv.runtime import compilation
 
@@ -54,7 +54,11 @@ class PerModel:
         with _BUILDING:
             if key not in compiled:
                 compiled[key] = self._compile(model, specs, static, jit_compile, use_clone)
-        return compiled[key](*tf.nest.flatten(arguments))
+        try:
+            return compiled[key](*tf.nest.flatten(arguments))
+        except tf.errors.OpError:
+            raise_failure_of(model)
+            raise
 
     def _compile(self, model: Any, specs: Any, static: dict, jit_compile: bool, use_clone: bool) -> Any:
         """The function for one kind of arguments; it does not keep the model alive."""
@@ -67,6 +71,14 @@ class PerModel:
         return tf.function(
             call, input_signature=tf.nest.flatten(specs), jit_compile=jit_compile or None, autograph=False
         )
+
+
+def raise_failure_of(model: Any) -> None:
+    """Raises, as a line for people, what went wrong in the last call of a deployed model, if anything did."""
+    for layer in layers_of(model):
+        failure = layer.failure() if hasattr(layer, "failure") else None
+        if failure:
+            raise failure from None
 
 
 def _spec(tensor: tf.Tensor) -> tf.TensorSpec:

@@ -1,4 +1,4 @@
-"""User models: a `.keras` file, a SavedModel, or `module:function`, a function that returns a Keras model.
+"""User models: a `.keras` file, a SavedModel, a `.tflite` or `.onnx` file, or `module:function`.
 
 No Keras here until a model is loaded.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib
+import inspect
 import json
 import os
 import pathlib
@@ -16,10 +16,11 @@ import zipfile
 from typing import TYPE_CHECKING, Any
 
 from tfadv.errors import UserError
-from tfadv.models import MODELS
+from tfadv.models import MODELS, runtimes
+from tfadv.models.runtimes import FILES as DEPLOYED
 
 if TYPE_CHECKING:
-    import keras
+    pass
 
 _OTHER_FILES = (".h5", ".hdf5")  # older formats
 
@@ -27,14 +28,14 @@ _OTHER_FILES = (".h5", ".hdf5")  # older formats
 def normalized(name: str) -> str:
     """The same name with the path of a file or folder in the normal form: "./mine.keras" → "mine.keras"."""
     path = os.path.normpath(os.path.expanduser(name))
-    return path if name.endswith(".keras") or is_saved_model(path) else name
+    return path if name.endswith((".keras", *DEPLOYED)) or is_saved_model(path) else name
 
 
 def is_own(name: str) -> bool:
     """Whether the name is that of a file, a folder or a function, and not of a model of the table."""
     if name in MODELS:
         return False
-    return name.endswith((".keras", *_OTHER_FILES)) or ":" in name or os.sep in name or is_saved_model(name)
+    return name.endswith((".keras", *DEPLOYED, *_OTHER_FILES)) or ":" in name or os.sep in name or is_saved_model(name)
 
 
 def is_saved_model(name: str) -> bool:
@@ -42,9 +43,14 @@ def is_saved_model(name: str) -> bool:
     return os.path.isfile(os.path.join(os.path.expanduser(name), "saved_model.pb"))
 
 
+def is_fixed(name: str) -> bool:
+    """Whether the model can be attacked but not trained: a SavedModel, or a file for deployment."""
+    return name.endswith(DEPLOYED) or is_saved_model(name)
+
+
 def label(name: str) -> str:
     """The name in files and tables: that of the file without its ending, of the folder or of the function."""
-    if name.endswith(".keras"):
+    if name.endswith((".keras", *DEPLOYED)):
         return pathlib.Path(name).stem
     return os.path.basename(normalized(name)) if is_saved_model(name) else name.rpartition(":")[2]
 
@@ -57,24 +63,29 @@ def check(name: str) -> None:
     """
     if name.endswith(_OTHER_FILES):
         raise UserError(f"{name} is in an older format: convert it with keras.models.load_model(…).save('x.keras').")
-    if name.endswith(".keras"):
+    if name.endswith((".keras", *DEPLOYED)):
         if not os.path.isfile(normalized(name)):
             raise UserError(f"there is no model file {name}.")
         return
     if is_saved_model(name):
         return
     if os.sep in name and ":" not in name:
-        raise UserError(f"{name} is neither a .keras file nor a folder with a SavedModel.")
+        raise UserError(f"{name} is neither a .keras, .tflite or .onnx file nor a folder with a SavedModel.")
     module, _, function = name.rpartition(":")
     if not all(part.isidentifier() for part in [*module.split("."), function]):
-        raise UserError(f"{name!r} is neither a built-in model, a .keras file, a SavedModel nor module:function.")
+        raise UserError(f"{name!r} is neither a built-in model, a model file, a SavedModel nor module:function.")
 
 
 def image_shape(name: str) -> tuple[int | None, int | None, int | None]:
-    """(H, W, C) of the images that a `.keras` file takes, read without Keras; None for what is not known.
+    """(H, W, C) of the images that a file takes, read without Keras; None for what is not known.
 
     Images without an axis for channels have one channel.
+
+    Raises:
+      UserError: a file for deployment is damaged.
     """
+    if name.endswith(DEPLOYED):
+        return runtimes.open_model(normalized(name), None).image_shape
     try:
         with zipfile.ZipFile(normalized(name)) as file:
             config = json.loads(file.read("config.json"))
@@ -93,9 +104,11 @@ def channels(name: str) -> int | None:
     Raises:
       UserError: as `load`, for a folder or a function; a file is only looked into.
     """
-    if name.endswith(".keras"):
+    if name.endswith((".keras", *DEPLOYED)):
         return image_shape(name)[2]
     model = load(name)
+    if not hasattr(model, "inputs"):  # a function of arrays
+        return None
     try:
         shape = model.inputs[0].shape
     except (AttributeError, ValueError, TypeError):  # not built yet
@@ -105,7 +118,7 @@ def channels(name: str) -> int | None:
 
 def identity(name: str) -> dict[str, Any]:
     """JSON values that change when the model does: the hash of its files, or of what the function returns."""
-    if name.endswith(".keras"):
+    if name.endswith((".keras", *DEPLOYED)):
         return {"file_sha256": hashlib.sha256(pathlib.Path(name).read_bytes()).hexdigest()}
     if is_saved_model(name):
         from tfadv.models import saved_model
@@ -119,12 +132,19 @@ def _function_identity(name: str) -> dict[str, Any]:
     from tfadv.models import files
 
     model = load(name)
+    if not hasattr(model, "to_json"):  # a function of arrays, known by its code only
+        return {"source_sha256": hashlib.sha256(inspect.getsource(sys.modules[model.__module__]).encode()).hexdigest()}
     config = hashlib.sha256(model.to_json().encode()).hexdigest()
     return {"config_sha256": config, "weights_sha256": files.weights_hash(model)}
 
 
-def load(name: str) -> keras.Model:
-    """The model.
+def load(name: str, twin: str = "", shape: tuple[int, int, int] | None = None) -> Any:
+    """The Keras model; of a function that takes arrays, the function where no shape is given.
+
+    Args:
+      name: as `is_own` accepts it.
+      twin: the path of a .keras file, whose gradient a model for deployment gets; "" for none.
+      shape: (H, W, C) of the images.
 
     Raises:
       UserError: the file or folder is damaged or needs unknown code, or the function fails or returns something else.
@@ -132,6 +152,10 @@ def load(name: str) -> keras.Model:
     import keras
 
     from tfadv.models import files
+    from tfadv.models.deployed import deployed
+
+    if name.endswith(DEPLOYED):
+        return deployed(name, twin or None)
 
     if name.endswith(".keras"):
         return files.load(name)
@@ -142,14 +166,19 @@ def load(name: str) -> keras.Model:
             return saved_model.load(name)
         except Exception as error:  # of many kinds: a protocol buffer, a graph and a checkpoint
             raise UserError(f"the SavedModel {name} can't be loaded ({' '.join(str(error).split())[:300]}).")
-    module, _, function = name.rpartition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
     try:
-        model = getattr(importlib.import_module(module), function)()
+        called = runtimes.function_of(name)
+        if runtimes.takes_images(called):
+            return deployed(name, twin or None, input_shape=shape) if shape else called
+        model = called()
+    except UserError:
+        raise
     except Exception as error:  # whatever a user's code raises
         message = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"the model {name} can't be built ({message[:300]}).")
     if not isinstance(model, keras.Model):
-        raise UserError(f"{name} must return a keras.Model; it returned {type(model).__name__}.")
+        raise UserError(
+            f"{name} must take images and return their classes, or take nothing and return a keras.Model; "
+            f"it returned {type(model).__name__}."
+        )
     return model

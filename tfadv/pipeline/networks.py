@@ -17,7 +17,7 @@ from tfadv.errors import UserError
 from tfadv.evaluation.guessing import hardly_better_than_guessing, largest_share
 from tfadv.models import files, logits, own, pretrained
 from tfadv.models.builder import build
-from tfadv.models.compiled import compiled_logits
+from tfadv.models.compiled import compiled_logits, raise_failure_of
 from tfadv.store.files import digest
 
 if TYPE_CHECKING:
@@ -117,7 +117,14 @@ class OwnModel(Network):
 
     @functools.cached_property
     def _identity(self) -> dict:
-        return own.identity(self._name)
+        of_twin = {"twin": own.identity(self._twin)} if self._twin else {}
+        return own.identity(self._name) | of_twin
+
+    @property
+    def _twin(self) -> str:
+        """The path of the twin, for a model whose gradient is not known."""
+        fixed = self._name.endswith(own.DEPLOYED) or not self._name.endswith(".keras") and ":" in self._name
+        return self._run.config.twin if fixed else ""
 
     def inputs(self) -> dict:
         """What the model is, the range of its pixels and the shape of the images."""
@@ -160,10 +167,12 @@ class OwnModel(Network):
         return best
 
     def _classifier(self, input_range: tuple[float, float], quiet: bool) -> keras.Model:
-        model, dataset = own.load(self._name), self._run.dataset
+        dataset = self._run.dataset
+        model = own.load(self._name, self._twin, dataset.shape)
         try:
             classifier = logits.classifier(model, input_range, input_shape=dataset.shape, quiet=quiet)
         except Exception as error:  # also what the model itself raises on images of this shape
+            raise_failure_of(model)
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"{self._name} can't be used as a classifier of {dataset.shape} images: {reason}")
         takes, returns = classifier.input_shape[1:], classifier.output_shape[-1]

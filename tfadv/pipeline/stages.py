@@ -157,7 +157,7 @@ def _next_step(run: Run) -> str:
         return f"Next, the results: {command} --stage=report"
     if not config.attack_specs:
         return f"Next, a stronger attack: {command} --stage=report --attacks='pgd(steps=20)' --eval_size=500"
-    if not any(each.attacks for each in run.defenses) and not any(map(own.is_saved_model, config.models)):
+    if not any(each.attacks for each in run.defenses) and not any(map(own.is_fixed, config.models)):
         given = config.defenses + "," if config.defenses else ""
         return f"Next, a defense: {command} --stage=report --defenses={shlex.quote(given + 'nfgsm')}"
     if not (root / "explanations").exists():

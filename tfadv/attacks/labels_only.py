@@ -1,0 +1,126 @@
+"""Attacks that see only the predicted class: the part that they share."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfadv.attacks.base import Attack, Call
+from tfadv.attacks.gradient import is_adversarial
+from tfadv.attacks.norms import get_norm
+from tfadv.models.compiled import compiled_logits
+from tfadv.specs import setting
+
+_AT_ONCE = 512  # queries
+_SAVED = 8  # iterations between two states on the disk
+
+
+class Labels:
+    """Asks the model whether images are adversarial, and counts the queries of each image.
+
+    Attributes:
+      used: int64 (N,), queries so far.
+    """
+
+    def __init__(self, call: Call, y: np.ndarray, queries: int) -> None:
+        """`y`: int64 (N,); `queries`: the most for each image."""
+        self._call, self._y, self._queries = call, y, queries
+        self.used = np.zeros(len(y), np.int64)
+
+    @property
+    def left(self) -> np.ndarray:
+        """int64 (N,): queries that each image still has."""
+        return self._queries - self.used
+
+    def ask(self, candidates: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """bool (M,): which candidates (M, H, W, C), of the images `rows`, int (M,), are adversarial."""
+        found = [np.zeros(0, bool)]
+        for start in range(0, len(rows), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            logits = compiled_logits(self._call.model, candidates[part])
+            labels = self._y[rows[part]]
+            found.append(is_adversarial(logits, tf.constant(labels), self._call.targeted).numpy())
+        np.add.at(self.used, rows, 1)
+        self._call.cost.add(forwards=len(rows))
+        return np.concatenate(found)
+
+
+@dataclasses.dataclass
+class Search:
+    """The nearest adversarial images so far.
+
+    Attributes:
+      x: float32 (N, H, W, C), the images.
+      nearest: float32 (N, H, W, C); the image itself where none was found.
+      distance: float32 (N,), their distances in the norm of the attack; inf where none was found.
+      more: what else an attack keeps from one iteration to the next, one row per image.
+    """
+
+    x: np.ndarray
+    nearest: np.ndarray
+    distance: np.ndarray
+    more: list[np.ndarray] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelsOnlyAttack(Attack):
+    """Looks for the nearest adversarial image with a number of queries, and returns it where it is within eps.
+
+    One run is enough for all eps.  An image is done when it is adversarial within the smallest eps.
+
+    Attributes:
+      queries: the most predictions for each image; an attack may stop a little earlier.
+    """
+
+    queries: int = setting(10000, least=10)
+
+    uses_gradient = False
+    limited = False
+
+    def begin(self, labels: Labels, search: Search, numbers: np.ndarray, seed: int, clip: tuple[float, float]) -> None:
+        """Finds the first adversarial images, in place; `numbers`: those of the images, int64 (N,)."""
+        raise NotImplementedError
+
+    def iterate(
+        self, i: int, labels: Labels, search: Search, rows: np.ndarray, numbers: np.ndarray, call: Call
+    ) -> np.ndarray:
+        """Iteration i, from 0, of the images `rows`, int (M,), in place; returns bool (M,): which go on."""
+        raise NotImplementedError
+
+    def attack_batch(self, call: Call, x: tf.Tensor, y: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+        """See `Attack.attack_batch`."""
+        images, numbers, enough = x.numpy(), call.numbers.numpy(), float(np.min(sizes))
+        norm = getattr(self, "norm", "linf")
+        labels, search = Labels(call, y.numpy(), self.queries), Search(images, images.copy(), np.full(len(y), np.inf))
+        saved = call.resume.load() if call.resume else None
+        if saved:
+            first = 0 if saved[0] == "done" else int(saved[1]) + 1
+            search.nearest, search.distance, labels.used, goes_on, *search.more = (np.array(a) for a in saved[-1])
+            call.cost.add(forwards=int(labels.used.sum()))
+        else:
+            first = 0
+            goes_on = ~labels.ask(images, np.arange(len(y)))
+            search.distance[~goes_on] = 0.0
+            self.begin(labels, search, numbers, call.seed, call.clip)
+            goes_on &= np.isfinite(search.distance)
+        i = first
+        while not (saved and saved[0] == "done"):
+            rows = np.flatnonzero(goes_on & (search.distance > enough) & (labels.left > 0))
+            if not len(rows):
+                break
+            goes_on[rows] = self.iterate(i, labels, search, rows, numbers, call)
+            if call.resume and i % _SAVED == _SAVED - 1:
+                call.resume.partial(i, lambda: _state(search, labels, goes_on))
+            i += 1
+        if call.resume and not (saved and saved[0] == "done"):
+            call.resume.done(_state(search, labels, goes_on))
+        measured = get_norm(norm).norm(tf.constant(search.nearest) - x).numpy().reshape(-1)
+        within = np.isfinite(search.distance)[None] & (measured[None] <= sizes.numpy()[:, None])
+        return tf.where(within[..., None, None, None], search.nearest[None], images[None])
+
+
+def _state(search: Search, labels: Labels, goes_on: np.ndarray) -> list[Any]:
+    return [search.nearest, search.distance, labels.used, goes_on, *search.more]
