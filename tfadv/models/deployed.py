@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import types
 from collections.abc import Callable
 from typing import Any
@@ -67,7 +68,7 @@ def deployed(
         raise ValueError(f"returns must be one of {', '.join(RETURNS)}, got {returns!r}.")
     layer = _DeployedLayer(model, twin, returns, input_shape, classes, name="deployed")
     images = keras.Input(layer.image_shape)
-    return keras.Model(images, layer(images), name=layer.label)
+    return keras.Model(images, layer(images), name=re.sub(r"[^A-Za-z0-9_.-]", "", layer.label) or "deployed")
 
 
 @keras.saving.register_keras_serializable("tfadv")
@@ -78,13 +79,13 @@ class _DeployedLayer(keras.layers.Layer):
         self, model: Any, twin: Any, returns: str, input_shape: Any = None, classes: int | None = None, **kwargs: Any
     ) -> None:
         super().__init__(**{"trainable": False, "dtype": "float32"} | kwargs)
-        self._given = {"model": model, "twin": twin, "returns": returns, "input_shape": input_shape, "classes": classes}
+        given = {"model": model, "twin": twin, "returns": returns, "input_shape": input_shape, "classes": classes}
         if isinstance(twin, (str, os.PathLike)):
             twin = _load_twin(twin)
         predictor = runtimes.open_model(model, input_shape or _shape_of(twin))
         self.label, self.image_shape = predictor.label, predictor.image_shape
         # In a namespace, because Keras would take the variables of the twin for those of this layer.
-        self._hidden = types.SimpleNamespace(predictor=predictor, twin=None, failure=None)
+        self._hidden = types.SimpleNamespace(given=given, predictor=predictor, twin=None, failure=None)
         self._returns, self._columns = _outputs_of(predictor, returns, twin, classes)
         if twin is not None:
             self._hidden.twin = self._checked_twin(twin)
@@ -149,7 +150,7 @@ class _DeployedLayer(keras.layers.Layer):
             raise
 
     def get_config(self) -> dict[str, Any]:
-        given = self._given
+        given = self._hidden.given
         if not all(value is None or isinstance(value, (str, os.PathLike)) for value in (given["model"], given["twin"])):
             raise ValueError(f"{self.label} can be saved only if the model and its twin are given by their paths.")
         paths = {key: given[key] and os.path.abspath(given[key]) for key in ("model", "twin")}

@@ -1,0 +1,277 @@
+"""LiteRT and ONNX files and functions of arrays as models: predictions of the file, gradient of the twin."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfadv
+from tfadv import evaluate
+from tfadv.errors import UserError
+from tfadv.models import own, runtimes
+from tfadv.models.compiled import compiled_logits
+
+EPS = 0.1
+
+
+@pytest.fixture(scope="module")
+def trained(digits):
+    """(a softmax model of images (8, 8, 1) in [0, 1], images, labels)."""
+    x, y = digits.images[:600, ::4, ::4].astype("float32") / 255, digits.labels[:600]
+    keras.utils.set_random_seed(0)
+    layers = keras.layers.Conv2D(8, 3, activation="relu"), keras.layers.Flatten()
+    model = keras.Sequential([keras.Input((8, 8, 1)), *layers, keras.layers.Dense(10, activation="softmax")])
+    model.compile(keras.optimizers.Adam(0.005), "sparse_categorical_crossentropy")
+    model.fit(x, y, epochs=8, verbose=0)
+    return model, x[:64], y[:64]
+
+
+@pytest.fixture(scope="module")
+def folder(trained, tmp_path_factory):
+    """With model.keras, float.tflite, int8.tflite and fixed.tflite, whose graph takes one image at a time."""
+    model, x, _ = trained
+    folder = tmp_path_factory.mktemp("deployed")
+    model.save(folder / "model.keras")
+    model.export(folder / "saved", verbose=False)
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(folder / "saved"))
+    (folder / "float.tflite").write_bytes(converter.convert())
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: ([image[None]] for image in x)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = converter.inference_output_type = tf.int8
+    (folder / "int8.tflite").write_bytes(converter.convert())
+
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint(
+        "serve",
+        lambda image: tf.reshape(model(image), (1, 10)),
+        input_signature=[tf.TensorSpec((1, 8, 8, 1))],
+    )
+    archive.write_out(folder / "one", verbose=False)
+    (folder / "fixed.tflite").write_bytes(tf.lite.TFLiteConverter.from_saved_model(str(folder / "one")).convert())
+    return folder
+
+
+def onnx_file(path, model, channels_first):
+    """The dense softmax regression of `model` as an ONNX file."""
+    onnx = pytest.importorskip("onnx", reason="needs the extra test")
+    pytest.importorskip("onnxruntime", reason="needs the extra deployed")
+    helper, kernel, bias = onnx.helper, *model.layers[-1].get_weights()
+    h, w, c = model.input_shape[1:]
+    shape = ["n", c, h, w] if channels_first else ["n", h, w, c]
+    nodes = [helper.make_node("Flatten", ["last" if channels_first else "image"], ["flat"])]
+    if channels_first:
+        nodes.insert(0, helper.make_node("Transpose", ["image"], ["last"], perm=[0, 2, 3, 1]))
+    nodes += [helper.make_node("Gemm", ["flat", "kernel", "bias"], ["logits"])]
+    graph = helper.make_graph(
+        nodes,
+        "regression",
+        [helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["n", len(bias)])],
+        [onnx.numpy_helper.from_array(kernel, "kernel"), onnx.numpy_helper.from_array(bias, "bias")],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    made.ir_version = 8
+    path.write_bytes(made.SerializeToString())
+
+
+def classified(folder, name, trained, **options):
+    return tfadv.classifier(tfadv.deployed(folder / name, twin=trained[0], **options))
+
+
+def test_a_float_file_is_its_keras_model_image_by_image(folder, trained):
+    model, x, y = trained
+    file = classified(folder, "float.tflite", trained)
+    assert not file.weights
+    for attack in ("fgsm", "autoattack(steps=10, queries=50, targets=2)"):
+        expected = evaluate(tfadv.classifier(model, quiet=True), x, y, attack, EPS)
+        found = evaluate(file, x, y, attack, EPS)
+        assert 5 < expected.robust.sum() < 60
+        assert (found.robust != expected.robust).sum() <= 1
+
+
+def test_an_int8_file_decides_and_its_twin_gives_the_gradient(folder, trained):
+    model, x, y = trained
+    file = tfadv.deployed(folder / "int8.tflite", twin=model)
+    images = tf.constant(x)
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        total = tf.reduce_sum(file(images)[:, 3])
+    with tf.GradientTape() as expected:
+        expected.watch(images)
+        logit = tf.reduce_sum(tfadv.classifier(model, quiet=True)(images)[:, 3])
+    np.testing.assert_allclose(tape.gradient(total, images), expected.gradient(logit, images), rtol=1e-4, atol=1e-5)
+    interpreter = tf.lite.Interpreter(str(folder / "int8.tflite"))
+    interpreter.allocate_tensors()
+    (takes,), (returns,) = interpreter.get_input_details(), interpreter.get_output_details()
+    classes = []
+    for image in x:
+        scale, zero = takes["quantization"]
+        interpreter.set_tensor(takes["index"], (np.round(image[None] / scale) + zero).clip(-128, 127).astype("int8"))
+        interpreter.invoke()
+        classes.append(interpreter.get_tensor(returns["index"])[0].argmax())  # the first of equal ones
+    np.testing.assert_array_equal(np.argmax(compiled_logits(tfadv.classifier(file), x), axis=1), classes)
+
+
+def test_without_a_twin_only_attacks_without_gradient_find_anything(folder, trained, caplog):
+    _, x, y = trained
+    file = tfadv.classifier(tfadv.deployed(folder / "int8.tflite"))
+    with caplog.at_level("WARNING", logger="tfadv"):
+        blind = evaluate(file, x, y, "pgd(steps=5)", EPS)
+    assert "have no gradient for pgd to follow" in caplog.text and blind.robust_accuracy > 0.8 * blind.clean_accuracy
+    for attack in ("square(steps=150)", "hopskipjump(queries=1500)", "rays(queries=400)"):
+        assert evaluate(file, x[:16], y[:16], attack, EPS).robust.sum() < blind.robust[:16].sum() - 2, attack
+
+
+def test_a_file_for_one_image_at_a_time(folder, trained):
+    file = tfadv.deployed(folder / "fixed.tflite", twin=trained[0])
+    batched = tfadv.deployed(folder / "float.tflite", twin=trained[0])
+    assert not file.layers[-1]._hidden.predictor._batches and batched.layers[-1]._hidden.predictor._batches
+    np.testing.assert_allclose(file(trained[1]), batched(trained[1]), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("channels_first", [False, True])
+def test_an_onnx_file(channels_first, tmp_path):
+    keras.utils.set_random_seed(0)
+    layers = keras.layers.Flatten(), keras.layers.Dense(4)
+    model = keras.Sequential([keras.Input((4, 5, 3)), *layers])
+    onnx_file(tmp_path / "model.onnx", model, channels_first)
+    x = np.random.default_rng(0).uniform(size=(30, 4, 5, 3)).astype("float32")
+    y = model.predict(x, verbose=0).argmax(axis=1)
+    file = tfadv.deployed(tmp_path / "model.onnx", twin=model)
+    assert file.input_shape == (None, 4, 5, 3)
+    expected = evaluate(model, x, y, "pgd(steps=5)", 0.02)
+    np.testing.assert_array_equal(evaluate(file, x, y, "pgd(steps=5)", 0.02).robust, expected.robust)
+    assert 0 < expected.robust.sum() < 30
+
+
+def test_a_function_of_logits_probabilities_or_labels(trained):
+    model, x, y = trained
+    logits = tfadv.classifier(model, quiet=True)
+
+    def labels(images):
+        return model.predict(images, verbose=0).argmax(axis=1)
+
+    functions = {
+        "logits": lambda images: logits.predict(images, verbose=0),
+        "probabilities": lambda images: model.predict(images, verbose=0),
+        "labels": labels,
+    }
+    expected = evaluate(logits, x, y, "fgsm", EPS)
+    for returns, function in functions.items():
+        found = tfadv.deployed(function, twin=model)
+        assert found.layers[-1]._returns == returns
+        assert evaluate(found, x, y, None).clean_accuracy == expected.clean_accuracy, returns
+    assert evaluate(tfadv.deployed(functions["logits"], twin=model), x, y, "fgsm", EPS).robust_accuracy == (
+        expected.robust_accuracy
+    )
+    with pytest.raises(ValueError, match="labels returns labels: give classes"):
+        tfadv.deployed(labels, input_shape=(8, 8, 1))
+    with pytest.raises(ValueError, match="give input_shape"):
+        tfadv.deployed(labels)
+
+
+def test_one_sigmoid(trained):
+    _, x, _ = trained
+    model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(1, "sigmoid")])
+    y = (model.predict(x, verbose=0)[:, 0] > 0.5).astype(int)
+    file = tfadv.classifier(tfadv.deployed(lambda images: model.predict(images, verbose=0), twin=model))
+    expected = evaluate(tfadv.classifier(model, quiet=True), x, y, "fgsm", 0.05)
+    np.testing.assert_array_equal(evaluate(file, x, y, "fgsm", 0.05).robust, expected.robust)
+    assert 0 < expected.robust.sum() < len(y) == expected.clean_correct.sum()
+
+
+def test_it_is_saved_by_its_paths_and_loaded(folder, trained, tmp_path):
+    file = tfadv.deployed(str(folder / "int8.tflite"), twin=str(folder / "model.keras"))
+    file.save(tmp_path / "file.keras")
+    loaded = keras.models.load_model(tmp_path / "file.keras")
+    np.testing.assert_array_equal(loaded(trained[1]), file(trained[1]))
+    with pytest.raises(ValueError, match="given by their paths"):
+        tfadv.deployed(str(folder / "int8.tflite"), twin=trained[0]).save(tmp_path / "file.keras")
+
+
+def shape(*given):
+    return lambda images: np.zeros((len(images), *given), "float32")
+
+
+@pytest.mark.parametrize(
+    "function, message",
+    [
+        (shape(2, 2), "must return one row of outputs per image"),
+        (lambda images: np.zeros((3, 10)), "got 16 images and returned outputs of shape (3, 10)"),
+        (lambda images: ["a"] * len(images), "must return numbers"),
+        (lambda images: 1.0, "returned outputs of shape ()"),
+        (shape(4), "returns 4 values per image, and its twin 10"),
+    ],
+)
+def test_functions_that_do_not_fit(function, message, trained):
+    with pytest.raises(UserError) as raised:
+        tfadv.deployed(function, twin=trained[0])
+    assert message in str(raised.value)
+
+
+def nan(images):
+    return np.where(np.arange(10) == 3, np.nan, np.zeros((len(images), 10)))
+
+
+def fails(images):
+    raise ConnectionError("the service is down")
+
+
+def other_class(images):
+    return np.full(len(images), 12)
+
+
+@pytest.mark.parametrize(
+    "later, message",
+    [
+        (nan, "returned NaN or infinity for 64 images"),
+        (fails, "later failed on a batch of images (ConnectionError: the service is down)"),
+        (shape(9), "returned outputs (64, 9), and before 10 per image"),
+    ],
+)
+@pytest.mark.parametrize("attack", [None, "pgd(steps=2)"])
+def test_a_function_that_breaks_later_is_one_line(later, message, attack, trained):
+    model, x, y = trained
+    calls = []
+
+    def function(images):
+        calls.append(len(images))
+        return model.predict(images, verbose=0) if len(calls) == 1 else later(images)
+
+    function.__name__ = "later"
+    file = tfadv.deployed(function, twin=model)
+    with pytest.raises(UserError) as raised:
+        evaluate(file, x, y, attack, EPS, batch_size=64)
+    assert message in str(raised.value)
+
+
+def test_a_class_out_of_range_is_one_line(trained):
+    with pytest.raises(UserError, match="returned class 12, and there are 10 classes"):
+        evaluate(tfadv.deployed(other_class, twin=trained[0]), *trained[1:], None)
+
+
+@pytest.mark.parametrize("name", ["broken.tflite", "empty.tflite", "broken.onnx"])
+def test_damaged_files(name, folder, tmp_path):
+    if name.endswith(".onnx"):
+        pytest.importorskip("onnxruntime", reason="needs the extra deployed")
+    (tmp_path / name).write_bytes((folder / "int8.tflite").read_bytes()[:1000] if "broken" in name else b"")
+    with pytest.raises(UserError, match=f"{name} can't be read"):
+        tfadv.deployed(tmp_path / name)
+
+
+def test_names_of_the_command_line(folder, tmp_path, monkeypatch):
+    name = str(folder / "int8.tflite")
+    assert own.is_own(name) and own.is_fixed(name) and own.label(name) == "int8"
+    own.check(name)
+    assert own.image_shape(name) == (8, 8, 1) and own.channels(name) == 1
+    assert own.identity(name) != own.identity(str(folder / "float.tflite"))
+    with pytest.raises(UserError, match="there is no model file none.onnx"):
+        own.check("none.onnx")
+    (tmp_path / "mine_of_a_test.py").write_text("def labels(images):\n    return images[:, 0, 0, 0] > 0.5\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert runtimes.takes_images(own.load("mine_of_a_test:labels"))
+    assert own.channels("mine_of_a_test:labels") is None
+    assert len(own.identity("mine_of_a_test:labels")["source_sha256"]) == 64
