@@ -25,9 +25,9 @@ flags.DEFINE_string("data_dir", "data", "Folder of the TFDS data sets.", flag_va
 flags.DEFINE_list("only", [], "Some of the tutorials; all where empty.", flag_values=SETTINGS)
 
 
-def images_of(name, train, test, size=32):
+def images_of(name, train, test, size=32, data_dir=None):
     """uint8 images and labels: (x_train, y_train), (x_test, y_test), drawn with a seed."""
-    dataset = sources.load(name, SETTINGS.data_dir, size)
+    dataset = sources.load(name, data_dir or SETTINGS.data_dir, size)
     rows = np.random.default_rng(0).permutation(len(dataset.labels))[: train + test]
     x, y = np.stack([dataset.images[row] for row in rows]), dataset.labels[rows]
     return (x[:train], y[:train]), (x[train:], y[train:])
