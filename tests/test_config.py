@@ -28,6 +28,7 @@ OTHER = {
     "defenses": ("nfgsm,trades(beta=3)", "nfgsm,trades(beta=3)"),
     "weights": ("imagenet", "imagenet"),
     "input_range": ("-1,1", "-1,1"),
+    "twin": (__file__, __file__),
     "plugins": ("json,csv", ("json", "csv")),
     "seed": ("7", 7),
     "dataset": ("cifar10", "cifar10"),
@@ -50,6 +51,7 @@ OTHER = {
     "surrogate": ("resnet50", "resnet50"),
     "epsilons": ("0.5, 0.25", (0.5, 0.25)),
     "attacks": ("fgsm,pgd(steps=50,restarts=5)", "fgsm,pgd(steps=50,restarts=5)"),
+    "require": ("accuracy>=0.9", "accuracy>=0.9"),
     "eval_size": ("26", 26),
     "workdir": ("somewhere", "somewhere"),
     "overwrite": ("true", True),
@@ -101,7 +103,7 @@ OTHER = {
         ({"data_dir": ""}, "--data_dir is empty"),
         ({"models": ("absent.keras",)}, "there is no model file absent.keras"),
         ({"models": ("old.h5",)}, "old.h5 is in an older format: convert it"),
-        ({"models": ("my models:build",)}, "neither a built-in model, a .keras file, a SavedModel nor module:function"),
+        ({"models": ("my models:build",)}, "neither a built-in model, a model file, a SavedModel nor module:function"),
         ({"models": ("a:resnet18", "resnet18")}, "two models are called 'resnet18'"),
         ({"models": ("a:f",), "surrogate": "b:f"}, "two models are called 'f'"),
         ({"weights": "absent.keras"}, "--weights=absent.keras: give imagenet or the path"),
@@ -222,7 +224,8 @@ def test_shipped_flagfiles_are_found():
 def test_every_setting_has_a_flag_that_reaches_its_field(name):
     """In 0.1, only the names were compared: a flag that reached another field would have passed."""
     text, value = OTHER[name]
-    extra = {"shard": ["--stage=evaluate"], "input_range": ["--models=mine:build"]}.get(name, [])
+    own = ["--models=mine:build"]
+    extra = {"shard": ["--stage=evaluate"], "input_range": own, "twin": own}.get(name, [])
     config, default = CommandLine([f"--{name}={text}", *extra]).config(), CommandLine(extra).config()
     assert getattr(config, name) == value
     changed = {n for n in NAMES if getattr(config, n) != getattr(default, n)}
@@ -245,7 +248,7 @@ def test_fields_and_defaults_have_the_declared_types():
 
 
 def test_flags_txt_gives_the_same_settings_again(tmp_path):
-    left_out = ("shard", "overwrite", "input_range")
+    left_out = ("shard", "overwrite", "input_range", "twin", "require")
     others = {name: value for name, (_, value) in OTHER.items() if name not in left_out}
     for changes in ({}, others):
         config = Config(**changes).resolved()

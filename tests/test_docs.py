@@ -17,7 +17,7 @@ OWN_TEST = {"docs/tutorial.md", "docs/extending.md"}  # the latter: test_documen
 
 # What the reader has: a softmax model on pixels from 0 to 255, and images.
 GIVEN = """
-import tfadv, keras, numpy as np
+import tfadv, keras, numpy as np, tensorflow as tf
 x = np.random.default_rng(0).integers(0, 256, (24, 16, 16, 3), dtype=np.uint8)
 y = np.arange(24) % 3
 x_test, y_test = x_val, y_val = x, y
@@ -27,6 +27,8 @@ model = keras.Sequential([
     keras.layers.Flatten(), keras.layers.Dense(3, activation="softmax"),
 ])
 model.save("mine.keras")
+model.export("saved", verbose=False)
+open("mine_int8.tflite", "wb").write(tf.lite.TFLiteConverter.from_saved_model("saved").convert())
 model, x = tfadv.classifier(model, input_range=(0, 255)), x.astype("float32") / 255
 """
 

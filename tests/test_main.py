@@ -54,7 +54,7 @@ def one_line(err):
 
 def test_runs_the_stage_with_the_settings_and_prints_its_closing_text(run):
     seen = []
-    code, out, err = run(lambda config: seen.append(config) or "closing text", "--flagfile=smoke", "--seed=5")
+    code, out, err = run(lambda config: seen.append(config) or ("closing text", 0), "--flagfile=smoke", "--seed=5")
     assert code == 0 and out == "closing text\n"
     assert seen[0].seed == 5 and seen[0].models == ("resnet_tiny",) and seen[0].workdir == "runs/smoke"
     assert re.fullmatch(rf"\d\d:\d\d:\d\d tfadv {tfadv.__version__}: digits, stage all, in runs/smoke\n", err)
@@ -86,12 +86,12 @@ def test_too_little_memory_is_one_line_and_a_fault_is_a_traceback(run, error, me
 
 
 def test_a_follower_prints_nothing(run):
-    assert run(lambda config: None)[:2] == (0, "")
+    assert run(lambda config: ("", 0))[:2] == (0, "")
 
 
 def test_quiet_prints_the_result_only(run):
     disabled = []
-    function = lambda config: disabled.append(console.progress_disabled()) or "closing text"  # noqa: E731
+    function = lambda config: disabled.append(console.progress_disabled()) or ("closing text", 0)  # noqa: E731
     assert run(function, "--verbosity=quiet") == (0, "closing text\n", "")
     assert disabled == [True]
     run(function)
@@ -172,7 +172,9 @@ def test_plugins_are_imported_from_the_current_folder_before_names_are_checked(r
 
     monkeypatch.setattr(MODELS, "_entries", dict(MODELS._entries))
     (tmp_path / "toy_plugin.py").write_text("from tfadv.models import MODELS\nMODELS.register('toy_net', object())\n")
-    assert run(lambda config: ",".join(config.models), "--plugins=toy_plugin", "--models=toy_net")[1] == "toy_net\n"
+    assert (
+        run(lambda config: (",".join(config.models), 0), "--plugins=toy_plugin", "--models=toy_net")[1] == "toy_net\n"
+    )
     assert "toy_net" in run(raising(AssertionError), "--plugins=toy_plugin", "--help")[1]
 
 
@@ -199,7 +201,7 @@ def test_the_first_line_is_tfadvs_and_warnings_stay():
                 pass
             os.write(2, b"W0000 a warning of TensorFlow\\n")
             tf.get_logger().warning("another warning")
-            return "closing text"
+            return "closing text", 0
         stages.run = run
         sys.modules["tfadv.pipeline.stages"] = stages
         from tfadv import main
@@ -221,8 +223,8 @@ def test_debug_shows_what_tensorflow_writes_at_its_start(run, monkeypatch):
         yield
 
     monkeypatch.setattr(console, "startup_lines_hidden", startup_lines_hidden)
-    run(lambda config: None)
-    run(lambda config: None, "--verbosity=debug")
+    run(lambda config: ("", 0))
+    run(lambda config: ("", 0), "--verbosity=debug")
     assert hidden == [True, False]
 
 

@@ -14,7 +14,7 @@ LAYERS = [
     {"datasets", "attacks"},
     {"defenses", "evaluation", "explanation"},
     {"training", "report"},
-    {"paper"},
+    {"gate", "paper"},
     {"config"},
     {"command_line", "pipeline"},
     {"main"},

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from tfadv import specs
+from tfadv import gate, specs
 from tfadv.datasets import AUGMENTATIONS, DATASETS, FITS, find, normalized, short_name
 from tfadv.datasets import check as check_dataset
 from tfadv.defenses import DEFENSES, FIRST
@@ -30,6 +30,7 @@ STAGES = (
 COMPARE = "compare"  # the stage that compares defenses at one budget
 STATUS = "status"  # the stage that says what is done, and does nothing
 _SHARDED = ("attack", "generate", "evaluate")  # the stages whose results are made part by part
+REPORTED = ("explain", "report", "compare", "all")  # the stages that end with a report
 _PAPER = "augmented,retrained"  # the defenses of built-in models
 
 
@@ -254,6 +255,13 @@ class Config:
         group="Attacks",
         accepts=Names("attack", _attacks, checked=False),
     )
+    require: str = setting(
+        "",
+        "Requirements, such as 'accuracy>=0.9; autoattack@8/255>=0.4; worst@8/255>=0.4'. The exit code is 0 if all are "
+        "met at 95% confidence, 1 if one is not, and 2 if more images or a stronger attack must decide.",
+        group="Attacks",
+        rare=True,
+    )
     eval_size: int = setting(
         0,
         "Number of test images, the first ones, that --attacks are evaluated on. Instead of all, --stage=compare takes "
@@ -298,6 +306,7 @@ class Config:
         check(self)
         self.input_range_given  # noqa: B018
         self.attack_specs, self.defense_specs  # noqa: B018
+        self._check_requirements()
         self._check_models()
         check_dataset(self.dataset, self.data_dir, self.label)
         self._check_shard()
@@ -316,6 +325,13 @@ class Config:
     def images_at_once(self) -> int:
         """The number of images that are processed at once, on all devices together."""
         return self.batch_size // self.batch_parts
+
+    def _check_requirements(self) -> None:
+        if not self.require:
+            return
+        if self.stage not in ("evaluate", *REPORTED) or self.shard:
+            raise UserError("--require is for --stage=evaluate and --stage=report, without --shard.")
+        gate.check(gate.requirements(self.require), self.epsilons, self.attacks)
 
     def _check_shard(self) -> None:
         if not self.shard:
@@ -450,4 +466,4 @@ class Config:
 
     def flagfile(self) -> str:
         """Returns the settings as a flagfile that gives the same results, without requests for one run only."""
-        return flag_lines(dataclasses.replace(self, overwrite=False))
+        return flag_lines(dataclasses.replace(self, overwrite=False, require=""))

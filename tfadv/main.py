@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     signals.install()
     try:
-        _execute(sys.argv[1:] if arguments is None else arguments)
+        return _execute(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
         return _fail(str(error))
     except signals.Stopped as stopped:
@@ -49,7 +49,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "out of memory: finished work is kept. Give --batch_parts=2 or more, which takes less memory for the same "
             "results of an attack, or a smaller --batch_size."
         )
-    return 0
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -61,11 +60,11 @@ def _is_out_of_memory(error: Exception) -> bool:
     return exhausted and ("OOM" in text or "out of memory" in text.lower() or "allocat" in text)
 
 
-def _execute(arguments: Sequence[str]) -> None:
+def _execute(arguments: Sequence[str]) -> int:
     command_line = CommandLine(arguments)
     if command_line.version:
         print(f"tfadv {tfadv.__version__}")
-        return
+        return 0
     console.configure_logging(command_line.verbosity)
     hide = command_line.verbosity != "debug"
     if command_line.plugins:
@@ -73,7 +72,7 @@ def _execute(arguments: Sequence[str]) -> None:
             _import_plugins(command_line.plugins)
     if command_line.help:
         print(command_line.help_text(), end="")
-        return
+        return 0
     config = command_line.config()
     LOG.info("tfadv %s: %s, stage %s, in %s", tfadv.__version__, config.dataset, config.stage, config.workdir)
     with console.startup_lines_hidden(hide):
@@ -84,9 +83,10 @@ def _execute(arguments: Sequence[str]) -> None:
 
         gpus = tf.config.list_physical_devices("GPU")  # looks for one, and complains here rather than later
     console.warn_of_unused_gpu(len(gpus))
-    closing_text = stages.run(config)
+    closing_text, exit_code = stages.run(config)
     if closing_text:
         print(closing_text)
+    return exit_code
 
 
 def _import_plugins(names: Sequence[str]) -> None:

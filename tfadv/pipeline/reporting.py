@@ -7,11 +7,12 @@ import dataclasses
 import datetime
 import functools
 import importlib.metadata
+import os
 import pathlib
 import platform
 from collections.abc import Iterator, Sequence
 
-from tfadv import __version__, attacks, paper, specs
+from tfadv import __version__, attacks, gate, paper, specs
 from tfadv.datasets.splits import SPLITS
 from tfadv.defenses import DEFENSES
 from tfadv.defenses.base import Defense
@@ -194,6 +195,30 @@ def _data(run: Run, trained: Sequence[Trained], evaluations: Sequence[Evaluation
         largest_share=largest_share(run.dataset.counts[SPLITS[-1]]),
         upper_bounds=tuple(each.name for each in evaluations if each.result.upper_bound()),
     )
+
+
+def judge(run: Run) -> list[gate.Decision]:
+    """Whether the models meet `--require`: those trained by `--defenses` or, where it names none, as they are.
+
+    Writes gate.xml in the work folder, and a table into the summary of a GitHub workflow.
+    """
+    trained = steps.all_trained(run)
+    named = {defense.label for defense in run.defenses}
+    decisions = []
+    for each in [t for t in trained if t.defense.label in named] or trained:
+        with run.cache.looking():
+            found = steps.check(run, each, _images(run, f"diagnostics/{each.folder}"))
+        checks = steps.read_checks(run, found) if found.content is not None else []
+        suspicious = sum(one.passed is False for one in checks)
+        of_model = records(run, each)
+        for requirement in gate.requirements(run.config.require):
+            decisions.append(gate.decide(requirement, each.name, of_model, suspicious))
+    if not run.workdir.follower:
+        (run.workdir.root / "gate.xml").write_text(gate.junit(decisions), encoding="utf-8")
+        if os.environ.get("GITHUB_STEP_SUMMARY"):
+            with open(os.environ["GITHUB_STEP_SUMMARY"], "a", encoding="utf-8") as summary:
+                summary.write(gate.markdown(decisions))
+    return decisions
 
 
 def _images(run: Run, name: str) -> int:

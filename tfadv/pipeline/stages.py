@@ -9,12 +9,13 @@ import shlex
 import time
 from collections.abc import Callable, Sequence
 
-from tfadv.config import STATUS, Config
+from tfadv import gate
+from tfadv.config import REPORTED, STATUS, Config
 from tfadv.datasets.storage import limit_memory_pools
 from tfadv.models import own
 from tfadv.pipeline import steps
 from tfadv.pipeline.cached import Entry
-from tfadv.pipeline.reporting import publish, read_summary, report
+from tfadv.pipeline.reporting import judge, publish, read_summary, report
 from tfadv.pipeline.run import Run
 from tfadv.pipeline.status import status_text
 from tfadv.pipeline.steps import Evaluation
@@ -27,17 +28,16 @@ from tfadv.store.workdir import Workdir
 
 LOG = logging.getLogger(__name__)
 LONG = 60  # seconds of work that a user wants to know about beforehand
-REPORTED = ("explain", "report", "compare", "all")  # the stages that end with a report
 
 
-def run(config: Config) -> str | None:
+def run(config: Config) -> tuple[str, int]:
     """Runs `--stage` and everything it needs that is missing.
 
     Args:
       config: resolved settings.
 
     Returns:
-      What to print at the end; None on a host that is not the chief.
+      (what to print at the end, "" on a host that is not the chief; the exit code, see `tfadv.gate`).
 
     Raises:
       UserError: something is wrong that the user can fix.
@@ -45,7 +45,7 @@ def run(config: Config) -> str | None:
     if config.stage == STATUS:
         # A follower reads only, so that another process may work in the folder; and it need not wait for other hosts.
         workdir = Workdir(config.workdir, follower=True)
-        return status_text(Run(dataclasses.replace(config, distribute="none"), workdir))
+        return status_text(Run(dataclasses.replace(config, distribute="none"), workdir)), 0
     limit_memory_pools()
     workers, number = cluster() if config.distribute in ("auto", "multiworker") else (1, 0)
     follower = workers > 1 and number > 0
@@ -58,7 +58,9 @@ def run(config: Config) -> str | None:
         signals.install()  # where there are several hosts, TensorFlow has replaced the handler of SIGTERM
         _run_stage(this)
         publish(this)
-        return None if follower else _closing_text(this)
+        decisions = judge(this) if config.require else []
+        lines = [_closing_text(this), *(str(decision) for decision in decisions)]
+        return "" if follower else "\n".join(lines), gate.exit_code(decisions)
 
 
 def _run_stage(run: Run) -> None:
