@@ -45,6 +45,7 @@ __all__ = [  # noqa: F822  loaded on first use
     "deployed",
     "evaluate",
     "evaluation",
+    "expectation",
     "explain",
     "explanation",
     "models",
@@ -70,8 +71,8 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module(f"tfadv.training.{_TRAINING_NAMES[name]}"), name)
     if name == "explain":
         return importlib.import_module("tfadv.explanation").explain
-    if name == "deployed":
-        return importlib.import_module("tfadv.models.deployed").deployed
+    if name in ("deployed", "expectation"):
+        return getattr(importlib.import_module(f"tfadv.models.{name}"), name)
     if name == "classifier":
         return importlib.import_module("tfadv.models.logits").classifier
     if name in _EVALUATION_NAMES:

@@ -12,8 +12,7 @@ import tensorflow as tf
 from tfadv.attacks.apgd import APGD
 from tfadv.attacks.base import Attack, Call, Images, precision_setting
 from tfadv.attacks.fab import FAB
-from tfadv.attacks.gradient import is_adversarial
-from tfadv.attacks.iterative import IterativeAttack
+from tfadv.attacks.iterative import IterativeAttack, to_attack
 from tfadv.attacks.loop import ADVERSARIAL
 from tfadv.attacks.norms import NORMS
 from tfadv.attacks.square import Square
@@ -91,7 +90,7 @@ class _Sweep:
         self._images = Images(x, y, call.numbers, tf.constant(logits))
         self._nearest: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # of FAB: images and distances, NaN: not attacked
         self.adversarial = x.numpy()
-        self.remaining = ~is_adversarial(logits, y).numpy()
+        self.remaining = to_attack(call, logits, y).numpy()
 
     def run(self, name: str, attack: IterativeAttack, eps: tf.Tensor) -> None:
         """Attacks the images that remain."""

@@ -14,6 +14,7 @@ from tfadv import specs
 from tfadv.attacks import losses
 from tfadv.errors import UserError
 from tfadv.models.compiled import compiled_logits, logits_of
+from tfadv.models.expectation import Expectation
 
 __all__ = ["check_inputs", "compiled_logits", "is_adversarial", "logits_and_gradient", "logits_of", "sign"]
 
@@ -40,8 +41,16 @@ def logits_and_gradient(
       loss: a function like those in `losses.LOSSES`.
 
     Returns:
-      (float32 (N, K), float32 (N, H, W, C)).  The gradient is 0 where the loss does not depend on the image.
+      (float32 (N, K), float32 (N, H, W, C)).  The gradient is 0 where the loss does not depend on the image.  Of a
+      `tfadv.expectation`, both are means over its passes.
     """
+    if isinstance(model, Expectation):
+
+        def one_pass() -> tuple[tf.Tensor, tf.Tensor]:
+            logits, gradient = logits_and_gradient(model.model, x, y, target, loss)
+            return tf.nn.softmax(logits), gradient
+
+        return model.mean(one_pass)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(x)
         logits = logits_of(model, x)

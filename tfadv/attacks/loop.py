@@ -24,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfadv.models.compiled import PerModel
+from tfadv.models.expectation import Expectation
 from tfadv.runtime import compilation
 
 ADVERSARIAL = -math.inf
@@ -126,7 +127,8 @@ def advance(
     def body(loop):
         visits = loop.visits + tf.size(loop.rows)
         state, images, scores, done = attack.step(model, inputs, loop.i, loop.state)
-        done = done & loop.active
+        # The first step in which a random model is wrong leads to the boundary only, where new passes may be right.
+        done = done & loop.active & (not isinstance(model, Expectation))
         loop = loop._replace(i=loop.i + 1, visits=visits, state=state)
         if not compact:
             images, scores = _where(done, (images, scores), (loop.images, loop.scores))

@@ -87,7 +87,9 @@ def _randomness(diagnostics: Diagnostics) -> Outcome:
     layers = diagnostics["random_layers"]
     source = f" because of {', '.join(layers[:3])}" if layers else ""
     meaning = (
-        "the model is deterministic" if passed else f"the model is random{source}; use attacks on its expectation (EOT)"
+        "the model is deterministic"
+        if passed
+        else f"the model is random{source}; attack tfadv.expectation(model) instead"
     )
     sentence = f"Outputs for the same images differ by {change:.2g} of their norm: {meaning}."
     return passed, {"change": change, "tolerated": TOLERATED_CHANGE}, sentence

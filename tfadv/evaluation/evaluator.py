@@ -227,7 +227,7 @@ class _Evaluation:
             clean, adversarial, has_gradient = _evaluate_one_pass(
                 model, images, labels, attack, self.epsilons, self.batch_size, execution
             )
-            cost.add(gradients=len(labels))
+            cost.add(gradients=len(labels) * getattr(model, "samples", 1))  # of a `tfadv.expectation`
         else:
             x = to_float(images)
             common: dict[str, Any] = dict(seed=self.seed, batch_size=self.batch_size, cost=cost)
