@@ -14,7 +14,7 @@ from tfadv.models.compiled import compiled_logits
 RAND = "autoattack(attacks=apgd-ce+apgd-dlr, steps=5)"
 
 
-class Noise(keras.layers.Layer):
+class Jitter(keras.layers.Layer):
     """Adds Gaussian noise at inference, too."""
 
     def __init__(self, sigma):
@@ -31,7 +31,7 @@ def linear():
     rng = np.random.default_rng(0)
     dense = keras.layers.Dense(2)
     image = keras.Input((4, 4, 1))
-    noisy = keras.Model(image, dense(keras.layers.Flatten()(Noise(0.1)(image))))
+    noisy = keras.Model(image, dense(keras.layers.Flatten()(Jitter(0.1)(image))))
     plain = keras.Model(image, dense(keras.layers.Flatten()(image)))
     weights = rng.normal(size=(16, 2))
     plain.set_weights([weights, -0.5 * weights.sum(axis=0)])  # the boundary goes through a grey image
@@ -95,7 +95,9 @@ class Coin(keras.layers.Layer):
         return keras.ops.where(heads, [[0.0, 9.0]], [[9.0, 0.0]]) + 0 * keras.ops.mean(x, axis=(1, 2))
 
 
-@pytest.mark.parametrize("attack", [PGD(steps=10), AutoAttack(attacks=("apgd-ce",), steps=10)])
+@pytest.mark.parametrize(
+    "attack", [PGD(steps=10), pytest.param(AutoAttack(attacks=("apgd-ce",), steps=10), marks=pytest.mark.long)]
+)
 def test_an_image_that_one_pass_misclassifies_is_not_fooled(attack):
     """The search sees about one wrong answer in ten: with one pass for each, it would always succeed in ten steps."""
     image = keras.Input((4, 4, 1))
@@ -115,6 +117,7 @@ def test_a_model_without_randomness_is_attacked_as_before(linear):
     assert 0 < expected.robust.sum() < expected.robust.size
 
 
+@pytest.mark.long
 def test_dropout_that_stays_on(digits):
     x, y = digits.images[:64, ::4, ::4].astype("float32") / 255, digits.labels[:64]
     keras.utils.set_random_seed(0)
