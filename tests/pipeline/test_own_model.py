@@ -301,7 +301,7 @@ def test_a_saved_model_is_evaluated_but_not_trained(start, tmp_path, digits):
         logits = classifier.predict(x, verbose=0)
     expected = model.predict(x * 255, verbose=0)
     np.testing.assert_allclose(logits - logits.mean(axis=1, keepdims=True), centered_log(expected), atol=1e-3)
-    with pytest.raises(UserError, match="SavedModel, which can be attacked but not trained"):
+    with pytest.raises(UserError, match="exported can be attacked but not trained"):
         start("--models=exported", "--defenses=nfgsm")
 
 
