@@ -330,7 +330,7 @@ class Config:
         if not self.require:
             return
         if self.stage not in ("evaluate", *REPORTED) or self.shard:
-            raise UserError("--require is for --stage=evaluate and --stage=report, without --shard.")
+            raise UserError("--require is for --stage=evaluate, report, explain, compare and all, without --shard.")
         gate.check(gate.requirements(self.require), self.epsilons, self.attacks)
 
     def _check_shard(self) -> None:
@@ -378,7 +378,7 @@ class Config:
         given = filter(None, (*self.models, self.surrogate))
         names = list(dict.fromkeys(map(own.normalized, given)))
         own_names = [name for name in names if own.is_own(name)]
-        if self.twin and not any(name.endswith(own.DEPLOYED) or ":" in name for name in own_names):
+        if self.twin and not any(name.endswith(own.DEPLOYED) or own.is_function(name) for name in own_names):
             raise UserError(f"--twin={self.twin} is for a .tflite or .onnx file or a function; --models names none.")
         if self.twin and not os.path.isfile(os.path.expanduser(self.twin)):
             raise UserError(f"there is no model file {self.twin}, which is to be the twin.")

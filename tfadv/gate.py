@@ -10,6 +10,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from tfadv import specs
@@ -17,10 +18,14 @@ from tfadv.attacks import parse, split_specs
 from tfadv.errors import UserError
 from tfadv.evaluation.records import WORST_CASE, Record
 
+if TYPE_CHECKING:
+    from tfadv.attacks import Attack
+
 CLEAN = "accuracy"
 PASSED, FAILED, UNDECIDED = "passed", "failed", "undecided"
 _STRONG = "autoattack"
 _Z = 1.96  # of the 95% interval
+_MANY = 100_000  # images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +74,11 @@ def requirements(text: str) -> list[Requirement]:
         if not 0 < least <= 1:
             raise UserError(f"--require={part}: an accuracy is above 0 and at most 1.")
         if name not in (CLEAN, WORST_CASE):
-            split_specs(name)
+            if len(split_specs(name)) != 1:
+                raise UserError(f"--require={part}: name one attack, such as autoattack@8/255>=0.4.")
         found.append(Requirement(part, "" if name == CLEAN else name, eps, least))
+    if text and not found:
+        raise UserError(f"--require={text} has no requirement: write {CLEAN}>=0.9 or autoattack@8/255>=0.4.")
     return found
 
 
@@ -92,14 +100,17 @@ def decide(requirement: Requirement, model: str, records: Sequence[Record], susp
       requirement: what is required.
       model: its name, for people.
       records: its results.
-      suspicious: how many checks for gradient masking are; where any is, no attack shows that a requirement is met.
+      suspicious: how many checks for gradient masking and results without a gradient are; where any is, no attack
+        shows that a requirement is met.
 
     Returns:
       The decision.
     """
     found = [r for r in records if _is_about(requirement, r)]
     if not found:
-        return Decision(model, requirement, UNDECIDED, "it was not measured")
+        several = requirement.attack == WORST_CASE
+        reason = "the attacks were measured on different numbers of images" if several else "it was not measured"
+        return Decision(model, requirement, UNDECIDED, reason)
     record = min(found, key=lambda each: each.accuracy)
     (low, high), n = record.interval, record.n
     measured = f"{record.accuracy:.1%} of {n:,} images ({low:.1%} to {high:.1%})"
@@ -124,17 +135,19 @@ def _is_about(requirement: Requirement, record: Record) -> bool:
 
 
 def _is_strong(record: Record) -> bool:
-    """Whether it is about clean images, or about AutoAttack with at least its own numbers of steps and queries."""
+    """Whether it is about clean images, or about AutoAttack with all of its parts and at least its defaults."""
     if record.attack is None:
         return True
     labels = (record.settings or {}).get("attacks", ()) if record.attack == WORST_CASE else [record.attack_label]
-    least = parse(_STRONG).settings()
-    for attack in map(parse, labels):
-        own = attack.settings()
-        numbers = [name for name, value in least.items() if isinstance(value, int)]
-        if attack.name == _STRONG and all(own[name] >= least[name] for name in numbers):
-            return True
-    return False
+    return any(_is_full_autoattack(parse(label)) for label in labels)
+
+
+def _is_full_autoattack(attack: Attack) -> bool:
+    own, least = attack.settings(), parse(_STRONG).settings()
+    if attack.name != _STRONG or own["precision"] != least["precision"]:
+        return False
+    numbers = [name for name, value in least.items() if isinstance(value, int)]
+    return set(own["attacks"]) >= set(least["attacks"]) and all(own[name] >= least[name] for name in numbers)
 
 
 def _images_needed(record: Record, least: float) -> str:
@@ -143,6 +156,8 @@ def _images_needed(record: Record, least: float) -> str:
     if p == least:
         return "more images may decide"
     needed = math.ceil(_Z**2 * max(p * (1 - p), 1 / record.n) / (p - least) ** 2)
+    if needed > _MANY:
+        return f"more than {_MANY:,} images would decide if the accuracy stayed so"
     return f"about {max(needed, record.n + 1):,} images would decide if the accuracy stayed so"
 
 

@@ -199,7 +199,7 @@ def shape(*given):
     "function, message",
     [
         (shape(2, 2), "must return one row of outputs per image"),
-        (lambda images: np.zeros((3, 10)), "got 16 images and returned outputs of shape (3, 10)"),
+        (lambda images: np.zeros((3, 10)), "got 48 images and returned outputs of shape (3, 10)"),
         (lambda images: ["a"] * len(images), "must return numbers"),
         (lambda images: 1.0, "returned outputs of shape ()"),
         (shape(4), "returns 4 values per image, and its twin 10"),
@@ -245,6 +245,36 @@ def test_a_function_that_breaks_later_is_one_line(later, message, attack, traine
     with pytest.raises(UserError) as raised:
         evaluate(file, x, y, attack, EPS, batch_size=64)
     assert message in str(raised.value)
+
+
+def test_a_function_may_change_its_argument(trained):
+    """As `preprocess_input` of Keras' applications does."""
+    model, x, y = trained
+
+    def in_place(images):
+        images *= 255.0
+        return model.predict(images / 255.0, verbose=0)
+
+    file = tfadv.deployed(in_place, twin=model)
+    result = evaluate(file, x, y, "square(steps=20)", EPS, keep_images=True)
+    assert result.adversarial.max() <= 1 and np.abs(result.adversarial - x).max() <= EPS + 1e-6
+    assert result.clean_accuracy == evaluate(tfadv.classifier(model, quiet=True), x, y, None).clean_accuracy
+
+
+def test_logits_of_pixels_to_255_are_not_taken_for_probabilities():
+    w = np.random.default_rng(0).normal(size=16) / 255
+
+    def logit(images):
+        return (images.reshape(len(images), -1) @ w + 0.4)[:, None]
+
+    x = np.random.default_rng(1).uniform(0, 255, (30, 4, 4, 1)).astype("float32")
+    file = tfadv.deployed(logit, input_shape=(4, 4, 1))
+    np.testing.assert_allclose(file(x), logit(x), rtol=1e-4)
+
+
+def test_a_wrapper_is_no_twin(trained):
+    with pytest.raises(ValueError, match="give its attribute model"):
+        tfadv.deployed(shape(10), twin=tfadv.AdversarialModel(trained[0]))
 
 
 def test_a_class_out_of_range_is_one_line(trained):

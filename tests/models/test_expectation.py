@@ -7,8 +7,9 @@ import tensorflow as tf
 
 import tfadv
 from tfadv import evaluate
-from tfadv.attacks import FGSM, PGD, AutoAttack, Cost
+from tfadv.attacks import ATTACKS, FGSM, PGD, AutoAttack, Cost, parse
 from tfadv.attacks.gradient import logits_and_gradient
+from tfadv.errors import UserError
 from tfadv.models.compiled import compiled_logits
 
 RAND = "autoattack(attacks=apgd-ce+apgd-dlr, steps=5)"
@@ -141,3 +142,20 @@ def test_it_is_saved_and_loaded(linear, tmp_path):
 def test_samples_are_a_whole_number(linear):
     with pytest.raises(ValueError, match="samples"):
         tfadv.expectation(linear[0], 0)
+
+
+def test_every_attack_on_a_certain_model_finds_what_it_finds_without(linear):
+    """Or is refused, where it would not check what it finds with new passes."""
+    _, plain, x, y = linear
+    certain = tfadv.expectation(plain, 1)
+    settings = {"square": "square(steps=100)", "autoattack": "autoattack(attacks=apgd-ce+square, steps=5, queries=50)"}
+    for name in ATTACKS:
+        attack = parse(settings.get(name, name))
+        if not attack.takes_random:
+            with pytest.raises(UserError, match="can't attack a random model"):
+                attack(certain, x, y, 0.05)
+            continue
+        expected, found = (evaluate(model, x, y, attack, 0.05).robust for model in (plain, certain))
+        # Without early stopping, other images are the last ones of a search.
+        assert abs(int(expected.sum()) - int(found.sum())) <= 3 and 0 < expected.sum() < 60, name
+    assert not parse("fab").takes_random and not parse("autoattack").takes_random

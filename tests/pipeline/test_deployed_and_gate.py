@@ -65,7 +65,7 @@ def test_file_and_model_side_by_side_and_requirements(folder):
         (("--models=mine.keras",), "--twin=mine.keras is for a .tflite or .onnx file"),
         (("--twin=absent.keras",), "there is no model file absent.keras, which is to be the twin"),
         (("--require=autoattack@0.15>=0.4",), "--attacks does not name autoattack"),
-        (("--require=accuracy>=0.5", "--stage=train"), "--require is for --stage=evaluate and --stage=report"),
+        (("--require=accuracy>=0.5", "--stage=train"), "--require is for --stage=evaluate, report"),
     ],
 )
 def test_wrong_use_is_one_line(flags, message, folder):

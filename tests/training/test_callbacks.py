@@ -241,6 +241,15 @@ def test_the_average_of_all_weights_is_validated_shown_and_kept(data, hardens):
     assert trained.evaluate(x[1000:], y[1000:], verbose=0) == pytest.approx(history["val_loss"][-1])
 
 
+def test_a_fit_of_few_steps_is_averaged_to_its_last_weights(data):
+    x, y = data
+    model, seen = compiled(mlp()), Recorded()
+    model.fit(x[:36], y[:36], batch_size=9, verbose=0, callbacks=[seen, tfadv.WeightAverage()])
+    for first, last, kept in zip(seen.start, seen.steps[-1], model.get_weights(), strict=True):
+        share = (5 / 14) ** 4
+        np.testing.assert_allclose(kept, share * first + (1 - share) * last, rtol=1e-4, atol=1e-6)
+
+
 def test_weights_that_another_callback_sets_stay_and_start_a_new_average(data):
     class Zeros(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):

@@ -52,6 +52,11 @@ class AutoAttack(Attack):
     queries: int = setting(5000, least=1)
     precision: str = precision_setting()
 
+    @property
+    def takes_random(self) -> bool:
+        """See `Attack.takes_random`; all parts must do."""
+        return all(self.part(name).takes_random for name in self.attacks)
+
     def part(self, name: str) -> IterativeAttack:
         """One of the attacks, with its settings."""
         common: dict[str, Any] = {"norm": self.norm, "restarts": self.restarts}

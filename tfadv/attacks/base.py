@@ -150,6 +150,11 @@ class Attack(specs.Spec):
             )
         check_whole_number("batch_size", batch_size, 1)
         shape, model = np.shape(x), image_model(model)
+        if isinstance(model, Expectation) and not self.takes_random:
+            raise UserError(
+                f"{self.label} can't attack a random model, because it does not check what it finds with new passes: "
+                "take pgd, apgd-ce, apgd-dlr or autoattack(attacks=apgd-ce+apgd-dlr)."
+            )
         x = fitted(model, x)
         x, y, sizes = check_inputs(model, x, y, eps, clip, getattr(self, "norm", "linf"), limited=self.limited)
         own = tf.range(len(y), dtype=tf.int64) if image_numbers is None else tf.cast(image_numbers, tf.int64)
@@ -166,6 +171,11 @@ class Attack(specs.Spec):
             cost.add(gradients=samples * counted.gradients, forwards=samples * counted.forwards)
         adversarial = tf.reshape(adversarial, (len(sizes), *shape))
         return adversarial[0] if np.ndim(eps) == 0 else adversarial
+
+    @property
+    def takes_random(self) -> bool:
+        """Whether it attacks random models, see `tfadv.expectation`."""
+        return True
 
     def attack_images(
         self, call: Call, x: tf.Tensor, y: tf.Tensor, sizes: tf.Tensor, batch_size: int, progress: Callable[[int], Any]

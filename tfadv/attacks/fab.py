@@ -98,6 +98,11 @@ class FAB(IterativeAttack):
     limited = False
 
     @property
+    def takes_random(self) -> bool:
+        """See `Attack.takes_random`; what it finds is not checked with new passes."""
+        return False
+
+    @property
     def name(self) -> str:
         """See `Attack.name`."""
         return "fab-t" if self.targets else "fab"

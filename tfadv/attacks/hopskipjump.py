@@ -17,6 +17,7 @@ STARTS = 50  # random images, among which one is to be adversarial
 FIRST_QUERIES, MOST_QUERIES = 100, 10000  # for one estimate of a gradient: 100 · √t
 FIRST_DELTA = 0.1  # of the range of pixels: how far the first queries are from the image
 MOST_HALVINGS = 25
+LEAST_CHANGE = 1e-5  # of a pixel in a query, of the range of pixels: less would be lost in float32
 _AT_ONCE = 2**22  # pixels of queries
 
 
@@ -98,6 +99,7 @@ class HopSkipJump(LabelsOnlyAttack):
         at, far = search.nearest[rows].copy(), search.distance[rows]
         scale = d * self._theta(search) if self.norm == "linf" else np.sqrt(d) * self._theta(search)
         delta = np.full(len(rows), FIRST_DELTA * (high - low)) if i == 0 else scale * far
+        delta = np.maximum(delta, LEAST_CHANGE * np.sqrt(d) * (high - low))
         number = min(int(FIRST_QUERIES * np.sqrt(t)), MOST_QUERIES)
         draws = generators(call.seed, QUERY, numbers[rows], np.full(len(rows), t))
         direction = self._estimate(labels, rows, at, delta, number, draws, call.clip)

@@ -156,10 +156,10 @@ class IterativeAttack(Attack):
 
         capacity, goal = (capacity or len(active)) if self.concurrent_rounds else 1, float(bounds.goal)
         best = loop.run_rounds(attempt, number, images.x, active, goal, capacity, compact=compact)
-        for _ in range(CONFIRMATIONS if isinstance(call.model, Expectation) else 0):
+        for left in range(CONFIRMATIONS, -1, -1) if isinstance(call.model, Expectation) else ():
             false, _ = self._false_positives(call, best, images.y, np.arange(len(active)))
             best = best[0], tf.where(false, loop.NOT_ADVERSARIAL, best[1])
-            if not (false & active).any():
+            if not left or not (false & active).any():
                 break
             again = loop.run_rounds(attempt, number, images.x, active & false, goal, capacity, compact=compact)
             best = loop.replace_rows(best, np.arange(len(active)), active & false, again)
@@ -169,8 +169,8 @@ class IterativeAttack(Attack):
         """Two bool (M,).
 
         The first: rows whose score says adversarial, but which do not fool the model in float32, or in new passes of a
-        random model.  The second: all rows
-        of their images, which have left the loop too early, unless another row of the image does fool the model.
+        random model.  The second: every row of an image with such a row, unless another of its rows fools the model.
+        These are attacked again.
         """
         images, scores = found
         claimed = scores.numpy() <= loop.ADVERSARIAL

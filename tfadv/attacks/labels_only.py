@@ -80,6 +80,11 @@ class LabelsOnlyAttack(Attack):
     uses_gradient = False
     limited = False
 
+    @property
+    def takes_random(self) -> bool:
+        """See `Attack.takes_random`; what it finds is not checked with new passes."""
+        return False
+
     def begin(self, labels: Labels, search: Search, numbers: np.ndarray, seed: int, clip: tuple[float, float]) -> None:
         """Finds the first adversarial images, in place; `numbers`: those of the images, int64 (N,)."""
         raise NotImplementedError

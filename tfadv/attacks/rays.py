@@ -17,7 +17,7 @@ class RayS(LabelsOnlyAttack):
     """Looks for the direction of signs in which the boundary is nearest, in L∞.
 
     It flips the signs of one block of pixels after the other: all pixels, halves, quarters, and so on.  A new direction
-    that is not adversarial at the present distance costs one query.
+    that is not adversarial at the present distance costs one query; one that is also costs a bisection.
 
     Attributes:
       queries: the most predictions for each image.
@@ -62,12 +62,11 @@ class RayS(LabelsOnlyAttack):
 def _block(i: int, d: int) -> slice:
     """The pixels whose signs direction i ≥ 1 flips: the one block, then one of 2, of 4, …, and again from the start."""
     i = max(i - 1, 0)
-    levels = int(np.ceil(np.log2(d))) + 1
-    i %= sum(min(2**level, d) for level in range(levels))
-    for level in range(levels):
-        blocks = min(2**level, d)
+    sizes = list(dict.fromkeys(-(-d // 2**level) for level in range(int(np.ceil(np.log2(d))) + 1)))
+    i %= sum(-(-d // size) for size in sizes)
+    for size in sizes:
+        blocks = -(-d // size)
         if i < blocks:
-            size = int(np.ceil(d / blocks))
             return slice(i * size, min((i + 1) * size, d))
         i -= blocks
     raise AssertionError

@@ -14,6 +14,7 @@ from tfadv.attacks.iterative import IterativeAttack, Passes
 from tfadv.attacks.loop import Step, score
 from tfadv.attacks.norms import NORMS, get_norm
 from tfadv.attacks.randomness import START, drawn
+from tfadv.models.expectation import Expectation
 from tfadv.specs import setting
 
 
@@ -110,5 +111,8 @@ class Square(IterativeAttack):
         return Step(next_state, candidate, score(adversarial), adversarial)
 
     def last(self, model: Any, inputs: Inputs, state: State) -> tuple[tf.Tensor, tf.Tensor]:
-        """See `IterativeAttack.last`; each image was classified in a step."""
+        """See `IterativeAttack.last`; each image was classified in a step, but for those of a random model."""
+        if isinstance(model, Expectation):
+            logits = gradient.logits_of(model, state.best)
+            return state.best, score(gradient.is_adversarial(logits, state.y, inputs.bounds.targeted))
         return state.best, score(tf.zeros_like(state.y, tf.bool))

@@ -22,6 +22,7 @@ from tfadv.errors import UserError
 from tfadv.models import runtimes
 from tfadv.models.accelerate import accelerated
 from tfadv.models.compiled import logits_of
+from tfadv.models.image_model import unwrapped
 from tfadv.models.logits import classifier
 from tfadv.models.runtimes import Predictor
 from tfadv.runtime import compilation
@@ -44,8 +45,8 @@ def deployed(
         file = tfadv.deployed("model_int8.tflite", twin=keras.models.load_model("model.keras"))
         result = tfadv.evaluate(tfadv.classifier(file, input_range=(0, 255)), images, labels, "autoattack", 8 / 255)
 
-    Without a twin, every gradient is 0, and only attacks that need none mean anything: square for scores, hopskipjump
-    and rays for labels.  The model can be attacked, not trained, and is never compiled by XLA.
+    Without a twin there is no gradient: attack with square if the model returns scores, with hopskipjump or rays if it
+    returns labels.  The model can be attacked, not trained, and is never compiled by XLA.
 
     Args:
       model: the path of a .tflite or .onnx file, or a function from float32 images (N, H, W, C) to one row of outputs
@@ -93,7 +94,9 @@ class _DeployedLayer(keras.layers.Layer):
 
     def _checked_twin(self, twin: keras.Model) -> keras.Model:
         """The logits of the twin, as many as those of the file."""
-        logits = classifier(twin, quiet=True, input_shape=self.image_shape)
+        if unwrapped(twin) is not twin:
+            raise ValueError("the twin is an AdversarialModel: give its attribute model.")
+        logits = classifier(twin, input_shape=self.image_shape)
         takes, columns = logits.input_shape[1:], logits.output_shape[1]
         if columns != max(self._columns, 2):
             raise UserError(f"{self.label} returns {self._columns} values per image, and its twin {columns} logits.")
@@ -165,8 +168,9 @@ def to_logits(values: np.ndarray, returns: str, columns: int, predictor: Predict
     """
     if returns == "labels":
         labels = values.reshape(-1).astype(np.int64)
-        if not ((labels >= 0) & (labels < columns)).all():
-            raise UserError(f"{predictor.label} returned class {labels.max()}, and there are {columns} classes.")
+        wrong = labels[(labels < 0) | (labels >= columns)]
+        if len(wrong):
+            raise UserError(f"{predictor.label} returned class {wrong[0]}, and there are {columns} classes.")
         return np.where(labels[:, None] == np.arange(columns), 1, -1).astype(np.float32)
     if values.ndim != 2 or values.shape[1] != columns:
         raise UserError(f"{predictor.label} returned outputs {values.shape}, and before {columns} per image.")
@@ -174,17 +178,21 @@ def to_logits(values: np.ndarray, returns: str, columns: int, predictor: Predict
         raise UserError(f"{predictor.label} returned NaN or infinity for {(~np.isfinite(values)).any(1).sum()} images.")
     if returns == "logits":
         return values.astype(np.float32)
+    if (values < -_TOLERANCE).any() or (values > 1 + _TOLERANCE).any():
+        raise UserError(f"{predictor.label} returned {values.min():g} to {values.max():g}, and before probabilities.")
     # A quantized probability of 0 is one below half a step.
     least = max(predictor.output_step / 2, float(np.finfo(np.float32).tiny))
-    p = np.maximum(values, least)
+    p = np.clip(values, least, 1)
     if columns == 1:
-        return (np.log(p) - np.log(np.maximum(1 - values, least))).astype(np.float32)
+        return (np.log(p) - np.log(np.clip(1 - values, least, 1))).astype(np.float32)
     return np.log(p).astype(np.float32)
 
 
 def _outputs_of(predictor: Predictor, returns: str, twin: Any, classes: int | None) -> tuple[str, int]:
     """(what the model returns, how many logits that becomes), from its outputs for random images."""
-    images = np.random.default_rng(0).uniform(size=(_PROBED, *(size or 32 for size in predictor.image_shape)))
+    images = np.random.default_rng(0).uniform(size=(3 * _PROBED, *(size or 32 for size in predictor.image_shape)))
+    images[_PROBED : 2 * _PROBED] *= 255  # the range of the pixels is not known
+    images[2 * _PROBED :] = 2 * images[2 * _PROBED :] - 1
     values = predictor(images.astype(np.float32))
     whole = values.dtype.kind in "iu" or bool(np.all(values == np.round(values)))
     if returns == "labels" or (returns == "auto" and values.ndim == 1 and whole):

@@ -43,6 +43,11 @@ def is_saved_model(name: str) -> bool:
     return os.path.isfile(os.path.join(os.path.expanduser(name), "saved_model.pb"))
 
 
+def is_function(name: str) -> bool:
+    """Whether the name is that of a function."""
+    return ":" in name and not name.endswith((".keras", *DEPLOYED)) and not is_saved_model(name)
+
+
 def is_fixed(name: str) -> bool:
     """Whether the model can be attacked but not trained: a SavedModel, or a file for deployment."""
     return name.endswith(DEPLOYED) or is_saved_model(name)

@@ -20,6 +20,7 @@ from tfadv.errors import UserError
 FILES = (".tflite", ".onnx")
 _MOST_AT_ONCE = 256  # images
 _CHANNELS = (1, 3)
+_ANY_SIZE = 32  # pixels, where a file takes images of any size
 
 
 class Predictor:
@@ -93,7 +94,7 @@ class Function(Predictor):
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """See `Predictor.__call__`."""
         with self._lock:
-            values = np.asarray(self._function(images))
+            values = np.asarray(self._function(np.array(images)))  # a copy, which it may change
         if values.dtype.kind not in "iufb":
             raise UserError(f"{self.label} must return numbers; it returned an array of {values.dtype}.")
         if not values.ndim or len(values) != len(images):
@@ -140,7 +141,8 @@ class LiteRT(_File):
         if len(takes) != 1 or len(returns) != 1:
             raise UserError(f"{path.name} takes {len(takes)} tensors and returns {len(returns)}: it must be one each.")
         (self._input,), (self._output,) = takes, returns
-        self.image_shape = _image_shape(path.name, self._input["shape"])
+        signature = self._input.get("shape_signature", ())
+        self.image_shape = _image_shape(path.name, signature if len(signature) else self._input["shape"])
         self.output_step = float(self._output["quantization"][0])
         super().__init__(path, takes_batches=True)
         self._batches = self._takes_batches()
@@ -163,7 +165,8 @@ class LiteRT(_File):
 
     def _takes_batches(self) -> bool:
         """Whether a batch gives what its images give one by one; graphs with a fixed Reshape don't."""
-        images = np.random.default_rng(0).uniform(size=(3, *self.image_shape)).astype(np.float32)
+        shape = [size or _ANY_SIZE for size in self.image_shape]
+        images = np.random.default_rng(0).uniform(size=(3, *shape)).astype(np.float32)
         one_by_one = np.concatenate([self._run(image[None]) for image in images])
         try:
             return np.allclose(self._run(images), one_by_one, rtol=1e-4, atol=1e-5)
@@ -172,7 +175,7 @@ class LiteRT(_File):
             return False
 
     def _run(self, images: np.ndarray) -> np.ndarray:
-        interpreter, shape = self._interpreter(), (len(images), *self.image_shape)
+        interpreter, shape = self._interpreter(), images.shape
         if tuple(interpreter.get_input_details()[0]["shape"]) != shape:
             interpreter.resize_tensor_input(self._input["index"], shape)
             interpreter.allocate_tensors()
@@ -208,6 +211,8 @@ class Onnx(_File):
         self._channels_first = len(shape) == 4 and shape[1] in _CHANNELS and shape[3] not in _CHANNELS
         ordered = [shape[0], shape[2], shape[3], shape[1]] if self._channels_first else shape
         self.image_shape = _image_shape(path.name, ordered)
+        if shape[0] not in (None, 1):
+            raise UserError(f"{path.name} takes {shape[0]} images at a time: export it for one or for any number.")
         super().__init__(path, takes_batches=shape[0] != 1)
 
     def _run(self, images: np.ndarray) -> np.ndarray:

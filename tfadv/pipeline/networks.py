@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 RANGES = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))  # of pixels, which --input_range=auto tries
 _TRIED_IMAGES = 256
+_ALIKE = 0.9  # of the labels of a deployed model are those of its twin, at least
 
 
 def description(model: keras.Model) -> str:
@@ -123,8 +124,8 @@ class OwnModel(Network):
     @property
     def _twin(self) -> str:
         """The path of the twin, for a model whose gradient is not known."""
-        fixed = self._name.endswith(own.DEPLOYED) or not self._name.endswith(".keras") and ":" in self._name
-        return self._run.config.twin if fixed else ""
+        without = self._name.endswith(own.DEPLOYED) or own.is_function(self._name)
+        return self._run.config.twin if without else ""
 
     def inputs(self) -> dict:
         """What the model is, the range of its pixels and the shape of the images."""
@@ -138,17 +139,51 @@ class OwnModel(Network):
     def build(self) -> keras.Model:
         """See `Network.build`."""
         first = "_input_range" not in self.__dict__
-        return self._classifier(self._input_range, quiet=not first)
+        model = self._classifier(self._input_range, quiet=not first)
+        if first and own.is_function(self._name) and not model.weights:
+            self._describe_deployed(model)
+        elif first and self._twin:
+            self._describe_deployed(model)
+        return model
+
+    def _describe_deployed(self, model: keras.Model) -> None:
+        """Says how often a deployed model answers as its twin, and what is kept of a function.
+
+        Raises:
+          UserError: it is to be trained.
+        """
+        if len(self._run.defenses_of(self._name)) > 1:
+            raise UserError(f"{self._name} can be attacked but not trained: leave out --defenses.")
+        if own.is_function(self._name):
+            LOG.info(
+                "%s: results are kept as long as the code of its module is the same; give --overwrite if the model "
+                "behind it has changed.",
+                self._name,
+            )
+        if not self._twin:
+            return
+        images, _ = self._some_validation_images()
+        twin = logits.classifier(own.load(self._twin), self._input_range, input_shape=self._run.dataset.shape)
+        same = np.mean(np.argmax(compiled_logits(model, images), 1) == np.argmax(compiled_logits(twin, images), 1))
+        LOG.info("%s and its twin give %.1f%% of %d validation images one class.", self.label, 100 * same, len(images))
+        if same < _ALIKE:
+            LOG.warning(
+                "%s is hardly a twin of %s: the gradient misleads, and the accuracy under attack may be much too high.",
+                *(self._twin, self._name),
+            )
+
+    def _some_validation_images(self) -> tuple[np.ndarray, np.ndarray]:
+        """(float32 images in [0, 1], labels)."""
+        validation = self._run.dataset.images["validation"]
+        rows = np.random.default_rng(0).permutation(len(validation.labels))[:_TRIED_IMAGES]
+        return to_float(validation.images[rows]), validation.labels[rows]
 
     @functools.cached_property
     def _input_range(self) -> tuple[float, float]:
         """The range given, or the one with which the model classifies most validation images correctly."""
         if self._run.config.input_range_given:
             return self._run.config.input_range_given
-        dataset = self._run.dataset
-        validation = dataset.images["validation"]
-        rows = np.random.default_rng(0).permutation(len(validation.labels))[:_TRIED_IMAGES]
-        x, y = to_float(validation.images[rows]), validation.labels[rows]
+        dataset, (x, y) = self._run.dataset, self._some_validation_images()
         accuracies, classifier = {}, self._classifier((0.0, 1.0), quiet=True)
         for low, high in RANGES:
             predicted = np.argmax(compiled_logits(classifier, x * (high - low) + low), axis=1)
@@ -157,7 +192,7 @@ class OwnModel(Network):
         listing = ", ".join(f"{accuracy:.1%} for {low:g},{high:g}" for (low, high), accuracy in accuracies.items())
         LOG.info(
             "%s: pixels from %g to %g. Accuracy on %d validation images: %s. Override with --input_range.",
-            *(self.label, *best, len(rows), listing),
+            *(self.label, *best, len(y), listing),
         )
         if hardly_better_than_guessing(accuracies[best], largest_share(np.bincount(y).tolist())):
             LOG.warning(

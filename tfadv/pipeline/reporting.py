@@ -202,14 +202,13 @@ def judge(run: Run) -> list[gate.Decision]:
 
     Writes gate.xml in the work folder, and a table into the summary of a GitHub workflow.
     """
-    trained = steps.all_trained(run)
-    named = {defense.label for defense in run.defenses}
     decisions = []
-    for each in [t for t in trained if t.defense.label in named] or trained:
+    for each in _judged(run):
         with run.cache.looking():
             found = steps.check(run, each, _images(run, f"diagnostics/{each.folder}"))
+            suspicious = sum(bool(one.result.upper_bound()) for one in _attacked(run, each))
         checks = steps.read_checks(run, found) if found.content is not None else []
-        suspicious = sum(one.passed is False for one in checks)
+        suspicious += sum(one.passed is False for one in checks)
         of_model = records(run, each)
         for requirement in gate.requirements(run.config.require):
             decisions.append(gate.decide(requirement, each.name, of_model, suspicious))
@@ -219,6 +218,16 @@ def judge(run: Run) -> list[gate.Decision]:
             with open(os.environ["GITHUB_STEP_SUMMARY"], "a", encoding="utf-8") as summary:
                 summary.write(gate.markdown(decisions))
     return decisions
+
+
+def _judged(run: Run) -> list[Trained]:
+    """Of each model, those trained by `--defenses`; the model as it is where no defense is for it."""
+    trained, named = steps.all_trained(run), {defense.label for defense in run.defenses}
+    judged = []
+    for model in run.config.models:
+        of_model = [each for each in trained if each.model == model]
+        judged += [each for each in of_model if each.defense.label in named] or of_model
+    return judged
 
 
 def _images(run: Run, name: str) -> int:

@@ -53,6 +53,8 @@ def run(config: Config) -> tuple[str, int]:
         this = Run(config, workdir)
         if not follower and not config.shard:
             (workdir.root / "flags.txt").write_text(config.flagfile(), encoding="utf-8")
+        if config.require and not follower:
+            (workdir.root / "gate.xml").unlink(missing_ok=True)  # of an earlier run
         if this.devices.replicas > 1:
             LOG.info("%s", this.devices)
         signals.install()  # where there are several hosts, TensorFlow has replaced the handler of SIGTERM

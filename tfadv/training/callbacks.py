@@ -221,8 +221,12 @@ class WeightAverage(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Takes the weights into the average, in every tenth step."""
+        self._update(UPDATE_EVERY)
+
+    def _update(self, least: int) -> None:
+        """Takes the weights into the average where at least so many steps have been made since the last time."""
         step = int(steps_of(self.model.optimizer))
-        if self._averaged and step - self._last >= UPDATE_EVERY:
+        if self._averaged and step - self._last >= least:
             done = step - self._first
             self._averaged.move(1 - min(self.decay, (1 + done) / (10 + done)) ** (step - self._last))
             self._last = step
@@ -232,15 +236,15 @@ class WeightAverage(keras.callbacks.Callback):
         self._show()
 
     def on_test_end(self, logs: Any = None) -> None:
-        """Gives the callbacks before this one the weights."""
+        """Puts the weights of training back."""
         self._hide()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Gives the callbacks after this one the averages."""
+        """Puts the averages into the model, for the callbacks after this one."""
         self._show()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Goes on with the weights."""
+        """Puts the weights of training back."""
         self._hide()
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -250,6 +254,7 @@ class WeightAverage(keras.callbacks.Callback):
 
     def _show(self) -> None:
         if self._averaged and self._shown is None:
+            self._update(1)
             self._averaged.swap()
             self._shown = self.model.get_weights()
 
