@@ -20,10 +20,12 @@ FEW = {  # settings with which a call takes little time
     **dict.fromkeys(("bim", "pgd", "mifgsm"), {"steps": 3}),
     **dict.fromkeys(("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t"), {"steps": 8}),
     "square": {"steps": 20},
+    "hopskipjump": {"queries": 400},
+    "rays": {"queries": 60},
     "autoattack": {"steps": 8, "queries": 20},
 }
 NAMES = list(ATTACKS)
-IN_L2 = ("pgd", "apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square", "autoattack")
+IN_L2 = ("pgd", "apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square", "hopskipjump", "autoattack")
 EARLY_STOP = [name for name in NAMES if name not in ("fgsm", "onestep")]
 
 
@@ -203,7 +205,7 @@ def test_xla_finds_the_same_images_adversarial(small, name):
 def test_adversarial_images_cost_nothing_more(small, name):
     model, x, y = small
     easy, hard = Cost(), Cost()
-    steps = {} if name == "autoattack" else {"steps": 20}
+    steps = {} if name in ("autoattack", "hopskipjump", "rays") else {"steps": 20}
     attack(name, model, x, y, 1.0, cost=easy, **steps)
     attack(name, model, x, y, 1e-6, cost=hard, **steps)
     assert 0 < 2 * (easy.gradients + easy.forwards) < hard.gradients + hard.forwards

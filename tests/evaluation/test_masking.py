@@ -197,7 +197,7 @@ def test_a_random_model(standard, few, one_step):
     found = collect_diagnostics(chain(Noise(), standard), *few, EPS, settings=SHORT)
     assert "randomness" in suspicious(run_checks(found))
     (check,) = [check for check in run_checks(found) if check.name == "randomness"]
-    assert found["random_layers"] == ["noise"] and "random because of noise; use" in check.sentence
+    assert found["random_layers"] == ["noise"] and "random because of noise; attack" in check.sentence
     assert {c.name: c for c in run_checks(found)}["probabilities"].passed and found["change"] > 0.1
 
 

@@ -158,7 +158,7 @@ def test_a_function_may_build_the_model(start, tmp_path):
     "name, message",
     [
         ("fails", "RuntimeError: no weights"),
-        ("nothing", "must return a keras.Model; it returned NoneType"),
+        ("nothing", "or take nothing and return a keras.Model; it returned NoneType"),
         ("absent", "AttributeError"),
     ],
 )
@@ -352,7 +352,10 @@ def test_a_model_of_two_classes_that_has_not_learned_is_named(start, tmp_path, d
         (["--models=resnet18", "--input_range=0,255"], "--input_range=0,255 is for your own models"),
         (["--models=mine.keras", "--weights=imagenet"], "--weights=imagenet is for built-in models"),
         (["--models=mine.keras", "--dataset=folder:.", "--label=x"], "--label=x selects a feature of a TFDS data set"),
-        (["--models=somewhere/else"], "somewhere/else is neither a .keras file nor a folder with a SavedModel"),
+        (
+            ["--models=somewhere/else"],
+            "somewhere/else is neither a .keras, .tflite or .onnx file nor a folder with a SavedModel",
+        ),
     ],
 )
 def test_settings_that_do_not_apply_to_the_models(start, tmp_path, flags, message):

@@ -10,9 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfadv.attacks.apgd import APGD
-from tfadv.attacks.base import Attack, Call, Images, precision_setting
+from tfadv.attacks.base import Attack, Call, Images, precision_setting, to_attack
 from tfadv.attacks.fab import FAB
-from tfadv.attacks.iterative import IterativeAttack, to_attack
+from tfadv.attacks.iterative import IterativeAttack
 from tfadv.attacks.loop import ADVERSARIAL
 from tfadv.attacks.norms import NORMS
 from tfadv.attacks.square import Square

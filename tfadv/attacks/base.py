@@ -17,7 +17,7 @@ import tensorflow as tf
 from tfadv import specs
 from tfadv.attacks import loop
 from tfadv.attacks.cost import Cost
-from tfadv.attacks.gradient import check_inputs
+from tfadv.attacks.gradient import check_inputs, is_adversarial
 from tfadv.errors import UserError, check_whole_number
 from tfadv.models.accelerate import accelerated, computes_in_bfloat16
 from tfadv.models.expectation import Expectation
@@ -87,6 +87,11 @@ class Call:
         """The bounds of a round at this eps."""
         low, high = (tf.constant(limit, tf.float32) for limit in self.clip)
         return Bounds(eps, low, high, tf.constant(self.targeted), tf.convert_to_tensor(goal, tf.float32))
+
+
+def to_attack(call: Call, logits: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """bool (N,): images that are not adversarial from the start; all of a random model, which may answer otherwise."""
+    return ~is_adversarial(logits, y, call.targeted) | isinstance(call.model, Expectation)
 
 
 @dataclasses.dataclass(frozen=True)

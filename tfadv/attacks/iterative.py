@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfadv.attacks import loop, losses
-from tfadv.attacks.base import Attack, Bounds, Call, Images
+from tfadv.attacks.base import Attack, Bounds, Call, Images, to_attack
 from tfadv.attacks.gradient import compiled_logits, is_adversarial
 from tfadv.attacks.norms import get_norm
 from tfadv.attacks.randomness import START, drawn
@@ -24,11 +24,6 @@ class Passes(NamedTuple):
     gradients: int
     forwards: int
     forwards_at_end: int
-
-
-def to_attack(call: Call, logits: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """bool (N,): images that are not adversarial from the start; all of a random model, which may answer otherwise."""
-    return ~is_adversarial(logits, y, call.targeted) | isinstance(call.model, Expectation)
 
 
 class IterativeAttack(Attack):
