@@ -10,6 +10,7 @@ from tfadv import evaluate
 from tfadv.errors import UserError
 from tfadv.models import own, runtimes
 from tfadv.models.compiled import compiled_logits
+from tfadv.runtime import compilation
 
 EPS = 0.1
 
@@ -127,7 +128,8 @@ def test_without_a_twin_only_attacks_without_gradient_find_anything(folder, trai
 def test_a_file_for_one_image_at_a_time(folder, trained):
     file = tfadv.deployed(folder / "fixed.tflite", twin=trained[0])
     batched = tfadv.deployed(folder / "float.tflite", twin=trained[0])
-    assert not file.layers[-1]._hidden.predictor._batches and batched.layers[-1]._hidden.predictor._batches
+    assert not file.layers[-1]._hidden.predictor._takes_batches
+    assert batched.layers[-1]._hidden.predictor._takes_batches
     np.testing.assert_allclose(file(trained[1]), batched(trained[1]), rtol=1e-3, atol=1e-4)
 
 
@@ -189,6 +191,30 @@ def test_it_is_saved_by_its_paths_and_loaded(folder, trained, tmp_path):
     np.testing.assert_array_equal(loaded(trained[1]), file(trained[1]))
     with pytest.raises(ValueError, match="given by their paths"):
         tfadv.deployed(str(folder / "int8.tflite"), twin=trained[0]).save(tmp_path / "file.keras")
+
+
+def test_a_function_is_saved_by_its_name(tmp_path, monkeypatch):
+    (tmp_path / "mine_to_save.py").write_text(
+        "def labels(images):\n    return (images[:, 0, 0, 0] > 0.5).astype(int)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tfadv.deployed("mine_to_save:labels", input_shape=(4, 4, 1), classes=2)
+    file.save(tmp_path / "file.keras")
+    x = np.random.default_rng(0).uniform(size=(9, 4, 4, 1)).astype("float32")
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "file.keras")(x), file(x))
+
+
+def test_where_xla_is_on_it_is_attacked_without(folder, trained):
+    _, x, y = trained
+    file = classified(folder, "float.tflite", trained)
+    expected = [evaluate(file, x, y, attack, EPS).robust for attack in ("fgsm", "pgd(steps=3)")]
+    compilation.configure(jit_compile="true")
+    try:
+        found = [evaluate(file, x, y, attack, EPS).robust for attack in ("fgsm", "pgd(steps=3)")]
+    finally:
+        compilation.configure()
+    np.testing.assert_array_equal(found, expected)
+    assert all(0 < robust.sum() < 64 for robust in expected)
 
 
 def shape(*given):

@@ -20,7 +20,7 @@ from tfadv.attacks.cost import Cost
 from tfadv.attacks.gradient import check_inputs, is_adversarial
 from tfadv.errors import UserError, check_whole_number
 from tfadv.models.accelerate import accelerated, computes_in_bfloat16
-from tfadv.models.expectation import Expectation
+from tfadv.models.expectation import Expectation, passes_of
 from tfadv.models.image_model import fitted, image_model
 from tfadv.models.twins import float32_twin
 from tfadv.runtime import compilation
@@ -163,17 +163,16 @@ class Attack(specs.Spec):
         x = fitted(model, x)
         x, y, sizes = check_inputs(model, x, y, eps, clip, getattr(self, "norm", "linf"), limited=self.limited)
         own = tf.range(len(y), dtype=tf.int64) if image_numbers is None else tf.cast(image_numbers, tf.int64)
-        counted = Cost()
-        targeted = getattr(self, "targeted", False)
+        counted, targeted = Cost(), getattr(self, "targeted", False)
         call = Call(model, self._search_model(model), seed, clip, counted, resume, targeted, own)
         if len(y):
             adversarial = self.attack_images(call, x, y, sizes, int(batch_size), progress or (lambda n: None))
         else:
             adversarial = tf.zeros((len(sizes), *x.shape))
         if cost is not None:
-            samples = model.samples if isinstance(model, Expectation) else 1
-            cost.add_all(dataclasses.replace(counted, gradients=0, forwards=0))
-            cost.add(gradients=samples * counted.gradients, forwards=samples * counted.forwards)
+            counted.gradients *= passes_of(model)
+            counted.forwards *= passes_of(model)
+            cost.add_all(counted)
         adversarial = tf.reshape(adversarial, (len(sizes), *shape))
         return adversarial[0] if np.ndim(eps) == 0 else adversarial
 

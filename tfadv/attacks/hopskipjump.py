@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfadv.attacks.base import Call
-from tfadv.attacks.labels_only import Labels, LabelsOnlyAttack, Search
+from tfadv.attacks.labels_only import LabelsOnlyAttack, Search
 from tfadv.attacks.norms import NORMS, get_norm
 from tfadv.attacks.randomness import QUERY, START, generators
 from tfadv.specs import setting
@@ -38,39 +38,31 @@ class HopSkipJump(LabelsOnlyAttack):
     queries: int = setting(25000, least=10)
     targeted: bool = False
 
-    def begin(self, labels: Labels, search: Search, numbers: np.ndarray, seed: int, clip: tuple[float, float]) -> None:
+    def begin(self, search: Search, call: Call) -> None:
         """Starts at the first of some images of noise that is adversarial, moved to the boundary."""
-        (low, high), shape = clip, search.x.shape[1:]
-        draws = generators(seed, START, numbers, np.zeros(len(numbers)))
+        (low, high), shape = call.clip, search.x.shape[1:]
+        draws = generators(call.seed, START, search.numbers, np.zeros(len(search.numbers)))
         for _ in range(STARTS):
-            rows = np.flatnonzero(np.isinf(search.distance) & (labels.left > 0))
+            rows = np.flatnonzero(np.isinf(search.distance) & (search.labels.left > 0))
             if not len(rows):
                 break
             noise = np.stack([draws[row].uniform(low, high, shape) for row in rows]).astype(np.float32)
-            found = labels.ask(noise, rows)
-            rows, noise = rows[found], noise[found]
-            self._to_boundary(labels, search, rows, noise)
+            found = search.labels.ask(noise, rows)
+            self._to_boundary(search, rows[found], noise[found])
 
-    def _to_boundary(self, labels: Labels, search: Search, rows: np.ndarray, adversarial: np.ndarray) -> None:
+    def _to_boundary(self, search: Search, rows: np.ndarray, adversarial: np.ndarray) -> None:
         """Bisects between the images `rows` and adversarial ones (M, H, W, C), and keeps what is nearer than before."""
         if not len(rows):
             return
-        x, theta = search.x[rows], self._theta(search)
-        far, least = self._distance(adversarial, x), np.zeros(len(rows))
-        limit = np.minimum(far * theta, theta) if self.norm == "linf" else np.full(len(rows), theta)
-        most = far.copy() if self.norm == "linf" else np.ones(len(rows))
-        best, done = adversarial.copy(), False
-        while not done:
-            active = np.flatnonzero((most - least > limit) & (labels.left[rows] > 0))
-            middle = (least[active] + most[active]) / 2
-            candidates = self._between(x[active], adversarial[active], middle)
-            found = labels.ask(candidates, rows[active])
-            best[active[found]], most[active[found]] = candidates[found], middle[found]
-            least[active[~found]] = middle[~found]
-            done = not len(active)
-        distance = self._distance(best, x)
+        x, theta, linf = search.x[rows], self._theta(search), self.norm == "linf"
+        far = self._distance(adversarial, x)
+        nearest, _ = search.bisect(
+            *(rows, adversarial, far if linf else np.ones(len(rows)), np.minimum(far, 1) * theta if linf else theta),
+            lambda which, middle: self._between(x[which], adversarial[which], middle),
+        )
+        distance = self._distance(nearest, x)
         nearer = distance < search.distance[rows]
-        search.nearest[rows[nearer]], search.distance[rows[nearer]] = best[nearer], distance[nearer]
+        search.nearest[rows[nearer]], search.distance[rows[nearer]] = nearest[nearer], distance[nearer]
 
     def _between(self, x: np.ndarray, adversarial: np.ndarray, share: np.ndarray) -> np.ndarray:
         """The point at this share of the way (L2), or the nearest one within this distance (L∞)."""
@@ -87,23 +79,16 @@ class HopSkipJump(LabelsOnlyAttack):
     def _distance(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return get_norm(self.norm).norm(tf.constant(a) - tf.constant(b)).numpy().reshape(-1).astype(np.float64)
 
-    def iterate(
-        self, i: int, labels: Labels, search: Search, rows: np.ndarray, numbers: np.ndarray, call: Call
-    ) -> np.ndarray:
+    def iterate(self, i: int, search: Search, rows: np.ndarray, call: Call) -> np.ndarray:
         """Algorithm 2 of the paper, with t = i + 1; an image without queries for a whole iteration is done."""
-        t, d, (low, high) = i + 1, search.x[0].size, call.clip
+        t, (low, high), labels = i + 1, call.clip, search.labels
         enough = labels.left[rows] >= FIRST_QUERIES * np.sqrt(t) + 2 * MOST_HALVINGS  # with the step and the bisection
         rows = rows[enough]
         if not len(rows):
             return enough
-        at, far = search.nearest[rows].copy(), search.distance[rows]
-        scale = d * self._theta(search) if self.norm == "linf" else np.sqrt(d) * self._theta(search)
-        delta = np.full(len(rows), FIRST_DELTA * (high - low)) if i == 0 else scale * far
-        delta = np.maximum(delta, LEAST_CHANGE * np.sqrt(d) * (high - low))
-        number = min(int(FIRST_QUERIES * np.sqrt(t)), MOST_QUERIES)
-        draws = generators(call.seed, QUERY, numbers[rows], np.full(len(rows), t))
-        direction = self._estimate(labels, rows, at, delta, number, draws, call.clip)
-        step, moved, found = far / np.sqrt(t), at.copy(), np.zeros(len(rows), bool)
+        direction = self._estimate(t, search, rows, call)
+        at, step = search.nearest[rows], search.distance[rows] / np.sqrt(t)
+        moved, found = at.copy(), np.zeros(len(rows), bool)
         for _ in range(MOST_HALVINGS):
             active = np.flatnonzero(~found & (labels.left[rows] > 0))
             if not len(active):
@@ -113,34 +98,30 @@ class HopSkipJump(LabelsOnlyAttack):
             fools = labels.ask(candidates, rows[active])
             moved[active[fools]], found[active[fools]] = candidates[fools], True
             step[active] /= 2
-        self._to_boundary(labels, search, rows[found], moved[found])
+        self._to_boundary(search, rows[found], moved[found])
         return enough
 
-    def _estimate(
-        self,
-        labels: Labels,
-        rows: np.ndarray,
-        at: np.ndarray,
-        delta: np.ndarray,
-        number: int,
-        draws: list[np.random.Generator],
-        clip: tuple[float, float],
-    ) -> np.ndarray:
-        """The direction of the gradient at images on the boundary, from `number` queries each (eq. 9 and 16)."""
-        shape, n = at.shape[1:], len(rows)
-        answers, sums, weighted = np.zeros(n), np.zeros(at.shape), np.zeros(at.shape)
-        at_once = max(1, _AT_ONCE // (n * at[0].size))
+    def _estimate(self, t: int, search: Search, rows: np.ndarray, call: Call) -> np.ndarray:
+        """The direction of the gradient at images on the boundary, from 100 · √t queries each (eq. 9 and 16)."""
+        at, (low, high), n = search.nearest[rows], call.clip, len(rows)
+        d, number = at[0].size, min(int(FIRST_QUERIES * np.sqrt(t)), MOST_QUERIES)
+        draws = generators(call.seed, QUERY, search.numbers[rows], np.full(n, t))
+        scale = (d if self.norm == "linf" else np.sqrt(d)) * self._theta(search)
+        delta = np.full(n, FIRST_DELTA * (high - low)) if t == 1 else scale * search.distance[rows]
+        delta = np.maximum(delta, LEAST_CHANGE * np.sqrt(d) * (high - low))
         far = delta.astype(np.float32)[:, None, None, None, None]
+        answers, sums, weighted = np.zeros(n), np.zeros(at.shape), np.zeros(at.shape)
+        at_once = max(1, _AT_ONCE // at.size)
         for start in range(0, number, at_once):
-            count = min(at_once, number - start)
+            size = (min(at_once, number - start), *at.shape[1:])
             if self.norm == "linf":
-                u = np.stack([2 * g.random((count, *shape), np.float32) - 1 for g in draws])
+                u = np.stack([2 * g.random(size, np.float32) - 1 for g in draws])
             else:
-                u = np.stack([g.standard_normal((count, *shape), np.float32) for g in draws])
+                u = np.stack([g.standard_normal(size, np.float32) for g in draws])
             u /= np.sqrt(np.square(u).sum(axis=(2, 3, 4), keepdims=True))
-            queries = np.clip(at[:, None] + far * u, *clip)
+            queries = np.clip(at[:, None] + far * u, low, high)
             u = (queries - at[:, None]) / far
-            found = labels.ask(queries.reshape(-1, *shape), np.repeat(rows, count)).reshape(n, count)
+            found = search.labels.ask(queries.reshape(-1, *at.shape[1:]), np.repeat(rows, size[0])).reshape(n, -1)
             phi = np.where(found, 1.0, -1.0)
             answers += phi.sum(axis=1)
             sums += u.sum(axis=1, dtype=np.float64)

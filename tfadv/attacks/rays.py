@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from tfadv.attacks.base import Call
-from tfadv.attacks.labels_only import Labels, LabelsOnlyAttack, Search
+from tfadv.attacks.labels_only import LabelsOnlyAttack, Search
 
 TOLERANCE = 1e-4  # of the range of pixels, of the bisection
 
@@ -26,14 +26,13 @@ class RayS(LabelsOnlyAttack):
 
     targeted: bool = False
 
-    def begin(self, labels: Labels, search: Search, numbers: np.ndarray, seed: int, clip: tuple[float, float]) -> None:
+    def begin(self, search: Search, call: Call) -> None:
         """Nothing is adversarial yet; all signs are +."""
-        search.more = [np.ones((len(numbers), search.x[0].size), np.int8)]
-        search.distance[np.isinf(search.distance)] = 2 * (clip[1] - clip[0])  # beyond all images
+        low, high = call.clip
+        search.more = [np.ones((len(search.x), search.x[0].size), np.int8)]
+        search.distance[np.isinf(search.distance)] = 2 * (high - low)  # beyond all images
 
-    def iterate(
-        self, i: int, labels: Labels, search: Search, rows: np.ndarray, numbers: np.ndarray, call: Call
-    ) -> np.ndarray:
+    def iterate(self, i: int, search: Search, rows: np.ndarray, call: Call) -> np.ndarray:
         """The i-th direction: all pixels as they are, and then blocks with the other sign (Algorithm 3)."""
         (signs,), (low, high), shape = search.more, call.clip, search.x.shape[1:]
         tried = signs[rows].copy()
@@ -43,18 +42,14 @@ class RayS(LabelsOnlyAttack):
             moved = far.astype(np.float32)[:, None] * tried[which]
             return np.clip(search.x[rows[which]] + moved.reshape(-1, *shape), low, high)
 
-        every = np.arange(len(rows))
-        better = every[labels.ask(at(every, search.distance[rows]), rows)]
-        least, most = np.zeros(len(better)), search.distance[rows[better]].copy()
-        most = np.minimum(most, high - low)
-        while True:
-            active = np.flatnonzero((most - least > TOLERANCE * (high - low)) & (labels.left[rows[better]] > 0))
-            if not len(active):
-                break
-            middle = (least[active] + most[active]) / 2
-            found = labels.ask(at(better[active], middle), rows[better[active]])
-            most[active[found]], least[active[~found]] = middle[found], middle[~found]
-        search.nearest[rows[better]], search.distance[rows[better]] = at(better, most), most
+        far = np.minimum(search.distance[rows], high - low)
+        candidates = at(np.arange(len(rows)), far)
+        better = np.flatnonzero(search.labels.ask(candidates, rows))
+        nearest, far = search.bisect(
+            *(rows[better], candidates[better], far[better], TOLERANCE * (high - low)),
+            lambda which, middle: at(better[which], middle),
+        )
+        search.nearest[rows[better]], search.distance[rows[better]] = nearest, far
         signs[rows[better]] = tried[better]
         return np.ones(len(rows), bool)
 

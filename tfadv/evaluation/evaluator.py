@@ -26,7 +26,7 @@ from tfadv.evaluation.distributed import OnAllDevices
 from tfadv.evaluation.guessing import hardly_better_than_guessing, largest_share
 from tfadv.evaluation.result import CostSummary, Result, concatenate
 from tfadv.models.compiled import PerModel
-from tfadv.models.expectation import Expectation
+from tfadv.models.expectation import passes_of
 from tfadv.models.image_model import fitted, image_model
 from tfadv.models.logits import input_range_of
 from tfadv.runtime.console import progress_disabled
@@ -228,7 +228,7 @@ class _Evaluation:
             clean, adversarial, has_gradient = _evaluate_one_pass(
                 model, images, labels, attack, self.epsilons, self.batch_size, execution
             )
-            cost.add(gradients=len(labels) * (model.samples if isinstance(model, Expectation) else 1))
+            cost.add(gradients=len(labels) * passes_of(model))
         else:
             x = to_float(images)
             common: dict[str, Any] = dict(seed=self.seed, batch_size=self.batch_size, cost=cost)

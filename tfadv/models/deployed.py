@@ -46,7 +46,7 @@ def deployed(
         result = tfadv.evaluate(tfadv.classifier(file, input_range=(0, 255)), images, labels, "autoattack", 8 / 255)
 
     Without a twin there is no gradient: attack with square if the model returns scores, with hopskipjump or rays if it
-    returns labels.  The model can be attacked, not trained, and is never compiled by XLA.
+    returns labels.  The model can be attacked, not trained, and XLA does not compile it.
 
     Args:
       model: the path of a .tflite or .onnx file, or a function from float32 images (N, H, W, C) to one row of outputs
@@ -105,11 +105,6 @@ class _DeployedLayer(keras.layers.Layer):
         return logits
 
     def call(self, inputs: Any) -> Any:
-        if compilation.use_xla():
-            raise UserError(
-                f"{self.label} runs outside of TensorFlow, which XLA can't compile: give --jit_compile=off."
-            )
-
         @tf.custom_gradient
         def outputs(x: tf.Tensor) -> Any:
             def gradient(upstream: tf.Tensor, variables: Any = None) -> Any:
@@ -136,7 +131,7 @@ class _DeployedLayer(keras.layers.Layer):
     def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:
         return keras.KerasTensor((inputs.shape[0], self._columns), "float32")
 
-    def failure(self) -> UserError | None:
+    def failure_of_deployed(self) -> UserError | None:
         """What went wrong in the last call, as a line for people.  TensorFlow raises another error in its place."""
         error, self._hidden.failure = self._hidden.failure, None
         if error is None or isinstance(error, UserError):
@@ -156,8 +151,8 @@ class _DeployedLayer(keras.layers.Layer):
         given = self._hidden.given
         if not all(value is None or isinstance(value, (str, os.PathLike)) for value in (given["model"], given["twin"])):
             raise ValueError(f"{self.label} can be saved only if the model and its twin are given by their paths.")
-        paths = {key: given[key] and os.path.abspath(given[key]) for key in ("model", "twin")}
-        return super().get_config() | given | paths
+        files = {key: given[key] for key in ("model", "twin") if given[key] and os.path.isfile(given[key])}
+        return super().get_config() | given | {key: os.path.abspath(path) for key, path in files.items()}
 
 
 def to_logits(values: np.ndarray, returns: str, columns: int, predictor: Predictor) -> np.ndarray:

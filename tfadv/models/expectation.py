@@ -41,6 +41,11 @@ def expectation(model: keras.Model, samples: int = 20) -> keras.Model:
     return Expectation(image_model(model), samples)
 
 
+def passes_of(model: Any) -> int:
+    """How many passes an answer of a model costs: those of an `expectation`, else 1."""
+    return model.samples if isinstance(model, Expectation) else 1
+
+
 @keras.saving.register_keras_serializable("tfadv")
 class Expectation(keras.Model):
     """See `expectation`."""

@@ -13,14 +13,11 @@ import os
 import pathlib
 import sys
 import zipfile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tfadv.errors import UserError
 from tfadv.models import MODELS, runtimes
 from tfadv.models.runtimes import FILES as DEPLOYED
-
-if TYPE_CHECKING:
-    pass
 
 _OTHER_FILES = (".h5", ".hdf5")  # older formats
 

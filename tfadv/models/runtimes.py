@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import functools
 import importlib
 import inspect
 import os
@@ -105,11 +106,11 @@ class Function(Predictor):
 class _File(Predictor):
     """A file that takes batches, or images one by one, which then run in as many threads as there are cores."""
 
-    def __init__(self, path: pathlib.Path, takes_batches: bool) -> None:
-        self.label = path.name
-        self._batches = takes_batches
-        if not takes_batches:
-            self._pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1)
+    _takes_batches: bool
+
+    @functools.cached_property
+    def _pool(self) -> concurrent.futures.ThreadPoolExecutor:
+        return concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1)
 
     def _run(self, images: np.ndarray) -> np.ndarray:
         """The outputs of a batch, or of one image where the file takes no batches; called by several threads."""
@@ -117,7 +118,7 @@ class _File(Predictor):
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """See `Predictor.__call__`."""
-        if self._batches:
+        if self._takes_batches:
             parts = [self._run(images[i : i + _MOST_AT_ONCE]) for i in range(0, len(images), _MOST_AT_ONCE)]
         else:
             parts = list(self._pool.map(self._run, np.split(images, len(images))))
@@ -133,7 +134,8 @@ class LiteRT(_File):
         Raises:
           UserError: it is damaged, or does not take one batch of images and return one tensor.
         """
-        self._content = path.read_bytes()
+        self.label, self._content = path.name, path.read_bytes()
+        self._threads = os.cpu_count() or 1
         self._own = threading.local()  # an interpreter is for one thread at a time
         with _one_line(path.name):
             interpreter = self._interpreter()
@@ -144,10 +146,9 @@ class LiteRT(_File):
         signature = self._input.get("shape_signature", ())
         self.image_shape = _image_shape(path.name, signature if len(signature) else self._input["shape"])
         self.output_step = float(self._output["quantization"][0])
-        super().__init__(path, takes_batches=True)
-        self._batches = self._takes_batches()
-        if not self._batches:
-            super().__init__(path, takes_batches=False)
+        self._takes_batches = self._tries_batches()
+        if not self._takes_batches:
+            self._own, self._threads = threading.local(), 1  # of each of many interpreters
 
     def _interpreter(self) -> Any:
         """The interpreter of this thread."""
@@ -158,12 +159,11 @@ class LiteRT(_File):
                 from tensorflow import lite
 
                 Interpreter = lite.Interpreter
-            threads = 1 if getattr(self, "_batches", None) is False else os.cpu_count()
-            self._own.interpreter = Interpreter(model_content=self._content, num_threads=threads)
+            self._own.interpreter = Interpreter(model_content=self._content, num_threads=self._threads)
             self._own.interpreter.allocate_tensors()
         return self._own.interpreter
 
-    def _takes_batches(self) -> bool:
+    def _tries_batches(self) -> bool:
         """Whether a batch gives what its images give one by one; graphs with a fixed Reshape don't."""
         shape = [size or _ANY_SIZE for size in self.image_shape]
         images = np.random.default_rng(0).uniform(size=(3, *shape)).astype(np.float32)
@@ -171,7 +171,6 @@ class LiteRT(_File):
         try:
             return np.allclose(self._run(images), one_by_one, rtol=1e-4, atol=1e-5)
         except (RuntimeError, ValueError):
-            del self._own.interpreter  # its tensors have the wrong shape
             return False
 
     def _run(self, images: np.ndarray) -> np.ndarray:
@@ -213,7 +212,7 @@ class Onnx(_File):
         self.image_shape = _image_shape(path.name, ordered)
         if shape[0] not in (None, 1):
             raise UserError(f"{path.name} takes {shape[0]} images at a time: export it for one or for any number.")
-        super().__init__(path, takes_batches=shape[0] != 1)
+        self.label, self._takes_batches = path.name, shape[0] != 1
 
     def _run(self, images: np.ndarray) -> np.ndarray:
         given = images.transpose(0, 3, 1, 2) if self._channels_first else images

@@ -140,9 +140,8 @@ class OwnModel(Network):
         """See `Network.build`."""
         first = "_input_range" not in self.__dict__
         model = self._classifier(self._input_range, quiet=not first)
-        if first and own.is_function(self._name) and not model.weights:
-            self._describe_deployed(model)
-        elif first and self._twin:
+        # A function may also return a Keras model, which has weights.
+        if first and (self._name.endswith(own.DEPLOYED) or (own.is_function(self._name) and not model.weights)):
             self._describe_deployed(model)
         return model
 

@@ -185,7 +185,7 @@ def _is_moment(variable: keras.Variable) -> bool:
 
 
 class WeightAverage(keras.callbacks.Callback):
-    """Averages the weights over the last steps of `fit`, which often makes them more robust.
+    """Averages the weights over the last steps of `fit`.
 
         model.fit(x, y, callbacks=[tfadv.WeightAverage(0.999), tfadv.RobustAccuracy(x_val, y_val)])
 
@@ -217,16 +217,20 @@ class WeightAverage(keras.callbacks.Callback):
         """Starts at the present weights."""
         with self.model.distribute_strategy.scope():
             self._averaged = AveragedWeights(self.model.variables)
-        self._first = self._last = int(steps_of(self.model.optimizer))
+        self._first = self._last = self._step()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Takes the weights into the average, in every tenth step."""
-        self._update(UPDATE_EVERY)
+        step = self._begun + batch + 1  # to ask the optimizer would wait for a GPU in each step
+        if step - self._last >= UPDATE_EVERY:
+            self._update(step)
 
-    def _update(self, least: int) -> None:
-        """Takes the weights into the average where at least so many steps have been made since the last time."""
-        step = int(steps_of(self.model.optimizer))
-        if self._averaged and step - self._last >= least:
+    def _step(self) -> int:
+        return int(steps_of(self.model.optimizer))
+
+    def _update(self, step: int) -> None:
+        """Takes the weights after a step into the average, with the weight of the steps since the last time."""
+        if self._averaged and step > self._last:
             done = step - self._first
             self._averaged.move(1 - min(self.decay, (1 + done) / (10 + done)) ** (step - self._last))
             self._last = step
@@ -246,6 +250,7 @@ class WeightAverage(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Puts the weights of training back."""
         self._hide()
+        self._begun = self._step()
 
     def on_train_end(self, logs: Any = None) -> None:
         """Leaves the averages in the model."""
@@ -254,7 +259,7 @@ class WeightAverage(keras.callbacks.Callback):
 
     def _show(self) -> None:
         if self._averaged and self._shown is None:
-            self._update(1)
+            self._update(self._step())
             self._averaged.swap()
             self._shown = self.model.get_weights()
 
