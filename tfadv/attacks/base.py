@@ -8,6 +8,7 @@ subclass of `Attack`, which defines how one batch is attacked, or of
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ import tensorflow as tf
 from tfadv import specs
 from tfadv.attacks import loop
 from tfadv.attacks.cost import Cost
-from tfadv.attacks.gradient import check_inputs, is_adversarial
+from tfadv.attacks.gradient import check_inputs, is_adversarial, largest_distance
 from tfadv.errors import UserError, check_whole_number
 from tfadv.models.accelerate import accelerated, computes_in_bfloat16
 from tfadv.models.expectation import Expectation, passes_of
@@ -104,7 +105,7 @@ class Attack(specs.Spec):
     """
 
     precision = "float32"  # where it can be set, it is a field: `precision_setting`
-    limited = True  # whether eps limits the search; one that looks for the nearest image may have any limit
+    limited = True  # whether eps limits the search; one that looks for the nearest image may have any limit, or none
     uses_gradient = True  # whether it fails on images where the gradient of its loss is zero
 
     def __call__(
@@ -112,7 +113,7 @@ class Attack(specs.Spec):
         model: Any,
         x: Any,
         y: Any,
-        eps: float | Sequence[float],
+        eps: float | Sequence[float] | None,
         *,
         seed: int = 0,
         image_numbers: Sequence[int] | None = None,
@@ -130,7 +131,7 @@ class Attack(specs.Spec):
           x: float32 (N, H, W, C) in `clip`; also (N, H, W) or (N, D), where the model takes these.
           y: int (N,), the true classes, or the target classes where the attack is `targeted`.
           eps: the size of the perturbation in units of x: a number >= 0, a text such as "8/255", or a sequence of E of
-            these.
+            these.  None, where the attack looks for the nearest image: as far as images can be.
           seed: int, for random starts and other random choices.
           image_numbers: int (N,), the numbers of the images: the random start of an image depends on the seed and its
             number, and not on the other images.  None means 0, 1, … N - 1.
@@ -143,7 +144,7 @@ class Attack(specs.Spec):
 
         Returns:
           float32 in the shape of x; with a first axis of E where `eps` is a sequence.  No image is further from x than
-          eps, or outside of `clip`.
+          eps, or outside of `clip`.  An image on which the attack fails is x.
 
         Raises:
           ValueError: an argument has the wrong type, shape or range, or the model's last layer is a softmax.
@@ -154,6 +155,8 @@ class Attack(specs.Spec):
                 "an attack can't be called inside a tf.function: use FGSM.one_pass there, or write your own step."
             )
         check_whole_number("batch_size", batch_size, 1)
+        if eps is None and self.limited:
+            raise ValueError(f"{self.label} needs eps, the size of the perturbation, such as 8 / 255.")
         shape, model = np.shape(x), image_model(model)
         if isinstance(model, Expectation) and not self.takes_random:
             raise UserError(
@@ -161,7 +164,10 @@ class Attack(specs.Spec):
                 "take pgd, apgd-ce, apgd-dlr or autoattack(attacks=apgd-ce+apgd-dlr)."
             )
         x = fitted(model, x)
-        x, y, sizes = check_inputs(model, x, y, eps, clip, getattr(self, "norm", "linf"), limited=self.limited)
+        norm = getattr(self, "norm", "linf")
+        # Searches end at the smallest eps: with 0, they go on to the nearest image.
+        sizes = (0.0, largest_distance(clip, norm, math.prod(shape[1:]))) if eps is None else eps
+        x, y, sizes = check_inputs(model, x, y, sizes, clip, norm, limited=self.limited)
         own = tf.range(len(y), dtype=tf.int64) if image_numbers is None else tf.cast(image_numbers, tf.int64)
         counted, targeted = Cost(), getattr(self, "targeted", False)
         call = Call(model, self._search_model(model), seed, clip, counted, resume, targeted, own)
@@ -174,7 +180,7 @@ class Attack(specs.Spec):
             counted.forwards *= passes_of(model)
             cost.add_all(counted)
         adversarial = tf.reshape(adversarial, (len(sizes), *shape))
-        return adversarial[0] if np.ndim(eps) == 0 else adversarial
+        return adversarial[-1] if eps is None or np.ndim(eps) == 0 else adversarial
 
     @property
     def takes_random(self) -> bool:

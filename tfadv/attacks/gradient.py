@@ -92,6 +92,12 @@ def sizes_of(eps: Any) -> list[float]:
     return sizes
 
 
+def largest_distance(clip: tuple[float, float], norm: str, pixels: int) -> float:
+    """The distance of the two images that are furthest apart; arguments as for `check_sizes`."""
+    low, high = clip
+    return (high - low) * (math.sqrt(pixels) if norm == "l2" else 1)
+
+
 def check_sizes(sizes: Sequence[float], clip: tuple[float, float], norm: str = "linf", pixels: int = 1) -> None:
     """Checks that sizes of perturbations are in the units of the images.
 
@@ -105,7 +111,7 @@ def check_sizes(sizes: Sequence[float], clip: tuple[float, float], norm: str = "
       ValueError: one of them is larger than the distance of any two images.
     """
     low, high = clip
-    largest = max(1.0, high - low) * (math.sqrt(pixels) if norm == "l2" else 1)
+    largest = largest_distance((low, max(high, low + 1)), norm, pixels)
     if max(sizes) > largest * (1 + _TOLERANCE):
         levels = f" If you mean {max(sizes):g} of 255 levels, write eps={max(sizes):g} / 255."
         raise ValueError(

@@ -36,7 +36,7 @@ class OnAllDevices:
         model: Any,
         x: Any,
         y: Any,
-        eps: Sequence[float],
+        eps: Sequence[float] | None,
         *,
         batch_size: int,
         cost: Cost | None = None,
@@ -48,7 +48,7 @@ class OnAllDevices:
 
         Args:
           model, x, y, eps, cost, progress: as for `tfadv.attacks.base.Attack`, except that eps is a sequence of E
-            numbers.
+            numbers, or None, which counts as one.
           batch_size: number of images that are attacked at once, on all devices together.
           resume: a `tfadv.store.resume.ResumeLog`, in which each device has a log of its own; or None.
           **options: the other arguments of the attack.
@@ -61,7 +61,7 @@ class OnAllDevices:
         if number == 1 or len(y) < number:
             options |= {"batch_size": batch_size, "cost": cost, "progress": progress, "resume": resume}
             options |= {} if numbers is None else {"image_numbers": numbers}
-            return np.asarray(self._attack(model, x, y, eps, **options))
+            return self._attacked(model, x, y, eps, **options)
         x, y = np.asarray(x), np.asarray(y)
         options["batch_size"] = max(1, batch_size // number)
         if numbers is None and isinstance(self._attack, Attack):
@@ -75,8 +75,8 @@ class OnAllDevices:
             share = slice(device, None, number)
             watched = {"cost": costs[device], "progress": reported, "resume": own}
             watched |= {} if numbers is None else {"image_numbers": numbers[share]}
-            result = self._attack(model, x[share], y[share], eps, **watched, **options)
-            return np.moveaxis(np.asarray(result), 1, 0)
+            result = self._attacked(model, x[share], y[share], eps, **watched, **options)
+            return np.moveaxis(result, 1, 0)
 
         shares = self._devices.in_threads(attack_share)
         gathered = self._devices.gather_shares(shares, len(y))
@@ -84,6 +84,11 @@ class OnAllDevices:
         for of_device in self._of_all_hosts([costs[device] for device in sorted(costs)]):
             cost.add_all(of_device)
         return np.ascontiguousarray(np.moveaxis(gathered, 0, 1))
+
+    def _attacked(self, model: Any, x: Any, y: Any, eps: Sequence[float] | None, **options: Any) -> np.ndarray:
+        """float32 (E, N, H, W, C)."""
+        adversarial = np.asarray(self._attack(model, x, y, eps, **options))
+        return adversarial[None] if eps is None else adversarial
 
     def _of_all_hosts(self, costs: list[Cost]) -> list[Cost]:
         """The costs of all devices, given those of this host's devices."""

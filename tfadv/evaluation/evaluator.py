@@ -18,6 +18,7 @@ from tfadv.attacks.base import Attack
 from tfadv.attacks.cost import Cost
 from tfadv.attacks.gradient import check_inputs, compiled_logits, logits_and_gradient, sizes_of
 from tfadv.attacks.losses import LOSSES
+from tfadv.attacks.norms import get_norm
 from tfadv.datasets.arrays import LabeledImages
 from tfadv.datasets.batches import full_batches, perturbed, to_float
 from tfadv.datasets.storage import Images
@@ -33,6 +34,7 @@ from tfadv.runtime.console import progress_disabled
 from tfadv.runtime.devices import Devices
 
 LOG = logging.getLogger(__name__)
+DEFAULT_EPS = 8 / 255
 _ENOUGH = 20  # images that tell whether a model is better than guessing
 _GRADIENTS_CHECKED = 256  # robust images per piece of which it is checked whether they have a gradient
 _PIECE_BYTES = 2**26  # of float32 images that are attacked in one piece
@@ -95,7 +97,7 @@ def evaluate(
     images: Any,
     labels: Any = None,
     attack: Any = "autoattack",
-    eps: float | str | Sequence[float | str] = 8 / 255,
+    eps: float | str | Sequence[float | str] | None = None,
     *,
     batch_size: int = 256,
     seed: int = 0,
@@ -118,6 +120,8 @@ def evaluate(
       attack: an attack such as `tfadv.attacks.PGD(steps=50)`, or its text such as "pgd(steps=50)"; None
         evaluates clean images only.
       eps: the size of the perturbation for pixels in [0, 1]: a number >= 0, a text such as "8/255", or a sequence.
+        None: as far as images can be, where the attack looks for the nearest adversarial image, and the result has
+        the `distances` of the images; 8 / 255 otherwise.
       batch_size: number of images per batch.
       seed: int, for the attack's random numbers.
       first: number of the first image.  The random numbers of an image depend on its number, so that the parts of a
@@ -135,11 +139,10 @@ def evaluate(
     attack = _untargeted(attack)
     for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, None), ("first", first, 0)):
         check_whole_number(name, value, least)
-    epsilons = [] if attack is None else sizes_of(eps)
-    one_eps = bool(epsilons) and (isinstance(eps, str) or np.ndim(eps) == 0)
+    sizes = _sizes(attack, eps)
     data = LabeledImages(images, labels, input_range_of(model), prepared=execution is not None)
     model = image_model(model)
-    evaluation = _Evaluation(model, attack, epsilons, one_eps, batch_size, seed, keep_images)
+    evaluation = _Evaluation(model, attack, sizes, batch_size, seed, keep_images)
     if execution is not None:
         return evaluation.run(data, first, execution)[0]
     with tqdm(total=data.n, unit="image", leave=False, disable=progress_disabled()) as bar:
@@ -161,6 +164,16 @@ def _untargeted(attack: Any) -> Any:
     return attack
 
 
+def _sizes(attack: Any, eps: Any) -> float | tuple[float, ...] | None:
+    """`eps` as the result has it: one number, a tuple, or None without a limit."""
+    if attack is None:
+        return ()
+    if eps is None:
+        return DEFAULT_EPS if getattr(attack, "limited", True) else None
+    sizes = sizes_of(eps)
+    return sizes[0] if isinstance(eps, str) or np.ndim(eps) == 0 else tuple(sizes)
+
+
 def _warn(result: Result, labels: np.ndarray, model: Any) -> None:
     """Says why the accuracies may not mean what they seem to."""
     name = getattr(model, "name", "the model")
@@ -179,15 +192,19 @@ def _warn(result: Result, labels: np.ndarray, model: Any) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Evaluation:
-    """The arguments of `evaluate` that all pieces of the images share; `one_eps`: a number was given, no sequence."""
+    """The arguments of `evaluate` that all pieces of the images share; `eps` as the result has it."""
 
     model: Any
     attack: Any
-    epsilons: list[float]
-    one_eps: bool
+    eps: float | tuple[float, ...] | None
     batch_size: int
     seed: int
     keep_images: bool
+
+    @property
+    def epsilons(self) -> list[float]:
+        """The sizes; [] without a limit."""
+        return [] if self.eps is None else np.atleast_1d(self.eps).tolist()
 
     def run(self, data: LabeledImages, first: int, execution: Execution) -> tuple[Result, np.ndarray]:
         """(the result of all images, their classes int64 (N,)); `first` is the number of the first image."""
@@ -216,6 +233,7 @@ class _Evaluation:
         model, attack, devices, shape = self.model, self.attack, execution.devices, images.shape
         assert devices is not None
         cost, kept, images, has_gradient = Cost(), None, fitted(model, images), None
+        distances = None
         self._check(images, labels)
         if attack is None:
             clean = predict(model, images, self.batch_size, devices) == labels
@@ -236,11 +254,13 @@ class _Evaluation:
             if isinstance(attack, Attack):
                 common["image_numbers"] = np.arange(first, first + len(labels))
             on_devices = attack if isinstance(attack, FixedImages) else OnAllDevices(attack, devices)
-            attacked = on_devices(model, x, labels, self.epsilons, **common)
+            attacked = on_devices(model, x, labels, None if self.eps is None else self.epsilons, **common)
             clean = predict(model, x, self.batch_size, devices) == labels
             adversarial = np.stack([predict(model, x_adv, self.batch_size, devices) == labels for x_adv in attacked])
             if self.keep_images:
-                kept = np.asarray(attacked).reshape(*(() if self.one_eps else (len(self.epsilons),)), *shape)
+                kept = np.asarray(attacked).reshape(*((len(self.eps),) if isinstance(self.eps, tuple) else ()), *shape)
+            if self.eps is None:
+                distances = self._distances(x, attacked[0], clean, adversarial[0])
         robust = np.flatnonzero(clean & adversarial.all(axis=0) & self.follows_gradient)[:_GRADIENTS_CHECKED]
         if has_gradient is None and len(robust):
             has_gradient = np.zeros(len(labels), bool)
@@ -248,11 +268,12 @@ class _Evaluation:
         return Result(
             attack=None if attack is None else attack.name,
             settings={} if attack is None else attack.settings(),
-            eps=self.epsilons[0] if self.one_eps else tuple(self.epsilons),
+            eps=self.eps,
             clean_correct=clean,
             adversarial_correct=adversarial,
             cost=CostSummary(cost.gradients, cost.forwards, 0.0, cost.fallbacks, cost.remaining),
             adversarial=kept,
+            distances=distances,
             gradients_checked=len(robust),
             without_gradient=0 if has_gradient is None else int((~has_gradient[robust]).sum()),
         )
@@ -260,7 +281,14 @@ class _Evaluation:
     @property
     def follows_gradient(self) -> bool:
         """Whether the attack fails where there is no gradient, and images may move at all."""
-        return isinstance(self.attack, Attack) and self.attack.uses_gradient and max(self.epsilons) > 0
+        moves = self.eps is None or max(self.epsilons) > 0
+        return isinstance(self.attack, Attack) and self.attack.uses_gradient and moves
+
+    def _distances(self, x: tf.Tensor, nearest: np.ndarray, clean: np.ndarray, correct: np.ndarray) -> np.ndarray:
+        """float64 (N,): `Result.distances` of images x, of which `nearest` are the adversarial ones, both in [0, 1]."""
+        norm = get_norm(getattr(self.attack, "norm", "linf"))
+        found = [norm.norm(nearest[i : i + 1] - x[i : i + 1]).numpy().item() for i in range(len(clean))]
+        return np.where(clean, np.where(correct, np.inf, found), 0.0)
 
     def _has_gradient(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """bool (N,): whether the loss of the attack has a gradient; of several losses, whether the margin has."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tfadv.evaluation.intervals import median_interval
 from tfadv.evaluation.records import wilson_interval
 
 _FEW, _FEW_SHARE = 3, 0.01  # robust images without a gradient that are not worth a warning
@@ -54,10 +55,12 @@ class Result:
     Attributes:
       attack: the attack's name, or None where only clean images were classified.
       settings: the attack's settings, JSON values.
-      eps: one number, or a tuple of E numbers, as passed to `evaluate`.
+      eps: one number, or a tuple of E numbers, as passed to `evaluate`; None where eps did not limit the attack.
       clean_correct: bool (N,), whether the clean image is classified correctly.
       adversarial_correct: bool (E, N), whether the adversarial image is classified correctly.
       cost: what the attack cost.
+      distances: float64 (N,), where `eps` is None: how far the nearest adversarial image is that the attack has found,
+        in its norm; 0 where the image itself is misclassified, inf where it has found none.
       adversarial: the adversarial images, float32 (N, H, W, C) where `eps` is one number, else (E, N, H, W, C); None
         without `evaluate(…, keep_images=True)`.
       gradients_checked: number of robust images of which it was checked whether the attack's loss has a gradient.
@@ -67,11 +70,12 @@ class Result:
 
     attack: str | None
     settings: dict[str, Any]
-    eps: float | tuple[float, ...]
+    eps: float | tuple[float, ...] | None
     clean_correct: np.ndarray
     adversarial_correct: np.ndarray
     cost: CostSummary = dataclasses.field(default_factory=CostSummary)
     adversarial: np.ndarray | None = dataclasses.field(default=None, repr=False)
+    distances: np.ndarray | None = dataclasses.field(default=None, repr=False)
     gradients_checked: int = 0
     without_gradient: int = 0
 
@@ -100,6 +104,29 @@ class Result:
         """The 95% Wilson interval (low, high) of the robust accuracy, or a tuple with one interval per eps."""
         return self._per_eps([wilson_interval(int(row.sum()), len(row)) for row in self.robust])
 
+    @property
+    def median_distance(self) -> float:
+        """The median of `distances`; inf where the attack fails on half of the images."""
+        return float(np.quantile(self._known_distances(), 0.5, method="inverted_cdf"))
+
+    @property
+    def median_interval(self) -> tuple[float, float]:
+        """The 95% interval (low, high) of the median distance, from order statistics."""
+        return median_interval(self._known_distances())
+
+    def accuracy_at(self, eps: float) -> float:
+        """The share of images whose nearest adversarial image is further away than eps; at 0, the clean accuracy.
+
+        Raises:
+          ValueError: `evaluate` was called with an eps.
+        """
+        return float((self._known_distances() > eps).mean())
+
+    def _known_distances(self) -> np.ndarray:
+        if self.distances is None:
+            raise ValueError(f"{self.attack} at eps {self.eps} has no distances: call evaluate(…, eps=None).")
+        return self.distances
+
     def first(self, n: int) -> Result:
         """The result of the first n images, without the adversarial images; the cost stays that of all."""
         return dataclasses.replace(
@@ -107,12 +134,21 @@ class Result:
             clean_correct=self.clean_correct[:n],
             adversarial_correct=self.adversarial_correct[:, :n],
             adversarial=None,
+            distances=None if self.distances is None else self.distances[:n],
         )
 
     def summary(self) -> str:
         """A line for the clean accuracy and one per eps."""
         lines = [f"clean: {self.clean_accuracy:.1%} of {self.n} images"]
-        for eps, row in zip(np.atleast_1d(self.eps), self.robust):
+        if self.distances is not None:
+            low, high = self.median_interval
+            lines.append(
+                f"{self.attack}, nearest adversarial images: median distance {self.median_distance:.4g} (95% interval "
+                f"{low:.4g} to {high:.4g}), none found for {self.robust.mean():.1%}"
+            )
+            return "\n".join(lines)
+        sizes = self.eps if isinstance(self.eps, tuple) else (self.eps,)
+        for eps, row in zip(sizes, self.robust):
             low, high = wilson_interval(int(row.sum()), len(row))
             lines.append(
                 f"{self.attack}, eps {eps:.4g}: {row.mean():.1%} robust (95% interval {low:.1%} to {high:.1%})"
@@ -130,7 +166,7 @@ class Result:
         )
 
     def _per_eps(self, values: Sequence) -> Any:
-        return values[0] if np.ndim(self.eps) == 0 else tuple(values)
+        return tuple(values) if isinstance(self.eps, tuple) else values[0]
 
 
 def concatenate(results: Sequence[Result]) -> Result:
@@ -141,6 +177,7 @@ def concatenate(results: Sequence[Result]) -> Result:
         adversarial_correct=np.concatenate([r.adversarial_correct for r in results], axis=1),
         cost=functools.reduce(CostSummary.__add__, [r.cost for r in results]),
         adversarial=_concatenated_images(results),
+        distances=None if results[0].distances is None else np.concatenate([r.distances for r in results]),
         gradients_checked=sum(r.gradients_checked for r in results),
         without_gradient=sum(r.without_gradient for r in results),
     )
@@ -150,7 +187,7 @@ def _concatenated_images(results: Sequence[Result]) -> np.ndarray | None:
     images = [r.adversarial for r in results if r.adversarial is not None]
     if len(images) < len(results):
         return None
-    return images[0] if len(images) == 1 else np.concatenate(images, axis=1 if np.ndim(results[0].eps) else 0)
+    return images[0] if len(images) == 1 else np.concatenate(images, axis=1 if isinstance(results[0].eps, tuple) else 0)
 
 
 def worst_case(results: Sequence[Result]) -> Result:
@@ -168,6 +205,7 @@ def worst_case(results: Sequence[Result]) -> Result:
         adversarial_correct=np.logical_and.reduce([r.robust for r in results]),
         cost=CostSummary(),
         adversarial=None,
+        distances=None,
         gradients_checked=0,
         without_gradient=0,
     )

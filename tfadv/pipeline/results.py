@@ -8,6 +8,7 @@ import json
 import logging
 import pathlib
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,10 @@ LOG = logging.getLogger(__name__)
 def save_result(folder: pathlib.Path, result: Result, prefix: str = "") -> None:
     """Writes a result; `prefix` distinguishes several results in one folder."""
     with open(folder / f"{prefix}correct.npz", "wb") as file:
-        np.savez_compressed(file, clean=result.clean_correct, adversarial=result.adversarial_correct)
+        arrays: dict[str, Any] = {"clean": result.clean_correct, "adversarial": result.adversarial_correct}
+        if result.distances is not None:
+            arrays["distances"] = result.distances
+        np.savez_compressed(file, **arrays)
     record = {
         "attack": result.attack,
         "settings": result.settings,
@@ -54,6 +58,7 @@ def load_result(folder: pathlib.Path, prefix: str = "") -> Result:
             clean_correct=arrays["clean"],
             adversarial_correct=arrays["adversarial"],
             cost=CostSummary(**record["cost"]),
+            distances=arrays.get("distances"),
             gradients_checked=record["gradients_checked"],
             without_gradient=record["without_gradient"],
         )
