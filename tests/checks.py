@@ -8,5 +8,5 @@ _every_attack = masking._diagnostic_attacks
 
 def fgsm_only(*arguments):
     """As `masking._diagnostic_attacks`, which this replaces."""
-    for name, attack, eps in _every_attack(*arguments):
-        yield name, attack if name == "grey" else FGSM(), eps
+    for name, attack, eps, after in _every_attack(*arguments):
+        yield name, attack if name == "grey" else FGSM(), eps, after

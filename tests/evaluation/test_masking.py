@@ -13,7 +13,7 @@ from tests.checks import fgsm_only
 from tfadv.attacks import FGSM, PGD
 from tfadv.datasets import sources
 from tfadv.evaluation import masking
-from tfadv.evaluation.checks import run_checks
+from tfadv.evaluation.checks import WHITE_BOX, run_checks
 from tfadv.evaluation.evaluator import Execution
 from tfadv.evaluation.masking import DiagnosticSettings, check_gradient_masking, collect_diagnostics
 from tfadv.models.random_layers import random_layers
@@ -162,10 +162,40 @@ def test_diagnostics_are_json_values_and_contain_the_cost(diagnostics):
     assert run_checks(json.loads(json.dumps(diagnostics, allow_nan=False))) == run_checks(diagnostics)
     attacks = diagnostics["attacks"]
     assert attacks["fgsm"]["gradients"] == N and attacks["grey"]["gradients"] == attacks["square"]["gradients"] == 0
+    assert all(attack["seconds"] > 0 for name, attack in attacks.items() if name != "grey")
     own = sum(attack["gradients"] for name, attack in attacks.items() if name != "transfer")
     assert N < own <= N * (10 * (4 * (2 + 4) + 1) + 1)
-    assert attacks["transfer"]["gradients"] == N * 4 * 10  # all steps on the surrogate
-    assert all(attack["seconds"] > 0 for name, attack in attacks.items() if name != "grey")
+    assert attacks["transfer"]["gradients"] == survivors(attacks, WHITE_BOX) * 4 * 10  # all steps on the surrogate
+
+
+def survivors(attacks, names):
+    """How many images none of the attacks changes."""
+    return sum(set(flags) == {"1"} for flags in zip(*(attacks[name]["right"] for name in names), strict=True))
+
+
+def test_an_attack_gets_only_the_images_that_decide_its_check(diagnostics):
+    """An attack that a check compares with earlier ones gets the images on which these fail."""
+    attacks = diagnostics["attacks"]
+    for name, after in {"pgd-restarts": ["pgd"], "apgd-t": ["apgd-ce"], "square": WHITE_BOX}.items():
+        left = survivors(attacks, after)
+        assert 0 < left < N and survivors(attacks, [name]) == survivors(attacks, [name, *after]) <= left
+    assert 0 < attacks["square"]["forwards"] <= survivors(attacks, WHITE_BOX) * (SHORT.queries + 3)
+
+
+def test_no_image_is_left_for_the_last_attacks(few):
+    """A linear model of one pixel's sign: every image is adversarial under FGSM, and later attacks cost nothing."""
+    x, y = few[0][:8] * 0 + 0.5, np.zeros(8, int)
+    model = chain(keras.layers.Flatten(), keras.layers.Dense(2))
+    model.layers[-1].set_weights([np.tile([[-1.0, 1.0]], (64, 1)), np.array([32.1, -32.1])])
+    attacks = collect_diagnostics(model, x, y, EPS, settings=SHORTEST)["attacks"]
+    assert attacks["square"] == {
+        "eps": EPS,
+        "right": "0" * 8,
+        "accuracy": 0,
+        "seconds": 0,
+        "gradients": 0,
+        "forwards": 0,
+    }
 
 
 @pytest.mark.long

@@ -101,7 +101,7 @@ def _zero_gradients(diagnostics: Diagnostics) -> Outcome:
     In float32 that takes a margin of about 88 between logits, or a layer without gradient. AutoAttack flags a single
     image; a network that is merely very confident may have a few.
     """
-    share = _share(_flags(diagnostics["zero_gradient"]), _clean(diagnostics))
+    share = _share(flags(diagnostics["zero_gradient"]), _clean(diagnostics))
     return _rare(
         share,
         0.05,
@@ -219,7 +219,7 @@ def _label_leaking(diagnostics: Diagnostics) -> Outcome:
     et al. 2016, https://arxiv.org/abs/1611.01236). Raw predictions are compared: the rule that a misclassified clean
     image counts as misclassified would hide the effect.
     """
-    clean, attacked = _clean(diagnostics), _flags(diagnostics["attacks"]["fgsm"]["right"])
+    clean, attacked = _clean(diagnostics), flags(diagnostics["attacks"]["fgsm"]["right"])
     figures = {"clean": float(clean.mean()), "attacked": float(attacked.mean()), "tolerated": 0.5}
     changed = clean != attacked
     unchanged = {"count": 0, "total": 0, "share": 0.0, "low": 0.0, "high": 1.0}
@@ -237,7 +237,7 @@ def _catastrophic_overfitting(diagnostics: Diagnostics) -> Outcome:
     et al. 2020, https://arxiv.org/abs/2001.03994). Undefended CIFAR-10 networks, whose accuracy under PGD at 8/255 is
     0, keep 47 of 96 and 54 of 93% under FGSM (https://github.com/Harry24k/adversarial-attacks-pytorch/issues/38).
     """
-    fgsm, pgd = (_share(_flags(diagnostics["attacks"][name]["right"]), _clean(diagnostics)) for name in ("fgsm", "pgd"))
+    fgsm, pgd = (_share(flags(diagnostics["attacks"][name]["right"]), _clean(diagnostics)) for name in ("fgsm", "pgd"))
     passed = fgsm["low"] <= 0.75 or pgd["high"] >= 0.2
     meaning = "no sign of robustness to a single step only" if passed else "the model is robust to a single step only"
     figures = {"fgsm": fgsm["share"], "fgsm_low": fgsm["low"], "pgd": pgd["share"], "pgd_high": pgd["high"]}
@@ -262,14 +262,14 @@ RULES: dict[str, Callable[[Diagnostics], Outcome]] = {
 _OUTPUT_RULES = (_probabilities, _randomness)  # these need no attack
 
 
-def _flags(text: str) -> np.ndarray:
+def flags(text: str) -> np.ndarray:
     """bool (N,) from N characters "0" and "1"."""
     return np.array([character == "1" for character in text], dtype=bool)
 
 
 def _clean(diagnostics: Diagnostics) -> np.ndarray:
     """bool (N,), images that are classified correctly without an attack."""
-    return _flags(diagnostics["clean"]["right"])
+    return flags(diagnostics["clean"]["right"])
 
 
 def _share(counted: np.ndarray, total: np.ndarray) -> dict[str, float]:
@@ -281,7 +281,7 @@ def _share(counted: np.ndarray, total: np.ndarray) -> dict[str, float]:
 
 def _only(diagnostics: Diagnostics, succeed: Sequence[str], fail: Sequence[str]) -> dict[str, float]:
     """Of the images correct without an attack, those that some of `succeed` change and none of `fail` does."""
-    correct = {name: _flags(diagnostics["attacks"][name]["right"]) for name in (*succeed, *fail)}
+    correct = {name: flags(diagnostics["attacks"][name]["right"]) for name in (*succeed, *fail)}
     changed = ~np.logical_and.reduce([correct[name] for name in succeed])
     return _share(changed & np.logical_and.reduce([correct[name] for name in fail]), _clean(diagnostics))
 

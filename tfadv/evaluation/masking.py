@@ -22,8 +22,10 @@ from tfadv.attacks.square import Square
 from tfadv.datasets.arrays import as_arrays
 from tfadv.datasets.batches import to_float
 from tfadv.errors import check_whole_number
+from tfadv.evaluation import checks
 from tfadv.evaluation.checks import TOLERATED_CHANGE, Check, run_checks
 from tfadv.evaluation.evaluator import Execution, FixedImages, evaluate
+from tfadv.evaluation.result import CostSummary
 from tfadv.models.image_model import fitted, image_model
 from tfadv.models.logits import input_range_of
 from tfadv.models.random_layers import random_layers
@@ -109,13 +111,14 @@ def collect_diagnostics(
         fgsm           one step
         pgd            `steps` steps
         pgd-steps      `factor` times the steps, each correspondingly smaller
-        pgd-restarts   `factor` restarts
+        pgd-restarts   `factor` restarts, of the images on which pgd fails
         pgd-large      pgd-steps with eps 0.5
         grey           no attack but an image whose pixels are all 0.5: within eps 0.5 of any image
         apgd-ce        Auto-PGD of `factor` · `steps` steps on the cross-entropy
-        apgd-t         the same on the targeted DLR loss, which is invariant to scaled logits, for `targets` classes
-        square         Square Attack, which uses no gradient
-        transfer       pgd-steps on the surrogate, where there is one
+        apgd-t         the same on the targeted DLR loss, which is invariant to scaled logits, for `targets` classes, of
+                       the images on which apgd-ce fails
+        square         Square Attack, which uses no gradient, of the images on which all attacks with gradients fail
+        transfer       pgd-steps on the surrogate, where there is one, of the same images
 
     Args:
       model: a Keras model from float32 images (N, H, W, C) in [0, 1] to logits (N, K); run with `training=False`.
@@ -136,7 +139,8 @@ def collect_diagnostics(
         "refused": None, or str, why the attacks refuse the model; the following are then empty.
         "zero_gradient": str, 1 where the gradient of the cross-entropy at the image is 0 (or NaN) in every pixel.
         "attacks": dict of name → {"eps": float,
-          "right": str, whether the model is right on the adversarial image, even if it is wrong on the image itself,
+          "right": str, whether the model is right on the adversarial image, even if it is wrong on the image itself;
+            "0" for the images that an attack did not get, because an earlier one had changed them,
           "accuracy": float in [0, 1], the robust accuracy, for which it has to be right on both,
           "seconds": float, compilation included, "gradients": int, "forwards": int}.
 
@@ -162,10 +166,13 @@ def collect_diagnostics(
         return diagnostics | {"refused": str(error), "zero_gradient": "", "attacks": {}}
     directions = _batched(lambda *batch: direction(model, *batch).numpy(), settings.batch_size, x, y)
     diagnostics |= {"refused": None, "zero_gradient": _flags(~directions.any(axis=(1, 2, 3)))}
-    attacks = _diagnostic_attacks(surrogate, tuple(x.shape), float(eps), settings)
-    return diagnostics | {
-        "attacks": {name: _outcome(model, x, y, attack, size, settings, execution) for name, attack, size in attacks}
-    }
+    outcomes: dict[str, dict] = {}
+    for name, attack, size, after in _diagnostic_attacks(surrogate, tuple(x.shape), float(eps), settings):
+        left = np.ones(len(y), bool)
+        for earlier in after:
+            left &= checks.flags(outcomes[earlier]["right"])
+        outcomes[name] = _outcome(model, x, y, left, attack, size, settings, execution)
+    return diagnostics | {"attacks": outcomes}
 
 
 def _diagnose_outputs(model: Any, x: tf.Tensor, labels: np.ndarray, batch_size: int) -> dict:
@@ -201,37 +208,40 @@ class _Transfer:
 
 
 def _diagnostic_attacks(surrogate, shape, eps, settings):
-    """Yields (name, attack, eps)."""
+    """Yields (name, attack, eps, the attacks before it that have to fail on an image)."""
 
     def pgd(size, steps, restarts=1, early_stop=True):
         return PGD(steps=steps, step_size=2.5 * size / steps, restarts=restarts, early_stop=early_stop)
 
     long, large = settings.factor * settings.steps, 0.5
-    yield "fgsm", FGSM(), eps
-    yield "pgd", pgd(eps, settings.steps), eps
-    yield "pgd-steps", pgd(eps, long), eps
-    yield "pgd-restarts", pgd(eps, settings.steps, restarts=settings.factor), eps
-    yield "pgd-large", pgd(large, long), large
-    yield "grey", FixedImages(tf.fill((1, *shape), 0.5)), large
-    yield "apgd-ce", APGD(loss="ce", steps=long), eps
-    yield "apgd-t", APGD(loss="dlr-t", steps=long, targets=settings.targets), eps
-    yield "square", Square(steps=settings.queries), eps
+    yield "fgsm", FGSM(), eps, ()
+    yield "pgd", pgd(eps, settings.steps), eps, ()
+    yield "pgd-steps", pgd(eps, long), eps, ()
+    yield "pgd-restarts", pgd(eps, settings.steps, restarts=settings.factor), eps, ("pgd",)
+    yield "pgd-large", pgd(large, long), large, ()
+    yield "grey", FixedImages(tf.fill((1, *shape), 0.5)), large, ()
+    yield "apgd-ce", APGD(loss="ce", steps=long), eps, ()
+    yield "apgd-t", APGD(loss="dlr-t", steps=long, targets=settings.targets), eps, ("apgd-ce",)
+    yield "square", Square(steps=settings.queries), eps, checks.WHITE_BOX
     if surrogate is not None:
         # Continuing after the surrogate's decision boundary is crossed transfers better.
-        yield "transfer", _Transfer(pgd(eps, long, early_stop=False), surrogate), eps
+        yield "transfer", _Transfer(pgd(eps, long, early_stop=False), surrogate), eps, checks.WHITE_BOX
 
 
-def _outcome(model, x, y, attack, eps, settings, execution):
-    """The entry of one attack in the diagnostics."""
-    common = dict(batch_size=settings.batch_size, seed=settings.seed, execution=execution or Execution())
-    result = evaluate(model, x, y.numpy(), attack, eps, **common)
+def _outcome(model, x, y, left, attack, eps, settings, execution):
+    """The entry of one attack in the diagnostics; it gets the images that are `left`, bool (N,)."""
+    right, robust, cost = np.zeros(len(y), bool), np.zeros(len(y), bool), CostSummary()
+    if left.any():
+        common = dict(batch_size=settings.batch_size, seed=settings.seed, execution=execution or Execution())
+        result = evaluate(model, x[left], y[left].numpy(), attack, eps, **common)
+        right[left], robust[left], cost = result.adversarial_correct[0], result.robust[0], result.cost
     return {
         "eps": eps,
-        "right": _flags(result.adversarial_correct[0]),
-        "accuracy": result.robust_accuracy,
-        "seconds": result.cost.seconds,
-        "gradients": result.cost.gradients,
-        "forwards": result.cost.forwards,
+        "right": _flags(right),
+        "accuracy": float(robust.mean()),
+        "seconds": cost.seconds,
+        "gradients": cost.gradients,
+        "forwards": cost.forwards,
     }
 
 
