@@ -206,6 +206,8 @@ def test_an_upper_bound_is_named(data, classifier, caplog):
         ("pgd(iterations=10)", "iterations is steps here"),
         ("square(n_queries=10)", "n_queries is steps here"),
         ("pgd(stepz=3)", "did you mean 'steps'"),
+        ("pgd(eps=0.1)", "no setting 'eps': the eps of a run is given beside the attack"),
+        ("autoattack(version=rand)", "no setting 'version': autoattack accepts"),
         ("pgdd", "did you mean 'pgd'"),
     ],
 )
@@ -216,6 +218,49 @@ def test_names_of_other_libraries_are_translated(text, words):
 
 def test_capital_letters_do_not_matter():
     assert tfadv.attacks.parse("PGD(steps=3)") == tfadv.attacks.parse("pgd(steps=3)")
+    expected = tfadv.attacks.PGD(norm="l2", random_start=False)
+    assert tfadv.attacks.parse("pgd(norm=L2, random_start=False)") == expected
+
+
+@pytest.mark.parametrize(
+    "x, words",
+    [
+        (tf.ragged.constant([[1.0], [1.0, 2.0]]), "RaggedTensor: give them in one shape"),
+        (tf.sparse.from_dense([[1.0, 0.0], [0.0, 1.0]]), "SparseTensor: give them in one shape"),
+    ],
+)
+def test_tensors_that_are_no_images_are_refused(classifier, x, words):
+    with pytest.raises(ValueError, match=words):
+        tfadv.evaluate(classifier, x, [0, 1], None)
+
+
+def test_a_variable_holds_images(data, classifier):
+    x, y = (a[1400:1420] for a in data)
+    result = tfadv.evaluate(classifier, tf.Variable(x), y, None)
+    assert result.clean_accuracy == tfadv.evaluate(classifier, x, y, None).clean_accuracy > 0.5
+
+
+def test_the_class_of_an_attack_is_no_attack(data, classifier):
+    with pytest.raises(ValueError, match="attack must be an attack, a text"):
+        tfadv.evaluate(classifier, data[0][:5], data[1][:5], tfadv.attacks.PGD)
+
+
+@pytest.mark.parametrize("kind, greatest", [("uint8", 16), ("int64", 16), ("uint16", 65535), ("int32", 65535)])
+def test_whole_numbers_are_read_in_the_range_of_the_model(data, trained, kind, greatest):
+    x, y = (a[1400:1500] for a in data)
+    expected = tfadv.evaluate(tfadv.classifier(trained, (0, 255), quiet=True), x, y, None).clean_correct
+    scaled = np.round(x / 255 * greatest).astype(kind)
+    of_range = keras.Sequential([keras.Input((8, 8, 1)), layers.Rescaling(255 / greatest), trained])
+    result = tfadv.evaluate(tfadv.classifier(of_range, (0, greatest), quiet=True), scaled, y, None)
+    np.testing.assert_array_equal(result.clean_correct, expected)
+
+
+def test_uint8_images_of_a_model_of_16_bits_are_from_0_to_255(data, trained):
+    x, y = (a[1400:1500] for a in data)
+    expected = tfadv.evaluate(tfadv.classifier(trained, (0, 255), quiet=True), x, y, None).clean_correct
+    of_16_bits = keras.Sequential([keras.Input((8, 8, 1)), layers.Rescaling(1 / 257), trained])
+    result = tfadv.evaluate(tfadv.classifier(of_16_bits, (0, 65535), quiet=True), x, y, None)
+    np.testing.assert_array_equal(result.clean_correct, expected)
 
 
 # ---- hardening ------------------------------------------------------------------------------------------------------
@@ -238,6 +283,26 @@ def test_training_that_fails_leaves_every_variable_as_it_was(data, classifier, r
     before = classifier.get_weights()
     assert harden(classifier, *data, rate=rate, epochs=2).best_epoch == 0 and "weights are unchanged" in caplog.text
     assert all((a == b).all() for a, b in zip(classifier.get_weights(), before))
+
+
+def test_images_in_0_to_1_for_a_model_of_0_to_255_are_refused(data, classifier):
+    with pytest.raises(ValueError, match="pixels from 0 to 1, and the model expects 0 to 255: multiply them by 255"):
+        harden(classifier, data[0][:100] / np.float32(255), data[1][:100], epochs=1)
+
+
+def test_a_data_set_of_dicts_is_told_what_to_map(data, classifier):
+    pipeline = tf.data.Dataset.from_tensor_slices({"image": data[0][:64], "label": data[1][:64]}).batch(32)
+    with pytest.raises(ValueError, match=r"2 inputs \(image, label\).*map the data set to \(image, label\)"):
+        harden(classifier, pipeline, epochs=1)
+
+
+def test_validation_images_below_0_cause_no_warning(data, caplog):
+    """They are in the range of the model, [-1, 1], and read once."""
+    model = network()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    x, y = data[0][:64].astype("float32") / 127.5 - 1, data[1][:64]
+    model.fit(x, y, verbose=0, callbacks=[tfadv.RobustAccuracy(x, y, "fgsm", 0.1, input_range=(-1, 1))])
+    assert "although the model expects" not in caplog.text
 
 
 def test_a_better_model_is_kept(data, classifier):

@@ -88,8 +88,8 @@ def _split_settings(name: str, text: str) -> dict[str, Any]:
 
 
 def _value(key: str, text: str) -> Any:
-    if text in _WORDS:
-        return _WORDS[text]
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
     if _FRACTION.fullmatch(text):
         try:
             return int(text) if text.lstrip("+-").isdigit() else number(text)
@@ -243,7 +243,9 @@ def _other_name(key: str, accepted: Sequence[str]) -> str:
     here = next((own for own, others in _ELSEWHERE.items() if key.lower() in others and own in accepted), None)
     if here:
         return f"what other libraries call {key} is {here} here. "
-    similar = difflib.get_close_matches(key.lower(), accepted, n=1, cutoff=0.6)
+    if key.lower() in ("eps", "epsilon", "epsilons"):
+        return "the eps of a run is given beside the attack, and not in its settings. "
+    similar = difflib.get_close_matches(key.lower(), accepted, n=1, cutoff=0.7)
     return f"did you mean {similar[0]!r}? " if similar else ""
 
 
@@ -278,6 +280,7 @@ def _checked(field: dataclasses.Field, value: Any) -> Any:
         if not isinstance(value, str):
             raise ValueError(f"{name} must be a word, got {value!r}.")
         if limits["choices"]:
+            value = next((own for own in limits["choices"] if own.lower() == value.lower()), value)
             check_name(name, value, limits["choices"])
         return value
     if kind.startswith("bool"):

@@ -181,5 +181,19 @@ def test_damaged_files_end_in_one_line_or_are_read(tmp_path_factory, data):
 
 def test_another_kind_of_file(tmp_path):
     np.save(tmp_path / "x.npy", X)
-    with pytest.raises(UserError, match="can't be read as an .npz file"):
+    with pytest.raises(UserError, match="x.npy is no .npz file.*np.savez"):
         npz_file.load(tmp_path / "x.npy", 0)
+
+
+def test_class_names_that_are_given_twice(tmp_path):
+    np.savez(tmp_path / "d.npz", x=X, y=Y, class_names=["cat", "dog", "cat"])
+    with pytest.raises(UserError, match="class_names holds cat twice"):
+        npz_file.load(tmp_path / "d.npz", 0)
+
+
+def test_images_that_are_not_finite(tmp_path):
+    x = X.astype("float32") / 255
+    x[0, 0, 0] = np.nan
+    np.savez(tmp_path / "d.npz", x=x, y=Y)
+    with pytest.raises(UserError, match="d.npz: the images hold NaN or infinite values"):
+        npz_file.load(tmp_path / "d.npz", 0)

@@ -32,6 +32,14 @@ def test_the_hash_depends_on_every_weight(model):
     assert files.weights_hash(model) == before
 
 
+def test_a_file_whose_end_is_missing(model, tmp_path):
+    path = tmp_path / "model.keras"
+    files.save(model, path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match="model.keras is not a .keras file, or its end is missing"):
+        files.load(path)
+
+
 def test_code_in_a_model_file_is_not_run(tmp_path):
     inputs = keras.Input((4,))
     keras.Model(inputs, layers.Lambda(lambda x: x + 1)(inputs)).save(tmp_path / "evil.keras")

@@ -60,7 +60,7 @@ class LabeledImages:
                 f"{kind}."
             )
         else:
-            self._x, self._y = x if hasattr(x, "dtype") and hasattr(x, "shape") else np.asarray(x), classes_of(y)
+            self._x, self._y = _array(x), classes_of(y)
             self.n = len(self._y)
             if len(self._x) != self.n:
                 raise ValueError(f"there are {len(self._x)} images and {self.n} labels.")
@@ -106,6 +106,13 @@ class LabeledImages:
                 images, labels = [whole[size:]], [classes[size:]]
         if sum(map(len, labels)):
             yield _joined(images), np.concatenate(labels)
+
+
+def _array(x: Any) -> Any:
+    """An array or tensor with a length, of what has none, such as a `tf.Variable` or a list."""
+    if isinstance(x, (tf.RaggedTensor, tf.SparseTensor)):
+        raise ValueError(f"the images are a {type(x).__name__}: give them in one shape, as a NumPy array.")
+    return x if hasattr(x, "dtype") and hasattr(x, "shape") and hasattr(x, "__len__") else np.asarray(x)
 
 
 def is_dataset(x: Any) -> bool:
@@ -190,8 +197,9 @@ def _joined(images: list[np.ndarray]) -> np.ndarray:
 def pixel_reader(x: Any, input_range: tuple[float, float] = (0.0, 1.0)) -> Reader:
     """How pixels are read, decided once for all images.
 
-    uint8 and other whole numbers are from 0 to 255.  Floating-point numbers are in [0, 1] or, where they are not, in
-    the range that the model expects, as Keras' own loaders return them.
+    Whole numbers are from 0 to 255, or in the range that the model expects, where this is another one and they fit into
+    it.  Floating-point numbers are in [0, 1] or, where they are not, in the range that the model expects, as Keras' own
+    loaders return them.
 
     Args:
       x: the images, or the first of them, (N, …), of any type.
@@ -205,7 +213,7 @@ def pixel_reader(x: Any, input_range: tuple[float, float] = (0.0, 1.0)) -> Reade
     """
     dtype = tf.as_dtype(x.dtype).as_numpy_dtype if isinstance(x, tf.Tensor) else np.dtype(x.dtype).type
     if dtype is np.uint8 or np.issubdtype(dtype, np.bool_) or np.issubdtype(dtype, np.integer):
-        return _whole_numbers(dtype, *_limits(x))
+        return _whole_numbers(dtype, *_limits(x), *input_range)
     if not (np.issubdtype(dtype, np.floating) or dtype is tf.bfloat16.as_numpy_dtype):
         raise ValueError(f"images must be numbers, got {np.dtype(dtype)}.")
     (least, greatest), (low, high) = _limits(x), input_range
@@ -220,9 +228,7 @@ def pixel_reader(x: Any, input_range: tuple[float, float] = (0.0, 1.0)) -> Reade
             )
         return lambda x: np.asarray(x, np.float32)
     if input_range != (0.0, 1.0) and _within(least, greatest, low, high):
-        LOG.info("images from %g to %g are read in the range of the model, %g to %g.", least, greatest, low, high)
-        _warn_of_dark(greatest - low, high - low)
-        return lambda x: ((np.asarray(x, np.float32) - np.float32(low)) / np.float32(high - low)).astype(np.float32)
+        return _in_range_of_model(least, greatest, low, high)
     hint = f"scale them to [0, 1], or to the range of the model, {low:g} to {high:g}."
     if input_range == (0.0, 1.0):
         hint = "use tfadv.classifier(model, input_range=(least, greatest)) for a model of other pixels, or scale them."
@@ -231,7 +237,16 @@ def pixel_reader(x: Any, input_range: tuple[float, float] = (0.0, 1.0)) -> Reade
     raise ValueError(f"x must be in [0.0, 1.0], got values from {least:g} to {greatest:g}: {hint}")
 
 
-def _whole_numbers(dtype: type, least: float, greatest: float) -> Reader:
+def _in_range_of_model(least: float, greatest: float, low: float, high: float) -> Reader:
+    LOG.info("images from %g to %g are read in the range of the model, %g to %g.", least, greatest, low, high)
+    _warn_of_dark(greatest - low, high - low)
+    return lambda x: ((np.asarray(x, np.float32) - np.float32(low)) / np.float32(high - low)).astype(np.float32)
+
+
+def _whole_numbers(dtype: type, least: float, greatest: float, low: float, high: float) -> Reader:
+    of_model = 1 < high < 255 or (high > 255 and dtype is not np.uint8)
+    if of_model and low <= least and greatest <= high and not np.issubdtype(dtype, np.bool_):
+        return _in_range_of_model(least, greatest, low, high)
     if not (least >= 0 and greatest <= 255):
         raise ValueError(f"images of whole numbers must be from 0 to 255, got {least:g} to {greatest:g}.")
     if greatest == 1:

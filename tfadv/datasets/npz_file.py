@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pathlib
+import zipfile
 from collections.abc import Sequence
 
 import numpy as np
@@ -41,6 +42,8 @@ def load(path: pathlib.Path, image_size: int | str, fit: str = "keras", allocate
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
     except Exception as error:  # of many kinds: damaged, or another file
+        if path.is_file() and not zipfile.is_zipfile(path):
+            raise UserError(f"{path} is no .npz file, or its end is missing: write it with np.savez.")
         raise UserError(f"{path} can't be read as an .npz file without Python objects: {str(error)[:200]}.")
     suffixes = {"train": ""}
     if "x_train" in arrays:
@@ -91,6 +94,8 @@ def _pixels(path: pathlib.Path, images: Sequence[np.ndarray]) -> list[np.ndarray
     if len({x.dtype.kind for x in images}) > 1:
         return [pixels for x in images for pixels in _pixels(path, [x])]
     kind = np.result_type(*images).name
+    if not all(np.isfinite(x).all() for x in images if x.dtype.kind == "f"):
+        raise UserError(f"{path}: the images hold NaN or infinite values: replace or remove them.")
     low, high = float(min(x.min() for x in images)), float(max(x.max() for x in images))
     black, white, is_guess = _range(path, kind, low, high)
     if all(x.dtype == np.uint8 for x in images) and white == 255 and not is_guess:
@@ -159,6 +164,9 @@ def _labels(path: pathlib.Path, name: str, y: np.ndarray) -> np.ndarray:
 def _numbered(path: pathlib.Path, y: np.ndarray, class_names: np.ndarray | None) -> tuple[np.ndarray, list[str]]:
     """(classes int64 (N,), one name per class); one-hot rows and names may tell of classes without images."""
     names = None if class_names is None else [str(name) for name in np.atleast_1d(class_names)]
+    twice = sorted({name for name in names or [] if (names or []).count(name) > 1})
+    if twice:
+        raise UserError(f"{path}: class_names holds {', '.join(twice[:5])} twice.")
     if y.ndim == 2:
         y, known = np.argmax(y, axis=1), [str(number) for number in range(y.shape[1])]
     elif y.dtype.kind == "U" and names is not None:

@@ -157,7 +157,7 @@ def _untargeted(attack: Any) -> Any:
         from tfadv.attacks import parse
 
         attack = parse(attack)
-    if attack is not None and not hasattr(attack, "settings"):
+    if attack is not None and (not hasattr(attack, "settings") or isinstance(attack, type)):
         raise ValueError(f"attack must be an attack, a text such as 'pgd(steps=20)', or None; got {attack!r}.")
     if getattr(attack, "targeted", False):
         raise ValueError("a targeted attack moves images to given classes: it says nothing about robust accuracy.")
@@ -281,7 +281,7 @@ class _Evaluation:
     @property
     def follows_gradient(self) -> bool:
         """Whether the attack fails where there is no gradient, and images may move at all."""
-        moves = self.eps is None or max(self.epsilons) > 0
+        moves = self.eps is None or any(eps > 0 for eps in self.epsilons)
         return isinstance(self.attack, Attack) and self.attack.uses_gradient and moves
 
     def _distances(self, x: tf.Tensor, nearest: np.ndarray, clean: np.ndarray, correct: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import zipfile
 
 import keras
 import numpy as np
@@ -51,6 +52,8 @@ def load(path: str | os.PathLike) -> keras.Model:
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # a zip of HDF5 and JSON: damaged, it raises whatever its readers do
         text = str(error) or type(error).__name__
+        if os.path.isfile(path) and not zipfile.is_zipfile(path):
+            raise UserError(f"{path} is not a .keras file, or its end is missing: save or copy the model again.")
         if "Lambda" in text:
             raise UserError(f"{path} contains code of its own (a Lambda layer), which tfadv does not run.")
         if "Could not locate" in text:

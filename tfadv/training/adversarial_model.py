@@ -198,7 +198,11 @@ class AdversarialModel(keras.Model):
         """(the images as the user gives them, those as float32 (N, H, W, C) in [0, 1])."""
         tensors = tf.nest.flatten(x)
         if len(tensors) != 1:
-            raise ValueError(f"{self.model.name} is given {len(tensors)} inputs, and attacks change one, the image.")
+            named = f" ({', '.join(map(str, x))})" if isinstance(x, dict) else ""
+            raise ValueError(
+                f"{self.model.name} is given {len(tensors)} inputs{named}, and attacks change one, the image: map the "
+                "data set to (image, label), where that is all."
+            )
         pixels = tf.cast(tensors[0], tf.float32)
         least, greatest = tf.unstack(tf.convert_to_tensor(self._pixels))
         self._pixels.assign([tf.minimum(least, tf.reduce_min(pixels)), tf.maximum(greatest, tf.reduce_max(pixels))])
@@ -253,7 +257,7 @@ class AdversarialModel(keras.Model):
         """See `keras.Model.fit`.
 
         Raises:
-          ValueError: pixels outside `input_range`; after the first batch, or at the end of an epoch.
+          ValueError: pixels in another range than `input_range`; after the first batch, or at the end of an epoch.
         """
         own = _Position()
         try:
@@ -271,8 +275,13 @@ class AdversarialModel(keras.Model):
             self._total.assign(0)
 
     def _check_pixels(self) -> None:
-        """Raises ValueError where any image of `fit` so far had pixels outside `input_range`."""
+        """Raises ValueError where the images of `fit` so far were in another range than `input_range`."""
         (low, high), (least, greatest) = self.input_range, self._pixels.numpy().tolist()
+        if low == 0 and high > 2 and 0 < greatest <= 1:
+            raise ValueError(
+                f"the images have pixels from {least:g} to {greatest:g}, and the model expects {low:g} to {high:g}: "
+                f"multiply them by {high:g}, or give AdversarialModel input_range=(0, 1)."
+            )
         tolerance = _TOLERANCE * (high - low)
         if not (low - tolerance <= least and greatest <= high + tolerance):
             raise ValueError(

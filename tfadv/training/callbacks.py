@@ -12,7 +12,7 @@ from tfadv.attacks import PGD, parse
 from tfadv.attacks.gradient import sizes_of
 from tfadv.datasets.arrays import as_arrays
 from tfadv.errors import UserError
-from tfadv.evaluation.evaluator import evaluate
+from tfadv.evaluation.evaluator import Execution, evaluate
 from tfadv.evaluation.guessing import hardly_better_than_guessing, largest_share
 from tfadv.evaluation.result import Result
 from tfadv.models.logits import classifier
@@ -110,7 +110,11 @@ class RobustAccuracy(keras.callbacks.Callback):
             )
 
     def _measure(self) -> Result:
-        return evaluate(self._classifier, *self._samples, self._used, self._size, batch_size=self._batch_size)
+        options: dict[str, Any] = {"batch_size": self._batch_size, "execution": Execution()}  # they are read already
+        result = evaluate(self._classifier, *self._samples, self._used, self._size, **options)
+        if result.upper_bound():
+            LOG.warning("%s: %s", getattr(self._classifier, "name", "the model"), result.upper_bound())
+        return result
 
     def _guesses(self, result: Result) -> bool:
         return hardly_better_than_guessing(result.clean_accuracy, self._largest_share)
