@@ -265,16 +265,15 @@ class Config:
     )
     eval_size: int = setting(
         0,
-        "Number of test images, the first ones, that --attacks are evaluated on. Instead of all, --stage=compare takes "
-        "1,000 or, for AutoAttack, 100.",
+        "Number of test images, the first ones, that --attacks are evaluated on and --stage=certify certifies. Instead "
+        "of all, --stage=compare takes 1,000 or, for AutoAttack, 100, and --stage=certify 100.",
         group="Attacks",
         accepts=Range(1, zero="all"),
     )
 
     copies: int = setting(
         10_000,
-        "Noisy copies of each image that --stage=certify classifies. More of them certify larger radii. Without "
-        "--eval_size, it certifies the first 100 test images.",
+        "Noisy copies of each image that --stage=certify classifies. More of them certify larger radii.",
         group="Attacks",
         accepts=Range(10),
         rare=True,

@@ -90,7 +90,7 @@ def certify(
         return _certify(smoothing, model, data, first, batch_size, execution)
     with tqdm(total=data.n, unit="image", leave=False, disable=progress_disabled()) as bar:
         found = _certify(smoothing, model, data, first, batch_size, Execution(progress=bar.update))
-    _warn(found, model)
+    warn_of_guessing(getattr(model, "name", "the model"), found)
     return found
 
 
@@ -116,15 +116,15 @@ def _certify(
     return joined(found)
 
 
-def _warn(found: Certificate, model: Any) -> None:
-    """Says where the model has not learned to classify noisy images."""
+def warn_of_guessing(name: str, found: Certificate) -> None:
+    """Says where a model of this name has not learned to classify noisy images."""
     accuracy = float((found.selected == found.labels).mean())
     share = largest_share(np.bincount(found.labels).tolist())
     if len(found.labels) >= _ENOUGH and hardly_better_than_guessing(accuracy, share):
         LOG.warning(
             "%s classifies %.1f%% of the images correctly under the noise, hardly more than guessing: train it with "
             "the defense gaussian(sigma=%g).",
-            *(getattr(model, "name", "the model"), 100 * accuracy, found.sigma),
+            *(name, 100 * accuracy, found.sigma),
         )
 
 

@@ -34,6 +34,7 @@ from tfadv.evaluation.masking import DiagnosticSettings, collect_diagnostics
 from tfadv.evaluation.records import ModelId
 from tfadv.evaluation.result import Result, concatenate
 from tfadv.evaluation.smoothing import certify as certify_images
+from tfadv.evaluation.smoothing import warn_of_guessing
 from tfadv.explanation.explain import Explanation
 from tfadv.explanation.explain import explain as explain_images
 from tfadv.pipeline.cached import Entry, source_of
@@ -384,6 +385,7 @@ def certify(run: Run, trained: Trained, n: int, copies: int) -> Entry:
     def join(folder: pathlib.Path, manifest: dict, parts: Sequence[pathlib.Path]) -> str:
         found = joined([Certificate.load(part / "certificate.npz") for part in parts])
         found.save(folder / "certificate.npz")
+        warn_of_guessing(trained.name, found)
         return f"certified {in_percent([found.radius > 0])} at sigma {sigma:g}"
 
     return run.cache.cached_in_parts(
