@@ -53,6 +53,7 @@ OTHER = {
     "attacks": ("fgsm,pgd(steps=50,restarts=5)", "fgsm,pgd(steps=50,restarts=5)"),
     "require": ("accuracy>=0.9", "accuracy>=0.9"),
     "eval_size": ("26", 26),
+    "copies": ("500", 500),
     "workdir": ("somewhere", "somewhere"),
     "overwrite": ("true", True),
     "shard": ("1/3", "1/3"),

@@ -30,14 +30,16 @@ _TRAINING_NAMES = {
     "RobustAccuracy": "callbacks",
     "WeightAverage": "callbacks",
 }
-_EVALUATION_NAMES = ("Result", "check_gradient_masking", "evaluate")
+_EVALUATION_NAMES = ("Certificate", "Result", "certify", "check_gradient_masking", "evaluate")
 __all__ = [  # noqa: F822  loaded on first use
     "AdversarialModel",
     "CatastrophicOverfitting",
+    "Certificate",
     "Result",
     "RobustAccuracy",
     "WeightAverage",
     "attacks",
+    "certify",
     "check_gradient_masking",
     "classifier",
     "datasets",

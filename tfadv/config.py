@@ -23,14 +23,15 @@ from tfadv.settings import Names, Range, Size, check, flag_lines, setting
 COMPARED_ATTACKS = "pgd(steps=20),autoattack"  # the default of that stage
 # The most test images of that stage without --eval_size, so that it ends: AutoAttack takes seconds for each.
 COMPARED_IMAGES, COMPARED_IMAGES_OF = 1000, {"autoattack": 100}
+CERTIFIED_IMAGES = 100  # the most that are certified without --eval_size: each takes thousands of forward passes
 STAGES = (
-    *("prepare", "train", "attack", "generate", "augment", "retrain", "evaluate", "explain", "report", "compare"),
-    *("all", "status"),
+    *("prepare", "train", "attack", "generate", "augment", "retrain", "evaluate", "explain", "certify", "report"),
+    *("compare", "all", "status"),
 )
 COMPARE = "compare"  # the stage that compares defenses at one budget
 STATUS = "status"  # the stage that says what is done, and does nothing
 _SHARDED = ("attack", "generate", "evaluate")  # the stages whose results are made part by part
-REPORTED = ("explain", "report", "compare", "all")  # the stages that end with a report
+REPORTED = ("explain", "certify", "report", "compare", "all")  # the stages that end with a report
 _PAPER = "augmented,retrained"  # the defenses of built-in models
 
 
@@ -264,10 +265,18 @@ class Config:
     )
     eval_size: int = setting(
         0,
-        "Number of test images, the first ones, that --attacks are evaluated on. Instead of all, --stage=compare takes "
-        "1,000 or, for AutoAttack, 100.",
+        "Number of test images, the first ones, that --attacks are evaluated on and --stage=certify certifies. Instead "
+        "of all, --stage=compare takes 1,000 or, for AutoAttack, 100, and --stage=certify 100.",
         group="Attacks",
         accepts=Range(1, zero="all"),
+    )
+
+    copies: int = setting(
+        10_000,
+        "Noisy copies of each image that --stage=certify classifies. More of them certify larger radii.",
+        group="Attacks",
+        accepts=Range(10),
+        rare=True,
     )
 
     workdir: str = setting("", "Folder of all results. Empty: runs/<dataset>.", group="Execution")
@@ -330,7 +339,7 @@ class Config:
         if not self.require:
             return
         if self.stage not in ("evaluate", *REPORTED) or self.shard:
-            raise UserError("--require is for --stage=evaluate, report, explain, compare and all, without --shard.")
+            raise UserError(f"--require is for --stage=evaluate, {', '.join(REPORTED)}, without --shard.")
         gate.check(gate.requirements(self.require), self.epsilons, self.attacks)
 
     def _check_shard(self) -> None:
@@ -450,6 +459,10 @@ class Config:
         if not self.eval_size and self.stage == COMPARE:
             return min(COMPARED_IMAGES_OF.get(attack, COMPARED_IMAGES), n)
         return min(self.eval_size or n, n)
+
+    def certified_images(self, n: int) -> int:
+        """How many of n test images are certified."""
+        return min(self.eval_size or CERTIFIED_IMAGES, n)
 
     def shard_of(self) -> tuple[int, int] | None:
         """Returns (i, n) of `shard`, or None.

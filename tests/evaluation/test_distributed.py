@@ -19,6 +19,7 @@ from tfadv.attacks import ATTACKS, parse
 from tfadv.attacks.cost import Cost
 from tfadv.evaluation.distributed import OnAllDevices
 from tfadv.evaluation.evaluator import Execution, evaluate
+from tfadv.evaluation.smoothing import certify
 from tfadv.runtime import compilation, signals
 from tfadv.runtime.devices import Devices
 from tfadv.store.resume import ResumeLog
@@ -54,6 +55,9 @@ for name in ATTACKS if sys.argv[4] == "every" else ("fgsm", "apgd-t"):
     tried += 1
     found += (expected[2] != x).any(axis=(1, 2, 3)).sum()
 assert found > 10 * tried  # of 21 images
+one = certify(model, x, y, n=60, n0=20)
+several = certify(model, x, y, n=60, n0=20, batch_size=50, execution=Execution(devices))
+np.testing.assert_array_equal(several.counts, one.counts)
 print("equal")
 """
 

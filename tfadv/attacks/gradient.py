@@ -129,6 +129,7 @@ def check_inputs(
     norm: str = "linf",
     *,
     limited: bool = True,
+    logits: bool = True,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Checks the inputs of an attack and converts them to tensors.
 
@@ -136,6 +137,7 @@ def check_inputs(
       model, x, y, eps, clip: as the attack got them.
       norm: "linf" or "l2", in which eps is measured.
       limited: whether eps must not exceed the distance of any two images.
+      logits: whether a model that ends in a softmax is refused.
 
     Returns:
       x float32 (N, H, W, C), y int64 (N,), eps float32 (E,).
@@ -163,7 +165,8 @@ def check_inputs(
         raise ValueError(f"y must be one class number per image, shape ({x.shape[0]},); got shape {tuple(y.shape)}.")
     if tf.executing_eagerly() and tf.size(x):  # inside a tf.function the values are not known yet
         _check_values(model, x, y, low, high)
-    _check_logits(model)
+    if logits:
+        _check_logits(model)
     return x, y, tf.constant(sizes, tf.float32)
 
 

@@ -22,6 +22,7 @@ DEFENSES = Registry(
         "pgd": "tfadv.defenses.pgd:PGD",
         "trades": "tfadv.defenses.trades:TRADES",
         "mart": "tfadv.defenses.mart:MART",
+        "gaussian": "tfadv.defenses.gaussian:Gaussian",
     },
 )
 FIRST = ("baseline", "original")  # those that the others start from

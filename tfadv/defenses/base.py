@@ -41,7 +41,9 @@ class Defense(Spec):
     # "clean": each image once per epoch.  "stored": also its stored adversarial images, one per eps.  "repeated": clean
     # images, as often as "stored" shows each, so that both take equally many steps.
     images: ClassVar[Literal["clean", "repeated", "stored"]] = "clean"
-    attacks: ClassVar[bool] = False  # whether it attacks the images of each step
+    attacks: ClassVar[bool] = False  # whether it attacks the images of each step, or otherwise changes them
+    in_each_step: ClassVar[str] = "attacked in each step"  # in legends, where it does
+    validation_cost: ClassVar[int] = 0  # passes per validation image of `robust`
     augment: ClassVar[bool] = True
     balance: ClassVar[bool] = False  # whether larger classes are undersampled to the size of the smallest one
     uses_budget: ClassVar[bool] = True  # whether --budget decides how long it trains
@@ -92,6 +94,14 @@ class Defense(Spec):
         logits = model(x, training=True)
         return smoothed_cross_entropy(logits, y), logits
 
+    def robust(self, model: Any, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
+        """Which images count for the epoch to keep, where the defense attacks; arguments as in `perturb`.
+
+        Returns:
+          bool (N,).
+        """
+        raise NotImplementedError
+
     def fallback(self) -> Defense | None:
         """The defense to go on with where training with this one has collapsed; None where there is none."""
         return None
@@ -122,5 +132,5 @@ class Defense(Spec):
             "repeated": "clean images, as many steps as with stored adversarial images",
             "stored": "clean images and stored adversarial images",
         }[self.images]
-        parts = [start, images] + ["attacked in each step"] * self.attacks
+        parts = [start, images] + [self.in_each_step] * self.attacks
         return "; ".join(parts + ["augmentation"] * self.augment + ["balanced classes"] * self.balance)

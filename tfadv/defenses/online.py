@@ -100,6 +100,7 @@ class OnlineDefense(Defense):
     """
 
     attacks: ClassVar[bool] = True
+    validation_cost: ClassVar[int] = VALIDATION_STEPS
 
     weight_decay: float | None = setting(5e-3, least=0)
     norm: str = setting("linf", choices=NORMS)
@@ -110,6 +111,10 @@ class OnlineDefense(Defense):
         super().__post_init__()
         if self.norm == "linf" and (self.eps or 0) > 1:
             raise ValueError(f"eps must be at most 1 with norm=linf, for pixels in [0, 1], got {self.eps}.")
+
+    def robust(self, model: Any, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
+        """See `Defense.robust`: images that are correct clean and under PGD."""
+        return robust(model, x, y, eps, self.norm)
 
 
 @dataclasses.dataclass(frozen=True)

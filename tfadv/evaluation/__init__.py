@@ -1,4 +1,4 @@
-"""Accuracy on clean images and under attack, and whether to trust it: `evaluate` and `check_gradient_masking`."""
+"""Accuracy on clean images and under attack, certified radii, and whether to trust a robust accuracy."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ _HOMES = {
     "evaluate": "evaluator",
     "Execution": "evaluator",
     "Result": "result",
+    "Certificate": "certificate",
+    "certify": "smoothing",
     "DiagnosticSettings": "masking",
     "check_gradient_masking": "masking",
     "run_checks": "checks",

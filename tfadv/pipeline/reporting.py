@@ -145,6 +145,7 @@ def report(run: Run, evaluations: Sequence[Evaluation], further: Sequence[Entry]
             "results": digest([[record.to_dict() for record in found.records], found.transfer_matrix or {}]),
             "checks": {name: [repr(each) for each in checks] for name, checks in found.checks.items()},
             "explanations": sorted(found.explanations),
+            "certificates": {name: each.summary() for name, each in found.certificates.items()},
         }
 
     def build(folder: pathlib.Path, manifest: dict, resume: object) -> None:
@@ -164,18 +165,22 @@ def report(run: Run, evaluations: Sequence[Evaluation], further: Sequence[Entry]
 
 def _data(run: Run, trained: Sequence[Trained], evaluations: Sequence[Evaluation]) -> ReportData:
     """What is reported, without pictures: results of earlier commands as well, where they are up to date."""
-    transfers, checks, explanations = {}, {}, {}
+    transfers, checks, explanations, certificates = {}, {}, {}, {}
     with run.cache.looking():
         for each in trained:
-            row = steps.transfer(run, each, trained, _images(run, f"transfers/{each.folder}"))
+            row = steps.transfer(run, each, trained, _input(run, f"transfers/{each.folder}"))
             if row.content is not None:
                 transfers[each.name] = steps.read_transfer(run, row)
-            found = steps.check(run, each, _images(run, f"diagnostics/{each.folder}"))
+            found = steps.check(run, each, _input(run, f"diagnostics/{each.folder}"))
             if found.content is not None:
                 checks[each.name] = steps.read_checks(run, found)
             explanation = steps.explain(run, each)
             if explanation.content is not None:
                 explanations[each.name] = steps.read_explanation(run, explanation)
+            name = f"certificates/{each.folder}"
+            certificate = steps.certify(run, each, *(_input(run, name, key) for key in ("images", "copies")))
+            if certificate.content is not None:
+                certificates[each.name] = steps.read_certificate(run, certificate)
     first = run.first(run.config.models[0])
     tables = fgsm_tables if run.compares else paper.paper_tables if first.name == "baseline" else None
     return ReportData(
@@ -190,6 +195,7 @@ def _data(run: Run, trained: Sequence[Trained], evaluations: Sequence[Evaluation
         transfer_matrix=transfers or None,
         checks=checks,
         explanations=explanations,
+        certificates=certificates,
         training={each.name: training_of(run, each) for each in trained},
         provenance=_provenance(run),
         largest_share=largest_share(run.dataset.counts[SPLITS[-1]]),
@@ -205,7 +211,7 @@ def judge(run: Run) -> list[gate.Decision]:
     decisions = []
     for each in _judged(run):
         with run.cache.looking():
-            found = steps.check(run, each, _images(run, f"diagnostics/{each.folder}"))
+            found = steps.check(run, each, _input(run, f"diagnostics/{each.folder}"))
             suspicious = sum(bool(one.result.upper_bound()) for one in _attacked(run, each))
         checks = steps.read_checks(run, found) if found.content is not None else []
         suspicious += sum(one.passed is False for one in checks)
@@ -230,10 +236,10 @@ def _judged(run: Run) -> list[Trained]:
     return judged
 
 
-def _images(run: Run, name: str) -> int:
-    """The number of images that an entry on the disk was made from; 0 where there is none."""
+def _input(run: Run, name: str, key: str = "images") -> int:
+    """A number that an entry on the disk was made from, such as that of its images; 0 where there is none."""
     manifest = run.workdir.manifest(name)
-    return manifest["inputs"]["images"] if manifest else 0
+    return manifest["inputs"][key] if manifest else 0
 
 
 def _provenance(run: Run) -> dict[str, str]:

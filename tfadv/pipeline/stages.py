@@ -87,6 +87,10 @@ def _run_stage(run: Run) -> None:
         if stage == "explain":
             for trained in steps.all_trained(run):
                 steps.explain(run, trained)
+        if stage == "certify":
+            n = run.config.certified_images(run.dataset.sizes["test"])
+            for trained in steps.all_trained(run):
+                steps.certify(run, trained, n, run.config.copies)
         if stage in REPORTED:
             report(run, evaluations, further)
 

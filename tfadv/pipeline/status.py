@@ -67,6 +67,8 @@ def _states(run: Run) -> dict[str, str]:
                 further += [steps.transfer(run, each, trained, images), steps.check(run, each, images)]
             if (root / "explanations" / each.folder).exists():
                 steps.explain(run, each)
+            if (root / "certificates" / each.folder).exists():
+                steps.certify(run, each, run.config.certified_images(n), run.config.copies)
         needed = {*cache.seen, *(f"gallery/{each.folder}" for each in trained)}
         report(run, evaluations, further)
     name = folder_of_report(run)

@@ -1,6 +1,6 @@
 """The stages of a run, from the images to the report; each function builds what it needs and is missing.
 
-    prepare ─▶ train ─▶ generate ─▶ train ─▶ evaluate, attack, transfer, check, explain, picture ─▶ report
+    prepare ─▶ train ─▶ generate ─▶ train ─▶ evaluate, attack, transfer, check, explain, certify, picture ─▶ report
 
 `tfadv.pipeline.cached` keeps what was made from the same inputs.
 """
@@ -26,12 +26,15 @@ from tfadv.datasets.batches import to_float
 from tfadv.defenses.base import Defense
 from tfadv.defenses.stored import Rounds
 from tfadv.errors import UserError
+from tfadv.evaluation.certificate import Certificate, joined
 from tfadv.evaluation.checks import Check, run_checks
 from tfadv.evaluation.distributed import OnAllDevices
 from tfadv.evaluation.evaluator import Execution, FixedImages, StoredPerturbations, evaluate
 from tfadv.evaluation.masking import DiagnosticSettings, collect_diagnostics
 from tfadv.evaluation.records import ModelId
 from tfadv.evaluation.result import Result, concatenate
+from tfadv.evaluation.smoothing import certify as certify_images
+from tfadv.evaluation.smoothing import warn_of_guessing
 from tfadv.explanation.explain import Explanation
 from tfadv.explanation.explain import explain as explain_images
 from tfadv.pipeline.cached import Entry, source_of
@@ -47,6 +50,8 @@ from tfadv.store.files import digest, write_json
 
 LOG = logging.getLogger(__name__)
 FGSM_PART, ATTACK_PART = 256, 512  # images; the few that stay robust under an attack have to fill a batch
+CERTIFIED_PART = 32  # images
+SIGMA = 0.25  # of the noise, for models that were trained without any
 WHITEBOX, TRANSFER = "whitebox_", "transfer_"  # the two results of an evaluation
 CHECKED_IMAGES = 128  # see `collect_diagnostics`
 EXPLAINED_IMAGES, EXPLAINED_SHOWN = 256, 3  # whose vulnerability is measured, and that are shown
@@ -356,6 +361,53 @@ def explain(run: Run, trained: Trained) -> Entry:
 def read_explanation(run: Run, entry: Entry) -> Explanation:
     """What `explain` has found."""
     return Explanation.load(run.cache.open(entry) / "explanation.npz")
+
+
+def certify(run: Run, trained: Trained, n: int, copies: int) -> Entry:
+    """The L2 radius that randomized smoothing certifies for each of the first n test images, with so many copies.
+
+    The noise is that of the defense `gaussian`, where it has trained the model.
+    """
+    dataset, config, sigma = prepare(run), run.config, getattr(trained.defense, "sigma", SIGMA)
+
+    def build(folder: pathlib.Path, piece: range, progress: Callable[[int], Any], resume: Any) -> None:
+        test, rows = dataset.images["test"], slice(piece.start, piece.stop)
+        with loaded(run, trained) as model:
+            found = certify_images(
+                *(model, test.images[rows], test.labels[rows], sigma, copies),
+                batch_size=config.images_at_once,
+                seed=config.seed,
+                first=piece.start,
+                execution=Execution(run.devices, progress=progress, resume=resume),
+            )
+        found.save(folder / "certificate.npz")
+
+    def join(folder: pathlib.Path, manifest: dict, parts: Sequence[pathlib.Path]) -> str:
+        found = joined([Certificate.load(part / "certificate.npz") for part in parts])
+        found.save(folder / "certificate.npz")
+        warn_of_guessing(trained.name, found)
+        return f"certified {in_percent([found.radius > 0])} at sigma {sigma:g}"
+
+    return run.cache.cached_in_parts(
+        f"certificates/{trained.folder}",
+        lambda: {
+            "split": dataset.entry,
+            "weights": trained.entry,
+            "sigma": sigma,
+            "copies": copies,
+            "images": n,
+            **_randomness(run),
+        },
+        lambda: _ranges(n, CERTIFIED_PART),
+        build,
+        join,
+        stage="certify",
+    )
+
+
+def read_certificate(run: Run, entry: Entry) -> Certificate:
+    """What `certify` has found."""
+    return Certificate.load(run.cache.open(entry) / "certificate.npz")
 
 
 def picture(run: Run, trained: Trained) -> Entry:

@@ -16,7 +16,6 @@ import keras
 from tfadv.datasets.batches import Samples
 from tfadv.datasets.splits import undersample
 from tfadv.defenses.base import ADAM_RATE, FINE_TUNING_RATE, Defense
-from tfadv.defenses.online import VALIDATION_STEPS
 from tfadv.defenses.stored import Rounds
 from tfadv.errors import UserError
 from tfadv.models import files
@@ -243,7 +242,7 @@ class _Job:
             return 0
         batch = min(self.run.config.batch_size, images)
         per_epoch, per_step = images // batch, batch * self.defense.cost
-        per_validation = attacked_images(validation, batch) * (VALIDATION_STEPS if self.defense.attacks else 0)
+        per_validation = attacked_images(validation, batch) * self.defense.validation_cost
         left = self.how.budget - self._stored_gradients - per_validation
         epochs, rest = divmod(left, per_epoch * per_step + per_validation)
         steps = int(epochs * per_epoch + max(0, (rest - per_validation) // per_step))

@@ -10,6 +10,7 @@ from tfadv.evaluation.guessing import hardly_better_than_guessing
 from tfadv.evaluation.records import WORST_CASE
 
 if TYPE_CHECKING:
+    from tfadv.evaluation.certificate import Certificate
     from tfadv.evaluation.checks import Check
     from tfadv.evaluation.records import Record
     from tfadv.explanation import Explanation
@@ -123,6 +124,7 @@ class ReportData:
       checks: "model/defense" → results of the checks for gradient masking.
       gallery: attacked images, or None.
       explanations: "model/defense" → `Explanation`, where there is one.
+      certificates: "model/defense" → `Certificate`, where there is one.
       training: "model/defense" → how it was trained.
       provenance: what the results were computed with, such as "command" and "seed" → text.
       largest_share: share of the largest class among the test images; 0 where it is not known.
@@ -142,6 +144,7 @@ class ReportData:
     checks: Mapping[str, Sequence[Check]] = dataclasses.field(default_factory=dict)
     gallery: Gallery | None = None
     explanations: Mapping[str, Explanation] = dataclasses.field(default_factory=dict)
+    certificates: Mapping[str, Certificate] = dataclasses.field(default_factory=dict)
     training: Mapping[str, Training] = dataclasses.field(default_factory=dict)
     provenance: Mapping[str, str] = dataclasses.field(default_factory=dict)
     largest_share: float = 0.0

@@ -26,6 +26,7 @@ TOPICS = {
     "accuracy": "Accuracy over eps",
     "defenses": "Clean and robust accuracy",
     "training": "Training",
+    "certified": "Certified accuracy",
     "vulnerability": "Vulnerability",
     "explanations": "What the models look at",
 }

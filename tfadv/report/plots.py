@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from tfadv.evaluation.records import WORST_CASE, Record
+from tfadv.report.certified import CERTIFIED, certified_plot
 from tfadv.report.comparison import comparison_plot, comparison_table, strongest
 from tfadv.report.data import ReportData
 from tfadv.report.example_sheet import example_sheet
@@ -24,8 +25,8 @@ PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 TRAINING_CAPTION = (
-    "Accuracy on validation images (solid) and, for defenses that attack images while they train, under PGD (dashed), "
-    "and the training loss. A ring marks the epoch whose weights are kept."
+    "Accuracy on validation images (solid) and, for defenses that attack images while they train, under PGD or, for "
+    "gaussian, with noise (dashed), and the training loss. A ring marks the epoch whose weights are kept."
 )
 
 
@@ -34,7 +35,7 @@ class Picture:
     """A picture of the report.
 
     Attributes:
-      topic: what it is about: "accuracy", "defenses", "transfer", "examples", "training",
+      topic: what it is about: "accuracy", "defenses", "transfer", "examples", "training", "certified",
         "vulnerability" or "explanations".
       file: name of the PNG file.
       title: short text for those who do not see it.
@@ -82,6 +83,9 @@ def pictures(data: ReportData) -> list[Picture]:
             title = f"Training of {model}"
             drawing = _drawing(training_plot, data, model)
             listed.append(Picture("training", f"training_{model}.png", title, TRAINING_CAPTION, drawing))
+    for model in dict.fromkeys(name.split("/", 1)[0] for name in data.certificates):
+        title, drawing = f"Certified accuracy of {model}", _drawing(certified_plot, data, model, styles(data))
+        listed.append(Picture("certified", f"certified_{model}.png", title, CERTIFIED, drawing))
     listed += _explanation_pictures(data)
     if data.gallery:
         title = f"{data.models[0]} under {data.gallery.attack} at eps {max(data.epsilons):g}"
@@ -212,7 +216,7 @@ def training_plot(data: ReportData, model: str) -> Figure:
                 top.plot(epochs, percentages, line, color=color, marker=marker, markersize=4)
                 top.plot(kept, percentages[kept - 1], "o", markersize=11, markerfacecolor="none", color=color)
                 if line == "--":
-                    lines["validation under PGD"] = line
+                    lines["validation, robust"] = line
     top.set(title=model, ylabel="accuracy, %", ylim=(0, 100))
     bottom.set(xlabel="epoch", ylabel="training loss")
     bottom.set_ylim(bottom=0)

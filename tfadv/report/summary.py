@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 
 from tfadv.evaluation.records import Record
+from tfadv.report.certified import certified_table
 from tfadv.report.comparison import strongest
 from tfadv.report.data import ReportData
 from tfadv.report.differences import difference, on_shared_images
@@ -16,6 +17,9 @@ def write(folder: pathlib.Path, data: ReportData) -> None:
     """Writes summary.txt: the accuracies that matter, then what they mean."""
     table = overview(data)
     lines = [f"{data.dataset}: {table.title}", "", table.text(), "", sentence(data), report_headline(data)]
+    certified = certified_table(data)
+    if certified:
+        lines += ["", f"{certified.title}.", "", certified.text(), ""]
     lines += warnings(data)
     if data.suspicious:
         lines.append(f"Gradient masking is suspected: {', '.join(data.suspicious)}.")

@@ -12,7 +12,8 @@ from tfadv.report.table import Cell, Table
 
 def report_tables(data: ReportData) -> dict[str, Table]:
     """All tables of a report by file name, without empty ones: the run's own, then those of every run."""
-    from tfadv.report.comparison import comparison_table  # both build on this module
+    from tfadv.report.certified import certified_table
+    from tfadv.report.comparison import comparison_table  # these build on this module
     from tfadv.report.explanations import vulnerability_table
 
     own = data.tables or default_tables
@@ -26,6 +27,7 @@ def report_tables(data: ReportData) -> dict[str, Table]:
         ("attacks", attacks_table(data)),
         ("matrix", matrix_table(data)),
         ("vulnerability", vulnerability_table(data)),
+        ("certified", certified_table(data)),
         ("checks", checks_table(data)),
     ):
         if table:

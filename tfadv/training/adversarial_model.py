@@ -82,10 +82,12 @@ class AdversarialModel(keras.Model):
           model: any classifier that `tfadv.classifier` accepts, with or without a softmax.  Under a strategy of
             `tf.distribute`, both models are made in its scope.
           defense: one of `tfadv.defenses.DEFENSES` that attacks in each step, with its settings: a text such as
-            "nfgsm(share=0.5)", or an object.  pgd, nfgsm and rsfgsm train with the loss given to `compile`.  trades,
-            mart and a defense with `smoothing` have a loss of their own; that of `compile` is the loss of validation.
+            "nfgsm(share=0.5)", or an object.  pgd, nfgsm, rsfgsm and gaussian train with the loss given to `compile`.
+            trades, mart and a defense with `smoothing` have a loss of their own; that of `compile` is the loss of
+            validation.
           eps: size of the perturbation for pixels in [0, 1], in the norm of the defense; a number, or a text such as
             "8/255".  It grows from 0 during the first half of `fit`, unless the defense says eps_schedule=fixed.
+            gaussian has a sigma in its place.
           input_range: the (least, greatest) pixel value of the images that the model takes.
           seed: of the attacks.  Their random numbers follow from it and the number of the optimizer's step.
           **kwargs: of `keras.Model`.
@@ -218,7 +220,9 @@ class AdversarialModel(keras.Model):
         low, high = self.input_range
         if (low, high) != (0.0, 1.0):  # scaled back, pixels that the attack leaves as they are would be rounded
             moved = tf.reshape(attacked - images, tf.shape(pixels)) * (high - low)
-            given = tf.where(moved == 0, pixels, tf.clip_by_value(pixels + moved, low, high))
+            inside = tf.reshape((attacked >= 0) & (attacked <= 1), tf.shape(pixels))
+            rounded = tf.where(inside, tf.clip_by_value(pixels + moved, low, high), pixels + moved)
+            given = tf.where(moved == 0, pixels, rounded)
         else:
             given = tf.reshape(attacked, tf.shape(pixels))
         return tf.nest.pack_sequence_as(x, [tf.ensure_shape(given, pixels.shape)])
@@ -358,7 +362,7 @@ def _parsed(defense: str | Defense) -> OnlineDefense:
     wrong = [name for name in _OF_COMPILE_AND_FIT if name in given and given[name] != defaults[name]]
     if wrong:
         raise ValueError(f"{defense.label}: {', '.join(wrong)} is for the command line; here, compile and fit say it.")
-    if defense.eps is not None:
+    if given["eps"] != defaults["eps"]:
         raise ValueError(f"{defense.label}: eps is for the command line; here it is an argument of AdversarialModel.")
     if getattr(defense, "awp", 0):
         raise ValueError(f"{defense.label}: awp moves the weights within a step, which only the command line does.")

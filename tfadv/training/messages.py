@@ -51,7 +51,7 @@ def say_outcome(name: str, record: Mapping[str, Any], labels: np.ndarray, learni
     start, epoch = record.get("start"), record["best_epoch"]
     robust_before = (start or {}).get("val_robust_accuracy")
     if start and not epoch:
-        measured = "" if robust_before is None else f"{robust_before:.1%} under PGD, "
+        measured = "" if robust_before is None else f"{robust_before:.1%} robust, "
         LOG.warning(
             "%s: no epoch was better than the model was before (%s%.1f%% on validation images as they are), so its "
             "weights are unchanged: try a smaller or larger %s, more epochs, or a smaller eps.",
@@ -70,7 +70,7 @@ def say_outcome(name: str, record: Mapping[str, Any], labels: np.ndarray, learni
         lost = start["val_accuracy"] - accuracy
         LOG.log(
             logging.WARNING if lost > _MUCH else logging.INFO,
-            "%s: epoch %d is kept. On validation images: clean %.1f%% (before: %.1f%%), under PGD %.1f%% (%.1f%%).%s",
+            "%s: epoch %d is kept. On validation images: clean %.1f%% (before: %.1f%%), robust %.1f%% (%.1f%%).%s",
             *(name, epoch, 100 * accuracy, 100 * start["val_accuracy"]),
             *(100 * robust, 100 * robust_before),
             _KEEP_MORE if lost > _MUCH else "",

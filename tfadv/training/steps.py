@@ -1,4 +1,4 @@
-"""The compiled steps of training: one update, and the validation of one batch, clean and under PGD."""
+"""The compiled steps of training: one update, and the validation of one batch, clean and robust."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from tfadv.defenses.base import Defense
-from tfadv.defenses.online import robust, sizes_of_images
+from tfadv.defenses.online import sizes_of_images
 from tfadv.runtime.compilation import use_xla
 from tfadv.runtime.devices import Devices
 from tfadv.training.awp import perturbed_weights
@@ -70,9 +70,9 @@ class Steps:
         """float64 (3,): sum of the cross-entropies, correct images, images; `weights` (N,) are 1 or 0."""
         return self._step(self._validate_slice)(x, y, weights)
 
-    def robust(self, x: Any, y: Any, weights: Any, eps: float, norm: str) -> tf.Tensor:
-        """float64 (2,): images that are correct clean and under the PGD of validation of size eps, images."""
-        return self._step(self._robust_slice, norm)(x, y, weights, tf.constant(eps, tf.float32))
+    def robust(self, defense: Defense, x: Any, y: Any, weights: Any, eps: float) -> tf.Tensor:
+        """float64 (2,): images that are robust, see `Defense.robust`, at this eps, images."""
+        return self._step(self._robust_slice, defense.step_only())(x, y, weights, tf.constant(eps, tf.float32))
 
     def _step(self, function: Callable[..., tf.Tensor], *static: Any) -> Callable[..., tf.Tensor]:
         # A layer may have been frozen since the last run.
@@ -188,9 +188,11 @@ class Steps:
         )
         return sums, tf.nest.map_structure(lambda array: array.stack(), arrays)
 
-    def _robust_slice(self, norm: str, x: tf.Tensor, y: tf.Tensor, weights: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
+    def _robust_slice(
+        self, defense: Defense, x: tf.Tensor, y: tf.Tensor, weights: tf.Tensor, eps: tf.Tensor
+    ) -> tf.Tensor:
         weights = tf.cast(weights, tf.float64)
-        correct = tf.cast(robust(self._network, x, y, eps, norm), tf.float64) * weights
+        correct = tf.cast(defense.robust(self._network, x, y, eps), tf.float64) * weights
         return tf.reduce_sum(tf.stack([correct, weights]), axis=1)
 
     def _validate_slice(self, x: tf.Tensor, y: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:

@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from tfadv.datasets.batches import Samples, evaluation_batches, training_batches
 from tfadv.defenses.base import OPTIMIZERS, Defense
-from tfadv.defenses.online import VALIDATION_STEPS
 from tfadv.errors import UserError, check_name
 from tfadv.evaluation.guessing import hardly_better_than_guessing, largest_share
 from tfadv.models.accelerate import accelerated
@@ -344,7 +343,7 @@ class Trainer:
         metrics = {"val_loss": sums[0] / sums[2], "val_accuracy": sums[1] / sums[2]}
         if self._defense.attacks:
             metrics[ROBUST], attacked = self._robust_accuracy(run)
-            progress.gradients += attacked * VALIDATION_STEPS
+            progress.gradients += attacked * self._defense.validation_cost
         return {key: float(value) for key, value in metrics.items()}
 
     def _value(self, run: _Run, metrics: dict[str, float]) -> float:
@@ -355,11 +354,11 @@ class Trainer:
         return -1.0 if guesses else metrics[ROBUST]  # a network that always gives one answer is hard to attack
 
     def _robust_accuracy(self, run: _Run) -> tuple[float, int]:
-        """(accuracy under PGD on the first validation images, images that were attacked)."""
-        sums, norm = np.zeros(2), getattr(self._defense, "norm", "linf")
+        """(robust accuracy of the first validation images, how many these are), see `Defense.robust`."""
+        sums = np.zeros(2)
         for batch in run.validation:
             x, y, weights = map(self._devices.distribute_share, batch)
-            sums += self._steps.robust(x, y, weights, run.settings.eps, norm).numpy()
+            sums += self._steps.robust(self._defense, x, y, weights, run.settings.eps).numpy()
             signals.asked()
             if sums[1] >= ROBUST_VALIDATION_IMAGES:
                 break
