@@ -363,7 +363,7 @@ def test_evaluate_takes_little_more_memory_than_a_piece_of_the_images(monkeypatc
 
 def test_a_later_batch_with_pixels_of_another_range_is_refused(data, classifier):
     x, y = (a[:900] for a in data)
-    dataset = Counted(np.concatenate([x[:450] / 255, x[450:] * 2.0]), y)
+    dataset = Counted(np.concatenate([x[:450] * 1.0, x[450:] * 2.0]), y)
     with pytest.raises(ValueError, match=r"and input_range is \(0, 255\)"):
         harden(classifier, dataset)
 
