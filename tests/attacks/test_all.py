@@ -10,7 +10,7 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 from tests.attacks.conftest import is_right
-from tfadv.attacks import APGD, ATTACKS, BIM, FAB, FGSM, MIFGSM, PGD, AutoAttack, Cost, OneStep, Square
+from tfadv.attacks import APGD, ATTACKS, BIM, FAB, FGSM, MIFGSM, PGD, AutoAttack, Cost, Fast, OneStep, Square
 from tfadv.attacks.autoattack import STANDARD
 from tfadv.errors import UserError
 from tfadv.models.compiled import PerModel
@@ -22,10 +22,10 @@ FEW = {  # settings with which a call takes little time
     "square": {"steps": 20},
     "hopskipjump": {"queries": 400},
     "rays": {"queries": 60},
-    "autoattack": {"steps": 8, "queries": 20},
+    **dict.fromkeys(("fast", "autoattack"), {"steps": 8, "queries": 20}),
 }
 NAMES = list(ATTACKS)
-IN_L2 = ("pgd", "apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square", "hopskipjump", "autoattack")
+IN_L2 = ("pgd", "apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square", "hopskipjump", "fast", "autoattack")
 EARLY_STOP = [name for name in NAMES if name not in ("fgsm", "onestep")]
 
 
@@ -114,7 +114,7 @@ def test_model_is_left_alone():
             np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("name", ["onestep", "apgd-dlr", "autoattack"])
+@pytest.mark.parametrize("name", ["onestep", "apgd-dlr", "fast", "autoattack"])
 @pytest.mark.parametrize("classes", [2, 3])
 def test_few_classes(of_classes, name, classes):
     model, x, y = of_classes(classes)
@@ -155,6 +155,7 @@ def test_nothing_is_traced_anew_over_values(small):
         lambda n, eps, k: FAB(steps=k, restarts=k)(model, x[:n], y[:n], eps, seed=k),
         lambda n, eps, k: Square(steps=k, restarts=k)(model, x[:n], y[:n], eps, seed=k),
         lambda n, eps, k: MIFGSM(steps=k, decay=k / 2)(model, x[:n], y[:n], eps),
+        lambda n, eps, k: Fast(steps=k, queries=k)(model, x[:n], y[:n], eps, batch_size=3 * k),
         lambda n, eps, k: AutoAttack(steps=k, queries=k, targets=k)(model, x[:n], y[:n], eps, batch_size=3 * k),
     ]
 
@@ -187,7 +188,11 @@ def test_compiled_is_eager(small, name):
 
 @pytest.mark.parametrize(
     "name",
-    ["pgd", "square", *(pytest.param(n, marks=pytest.mark.long) for n in ("apgd-t", "fab", "fab-t", "autoattack"))],
+    [
+        "pgd",
+        "square",
+        *(pytest.param(n, marks=pytest.mark.long) for n in ("apgd-t", "fab", "fab-t", "fast", "autoattack")),
+    ],
 )
 def test_xla_finds_the_same_images_adversarial(small, name):
     model, x, y = small
@@ -305,7 +310,7 @@ def test_batches_are_those_of_single_calls_and_progress_counts_images(small, nam
     one, done, cost, costs = ATTACKS[name](**FEW.get(name, {})), [], Cost(), Cost()
     whole = one(model, x, y, 0.02, batch_size=16, progress=done.append, cost=cost)
     assert sum(done) == 40 and len(done) > 2
-    if name != "autoattack":  # which collects its own batches
+    if name not in ("fast", "autoattack"):  # which collect their own batches
         parts = [
             one(model, x[i : i + 16], y[i : i + 16], 0.02, cost=costs, image_numbers=range(i, min(i + 16, len(x))))
             for i in (0, 16, 32)

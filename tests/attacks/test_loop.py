@@ -62,6 +62,21 @@ def test_copies_of_an_image_leave_together():
     assert visits == 4 + 2 * 3 and results[3, 0, 0, 0] == 403
 
 
+class GivingUp(Countdown):
+    """An image whose number of steps is used up has failed."""
+
+    def step(self, model, inputs, i, state):
+        step = super().step(model, inputs, i, state)
+        return step._replace(scores=tf.fill(tf.shape(step.scores), loop.NOT_ADVERSARIAL))
+
+
+def test_a_copy_that_gives_up_leaves_alone():
+    state, options = loop.begin((images(2), tf.constant([1, 5])), tf.ones(2, tf.bool)), {"compact": True}
+    state = loop.advance(None, state, tf.zeros(2, tf.int64), tf.constant(3), (), attack=GivingUp(), **options)
+    assert state.rows.numpy().tolist() == [1] and int(state.visits) == 2 + 1 + 1
+    np.testing.assert_array_equal(state.scores, [np.inf, np.inf])
+
+
 @pytest.mark.parametrize("compact, capacity, calls", [(True, 1, 6), (True, 100, 1), (True, 9, 3), (False, 100, 6)])
 def test_rounds_keep_the_best_of_each_and_leave_the_rest(compact, capacity, calls):
     """Image i is adversarial in round 2 i; image 3 is not to be attacked; image 4 never is, and is best in round 1."""

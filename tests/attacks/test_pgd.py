@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
-from tests.attacks.conftest import batch, is_right
-from tfadv.attacks import FGSM, PGD, Cost, loop
+from tests.attacks.conftest import batch, is_right, perceptron
+from tfadv.attacks import BIM, FGSM, MIFGSM, PGD, Cost, loop, pgd
 from tfadv.attacks.losses import LOSSES
 from tfadv.runtime import compilation
 
@@ -176,3 +176,37 @@ def test_model_is_left_alone(tiny):
 def test_bad_settings_are_named(change, words):
     with pytest.raises(ValueError, match=words):
         PGD(**change)
+
+
+def without_cycles(monkeypatch):
+    """Searches on after a cycle."""
+    monkeypatch.setattr(pgd, "renewals", lambda steps: np.zeros(steps, bool))
+
+
+@pytest.mark.parametrize("attack", [PGD(steps=60), PGD(steps=60, restarts=3), PGD(steps=60, loss="cw"), BIM(steps=60)])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_search_that_returns_to_an_image_ends_without_changing_a_decision(monkeypatch, attack, seed):
+    model = perceptron(5, seed=seed)
+    x = np.random.default_rng(seed).uniform(size=(40, 6, 6, 2)).astype("float32")
+    y = np.argmax(model(x), axis=1)
+    found, plain = Cost(), Cost()
+    adversarial = attack(model, x, y, [0.02, 0.05], seed=seed, cost=found).numpy()
+    without_cycles(monkeypatch)
+    np.testing.assert_array_equal(adversarial, attack(model, x, y, [0.02, 0.05], seed=seed, cost=plain))
+    assert found.gradients < 0.6 * plain.gradients
+    assert 0 < is_right(model, adversarial[1], y).sum() < is_right(model, adversarial[0], y).sum() < 40
+
+
+def test_where_steps_have_a_memory_no_cycle_is_looked_for(small, monkeypatch):
+    model, x, y = small
+    attack, costs = MIFGSM(steps=40, step_size=0.005), [Cost(), Cost()]
+    attack(model, x, y, 0.02, cost=costs[0])
+    without_cycles(monkeypatch)
+    attack(model, x, y, 0.02, cost=costs[1])
+    assert costs[0] == costs[1]
+
+
+def test_an_image_is_compared_with_one_of_a_quarter_of_the_steps_before():
+    reached = np.flatnonzero(pgd.renewals(100)) + 1
+    assert reached[:10].tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 10, 12] and reached[-1] <= 100
+    assert (np.diff(reached) == np.maximum(1, reached[:-1] // 4)).all()

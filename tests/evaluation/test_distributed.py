@@ -37,7 +37,8 @@ y[3] = (y[3] + 1) % 5  # one image that is misclassified from the start
 EVERY_ATTACK = """
 found = tried = 0
 for name in ATTACKS if sys.argv[4] == "every" else ("fgsm", "apgd-t"):
-    text = {"square": "square(steps=30)", "autoattack": "autoattack(steps=5, queries=20, targets=2)"}.get(
+    few = {"autoattack": "autoattack(steps=5, queries=20, targets=2)", "fast": "fast(steps=5, queries=20)"}
+    text = (few | {"square": "square(steps=30)"}).get(
         name, name if name in ("fgsm", "onestep") else f"{name}(steps=6)")
     attack, one, several = parse(text), Cost(), Cost()
     expected = attack(model, x, y, [0.0, 0.02, 0.1], seed=1, cost=one).numpy()
@@ -48,7 +49,7 @@ for name in ATTACKS if sys.argv[4] == "every" else ("fgsm", "apgd-t"):
     np.testing.assert_array_equal((result != x).any(axis=(2, 3, 4)), (expected != x).any(axis=(2, 3, 4)), name)
     # How many restarts or targets run at the same time depends on the number of images.  So do their cost, a little,
     # and the one that succeeds first.
-    if name not in ("apgd-t", "fab-t", "autoattack"):
+    if name not in ("apgd-t", "fab-t", "fast", "autoattack"):
         np.testing.assert_allclose(result, expected, atol=1e-6, err_msg=name)
     assert abs(several.gradients - one.gradients) <= 0.1 * one.gradients, (name, several, one)
     assert several.remaining == one.remaining, name

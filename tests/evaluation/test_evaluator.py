@@ -188,7 +188,7 @@ def test_autoattack_tells_what_each_attack_left(model, labeled):
 @pytest.mark.parametrize("name", ATTACKS)
 def test_every_registered_attack(name, model, labeled):
     settings = {"steps": 2} if "steps" in attacks.parse(name).settings() else {}
-    attack = attacks.ATTACKS[name](**settings | ({"queries": 2} if name == "autoattack" else {}))
+    attack = attacks.ATTACKS[name](**settings | ({"queries": 2} if name in ("fast", "autoattack") else {}))
     images, labels = labeled
     result = evaluate(model, images[15:25], labels[15:25], attack, 0.1)
     assert result.attack == name and result.n == 10 and result.robust.sum() <= result.clean_correct.sum() == 5

@@ -148,7 +148,8 @@ def test_every_attack_on_a_certain_model_finds_what_it_finds_without(linear):
     """Or is refused, where it would not check what it finds with new passes."""
     _, plain, x, y = linear
     certain = tfadv.expectation(plain, 1)
-    settings = {"square": "square(steps=100)", "autoattack": "autoattack(attacks=apgd-ce+square, steps=5, queries=50)"}
+    settings = {"square": "square(steps=100)", "fast": "fast(steps=5, queries=50)"}
+    settings["autoattack"] = "autoattack(attacks=apgd-ce+square, steps=5, queries=50)"
     for name in ATTACKS:
         attack = parse(settings.get(name, name))
         if not attack.takes_random:

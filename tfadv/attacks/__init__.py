@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tfadv.attacks.bim import BIM
     from tfadv.attacks.cost import Cost
     from tfadv.attacks.fab import FAB
+    from tfadv.attacks.fast import Fast
     from tfadv.attacks.fgsm import FGSM
     from tfadv.attacks.hopskipjump import HopSkipJump
     from tfadv.attacks.iterative import IterativeAttack
@@ -49,13 +50,14 @@ ATTACKS = Registry(
         "square": "tfadv.attacks.square:Square",
         "hopskipjump": "tfadv.attacks.hopskipjump:HopSkipJump",
         "rays": "tfadv.attacks.rays:RayS",
+        "fast": "tfadv.attacks.fast:Fast",
         "autoattack": "tfadv.attacks.autoattack:AutoAttack",
     },
 )
 
 _MODULES = {
     **{"APGD": "apgd", "AutoAttack": "autoattack", "BIM": "bim", "FAB": "fab", "FGSM": "fgsm", "MIFGSM": "mifgsm"},
-    **{"HopSkipJump": "hopskipjump", "RayS": "rays"},
+    **{"Fast": "fast", "HopSkipJump": "hopskipjump", "RayS": "rays"},
     **{"OneStep": "onestep", "PGD": "pgd", "Square": "square"},
     **{"Attack": "base", "IterativeAttack": "iterative", "Cost": "cost"},
 }
@@ -72,6 +74,7 @@ __all__ = [
     "Attack",
     "AutoAttack",
     "Cost",
+    "Fast",
     "HopSkipJump",
     "IterativeAttack",
     "OneStep",

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfadv.attacks import gradient, losses
 from tfadv.attacks.base import Bounds, Images, precision_setting
 from tfadv.attacks.iterative import IterativeAttack
-from tfadv.attacks.loop import Step, score
+from tfadv.attacks.loop import ADVERSARIAL, NOT_ADVERSARIAL, Step, score
 from tfadv.attacks.norms import NORMS, get_norm
 from tfadv.attacks.targets import most_likely_others
 from tfadv.specs import setting
@@ -161,9 +161,10 @@ class APGD(IterativeAttack):
         return Step(next_state, image, score(adversarial), adversarial)
 
     def last(self, model: Any, inputs: Inputs, state: State) -> tuple[tf.Tensor, tf.Tensor]:
-        """See `IterativeAttack.last`."""
-        logits = gradient.logits_of(model, state.at)
-        return state.at, score(gradient.is_adversarial(logits, state.y, inputs.bounds.targeted))
+        """See `IterativeAttack.last`; an image that is not adversarial scores by its best loss."""
+        adversarial = gradient.is_adversarial(gradient.logits_of(model, state.at), state.y, inputs.bounds.targeted)
+        scores = tf.where(tf.math.is_finite(state.best_loss), -state.best_loss, NOT_ADVERSARIAL)
+        return state.at, tf.where(adversarial, ADVERSARIAL, scores)
 
     def _defaults(self) -> APGD:
         return APGD(loss=self.loss)

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from tfadv.attacks.apgd import APGD
-from tfadv.attacks.base import Attack, Call, Images, precision_setting, to_attack
+from tfadv.attacks.base import precision_setting
 from tfadv.attacks.fab import FAB
 from tfadv.attacks.iterative import IterativeAttack
-from tfadv.attacks.loop import ADVERSARIAL
 from tfadv.attacks.norms import NORMS
 from tfadv.attacks.square import Square
-from tfadv.models.compiled import compiled_logits
-from tfadv.runtime import compilation
+from tfadv.attacks.sweep import AttackOfParts, Sweep
 from tfadv.specs import setting
 
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
@@ -25,7 +22,7 @@ PARTS = (*STANDARD, "apgd-dlr", "fab")
 
 
 @dataclasses.dataclass(frozen=True)
-class AutoAttack(Attack):
+class AutoAttack(AttackOfParts):
     """APGD-CE, APGD-T, FAB-T and Square Attack, in this order, with their standard settings.
 
     Each attack runs only on the images that are not yet adversarial, regrouped into
@@ -68,67 +65,16 @@ class AutoAttack(Attack):
         losses = {"apgd-ce": "ce", "apgd-dlr": "dlr", "apgd-t": "dlr-t"}
         return APGD(loss=losses[name], steps=self.steps, targets=self.targets, **common)
 
-    def attack_images(
-        self, call: Call, x: tf.Tensor, y: tf.Tensor, sizes: tf.Tensor, batch_size: int, progress: Callable[[int], Any]
-    ) -> tf.Tensor:
-        """See `Attack.attack_images`; `progress` counts each attack at each eps alike, however long it takes."""
-        sweep = _Sweep(call, x, y, batch_size)
-        results, stages, stage = {}, len(sizes) * len(self.attacks), 0
-        for k in np.argsort(sizes, kind="stable"):
-            for name in self.attacks:
-                sweep.run(name, self.part(name), sizes[k])
-                call.cost.remaining.setdefault(name, [0] * len(sizes))[k] += int(sweep.remaining.sum())
-                stage += 1
-                progress(len(y) * stage // stages - len(y) * (stage - 1) // stages)
-            results[k] = sweep.adversarial.copy()
-        return tf.stack([results[k] for k in range(len(sizes))])
+    def number_of_parts(self) -> int:
+        """See `AttackOfParts.number_of_parts`."""
+        return len(self.attacks)
 
-
-class _Sweep:
-    """The images of a call, which of them remain to be attacked, and the adversarial images of the others."""
-
-    def __init__(self, call: Call, x: tf.Tensor, y: tf.Tensor, batch_size: int) -> None:
-        self._call, self._batch_size = call, batch_size
-        batches = self._batches(np.arange(len(y)))
-        logits = np.concatenate([compiled_logits(call.model, tf.gather(x, padded))[:n] for _, n, padded in batches])
-        call.cost.add(forwards=len(y))
-        self._images = Images(x, y, call.numbers, tf.constant(logits))
-        self._nearest: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # of FAB: images and distances, NaN: not attacked
-        self.adversarial = x.numpy()
-        self.remaining = to_attack(call, logits, y).numpy()
-
-    def run(self, name: str, attack: IterativeAttack, eps: tf.Tensor) -> None:
-        """Attacks the images that remain."""
-        if isinstance(attack, FAB):
-            images, distances = self._nearest.setdefault(
-                name, (self._images.x.numpy(), np.full(len(self.remaining), np.nan, np.float32))
-            )
-            rows = np.flatnonzero(self.remaining & np.isnan(distances))
-            images[rows], distances[rows] = self._attack(attack, rows, eps, goal=eps)
-            rows = np.flatnonzero(self.remaining & (distances <= eps))
-            self._keep(rows, images[rows])
-        else:
-            rows = np.flatnonzero(self.remaining)
-            images, scores = self._attack(attack, rows, eps, goal=ADVERSARIAL)
-            self._keep(rows[scores <= ADVERSARIAL], images[scores <= ADVERSARIAL])
-
-    def _keep(self, rows: np.ndarray, images: np.ndarray) -> None:
-        self.adversarial[rows], self.remaining[rows] = images, False
-
-    def _attack(self, attack: IterativeAttack, rows: np.ndarray, eps: tf.Tensor, goal: Any) -> tuple:
-        """(images, scores) of these rows."""
-        images, scores = self._images.x.numpy()[rows], np.zeros(len(rows), np.float32)
-        for start, n, padded in self._batches(rows):
-            active = np.arange(len(padded)) < n  # rows that only fill the batch are not attacked
-            bounds = self._call.bounds(eps, goal)
-            results = attack.run(self._call, self._images.take(padded), active, bounds, capacity=self._batch_size)
-            images[start : start + n], scores[start : start + n] = (result.numpy()[:n] for result in results)
-        return images, scores
-
-    def _batches(self, rows: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
-        """(start, number, rows) of batches of similar length, filled up where XLA would compile each length anew."""
-        start = 0
-        for batch in np.array_split(rows, max(1, -(-len(rows) // self._batch_size))) if len(rows) else ():
-            full = np.resize(batch, self._batch_size) if compilation.use_xla() else batch
-            yield start, len(batch), full
-            start += len(batch)
+    def parts(self, sweep: Sweep, eps: tf.Tensor) -> Iterator[tuple[str, int]]:
+        """See `AttackOfParts.parts`."""
+        for name in self.attacks:
+            part = self.part(name)
+            if isinstance(part, FAB):
+                sweep.run_for_all_eps(name, part, eps)
+            else:
+                sweep.run(part, eps)
+            yield name, int(sweep.remaining.sum())

@@ -18,7 +18,7 @@ class Cost:
       forwards: images that went forward only.
       fallbacks: loss → loss that replaced it (see `losses.resolve_loss`).
       remaining: attack → list of int, one per eps: the images that were not yet adversarial after this part of
-        `AutoAttack`.
+        `AutoAttack` or `Fast`.
     """
 
     gradients: int = 0

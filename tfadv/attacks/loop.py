@@ -58,7 +58,8 @@ class Step(NamedTuple):
       state: the next state of the attack, a nest of tensors with one row per image.
       images: float32 (M, H, W, C), the result for an image that is done.
       scores: float32 (M,), their scores.
-      done: bool (M,), the images that need no further step.
+      done: bool (M,), the images that need no further step; with a score of `NOT_ADVERSARIAL`, because more steps would
+        find nothing.
     """
 
     state: Any
@@ -117,7 +118,7 @@ def advance(
     Args:
       model: the model under attack.
       loop: state before.
-      owners: int64 (N,), the image that each row is a copy of: where one copy is done, all copies leave.
+      owners: int64 (N,), the image that each row is a copy of: where one copy has found something, all copies leave.
       end: int32 ().
       inputs: what all steps share, passed to `attack.step`.
       attack: has a method step(model, inputs, i, state) → `Step`, which must treat each image by itself.
@@ -136,10 +137,9 @@ def advance(
 
         def leave():
             leaving, owner = tf.where(done)[:, 0], tf.gather(owners, loop.rows)
-            owner_done = tf.scatter_nd(
-                tf.gather(owner, leaving)[:, None], tf.ones_like(leaving), [tf.reduce_max(owner) + 1]
-            )
-            staying = tf.where(tf.gather(owner_done, owner) == 0)[:, 0]
+            found = tf.cast(done & (scores < NOT_ADVERSARIAL), tf.int32)
+            owner_found = tf.scatter_nd(owner[:, None], found, [tf.reduce_max(owner) + 1])
+            staying = tf.where(~done & (tf.gather(owner_found, owner) == 0))[:, 0]
             results = _take((images, scores), leaving)
             images_, scores_ = _scatter((loop.images, loop.scores), tf.gather(loop.rows, leaving), results)
             rows, active, state_ = _take((loop.rows, loop.active, state), staying)

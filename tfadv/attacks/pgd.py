@@ -17,20 +17,37 @@ from tfadv.specs import setting
 
 
 class Inputs(NamedTuple):
-    """What all steps share: the bounds, and the step size and decay of the momentum, float32 ()."""
+    """What all steps share: the bounds, the step size and decay of the momentum, float32 (), and `renewals`."""
 
     bounds: Bounds
     step_size: tf.Tensor
     decay: tf.Tensor
+    renewals: tf.Tensor
 
 
 class State(NamedTuple):
-    """Clean images, labels, the present images and the momentum, a running sum of gradients."""
+    """Clean images, labels, the present images, the momentum, a running sum of gradients, and an earlier image of each,
+    NaN where there is none."""
 
     x: tf.Tensor
     y: tf.Tensor
     at: tf.Tensor
     momentum: tf.Tensor
+    earlier: tf.Tensor
+
+
+def renewals(steps: int) -> np.ndarray:
+    """bool (steps,): after which steps the present image becomes the one that later images are compared with.
+
+    Along signs, a fixed step moves a pixel on a few values, so that the search soon returns to an earlier image exactly
+    (https://arxiv.org/abs/2503.19347).  As in Brent's method, one earlier image finds a cycle of any length, because
+    the time between two renewals grows.  It grows slowly, because most cycles are short.
+    """
+    renewed, number = np.zeros(steps, bool), 1
+    while number <= steps:
+        renewed[number - 1] = True
+        number += max(1, number // 4)
+    return renewed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,12 +96,15 @@ class IteratedGradient(IterativeAttack):
         if self.random_start:
             at = x + eps * self.starting_points(images, rounds, seed)
         at = get_norm(self.norm).project(at, x, eps, low, high)
-        return State(x, images.y, at, tf.zeros_like(x))
+        return State(x, images.y, at, tf.zeros_like(x), np.nan * x)
 
     def inputs(self, bounds: Bounds, shape: tuple[int, ...], random: Any, first_round: int) -> Inputs:
         """See `IterativeAttack.inputs`."""
         step_size = self.default_step_size(bounds.eps) if self.step_size is None else self.step_size
-        return Inputs(bounds, tf.cast(step_size, tf.float32), tf.constant(self.decay, tf.float32))
+        # A momentum is a memory, and in bfloat16 the gradient depends a little on the batch.
+        finds_cycles = self.decay == 0 and self.precision == "float32"
+        renewed = renewals(self.steps) & finds_cycles
+        return Inputs(bounds, tf.cast(step_size, tf.float32), tf.constant(self.decay, tf.float32), tf.constant(renewed))
 
     def default_step_size(self, eps: tf.Tensor) -> tf.Tensor:
         """The step size where the user chose none, float32 ()."""
@@ -98,10 +118,14 @@ class IteratedGradient(IterativeAttack):
         momentum = inputs.decay * state.momentum
         momentum += tf.math.divide_no_nan(grad, tf.reduce_mean(tf.abs(grad), (1, 2, 3), True))
         at = norm.project(state.at + inputs.step_size * norm.steepest_ascent(momentum), state.x, eps, low, high)
-        done = (
-            gradient.is_adversarial(logits, state.y, targeted) if self.early_stop else tf.zeros_like(state.y, tf.bool)
-        )
-        return Step(state._replace(at=at, momentum=momentum), state.at, score(done), done)
+        if not self.early_stop:
+            nobody = tf.zeros_like(state.y, tf.bool)
+            return Step(state._replace(at=at, momentum=momentum), state.at, score(nobody), nobody)
+        # An image depends on the one before alone, so that a search that returns to an earlier one repeats itself.
+        adversarial = gradient.is_adversarial(logits, state.y, targeted)
+        cycle = tf.reduce_all(at == state.earlier, (1, 2, 3))
+        earlier = tf.where(inputs.renewals[i], at, state.earlier)
+        return Step(State(state.x, state.y, at, momentum, earlier), state.at, score(adversarial), adversarial | cycle)
 
     def last(self, model: Any, inputs: Inputs, state: State) -> tuple[tf.Tensor, tf.Tensor]:
         """The last images; where there are several restarts, one that is not adversarial scores by its loss."""

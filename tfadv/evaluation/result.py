@@ -24,7 +24,8 @@ class CostSummary:
       forwards: images that went forward only.
       seconds: wall time, compilation included; of the last process, where an evaluation was interrupted and resumed.
       fallbacks: loss → the loss that replaced it (`tfadv.attacks.losses.resolve_loss`).
-      remaining: AutoAttack only: attack → the images that were not adversarial after it, one number per eps.
+      remaining: AutoAttack and `fast` only: attack → the images that were not adversarial after it, one number per eps;
+        of `fast`, also the images that it gave up or drew as a sample.
     """
 
     gradients: int = 0
@@ -153,7 +154,21 @@ class Result:
             lines.append(
                 f"{self.attack}, eps {eps:.4g}: {row.mean():.1%} robust (95% interval {low:.1%} to {high:.1%})"
             )
-        return "\n".join([*lines, *filter(None, [self.upper_bound()])])
+        return "\n".join([*lines, *filter(None, [self.left_out(), self.upper_bound()])])
+
+    def left_out(self) -> str:
+        """Sentences on what the attack "fast" left out of AutoAttack; "" for other attacks."""
+        if self.attack != "fast":
+            return ""
+        counts = self.cost.remaining
+        left, given_up, sampled = (" / ".join(map(str, counts[key])) for key in ("square", "given up", "sample"))
+        text = (
+            f"upper bound; AutoAttack not run. Of {left} robust images, {given_up} were given up before all targets "
+            f"were tried. Square Attack was run on a sample of {sampled}"
+        )
+        if counts["square"] == counts["other targets"]:
+            return f"{text} and fooled none."
+        return f"{text}, fooled some, and was then run on all: the gradients are masked. Run AutoAttack."
 
     def upper_bound(self) -> str:
         """A sentence that says why the robust accuracy is an upper bound; "" where only a few images suggest that."""
