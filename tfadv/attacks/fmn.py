@@ -73,7 +73,7 @@ class FMN(NearestImageAttack):
     found is returned where it is within eps.
 
     The paper's margin is that to the most likely other class.  Here it is that to the class whose linear boundary at x
-    is nearest, which found adversarial images up to 2.3 times as near.  The length of the first step is
+    is nearest, because the other way led to images up to 2.3 times as far.  The length of the first step is
     √(H · W · C / 3072) in L2, as long per pixel as in the paper.
 
     Attributes:

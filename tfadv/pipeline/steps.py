@@ -350,6 +350,7 @@ def explain(run: Run, trained: Trained) -> Entry:
             "split": dataset.entry,
             "weights": trained.entry,
             "eps": eps,
+            "smallest_eps": "fmn",  # it was found by FAB in version 0.3.0
             "images": EXPLAINED_IMAGES,
             "shown": EXPLAINED_SHOWN,
         },
