@@ -14,7 +14,6 @@ import time
 import tfadv  # before TensorFlow
 
 import keras
-import numpy as np
 import tensorflow as tf
 from absl import flags
 from keras import layers
@@ -100,9 +99,9 @@ def compare(name, model, x, y, eps, norm):
 def cycles(name, model, x, y, eps):
     """A row of the second table."""
     found = attacked(PGD(steps=100), model, x, y, eps)
-    renewals, pgd.renewals = pgd.renewals, lambda steps: np.zeros(steps, bool)  # never finds a cycle
+    renewals, pgd.RENEWALS = pgd.RENEWALS, 0 * pgd.RENEWALS  # never finds a cycle
     plain = attacked(PGD(steps=100), model, x, y, eps)
-    pgd.renewals = renewals
+    pgd.RENEWALS = renewals
     differ = (found[0].robust != plain[0].robust).sum()
     cells = [name, f"{eps:.4f}", f"{100 * plain[0].robust_accuracy:.1f}", str(differ)]
     cells += [f"{plain[0].cost.gradients:,}", f"{100 * (1 - found[0].cost.gradients / plain[0].cost.gradients):.0f}"]

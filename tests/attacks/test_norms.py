@@ -1,8 +1,11 @@
+import hypothesis
 import numpy as np
 import pytest
+import scipy.optimize
 import tensorflow as tf
+from hypothesis import strategies as st
 
-from tfadv.attacks.norms import L2, Linf
+from tfadv.attacks.norms import L0, L1, L2, Linf
 from tfadv.attacks.randomness import START, drawn
 
 rng = np.random.default_rng(0)
@@ -23,6 +26,55 @@ def test_l2_projects_along_the_line():
     near = X + 1e-3 * (Z - X)
     np.testing.assert_allclose(L2.project(near, X, 0.5, -9.0, 9.0), near)
     np.testing.assert_array_equal(L2.project(X, X, 0.0, 0.0, 1.0), X)
+
+
+@hypothesis.settings(deadline=None, max_examples=60)
+@hypothesis.given(
+    d=st.lists(st.floats(-2, 2, width=32), min_size=4, max_size=4),
+    eps=st.one_of(st.just(0.0), st.floats(0, 9, width=32)),
+)
+def test_l1_projects_to_the_nearest_image(d, eps):
+    """The optimum by SLSQP, of the sizes of the changes: signs do not change."""
+    d = np.array(d)
+    found = L1.project(d.reshape(1, 2, 2, 1).astype("float32"), np.zeros((1, 2, 2, 1), "float32"), eps, -9.0, 9.0)
+    found = found.numpy().reshape(-1).astype(float)
+    assert np.abs(found).sum() <= eps * (1 + 1e-5) + 1e-6
+    best = scipy.optimize.minimize(
+        lambda v: np.square(v - np.abs(d)).sum(),
+        np.full(4, min(eps, 1) / 8),
+        jac=lambda v: 2 * (v - np.abs(d)),
+        bounds=[(0, None)] * 4,
+        constraints={"type": "ineq", "fun": lambda v: eps - v.sum(), "jac": lambda v: -np.ones(4)},
+        options={"ftol": 1e-12},
+    )
+    np.testing.assert_allclose(found, np.sign(d) * best.x, atol=2e-4)
+
+
+def test_l1_projection_of_many_images_each_by_itself():
+    eps = np.linspace(0.1, 30, 5, dtype="float32").reshape(5, 1, 1, 1)
+    whole = L1.project(Z, X, eps, 0.0, 1.0).numpy()
+    assert whole.min() >= 0 and whole.max() <= 1
+    for i in range(5):
+        np.testing.assert_array_equal(whole[i : i + 1], L1.project(Z[i : i + 1], X[i : i + 1], eps[i], 0.0, 1.0))
+    np.testing.assert_allclose(whole[4], np.clip(Z[4], 0, 1), atol=1e-6)  # all within
+
+
+def test_l0_keeps_the_largest_changes():
+    d = (Z - X).reshape(5, -1)
+    for eps in (0, 1, 7.9, 48):
+        moved = (L0.project(Z, X, np.full((5, 1, 1, 1), eps, "float32"), -9.0, 9.0) - X).numpy().reshape(5, -1)
+        assert (np.count_nonzero(moved, axis=1) == int(eps)).all()
+        assert (np.abs(moved).sum(1) <= np.sort(np.abs(d), axis=1)[:, ::-1][:, : int(eps)].sum(1) * (1 + 1e-5)).all()
+        np.testing.assert_allclose(moved[moved != 0], d[moved != 0], atol=1e-6)
+    equal = L0.project(np.ones((1, 2, 2, 1), "float32"), np.zeros((1, 2, 2, 1), "float32"), 2.0, 0.0, 1.0)
+    np.testing.assert_array_equal(equal.numpy().ravel(), [1, 1, 0, 0])
+
+
+@pytest.mark.parametrize("norm, dual", [(Linf, 1), (L2, 2), (L1, np.inf)])
+def test_dual_norm_is_the_largest_gain_per_unit(norm, dual):
+    g = rng.normal(size=(5, 4, 4, 3)).astype("float32") * 1e-25  # squares of which are 0 in float32
+    expected = np.linalg.norm(g.reshape(5, -1).astype("float64"), dual, axis=1)
+    np.testing.assert_allclose(norm.dual(g).numpy().ravel(), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("norm, dual", [(Linf, 1), (L2, 2)])

@@ -1,12 +1,14 @@
 """Evaluations without a limit: the distance of each image to its nearest adversarial image."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
 from scipy.stats import binom
 
 import tfadv
-from tfadv.evaluation.intervals import median_interval
+from tfadv.evaluation.records import median_interval
 from tfadv.pipeline.results import content_hash, load_result, save_result
 
 N, SIDE, CLASSES = 40, 4, 3
@@ -51,6 +53,21 @@ def test_accuracy_at_any_eps_is_that_of_an_evaluation_with_it(linear, result):
         limited.accuracy_at(0.01)
 
 
+def test_the_result_at_some_sizes_is_that_of_an_evaluation_with_them(linear, result):
+    sizes = (0.0, 0.001, 0.003)
+    at, limited = result.at(sizes), tfadv.evaluate(*linear[:3], "fab(steps=30)", sizes)
+    assert at.eps == limited.eps == sizes and at.robust_accuracy == limited.robust_accuracy
+    np.testing.assert_array_equal(at.robust, limited.robust)
+    np.testing.assert_array_equal(at.distances, result.distances)
+    assert "eps 0.003: " in at.summary() and "median distance" in at.summary()
+    with pytest.raises(ValueError, match="eps=None"):
+        limited.at(sizes)
+
+
+def test_clean_images_need_no_sizes(linear, result):
+    assert tfadv.evaluate(*linear[:3], None).clean_accuracy == result.clean_accuracy
+
+
 def test_parts_of_the_images_have_the_same_distances(linear, result):
     model, x, y, _ = linear
     parts = [tfadv.evaluate(model, x[i : i + 10], y[i : i + 10], "fab(steps=30)", first=i) for i in range(0, N, 10)]
@@ -78,6 +95,7 @@ def test_the_distances_survive_the_disk(result, tmp_path):
     loaded = load_result(tmp_path)
     np.testing.assert_array_equal(loaded.distances, result.distances)
     assert loaded.eps is None and content_hash(loaded) == content_hash(result)
+    assert content_hash(dataclasses.replace(result, distances=2 * result.distances)) != content_hash(result)
     np.testing.assert_array_equal(result.first(7).distances, result.distances[:7])
 
 

@@ -80,6 +80,19 @@ def test_the_label_is_stored_only_where_it_differs_from_the_name():
     assert "label" not in record.to_dict() and record.attack_label == "pgd"
 
 
+def test_the_median_distance_is_stored_and_may_be_infinite():
+    distances = np.array([0, 0.1, 0.2, 0.4, 0.5, 0.6, np.inf, np.inf])
+    args = MODEL, (0.3,), (distances > 0.3)[None], "fmn", {"norm": "l2"}, COST, "fmn"
+    (record,) = attack_records(*args, distances)
+    entry = json.loads(json.dumps(record.to_dict(), allow_nan=False))
+    assert entry["median_distance"] == 0.4 and entry["median_interval"] == [0, None] and "distances" not in entry
+    assert Record.from_dict(entry) == record and record.median_interval == (0, np.inf)
+    assert record.median_text == "0.4 [0, inf] l2"
+    assert with_outcomes(record, record.per_image[2:]).median_distance is None
+    (unknown,) = attack_records(*args)
+    assert "median_distance" not in unknown.to_dict() and unknown.median_text is None
+
+
 def test_worst_case_records_name_the_attacks():
     (record,) = worst_case_records(MODEL, (0.1,), rows(1), ["fgsm", "pgd(steps=50)"])
     assert (record.attack, record.settings) == ("worst", {"attacks": ["fgsm", "pgd(steps=50)"]})

@@ -13,7 +13,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
-from tests.report.conftest import without_published
+from tests.report.conftest import EPSILONS, make_record, without_published
 from tfadv.defenses.trades import TRADES
 from tfadv.report import FORMATS, csv_files, markdown, plots, write_report
 from tfadv.report.example_sheet import MOST, example_sheet
@@ -129,6 +129,26 @@ def test_accuracy_plot_has_a_curve_for_every_defense_and_protocol(full_data):
         "Baseline", "Augmented", "Retrained", "FGSM, white-box", "FGSM, transfer", "worst case of attacks",
     ]  # fmt: skip
     assert_nothing_is_cut_off(figure)
+
+
+def test_distances_are_a_curve_without_markers_and_a_column(data):
+    distances = np.append(np.repeat([0.0, 0.04, 0.05, 0.2], 24), [np.inf] * 4)
+    found = {"distances": distances, "median_distance": 0.04, "median_interval": (0.04, np.inf)}
+    common = {"attack": "fmn", "settings": {"norm": "linf"}, **found}
+    records = [
+        make_record("resnet18", "baseline", "whitebox", eps, (distances > eps).mean(), **common) for eps in EPSILONS
+    ]
+    l2 = [dataclasses.replace(record, settings={"norm": "l2"}, label="fmn(norm=l2)") for record in records]
+    with_curve = dataclasses.replace(data, records=(*data.records, *records, *l2))
+    figure = plots.accuracy_plot(with_curve, "resnet18")
+    (curve,) = (line for line in figure.axes[0].lines if line.get_drawstyle() == "steps-post")
+    np.testing.assert_allclose(curve.get_xydata(), [[0, 76], [0.04, 52], [0.05, 28], [0.1, 28]])
+    assert "nearest images, fmn" in [text.get_text() for text in figure.legends[0].get_texts()]
+    (caption,) = (each.caption for each in plots.pictures(with_curve) if each.file == "accuracy_resnet18.png")
+    assert caption.endswith("nearest adversarial image by fmn is further.")
+    table = report_tables(with_curve)["attacks"]
+    medians = {row[2]: row[table.head.index("median distance")] for row in table.rows}
+    assert medians == {"fmn": "0.04 [0.04, inf] linf", "fmn(norm=l2)": "0.04 [0.04, inf] l2"}
 
 
 @pytest.mark.parametrize("known", [True, False])

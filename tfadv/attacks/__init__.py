@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from tfadv.attacks.base import Attack
     from tfadv.attacks.bim import BIM
     from tfadv.attacks.cost import Cost
+    from tfadv.attacks.ddn import DDN
     from tfadv.attacks.fab import FAB
     from tfadv.attacks.fast import Fast
     from tfadv.attacks.fgsm import FGSM
+    from tfadv.attacks.fmn import FMN
     from tfadv.attacks.hopskipjump import HopSkipJump
     from tfadv.attacks.iterative import IterativeAttack
     from tfadv.attacks.mifgsm import MIFGSM
@@ -47,6 +49,8 @@ ATTACKS = Registry(
         "apgd-t": "tfadv.attacks.apgd:apgd_t",
         "fab": "tfadv.attacks.fab:FAB",
         "fab-t": "tfadv.attacks.fab:fab_t",
+        "fmn": "tfadv.attacks.fmn:FMN",
+        "ddn": "tfadv.attacks.ddn:DDN",
         "square": "tfadv.attacks.square:Square",
         "hopskipjump": "tfadv.attacks.hopskipjump:HopSkipJump",
         "rays": "tfadv.attacks.rays:RayS",
@@ -57,7 +61,7 @@ ATTACKS = Registry(
 
 _MODULES = {
     **{"APGD": "apgd", "AutoAttack": "autoattack", "BIM": "bim", "FAB": "fab", "FGSM": "fgsm", "MIFGSM": "mifgsm"},
-    **{"Fast": "fast", "HopSkipJump": "hopskipjump", "RayS": "rays"},
+    **{"DDN": "ddn", "FMN": "fmn", "Fast": "fast", "HopSkipJump": "hopskipjump", "RayS": "rays"},
     **{"OneStep": "onestep", "PGD": "pgd", "Square": "square"},
     **{"Attack": "base", "IterativeAttack": "iterative", "Cost": "cost"},
 }
@@ -66,8 +70,10 @@ __all__ = [
     "APGD",
     "ATTACKS",
     "BIM",
+    "DDN",
     "FAB",
     "FGSM",
+    "FMN",
     "MIFGSM",
     "PGD",
     "RayS",

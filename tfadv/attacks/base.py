@@ -37,13 +37,14 @@ def precision_setting() -> Any:
 
 
 class Images(NamedTuple):
-    """A batch: x float32 (N, H, W, C), y int64 (N,), the images' numbers int64 (N,), and the logits of x, float32
-    (N, K), where they are needed."""
+    """A batch: x float32 (N, H, W, C), y int64 (N,), the images' numbers int64 (N,), and where they are needed, the
+    logits of x, float32 (N, K), and the classes to approach, int64 (N,)."""
 
     x: tf.Tensor
     y: tf.Tensor
     numbers: tf.Tensor
     logits: tf.Tensor | None = None
+    target: tf.Tensor | None = None
 
     def take(self, rows: np.ndarray) -> Images:
         """These rows, in this order."""

@@ -10,12 +10,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfadv.attacks import gradient, loop, losses
-from tfadv.attacks.base import Bounds, Call, Images
+from tfadv.attacks.base import Bounds, Images
 from tfadv.attacks.hyperplane import project_onto_hyperplane
-from tfadv.attacks.iterative import IterativeAttack, Passes
+from tfadv.attacks.iterative import Passes
+from tfadv.attacks.nearest import NearestImageAttack
 from tfadv.attacks.norms import NORMS, finite, get_norm
 from tfadv.attacks.targets import most_likely_others
-from tfadv.models.compiled import compiled_logits
 from tfadv.specs import setting
 
 MAX_BIAS = 0.1  # α_max: how much of a step starts from x and not from the present image
@@ -57,9 +57,7 @@ def nearest_boundary(model: Any, x: tf.Tensor, source: tf.Tensor, norm: str) -> 
         f_j = losses.margin_to_target(logits, source, target)
         difference = tf.one_hot(target, classes) - own
         w_j = finite(tape.gradient(logits, x, output_gradients=difference, unconnected_gradients="zero"))
-        largest = tf.reduce_max(tf.abs(w_j), (1, 2, 3))  # squares of tiny gradients would be 0
-        scaled = tf.reshape(tf.math.divide_no_nan(w_j, _column(largest)), (tf.shape(x)[0], -1))
-        dual = largest * tf.norm(scaled, 1 if norm == "linf" else 2, axis=1)
+        dual = get_norm(norm).dual(w_j)[:, 0, 0, 0]
         distance_j = tf.where(dual > 0, tf.abs(f_j) / dual, np.inf)
         nearer = distance_j < distance
         f, w = tf.where(nearer, f_j, f), tf.where(_column(nearer), w_j, w)
@@ -72,7 +70,7 @@ def nearest_boundary(model: Any, x: tf.Tensor, source: tf.Tensor, norm: str) -> 
 
 
 @dataclasses.dataclass(frozen=True)
-class FAB(IterativeAttack):
+class FAB(NearestImageAttack):
     """Walks along the decision boundary to the adversarial image nearest to x, and returns it where it is within eps.
 
     The walk does not depend on eps, so one run is enough for all eps.  It ends for an
@@ -94,13 +92,6 @@ class FAB(IterativeAttack):
     restarts: int = setting(1, least=1)
     targets: int = setting(0, least=0)
     targeted: bool = False
-
-    limited = False
-
-    @property
-    def takes_random(self) -> bool:
-        """See `Attack.takes_random`; what it finds is not checked with new passes."""
-        return False
 
     @property
     def name(self) -> str:
@@ -163,15 +154,6 @@ class FAB(IterativeAttack):
     def last(self, model: Any, inputs: Bounds, state: State) -> tuple[tf.Tensor, tf.Tensor]:
         """The score of an image is its distance."""
         return state.best, state.distance
-
-    def attack_batch(self, call: Call, x: tf.Tensor, y: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-        """See `Attack.attack_batch`; one run for all eps."""
-        images = Images(x, y, call.numbers, compiled_logits(call.model, x))
-        call.cost.add(forwards=len(y))
-        active = ~gradient.is_adversarial(images.logits, y, call.targeted).numpy()
-        bounds = call.bounds(tf.reduce_max(sizes), goal=tf.reduce_min(sizes))
-        nearest, distances = self.run(call, images, active, bounds)
-        return tf.where((distances <= sizes[:, None])[..., None, None, None], nearest, x)
 
     def _defaults(self) -> FAB:
         return fab_t() if self.targets else FAB()

@@ -94,8 +94,8 @@ def sizes_of(eps: Any) -> list[float]:
 
 def largest_distance(clip: tuple[float, float], norm: str, pixels: int) -> float:
     """The distance of the two images that are furthest apart; arguments as for `check_sizes`."""
-    low, high = clip
-    return (high - low) * (math.sqrt(pixels) if norm == "l2" else 1)
+    span = clip[1] - clip[0]
+    return {"linf": span, "l2": span * math.sqrt(pixels), "l1": span * pixels, "l0": float(pixels)}[norm]
 
 
 def check_sizes(sizes: Sequence[float], clip: tuple[float, float], norm: str = "linf", pixels: int = 1) -> None:
@@ -104,7 +104,7 @@ def check_sizes(sizes: Sequence[float], clip: tuple[float, float], norm: str = "
     Args:
       sizes: sizes of perturbations.
       clip: (least, greatest) value of a pixel.
-      norm: "linf" or "l2".
+      norm: "linf", "l2", "l1" or "l0", which counts the values of the array H · W · C that change.
       pixels: H · W · C.
 
     Raises:
@@ -135,7 +135,7 @@ def check_inputs(
 
     Args:
       model, x, y, eps, clip: as the attack got them.
-      norm: "linf" or "l2", in which eps is measured.
+      norm: "linf", "l2", "l1" or "l0", in which eps is measured.
       limited: whether eps must not exceed the distance of any two images.
       logits: whether a model that ends in a softmax is refused.
 

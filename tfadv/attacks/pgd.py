@@ -13,11 +13,13 @@ from tfadv.attacks.base import Bounds, Call, Images, precision_setting
 from tfadv.attacks.iterative import IterativeAttack, Passes
 from tfadv.attacks.loop import ADVERSARIAL, Step, score
 from tfadv.attacks.norms import NORMS, finite, get_norm
+from tfadv.models.expectation import Expectation
 from tfadv.specs import setting
 
 
 class Inputs(NamedTuple):
-    """What all steps share: the bounds, the step size and decay of the momentum, float32 (), and `renewals`."""
+    """What all steps share: the bounds, the step size and decay of the momentum, float32 (), and `RENEWALS`, or zeros
+    where the search does not look for cycles."""
 
     bounds: Bounds
     step_size: tf.Tensor
@@ -36,18 +38,20 @@ class State(NamedTuple):
     earlier: tf.Tensor
 
 
-def renewals(steps: int) -> np.ndarray:
-    """bool (steps,): after which steps the present image becomes the one that later images are compared with.
+def _renewals(most: int) -> np.ndarray:
+    """int64 (R,): after how many steps, up to `most`, the present image is kept, to compare later ones with it.
 
     Along signs, a fixed step moves a pixel on a few values, so that the search soon returns to an earlier image exactly
     (https://arxiv.org/abs/2503.19347).  As in Brent's method, one earlier image finds a cycle of any length, because
     the time between two renewals grows.  It grows slowly, because most cycles are short.
     """
-    renewed, number = np.zeros(steps, bool), 1
-    while number <= steps:
-        renewed[number - 1] = True
-        number += max(1, number // 4)
-    return renewed
+    found = [1]
+    while found[-1] <= most:
+        found.append(found[-1] + max(1, found[-1] // 4))
+    return np.array(found)
+
+
+RENEWALS = _renewals(100_000)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,9 +106,8 @@ class IteratedGradient(IterativeAttack):
         """See `IterativeAttack.inputs`."""
         step_size = self.default_step_size(bounds.eps) if self.step_size is None else self.step_size
         # A momentum is a memory, and in bfloat16 the gradient depends a little on the batch.
-        finds_cycles = self.decay == 0 and self.precision == "float32"
-        renewed = renewals(self.steps) & finds_cycles
-        return Inputs(bounds, tf.cast(step_size, tf.float32), tf.constant(self.decay, tf.float32), tf.constant(renewed))
+        renewals = tf.constant(RENEWALS if self.decay == 0 and self.precision == "float32" else 0 * RENEWALS, tf.int32)
+        return Inputs(bounds, tf.cast(step_size, tf.float32), tf.constant(self.decay, tf.float32), renewals)
 
     def default_step_size(self, eps: tf.Tensor) -> tf.Tensor:
         """The step size where the user chose none, float32 ()."""
@@ -123,8 +126,8 @@ class IteratedGradient(IterativeAttack):
             return Step(state._replace(at=at, momentum=momentum), state.at, score(nobody), nobody)
         # An image depends on the one before alone, so that a search that returns to an earlier one repeats itself.
         adversarial = gradient.is_adversarial(logits, state.y, targeted)
-        cycle = tf.reduce_all(at == state.earlier, (1, 2, 3))
-        earlier = tf.where(inputs.renewals[i], at, state.earlier)
+        cycle = tf.reduce_all(at == state.earlier, (1, 2, 3)) & (not isinstance(model, Expectation))
+        earlier = tf.where(tf.reduce_any(inputs.renewals == i + 1), at, state.earlier)
         return Step(State(state.x, state.y, at, momentum, earlier), state.at, score(adversarial), adversarial | cycle)
 
     def last(self, model: Any, inputs: Inputs, state: State) -> tuple[tf.Tensor, tf.Tensor]:

@@ -53,22 +53,6 @@ class Difference:
         return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*self.points)
 
 
-def median_interval(values: np.ndarray) -> tuple[float, float]:
-    """The 95% interval (low, high) of a median, between two order statistics: at least 95% whatever the distribution.
-
-    Args:
-      values: float (N,), at least one; some may be inf.
-
-    Returns:
-      The smallest and the largest value where N is too small for 95%.
-    """
-    from scipy.stats import binom  # 0.6 s to import
-
-    n, ordered = len(values), np.sort(values)
-    skipped = max(0, int(binom.ppf(0.025, n, 0.5)) - 1)  # so many values on each side are outside of the interval
-    return float(ordered[skipped]), float(ordered[n - 1 - skipped])
-
-
 def paired_difference(a: np.ndarray, b: np.ndarray) -> Difference:
     """The accuracy of one model minus that of another on the same images.
 

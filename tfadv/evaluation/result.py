@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tfadv.evaluation.intervals import median_interval
-from tfadv.evaluation.records import wilson_interval
+from tfadv.evaluation.records import median, median_interval, wilson_interval
 
 _FEW, _FEW_SHARE = 3, 0.01  # robust images without a gradient that are not worth a warning
 
@@ -60,8 +59,8 @@ class Result:
       clean_correct: bool (N,), whether the clean image is classified correctly.
       adversarial_correct: bool (E, N), whether the adversarial image is classified correctly.
       cost: what the attack cost.
-      distances: float64 (N,), where `eps` is None: how far the nearest adversarial image is that the attack has found,
-        in its norm; 0 where the image itself is misclassified, inf where it has found none.
+      distances: float64 (N,), where eps did not limit the attack: how far the nearest adversarial image is that the
+        attack has found, in its norm; 0 where the image itself is misclassified, inf where it has found none.
       adversarial: the adversarial images, float32 (N, H, W, C) where `eps` is one number, else (E, N, H, W, C); None
         without `evaluate(…, keep_images=True)`.
       gradients_checked: number of robust images of which it was checked whether the attack's loss has a gradient.
@@ -108,7 +107,7 @@ class Result:
     @property
     def median_distance(self) -> float:
         """The median of `distances`; inf where the attack fails on half of the images."""
-        return float(np.quantile(self._known_distances(), 0.5, method="inverted_cdf"))
+        return median(self._known_distances())
 
     @property
     def median_interval(self) -> tuple[float, float]:
@@ -122,6 +121,15 @@ class Result:
           ValueError: `evaluate` was called with an eps.
         """
         return float((self._known_distances() > eps).mean())
+
+    def at(self, sizes: Sequence[float]) -> Result:
+        """The result at E sizes of eps, from the distances, which it keeps.
+
+        Raises:
+          ValueError: `evaluate` was called with an eps.
+        """
+        correct = self._known_distances() > np.asarray(sizes, float)[:, None]
+        return dataclasses.replace(self, eps=tuple(sizes), adversarial_correct=correct, adversarial=None)
 
     def _known_distances(self) -> np.ndarray:
         if self.distances is None:
@@ -145,8 +153,9 @@ class Result:
             low, high = self.median_interval
             lines.append(
                 f"{self.attack}, nearest adversarial images: median distance {self.median_distance:.4g} (95% interval "
-                f"{low:.4g} to {high:.4g}), none found for {self.robust.mean():.1%}"
+                f"{low:.4g} to {high:.4g}), none found for {np.isinf(self.distances).mean():.1%}"
             )
+        if self.eps is None:
             return "\n".join(lines)
         sizes = self.eps if isinstance(self.eps, tuple) else (self.eps,)
         for eps, row in zip(sizes, self.robust):

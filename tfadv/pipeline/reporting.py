@@ -85,7 +85,8 @@ def records(run: Run, trained: Trained) -> list[Record]:
     found = fgsm_records(model, epsilons, result.clean_correct, result.robust, fgsm.transfer.robust, source)
     for each in others:
         own, cost = each.result, each.result.cost.to_dict()
-        found += attack_records(model, epsilons, own.robust, own.attack or "", own.settings, cost, each.attack.label)
+        names = own.attack or "", own.settings, cost, each.attack.label
+        found += attack_records(model, epsilons, own.robust, *names, own.distances)
     # One eps has another meaning in another norm.  FGSM is in linf.
     linf = [each for each in others if each.result.settings.get("norm", "linf") == "linf"]
     joined = linf or others

@@ -43,6 +43,7 @@ def content_hash(*results: Result) -> str:
         sha.update(digest([result.attack, result.settings, result.eps]).encode())
         sha.update(np.packbits(result.clean_correct).data)
         sha.update(np.packbits(result.adversarial_correct).data)
+        sha.update(b"" if result.distances is None else result.distances.data)
     return sha.hexdigest()
 
 

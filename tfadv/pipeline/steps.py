@@ -185,7 +185,11 @@ def evaluate_fgsm(run: Run, trained: Trained) -> Evaluation:
 
 
 def evaluate_attack(run: Run, trained: Trained, attack: Attack, n: int | None = None) -> Evaluation:
-    """Robust accuracy under an attack on the first n test images; None: as many as the settings ask for."""
+    """Robust accuracy under an attack on the first n test images; None: as many as the settings ask for.
+
+    An attack that looks for the nearest adversarial image goes on to the end and not to the smallest eps only, so that
+    the distances are known.
+    """
     config, dataset = run.config, prepare(run)
     n = n or config.attacked_images(attack.name, dataset.sizes["test"])
 
@@ -197,13 +201,13 @@ def evaluate_attack(run: Run, trained: Trained, attack: Attack, n: int | None = 
                 test.images[rows],
                 test.labels[rows],
                 attack,
-                config.epsilons,
+                config.epsilons if attack.limited else None,
                 batch_size=config.images_at_once,
                 seed=config.seed,
                 first=piece.start,
                 execution=Execution(run.devices, progress=progress, resume=resume),
             )
-        save_result(folder, result)
+        save_result(folder, result if attack.limited else result.at(config.epsilons))
 
     def join(folder: pathlib.Path, manifest: dict, parts: Sequence[pathlib.Path]) -> str:
         result = concatenate([load_result(part) for part in parts])
@@ -222,6 +226,7 @@ def evaluate_attack(run: Run, trained: Trained, attack: Attack, n: int | None = 
             "source": source_of(type(attack)),
             "epsilons": list(config.epsilons),
             "images": n,
+            **({} if attack.limited else {"distances": True}),  # version 0.3.0 did not keep them
             **_randomness(run),
         },
         lambda: _ranges(n, ATTACK_PART),
@@ -350,6 +355,7 @@ def explain(run: Run, trained: Trained) -> Entry:
             "split": dataset.entry,
             "weights": trained.entry,
             "eps": eps,
+            "smallest_eps": "fmn",  # it was found by FAB in version 0.3.0
             "images": EXPLAINED_IMAGES,
             "shown": EXPLAINED_SHOWN,
         },

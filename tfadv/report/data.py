@@ -203,6 +203,17 @@ class ReportData:
                 return record
         return None
 
+    def with_distances(self, model: str, defense: str | None = None) -> dict[str, Record]:
+        """The attacks in L∞ whose distances are known: their labels → one of their records; None: of any defense."""
+        return {
+            record.attack_label: record
+            for record in self.records
+            if record.model == model
+            and defense in (None, record.defense)
+            and record.distances is not None
+            and record.norm == "linf"
+        }
+
     def accuracy(self, model: str, defense: str, protocol: str, eps: float | None = None) -> float | None:
         """The accuracy in percent of the same `record`, or None."""
         record = self.record(model, defense, protocol, eps)

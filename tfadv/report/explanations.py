@@ -18,7 +18,7 @@ COLUMNS = ("clean", "saliency", "Grad-CAM", "attacked", "saliency", "Grad-CAM", 
 
 # Captions.
 VULNERABILITY = (
-    "The smallest eps that fools the model, found by FAB, over its first-order estimate: a point per test image "
+    "The smallest eps that fools the model, found by FMN, over its first-order estimate: a point per test image "
     "that is classified correctly. The two are equal on the grey line. Points far above it suggest masked gradients."
 )
 EXPLANATIONS = (

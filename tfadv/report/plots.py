@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,6 +24,7 @@ DPI = 120
 # Colors that color-blind readers tell apart (Okabe & Ito), and a marker each for black-and-white print.
 PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+CURVES: tuple[Any, ...] = ("-.", (0, (3, 1, 1, 1, 1, 1)), (0, (5, 1)))  # line styles of attacks with distances
 
 TRAINING_CAPTION = (
     "Accuracy on validation images (solid) and, for defenses that attack images while they train, under PGD or, for "
@@ -107,6 +109,9 @@ def _accuracy_caption(data: ReportData, model: str) -> str:
     if sizes:
         images = " / ".join(sorted(sizes))
         lines.append(f"dashed in the worst case per image over all attacks, on {images} test images")
+    attacks = ", ".join(data.with_distances(model))
+    if attacks:
+        lines.append(f"without markers the share of images whose nearest adversarial image by {attacks} is further")
     return f"Accuracy of {model} over eps: {', '.join(lines)}."
 
 
@@ -153,12 +158,14 @@ def styles(data: ReportData) -> dict[str, tuple[str, str, str]]:
 def accuracy_plot(data: ReportData, model: str) -> Figure:
     """Accuracy of a model over eps, clean at eps 0, with bands of 95% confidence.
 
-    Defenses have a color each, protocols a line style.
+    Defenses have a color each, protocols a line style.  Where the distances of the images are known, the accuracy is
+    known at all eps: a line without markers.
     """
     figure = Figure(figsize=(6.4, 5), layout="constrained")
     axes = figure.subplots()
     epsilons = [0.0, *data.epsilons]
-    shown: dict[str, str] = {}  # protocol → line style
+    shown: dict[str, Any] = {}  # protocol → line style
+    curves_of = dict(zip(data.with_distances(model), itertools.cycle(CURVES)))  # attack → line style
     for defense, (_, color, marker) in styles(data).items():
         clean = data.record(model, defense, "clean")
         curves = {
@@ -174,6 +181,9 @@ def accuracy_plot(data: ReportData, model: str) -> Figure:
                 axes.plot(epsilons, heights, line, color=color, marker=marker, markersize=5, clip_on=False)
                 axes.fill_between(epsilons, low, high, color=color, alpha=0.15, linewidth=0)
                 shown[protocol] = line
+        for attack, record in data.with_distances(model, defense).items():
+            axes.step(*_accuracy_over_eps(record, epsilons[-1]), linestyle=curves_of[attack], where="post", color=color)
+            shown[f"nearest images, {attack}"] = curves_of[attack]
     axes.set(title=model, xlabel="eps (pixels in [0, 1])", ylabel="accuracy, %", ylim=(0, 100), xticks=epsilons)
     axes.set_xticks(epsilons, [f"{eps:g}" for eps in epsilons])
     axes.grid(alpha=0.3)
@@ -190,6 +200,14 @@ def add_legend(figure: Figure, data: ReportData, model: str, lines: Mapping[str,
     ]
     protocols = [Line2D([], [], color="black", linestyle=line, label=label) for label, line in lines.items()]
     figure.legend(handles=defenses + protocols, loc="outside lower center", fontsize="small", frameon=False, ncols=3)
+
+
+def _accuracy_over_eps(record: Record, largest: float) -> tuple[np.ndarray, np.ndarray]:
+    """(eps from 0 to the largest, accuracy in percent from there on), from the distances of the images."""
+    assert record.distances is not None
+    steps = np.unique(record.distances[record.distances <= largest])
+    eps = np.unique([0.0, *steps, largest])
+    return eps, 100 * np.mean(record.distances[None] > eps[:, None], axis=1)
 
 
 def _percentages(records: Sequence[Record | None]) -> np.ndarray:

@@ -186,7 +186,10 @@ def transfer_table(data: ReportData) -> Table | None:
 
 
 def attacks_table(data: ReportData) -> Table | None:
-    """Robust accuracy under each attack of `--attacks` with its 95% interval and its cost; None without any."""
+    """Robust accuracy under each attack of `--attacks` with its 95% interval and its cost; None without any.
+
+    Where attacks look for the nearest adversarial image, their median distance as well.
+    """
     records = [record for record in data.records if record.settings]
     if not records:
         return None
@@ -197,15 +200,18 @@ def attacks_table(data: ReportData) -> Table | None:
         if record.attack == WORST_CASE:
             attack = f"worst case of {_attacks(record)}"
         groups.setdefault((record.model, record.defense, attack), {})[record.eps] = record
+    with_medians = any(record.median_text for record in records)
     rows: list[tuple[Cell, ...]] = []
     for names, per_eps in groups.items():
         first = next(iter(per_eps.values()))
         accuracies = [per_eps[eps].interval_text if eps in per_eps else None for eps in epsilons]
         keys = ("gradients_per_image", "forwards_per_image", "seconds")
         costs = [f"{first.cost[key]:,.0f}" if first.cost else None for key in keys]
-        rows.append((*names, *accuracies, f"{first.n:,}", *costs))
+        medians = [first.median_text] if with_medians else []
+        rows.append((*names, *accuracies, *medians, f"{first.n:,}", *costs))
+    median_head = ["median distance"] if with_medians else []
     cost_head = ("images", "gradients per image", "forwards per image", "seconds")
-    head = ("model", "defense", "attack", *(f"eps {eps:g}" for eps in epsilons), *cost_head)
+    head = ("model", "defense", "attack", *(f"eps {eps:g}" for eps in epsilons), *median_head, *cost_head)
     return Table("Attacks. Robust accuracy, % [95% interval], and cost for all eps together", head, rows)
 
 
