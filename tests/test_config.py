@@ -52,6 +52,7 @@ OTHER = {
     "epsilons": ("0.5, 0.25", (0.5, 0.25)),
     "attacks": ("fgsm,pgd(steps=50,restarts=5)", "fgsm,pgd(steps=50,restarts=5)"),
     "require": ("accuracy>=0.9", "accuracy>=0.9"),
+    "baseline": ("old/results.json", "old/results.json"),
     "eval_size": ("26", 26),
     "workdir": ("somewhere", "somewhere"),
     "overwrite": ("true", True),

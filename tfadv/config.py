@@ -257,8 +257,16 @@ class Config:
     )
     require: str = setting(
         "",
-        "Requirements, such as 'accuracy>=0.9; autoattack@8/255>=0.4; worst@8/255>=0.4'. The exit code is 0 if all are "
-        "met at 95% confidence, 1 if one is not, and 2 if more images or a stronger attack must decide.",
+        "Requirements, such as 'accuracy>=0.9; autoattack@8/255>=0.4; worst@8/255>=baseline-0.02; "
+        "worst_class(pgd)@8/255>=0.1'. The exit code is 0 if all are met at 95% confidence, 1 if one is not, and 2 if "
+        "more images or a stronger attack must decide.",
+        group="Attacks",
+        rare=True,
+    )
+    baseline: str = setting(
+        "",
+        "The results.json of an earlier run, such as that of the last release, for requirements such as "
+        "accuracy>=baseline-0.02. Image by image if its work folder is still around it and has the same test images.",
         group="Attacks",
         rare=True,
     )
@@ -327,11 +335,9 @@ class Config:
         return self.batch_size // self.batch_parts
 
     def _check_requirements(self) -> None:
-        if not self.require:
-            return
-        if self.stage not in ("evaluate", *REPORTED) or self.shard:
+        if self.require and (self.stage not in ("evaluate", *REPORTED) or self.shard):
             raise UserError("--require is for --stage=evaluate, report, explain, compare and all, without --shard.")
-        gate.check(gate.requirements(self.require), self.epsilons, self.attacks)
+        gate.check(gate.requirements(self.require), self.epsilons, self.attacks, self.baseline)
 
     def _check_shard(self) -> None:
         if not self.shard:
@@ -466,4 +472,4 @@ class Config:
 
     def flagfile(self) -> str:
         """Returns the settings as a flagfile that gives the same results, without requests for one run only."""
-        return flag_lines(dataclasses.replace(self, overwrite=False, require=""))
+        return flag_lines(dataclasses.replace(self, overwrite=False, require="", baseline=""))

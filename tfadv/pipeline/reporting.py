@@ -197,12 +197,19 @@ def _data(run: Run, trained: Sequence[Trained], evaluations: Sequence[Evaluation
     )
 
 
-def judge(run: Run) -> list[gate.Decision]:
+def judge(run: Run, baseline: Sequence[Record] = ()) -> list[gate.Decision]:
     """Whether the models meet `--require`: those trained by `--defenses` or, where it names none, as they are.
 
     Writes gate.xml in the work folder, and a table into the summary of a GitHub workflow.
+
+    Args:
+      run: settings, work folder and devices.
+      baseline: the results to compare with, see `tfadv.pipeline.baseline`.
     """
-    decisions = []
+    decisions, wanted = [], gate.requirements(run.config.require)
+    classes = None
+    if any(requirement.of_worst_class for requirement in wanted):
+        classes = run.dataset.class_names, run.dataset.images["test"].labels
     for each in _judged(run):
         with run.cache.looking():
             found = steps.check(run, each, _images(run, f"diagnostics/{each.folder}"))
@@ -210,8 +217,10 @@ def judge(run: Run) -> list[gate.Decision]:
         checks = steps.read_checks(run, found) if found.content is not None else []
         suspicious += sum(one.passed is False for one in checks)
         of_model = records(run, each)
-        for requirement in gate.requirements(run.config.require):
-            decisions.append(gate.decide(requirement, each.name, of_model, suspicious))
+        for requirement in wanted:
+            decisions.append(
+                gate.decide(requirement, each.name, of_model, suspicious, classes=classes, baseline=baseline)
+            )
     if not run.workdir.follower:
         (run.workdir.root / "gate.xml").write_text(gate.junit(decisions), encoding="utf-8")
         if os.environ.get("GITHUB_STEP_SUMMARY"):

@@ -8,6 +8,7 @@ import json
 import logging
 import pathlib
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -19,8 +20,11 @@ LOG = logging.getLogger(__name__)
 
 def save_result(folder: pathlib.Path, result: Result, prefix: str = "") -> None:
     """Writes a result; `prefix` distinguishes several results in one folder."""
+    arrays: dict[str, Any] = {"clean": result.clean_correct, "adversarial": result.adversarial_correct}
+    if result.rounded_correct is not None:
+        arrays["rounded"] = result.rounded_correct
     with open(folder / f"{prefix}correct.npz", "wb") as file:
-        np.savez_compressed(file, clean=result.clean_correct, adversarial=result.adversarial_correct)
+        np.savez_compressed(file, **arrays)
     record = {
         "attack": result.attack,
         "settings": result.settings,
@@ -56,6 +60,7 @@ def load_result(folder: pathlib.Path, prefix: str = "") -> Result:
             cost=CostSummary(**record["cost"]),
             gradients_checked=record["gradients_checked"],
             without_gradient=record["without_gradient"],
+            rounded_correct=arrays.get("rounded"),
         )
 
 

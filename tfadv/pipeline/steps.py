@@ -205,7 +205,7 @@ def evaluate_attack(run: Run, trained: Trained, attack: Attack, n: int | None = 
         save_result(folder, result)
         manifest["content"] = content_hash(result)
         warn_of_upper_bound(f"{trained.name} under {attack.label}", result)
-        return in_percent(result.robust)
+        return "; ".join(filter(None, [in_percent(result.robust), result.rounding()]))
 
     entry = run.cache.cached_in_parts(
         f"attacks/{trained.folder}/{folder_name(attack.label)}",
