@@ -45,6 +45,13 @@ def is_function(name: str) -> bool:
     return ":" in name and not name.endswith((".keras", *DEPLOYED)) and not is_saved_model(name)
 
 
+def is_deployed(name: str) -> bool:
+    """Whether the model has no gradient of its own: a file for deployment, or a function that takes images."""
+    if is_function(name):
+        return runtimes.takes_images(runtimes.function_of(name))
+    return name.endswith(DEPLOYED)
+
+
 def is_fixed(name: str) -> bool:
     """Whether the model can be attacked but not trained: a SavedModel, or a file for deployment."""
     return name.endswith(DEPLOYED) or is_saved_model(name)

@@ -61,6 +61,11 @@ class Network(abc.ABC):
           UserError: it does not fit the images of the data set.
         """
 
+    @property
+    def access(self) -> str:
+        """Of a deployed model, how it is attacked, a sentence; "" of others."""
+        return ""
+
     def content(self, model: keras.Model) -> str:
         """A hash that changes when the predictions of the trained model do: its weights alone don't tell.
 
@@ -115,6 +120,14 @@ class OwnModel(Network):
     def __init__(self, name: str, run: Run) -> None:
         """`name`: as in `tfadv.models.own`."""
         self.label, self._name, self._run = own.label(name), name, run
+
+    @property
+    def access(self) -> str:
+        """See `Network.access`."""
+        if not own.is_deployed(self._name):
+            return ""
+        gradient = f"attacks follow the gradient of {self._twin}" if self._twin else "attacks have no gradient"
+        return f"{self._name} decides which images are adversarial; {gradient}."
 
     @functools.cached_property
     def _identity(self) -> dict:
