@@ -65,7 +65,8 @@ class Config:
         ("resnet18", "resnet50", "resnet101"),
         "The models to train, attack and report. Also your own: a .keras file, or module:function, a function that "
         "returns a Keras model. Attacked but not trained: the folder of a SavedModel, a .tflite or .onnx file (see "
-        "--twin), or a function from arrays of images to logits, probabilities or class numbers.",
+        "--twin), a service such as http://127.0.0.1:8501/v1/models/m:predict, or a function from arrays of images to "
+        "logits, probabilities or class numbers.",
         group="Run",
         accepts=Names("model", _models),
         required=True,
@@ -93,9 +94,9 @@ class Config:
     )
     twin: str = setting(
         "",
-        "The .keras file that a .tflite or .onnx file was made from, for pixels in the same range. Attacks follow its "
-        "gradient, and the file decides which images are adversarial. Empty: no gradient, for square, hopskipjump and "
-        "rays.",
+        "The .keras file that a deployed model was made from, for pixels in the same range. Attacks follow its "
+        "gradient, and the deployed model decides which images are adversarial. Empty: no gradient, for square, "
+        "hopskipjump and rays.",
         group="Run",
         rare=True,
     )
@@ -384,8 +385,10 @@ class Config:
         given = filter(None, (*self.models, self.surrogate))
         names = list(dict.fromkeys(map(own.normalized, given)))
         own_names = [name for name in names if own.is_own(name)]
-        if self.twin and not any(name.endswith(own.DEPLOYED) or own.is_function(name) for name in own_names):
-            raise UserError(f"--twin={self.twin} is for a .tflite or .onnx file or a function; --models names none.")
+        if self.twin and not any(map(own.takes_twin, own_names)):
+            raise UserError(
+                f"--twin={self.twin} is for a .tflite or .onnx file, a service or a function; --models names none."
+            )
         if self.twin and not os.path.isfile(os.path.expanduser(self.twin)):
             raise UserError(f"there is no model file {self.twin}, which is to be the twin.")
         for name in own_names:

@@ -14,6 +14,7 @@ import tensorflow as tf
 from tests import commands
 from tests.pipeline.conftest import CHEAP
 from tests.pipeline.test_own_model import ROOT, save_model
+from tests.serving import send, serving
 from tfadv.evaluation.records import Record
 from tfadv.pipeline.baseline import read_baseline
 
@@ -95,6 +96,41 @@ def test_a_baseline_image_by_image_and_from_counts(folder, evaluated, started, m
     np.testing.assert_array_equal(found["int8", "worst"].per_image, both)
     monkeypatch.setattr(this.dataset, "record", this.dataset.record | {"test": this.dataset.record["test"][::-1]})
     assert all(record.per_image is None for record in read_baseline(this))  # other images
+
+
+def test_a_service_that_fails_and_the_run_that_goes_on(folder, evaluated):
+    model = keras.models.load_model(folder / "mine.keras")
+    first = folder / "served/evaluations/m/original/manifest.json"
+
+    def predict(instances):
+        return model(np.asarray(instances, np.float32)).numpy().tolist()
+
+    def breaks(handler, answer):
+        if first.exists():  # in the attack after it
+            return send(handler, {"error": "out of memory"}, 400)
+        server.faults.append(breaks)
+        return send(handler, answer)
+
+    with serving(predict, shape=(32, 32, 1)) as server:
+        flags = (*FLAGS, "--workdir=served", f"--models={server.url}")
+        server.faults = [breaks]
+        broken = run(folder, *flags)
+        line = broken.stderr.splitlines()[-1]
+        assert broken.returncode == 1 and line.startswith("tfadv: http://127.0.0.1") and "'out of memory'" in line
+        written = first.stat().st_mtime_ns
+        done = run(folder, *flags)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "its twin give 100.0%" in done.stderr and "names the same version" in broken.stderr
+        assert first.stat().st_mtime_ns == written
+    found, expected = ({}, {})
+    for counts, path, model in ((found, "served", "m"), (expected, "run", "mine")):
+        for record in json.loads((folder / path / "results.json").read_text()):
+            if record["model"] == model and record["protocol"] == "whitebox":
+                counts[record["attack"]] = record["correct"]
+    assert set(found) == {"fgsm", "pgd", "worst"} == set(expected)
+    assert all(abs(found[attack] - expected[attack]) <= 1 for attack in found), (found, expected)
+    gone = run(folder, *flags)
+    assert gone.returncode == 1 and "Connection refused" in gone.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

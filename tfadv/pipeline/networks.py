@@ -137,8 +137,7 @@ class OwnModel(Network):
     @property
     def _twin(self) -> str:
         """The path of the twin, for a model whose gradient is not known."""
-        without = self._name.endswith(own.DEPLOYED) or own.is_function(self._name)
-        return self._run.config.twin if without else ""
+        return self._run.config.twin if own.takes_twin(self._name) else ""
 
     def inputs(self) -> dict:
         """What the model is, the range of its pixels and the shape of the images."""
@@ -154,12 +153,12 @@ class OwnModel(Network):
         first = "_input_range" not in self.__dict__
         model = self._classifier(self._input_range, quiet=not first)
         # A function may also return a Keras model, which has weights.
-        if first and (self._name.endswith(own.DEPLOYED) or (own.is_function(self._name) and not model.weights)):
+        if first and own.takes_twin(self._name) and not model.weights:
             self._describe_deployed(model)
         return model
 
     def _describe_deployed(self, model: keras.Model) -> None:
-        """Says how often a deployed model answers as its twin, and what is kept of a function.
+        """Says how often a deployed model answers as its twin, and how long results are kept.
 
         Raises:
           UserError: it is to be trained.
@@ -169,6 +168,12 @@ class OwnModel(Network):
         if own.is_function(self._name):
             LOG.info(
                 "%s: results are kept as long as the code of its module is the same; give --overwrite if the model "
+                "behind it has changed.",
+                self._name,
+            )
+        if own.is_endpoint(self._name):
+            LOG.info(
+                "%s: results are kept as long as the service names the same version; give --overwrite if the model "
                 "behind it has changed.",
                 self._name,
             )

@@ -46,7 +46,11 @@ def write(folder: pathlib.Path, data: ReportData) -> None:
 def evidence(data: ReportData) -> dict[str, Any]:
     """What evidence.json holds, as JSON values."""
     origin, provenance = data.origin, dict(data.provenance)
-    about_data: dict[str, Any] = {"dataset": data.dataset, "classes": list(data.class_names), "counting": COUNTING}
+    about_data: dict[str, Any] = {
+        "dataset": data.dataset,
+        "classes": list(data.class_names),
+        "counting": f"{COUNTING} {CLASSES}",
+    }
     if origin:
         about_data |= {"test_images": origin.chosen, "sha256": dict(origin.hashes)}
     names = dict.fromkeys(f"{record.model}/{record.defense}" for record in data.records)
@@ -184,7 +188,6 @@ def _result(data: ReportData, record: Record) -> dict[str, Any]:
     found |= {key: getattr(record, key) for key in keys}
     if data.origin and record.per_image is not None and record.protocol != "transfer":
         found["classes"] = _classes(data, record)
-        found["about_classes"] = CLASSES
     return found
 
 
