@@ -107,6 +107,14 @@ class Config:
         group="Run",
         rare=True,
     )
+    export: str = setting(
+        "",
+        "litert_int8: also write each model as a .tflite file in int8, with scales from training images, into the "
+        "folder exports.",
+        group="Run",
+        accepts=Names("export", ("litert_int8",)),
+        rare=True,
+    )
     seed: int = setting(0, "Seed of every random number.", group="Run", accepts=Range(0, 2**31 - 1))
 
     dataset: str = setting(
@@ -397,6 +405,10 @@ class Config:
             raise UserError(f"--input_range={self.input_range} is for your own models; --models names none.")
         if own_names == names and self.weights:
             raise UserError(f"--weights={self.weights} is for built-in models; {', '.join(names)} has its own weights.")
+        if self.export and (self.stage not in ("evaluate", *REPORTED) or self.shard):
+            raise UserError("--export is for --stage=evaluate, report, explain, compare and all, without --shard.")
+        if self.export and any(map(own.is_fixed, own_names)):
+            raise UserError(f"--export={self.export} is for models that Keras holds: give the .keras files alone.")
         if self.defense_specs or self.stage == COMPARE:
             for name in filter(own.is_fixed, map(own.normalized, self.models)):
                 raise UserError(f"{name} can be attacked but not trained: give the .keras file of the model.")
@@ -475,4 +487,4 @@ class Config:
 
     def flagfile(self) -> str:
         """Returns the settings as a flagfile that gives the same results, without requests for one run only."""
-        return flag_lines(dataclasses.replace(self, overwrite=False, require="", baseline=""))
+        return flag_lines(dataclasses.replace(self, overwrite=False, require="", baseline="", export=""))

@@ -16,6 +16,7 @@ from tests.pipeline.conftest import CHEAP
 from tests.pipeline.test_own_model import ROOT, save_model
 from tests.serving import send, serving
 from tfadv.evaluation.records import Record
+from tfadv.models.runtimes import LiteRT
 from tfadv.pipeline.baseline import read_baseline
 
 FLAGS = (
@@ -77,10 +78,17 @@ def test_a_baseline_image_by_image_and_from_counts(folder, evaluated, started, m
     model.set_weights([w + 0.02 * np.random.default_rng(0).normal(size=w.shape) for w in model.get_weights()])
     model.save("next/mine.keras")
     require = "--require=" + "; ".join(f"{what}>=baseline-0.3" for what in RELATIVE)
-    later = (*FLAGS, "--workdir=next/run", "--models=next/mine.keras", "--twin=", require)
+    later = (*FLAGS, "--workdir=next/run", "--models=next/mine.keras", "--twin=", require, "--export=litert_int8")
     paired = run(folder, *later, "--baseline=run/results.json")
     assert "passed: mine/original, accuracy>=baseline-0.3: " in paired.stdout, paired.stderr[-3000:]
     assert paired.returncode == 2 and paired.stdout.count("on the same 40 images") == 2  # the attack is weak
+    exported = LiteRT(folder / "next/run/exports/mine/original/mine_int8.tflite")
+    assert (
+        exported._input["dtype"] == np.int8 and "% of 30 validation images get the class of the model" in paired.stderr
+    )
+    with np.load("digits.npz") as data:
+        x = data["x"].astype("float32")
+    assert np.mean(exported(x).argmax(1) == model.predict(x, verbose=0).argmax(1)) > 0.95
     (folder / "alone").mkdir()
     shutil.copy("run/results.json", "alone")
     counts = run(folder, *later, "--baseline=alone/results.json")
@@ -98,12 +106,20 @@ def test_a_baseline_image_by_image_and_from_counts(folder, evaluated, started, m
     assert all(record.per_image is None for record in read_baseline(this))  # other images
 
 
-def test_a_service_that_fails_and_the_run_that_goes_on(folder, evaluated):
-    model = keras.models.load_model(folder / "mine.keras")
-    first = folder / "served/evaluations/m/original/manifest.json"
+def test_a_service_that_fails_and_the_run_that_goes_on(tmp_path, digits):
+    x, y = digits.images[:300, ::4, ::4], digits.labels[:300]
+    np.savez(tmp_path / "small.npz", x=x, y=y)
+    layers = keras.layers.Rescaling(1 / 255), keras.layers.Flatten(), keras.layers.Dense(10, activation="softmax")
+    model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
+    model.compile(keras.optimizers.Adam(0.02), "sparse_categorical_crossentropy")
+    model.fit(x.astype("float32"), y, epochs=10, verbose=0)
+    model.save(tmp_path / "small.keras")
+    kernel, bias = model.get_weights()
+    first = tmp_path / "run/evaluations/m/original/manifest.json"
 
     def predict(instances):
-        return model(np.asarray(instances, np.float32)).numpy().tolist()
+        logits = np.asarray(instances, np.float32).reshape(-1, 64) / 255 @ kernel + bias
+        return (np.exp(logits) / np.exp(logits).sum(1, keepdims=True)).tolist()
 
     def breaks(handler, answer):
         if first.exists():  # in the attack after it
@@ -111,26 +127,21 @@ def test_a_service_that_fails_and_the_run_that_goes_on(folder, evaluated):
         server.faults.append(breaks)
         return send(handler, answer)
 
-    with serving(predict, shape=(32, 32, 1)) as server:
-        flags = (*FLAGS, "--workdir=served", f"--models={server.url}")
+    with serving(predict, shape=(8, 8, 1)) as server:
+        flags = (*FLAGS, "--dataset=npz:small.npz", "--twin=small.keras", f"--models={server.url},small.keras")
         server.faults = [breaks]
-        broken = run(folder, *flags)
+        broken = run(tmp_path, *flags)
         line = broken.stderr.splitlines()[-1]
         assert broken.returncode == 1 and line.startswith("tfadv: http://127.0.0.1") and "'out of memory'" in line
         written = first.stat().st_mtime_ns
-        done = run(folder, *flags)
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert "its twin give 100.0%" in done.stderr and "names the same version" in broken.stderr
-        assert first.stat().st_mtime_ns == written
-    found, expected = ({}, {})
-    for counts, path, model in ((found, "served", "m"), (expected, "run", "mine")):
-        for record in json.loads((folder / path / "results.json").read_text()):
-            if record["model"] == model and record["protocol"] == "whitebox":
-                counts[record["attack"]] = record["correct"]
+        done = run(tmp_path, *flags)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "its twin give 100.0%" in done.stderr and "names the same version" in broken.stderr
+    assert first.stat().st_mtime_ns == written
+    records = [r for r in json.loads((tmp_path / "run/results.json").read_text()) if r["protocol"] == "whitebox"]
+    found, expected = ({r["attack"]: r["correct"] for r in records if r["model"] == m} for m in ("m", "small"))
     assert set(found) == {"fgsm", "pgd", "worst"} == set(expected)
     assert all(abs(found[attack] - expected[attack]) <= 1 for attack in found), (found, expected)
-    gone = run(folder, *flags)
-    assert gone.returncode == 1 and "Connection refused" in gone.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -166,6 +177,7 @@ def test_a_baseline_that_is_of_no_use_is_one_line(content, message, folder):
         (("--require=autoattack@0.15>=0.4",), "--attacks does not name autoattack"),
         (("--baseline=x/results.json",), "--baseline=x/results.json is for --require"),
         (("--baseline=run/results.json", "--require=accuracy>=baseline"), "is what this run writes"),
+        (("--export=litert_int8",), "--export=litert_int8 is for models that Keras holds"),
         (("--require=accuracy>=0.5", "--stage=train"), "--require is for --stage=evaluate, report"),
     ],
 )

@@ -221,13 +221,13 @@ def _origin(run: Run, trained: Sequence[Trained], evaluations: Sequence[Evaluati
 
 
 def _hashes(run: Run, trained: Trained) -> dict[str, Any]:
-    """The SHA-256 of the network as it came, and of the files of the trained model."""
+    """What the network is, as the user gave it, and the SHA-256 of the trained model."""
     files = (run.workdir.manifest(trained.entry.name) or {}).get("files", {})
-    return {
-        "as it came": trained.network.inputs()["network"],
-        "network and weights": trained.entry.content,
-        **{file: entry["sha256"] for file, entry in files.items()},
-    }
+    network = trained.network.inputs()["network"]
+    given = dict(network) if isinstance(network, dict) else {"network": network}
+    of_twin = {f"twin, {key}": value for key, value in given.pop("twin", {}).items()}
+    own = {key: entry["sha256"] for key, entry in files.items() if key == "model.keras"}
+    return {**given, **of_twin, "network and weights": trained.entry.content, **own}
 
 
 def judge(run: Run, baseline: Sequence[Record] = ()) -> list[gate.Decision]:

@@ -89,6 +89,9 @@ def _run_stage(run: Run) -> None:
         if stage == "explain":
             for trained in steps.all_trained(run):
                 steps.explain(run, trained)
+        if run.config.export:
+            for trained in steps.all_trained(run):
+                steps.export(run, trained)
         if stage in REPORTED:
             report(run, evaluations, further)
 
