@@ -267,8 +267,8 @@ class Config:
     require: str = setting(
         "",
         "Requirements, such as 'accuracy>=0.9; autoattack@8/255>=0.4; worst@8/255>=baseline-0.02; "
-        "worst_class(pgd)@8/255>=0.1'. The exit code is 0 if all are met at 95% confidence, 1 if one is not, and 2 if "
-        "more images or a stronger attack must decide.",
+        "worst_class(autoattack)@8/255>=0.1'. The exit code is 0 if all are met at 95% confidence, 1 if one is not, "
+        "and 2 if more images or a stronger attack must decide.",
         group="Attacks",
         rare=True,
     )
