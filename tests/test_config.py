@@ -30,6 +30,7 @@ OTHER = {
     "input_range": ("-1,1", "-1,1"),
     "twin": (__file__, __file__),
     "plugins": ("json,csv", ("json", "csv")),
+    "export": ("litert_int8", "litert_int8"),
     "seed": ("7", 7),
     "dataset": ("cifar10", "cifar10"),
     "label": ("species", "species"),
@@ -52,6 +53,7 @@ OTHER = {
     "epsilons": ("0.5, 0.25", (0.5, 0.25)),
     "attacks": ("fgsm,pgd(steps=50,restarts=5)", "fgsm,pgd(steps=50,restarts=5)"),
     "require": ("accuracy>=0.9", "accuracy>=0.9"),
+    "baseline": ("old/results.json", "old/results.json"),
     "eval_size": ("26", 26),
     "copies": ("500", 500),
     "workdir": ("somewhere", "somewhere"),
@@ -249,7 +251,7 @@ def test_fields_and_defaults_have_the_declared_types():
 
 
 def test_flags_txt_gives_the_same_settings_again(tmp_path):
-    left_out = ("shard", "overwrite", "input_range", "twin", "require")
+    left_out = ("shard", "overwrite", "input_range", "twin", "require", "baseline", "export")
     others = {name: value for name, (_, value) in OTHER.items() if name not in left_out}
     for changes in ({}, others):
         config = Config(**changes).resolved()

@@ -38,7 +38,9 @@ def commands(page):
     text = (ROOT / page).read_text(encoding="utf-8").replace("\\\n", " ")
     for line in re.findall(r"^    .*?\b(?:tfadv|python -m tfadv\.main) (--.*)$", text, re.MULTILINE):
         arguments = shlex.split(line, comments=True)
-        if not any(word.startswith(("--plugins=", "--models=mine", "--flagfile=runs/")) for word in arguments):
+        if not any(
+            word.startswith(("--plugins=", "--models=mine", "--models=http:", "--flagfile=runs/")) for word in arguments
+        ):
             yield arguments
 
 

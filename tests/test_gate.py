@@ -1,10 +1,12 @@
 """Requirements on accuracies: what is read, and what intervals decide."""
 
+import dataclasses
+import math
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfadv import gate
@@ -49,6 +51,13 @@ def test_requirements_are_read():
     [
         ("accuracy", "write accuracy>=0.9"),
         ("accuracy@0.1>=0.9", "write accuracy>=0.9"),
+        ("worst_class(accuracy)@0.1>=0.9", "write accuracy>=0.9"),
+        ("worst_class(pgd)@8/255>=baseline", "is compared with a number"),
+        ("worst_class(pgd,fgsm)@8/255>=0.1", "name one attack"),
+        ("worst_class(bim)@8/255>=0.1", "--attacks does not name bim"),
+        ("accuracy>=baseline-2", "write baseline-0.02"),
+        ("accuracy>=baseline*0.9", "0.9"),
+        ("accuracy>=baseline-0.02", "needs --baseline"),
         ("autoattack>=0.4", "write accuracy>=0.9"),
         (" ; ", "has no requirement"),
         ("pgd,autoattack@8/255>=0.4", "name one attack"),
@@ -75,11 +84,11 @@ def test_the_worst_case_needs_attacks():
     [
         ("accuracy>=0.9", {}, "passed", "95.0% of 1,000 images (93.5% to 96.2%)"),
         ("accuracy>=0.97", {}, "failed", "95.0% of 1,000 images"),
-        ("accuracy>=0.94", {}, "undecided", "about 1,825 images would decide"),
+        ("accuracy>=0.94", {}, "undecided", "about 2,167 images would decide"),
         ("accuracy>=0.95", {}, "undecided", "more images may decide"),
         ("autoattack@8/255>=0.4", {}, "passed", "45.0% of 1,000 images (41.9% to 48.1%)"),
         ("autoattack@8/255>=0.49", {}, "failed", "45.0% of 1,000 images"),
-        ("autoattack@8/255>=0.43", {}, "undecided", "about 2,377 images would decide"),
+        ("autoattack@8/255>=0.43", {}, "undecided", "about 2,354 images would decide"),
         ("autoattack@8/255>=0.4", {"suspicious": 2}, "undecided", "2 checks for gradient masking are suspicious"),
         ("accuracy>=0.9", {"suspicious": 2}, "passed", "95.0%"),
         ("pgd@8/255>=0.4", {"attack": "pgd"}, "undecided", "but AutoAttack with its defaults may find more"),
@@ -108,6 +117,7 @@ def test_intervals_decide(text, options, verdict, reason):
     assert str(decision).startswith(f"{verdict}: mine, {text}: ")
 
 
+@settings(deadline=None)  # the first call imports scipy
 @given(st.integers(5, 3000), st.floats(0, 1), st.floats(0.01, 1))
 def test_more_images_of_the_same_accuracy_decide(n, share, least):
     correct = round(share * n)
@@ -119,6 +129,130 @@ def test_more_images_of_the_same_accuracy_decide(n, share, least):
     if "about " in decision.reason:
         more = int(decision.reason.split("about ")[1].split()[0].replace(",", ""))
         assert more > n
+        p, of = correct / n, least * (1 - least)
+        assert abs(p - least) >= 1.959 * math.sqrt(of / more)  # where the score interval excludes `least`
+        assert more == n + 1 or abs(p - least) <= 1.961 * math.sqrt(of / (more - 1))
+
+
+def test_requirements_about_classes_and_a_baseline_are_read():
+    text = "worst_class(pgd(steps=3))@8/255>=0.1; worst_class(accuracy)>=0.8; fgsm@8/255 >= baseline - 0.02"
+    of_class, clean, relative = gate.requirements(f"{text}; accuracy>=baseline+1/100")[:3]
+    assert (of_class.attack, of_class.eps, of_class.of_worst_class) == ("pgd(steps=3)", EPS, True)
+    assert (clean.attack, clean.eps, clean.of_worst_class, clean.relative) == ("", None, True, False)
+    assert (relative.attack, relative.least, relative.relative) == ("fgsm", -0.02, True)
+    assert gate.requirements("accuracy>=baseline+1/100")[0].least == 0.01
+    gate.check([relative], (EPS,), "", "old/results.json")
+
+
+def of_classes(text, correct, n, names="abcdefghij", **options):
+    """The decision about classes with numbers of images and of those classified correctly, in turn."""
+    labels = np.repeat(np.arange(len(n)), n)
+    right = np.concatenate([np.arange(of) < c for c, of in zip(correct, n)])
+    cost = {"gradients": 1, "forwards": 1}
+    records = attack_records(MODEL, [EPS], right[None], "autoattack", {}, cost)
+    (requirement,) = gate.requirements(text)
+    more = np.concatenate([labels, labels])  # the data set has more test images than were attacked
+    return gate.decide(requirement, "mine", records, classes=(names[: len(n)], more), **options)
+
+
+def simultaneous(correct, n, classes):
+    """Wilson's interval with Bonferroni's correction, from its closed form."""
+    z = {2: 2.241402727604947, 3: 2.393979800185464}[classes]
+    p, square = correct / n, z * z / n
+    half = math.sqrt(square * (p * (1 - p) + square / 4)) / (1 + square)
+    middle = (p + square / 2) / (1 + square)
+    return middle - half, middle + half
+
+
+def test_the_worst_class_decides():
+    of = "worst_class(autoattack)@8/255>="
+    low, high = simultaneous(60, 100, 3)
+    passed = of_classes(of + f"{low - 1e-6}", [90, 60, 80], [100, 100, 100])
+    assert passed.verdict == "passed" and passed.reason.startswith(f"class b, 60.0% of 100 images ({low:.1%} to ")
+    assert "as the worst of 3 classes" in passed.reason
+    assert of_classes(of + f"{low + 1e-6}", [90, 60, 80], [100, 100, 100]).verdict == "undecided"
+    assert of_classes(of + f"{high - 1e-6}", [90, 60, 80], [100, 100, 100]).verdict == "undecided"
+    failed = of_classes(of + f"{high + 1e-6}", [90, 60, 80], [100, 100, 100])
+    assert failed.verdict == "failed" and failed.reason.startswith("class b, 60.0% of 100")
+    # A class of few images, all of them right, stands in the way of a pass and of nothing else.
+    few = of_classes(of + "0.5", [90, 4], [100, 4])
+    assert few.verdict == "undecided" and few.reason.startswith("class b, 100.0% of 4 images")
+    assert of_classes(of + "0.95", [60, 4], [100, 4]).reason.startswith("class a, 60.0%")
+    assert of_classes(of + "0.1", [90, 60], [100, 100], suspicious=1).verdict == "undecided"
+    assert of_classes(of + "0.1", [9, 0], [10, 0]).reason == "none of the 10 images is of class b"
+    with_margin = of_classes("worst_class(worst)@8/255>=0.1", [9, 9], [10, 10])
+    assert "different numbers of images" in with_margin.reason
+
+
+@pytest.mark.parametrize(
+    "correct, n, least, factor",
+    [
+        ([90, 65], [100, 100], 0.6, None),  # both come to lie above it
+        ([90, 56], [100, 100], 0.6, None),  # one comes to lie below it
+        ([3, 650], [4, 1000], 0.6, None),  # the class of few images decides
+        ([62, 56], [100, 100], 0.6, None),  # the one that comes to lie below it decides before the other
+        ([90, 60], [100, 100], 0.6, "more images may decide"),
+    ],
+)
+def test_how_many_images_decide_about_the_worst_class(correct, n, least, factor):
+    text = f"worst_class(autoattack)@8/255>={least}"
+    reason = of_classes(text, correct, n).reason
+    if factor:
+        assert factor in reason
+        return
+    more = int(reason.split("about ")[1].split()[0].replace(",", ""))
+
+    def verdict(total):
+        times = total / sum(n)
+        sizes = [round(of * times) for of in n]
+        return of_classes(text, [round(c / of * size) for c, of, size in zip(correct, n, sizes)], sizes).verdict
+
+    assert verdict(round(1.1 * more)) != "undecided" and verdict(round(0.9 * more)) == "undecided"
+
+
+def compared(old, new, least, *, paired=True, attack="autoattack", names=("mine",), suspicious=0, **fields):
+    """The decision about bool (N,) of a new model beside those of an old one."""
+    cost = {"gradients": 1, "forwards": 1}
+    (now,) = attack_records(MODEL, [EPS], new[None], attack, {}, cost)
+    before = []
+    for name in names:
+        (record,) = attack_records(dataclasses.replace(MODEL, model=name), [EPS], old[None], attack, {}, cost)
+        before.append(dataclasses.replace(record, **fields, **({} if paired else {"per_image": None})))
+    (requirement,) = gate.requirements(f"{attack}@8/255>=baseline{least}")
+    return gate.decide(requirement, "mine", [now], suspicious, baseline=before)
+
+
+def test_a_baseline_decides_image_by_image():
+    n = 1000
+    old = np.arange(n) < 500
+    new = (np.arange(n) < 490) | (np.arange(n) >= 998)  # 10 lost, 2 won: -0.8 points
+    found = compared(old, new, "-0.02")
+    assert found.verdict == "passed" and "-0.8 points (" in found.reason and "the same 1,000 images" in found.reason
+    assert "49.2% of 1,000 images, 50.0% of 1,000 in the baseline" in found.reason
+    counts = compared(old, new, "-0.02", paired=False)
+    assert counts.verdict == "undecided" and "as if all images were different" in counts.reason
+    assert compared(old, new, "-0.0001").verdict == "failed" and compared(old, new, "+0.1").verdict == "failed"
+    undecided = compared(old, new, "-0.01")
+    more = int(undecided.reason.split("about ")[1].split()[0].replace(",", ""))
+    times = round(1.1 * more / n)
+    assert compared(np.repeat(old, times), np.repeat(new, times), "-0.01").verdict == "passed"
+    assert "+0.0 points (" in compared(old[:400], new, "-0.02").reason  # all of the first 400 are right
+    assert "the same 400 images" in compared(old[:400], new, "-0.02").reason
+    assert compared(old, old, "").verdict == "undecided" and compared(old, ~old, "-0.2", attack="pgd").reason
+    # A weak attack, and a sign of masked gradients, pass nothing.
+    assert "may find more" in compared(old, new, "-0.02", attack="pgd").reason
+    assert compared(old, new, "-0.02", suspicious=1).verdict == "undecided"
+    assert compared(old, new, "-0.0001", attack="pgd").verdict == "failed"
+
+
+def test_what_the_baseline_is_compared_with():
+    old = np.arange(1000) < 500
+    assert compared(old, old, "-0.05", names=("mine", "other")).verdict == "passed"
+    assert compared(old, old, "-0.05", names=("v1",)).verdict == "passed"  # the only one
+    several = compared(old, old, "-0.05", names=("v1", "v2"))
+    assert several.verdict == "undecided" and "none is called mine/original" in several.reason
+    assert "other settings" in compared(old, old, "-0.05", settings={"steps": 3}).reason
+    assert "no such accuracy" in compared(old, old, "-0.05", eps=0.5).reason
 
 
 def test_exit_codes_and_files():

@@ -66,7 +66,8 @@ class Config:
         ("resnet18", "resnet50", "resnet101"),
         "The models to train, attack and report. Also your own: a .keras file, or module:function, a function that "
         "returns a Keras model. Attacked but not trained: the folder of a SavedModel, a .tflite or .onnx file (see "
-        "--twin), or a function from arrays of images to logits, probabilities or class numbers.",
+        "--twin), a service such as http://127.0.0.1:8501/v1/models/m:predict, or a function from arrays of images to "
+        "logits, probabilities or class numbers.",
         group="Run",
         accepts=Names("model", _models),
         required=True,
@@ -94,9 +95,9 @@ class Config:
     )
     twin: str = setting(
         "",
-        "The .keras file that a .tflite or .onnx file was made from, for pixels in the same range. Attacks follow its "
-        "gradient, and the file decides which images are adversarial. Empty: no gradient, for square, hopskipjump and "
-        "rays.",
+        "The .keras file that a deployed model was made from, for pixels in the same range. Attacks follow its "
+        "gradient, and the deployed model decides which images are adversarial. Empty: no gradient, for square, "
+        "hopskipjump and rays.",
         group="Run",
         rare=True,
     )
@@ -105,6 +106,14 @@ class Config:
         "Python modules to import first, from the current folder or installed. They register attacks, data "
         "sets, models, defenses or report formats.",
         group="Run",
+        rare=True,
+    )
+    export: str = setting(
+        "",
+        "litert_int8: also write each model as a .tflite file in int8, with scales from training images, into the "
+        "folder exports.",
+        group="Run",
+        accepts=Names("export", ("litert_int8",)),
         rare=True,
     )
     seed: int = setting(0, "Seed of every random number.", group="Run", accepts=Range(0, 2**31 - 1))
@@ -258,8 +267,16 @@ class Config:
     )
     require: str = setting(
         "",
-        "Requirements, such as 'accuracy>=0.9; autoattack@8/255>=0.4; worst@8/255>=0.4'. The exit code is 0 if all are "
-        "met at 95% confidence, 1 if one is not, and 2 if more images or a stronger attack must decide.",
+        "Requirements, such as 'accuracy>=0.9; autoattack@8/255>=0.4; worst@8/255>=baseline-0.02; "
+        "worst_class(autoattack)@8/255>=0.1'. The exit code is 0 if all are met at 95% confidence, 1 if one is not, "
+        "and 2 if more images or a stronger attack must decide.",
+        group="Attacks",
+        rare=True,
+    )
+    baseline: str = setting(
+        "",
+        "The results.json of an earlier run, such as that of the last release, for requirements such as "
+        "accuracy>=baseline-0.02. Image by image if its work folder is still around it and has the same test images.",
         group="Attacks",
         rare=True,
     )
@@ -336,11 +353,9 @@ class Config:
         return self.batch_size // self.batch_parts
 
     def _check_requirements(self) -> None:
-        if not self.require:
-            return
-        if self.stage not in ("evaluate", *REPORTED) or self.shard:
+        if self.require and (self.stage not in ("evaluate", *REPORTED) or self.shard):
             raise UserError(f"--require is for --stage=evaluate, {', '.join(REPORTED)}, without --shard.")
-        gate.check(gate.requirements(self.require), self.epsilons, self.attacks)
+        gate.check(gate.requirements(self.require), self.epsilons, self.attacks, self.baseline)
 
     def _check_shard(self) -> None:
         if not self.shard:
@@ -387,8 +402,10 @@ class Config:
         given = filter(None, (*self.models, self.surrogate))
         names = list(dict.fromkeys(map(own.normalized, given)))
         own_names = [name for name in names if own.is_own(name)]
-        if self.twin and not any(name.endswith(own.DEPLOYED) or own.is_function(name) for name in own_names):
-            raise UserError(f"--twin={self.twin} is for a .tflite or .onnx file or a function; --models names none.")
+        if self.twin and not any(map(own.takes_twin, own_names)):
+            raise UserError(
+                f"--twin={self.twin} is for a .tflite or .onnx file, a service or a function; --models names none."
+            )
         if self.twin and not os.path.isfile(os.path.expanduser(self.twin)):
             raise UserError(f"there is no model file {self.twin}, which is to be the twin.")
         for name in own_names:
@@ -397,6 +414,10 @@ class Config:
             raise UserError(f"--input_range={self.input_range} is for your own models; --models names none.")
         if own_names == names and self.weights:
             raise UserError(f"--weights={self.weights} is for built-in models; {', '.join(names)} has its own weights.")
+        if self.export and (self.stage not in ("evaluate", *REPORTED) or self.shard):
+            raise UserError("--export is for --stage=evaluate, report, explain, compare and all, without --shard.")
+        if self.export and any(map(own.is_fixed, own_names)):
+            raise UserError(f"--export={self.export} is for models that Keras holds: give the .keras files alone.")
         if self.defense_specs or self.stage == COMPARE:
             for name in filter(own.is_fixed, map(own.normalized, self.models)):
                 raise UserError(f"{name} can be attacked but not trained: give the .keras file of the model.")
@@ -479,4 +500,4 @@ class Config:
 
     def flagfile(self) -> str:
         """Returns the settings as a flagfile that gives the same results, without requests for one run only."""
-        return flag_lines(dataclasses.replace(self, overwrite=False, require=""))
+        return flag_lines(dataclasses.replace(self, overwrite=False, require="", baseline="", export=""))

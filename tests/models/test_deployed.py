@@ -90,6 +90,9 @@ def test_a_float_file_is_its_keras_model_image_by_image(folder, trained):
         found = evaluate(file, x, y, attack, EPS)
         assert 5 < expected.robust.sum() < 60
         assert (found.robust != expected.robust).sum() <= 1
+    kept = evaluate(tfadv.classifier(model, quiet=True), x, y, attack, EPS, keep_images=True)
+    assert expected.rounded_correct is None and (found.rounded_correct != kept.rounded_correct).sum() <= 1
+    assert found.fooled_after_rounding > 0.5 and "rounded to 8 bits" in found.summary()
 
 
 def test_an_int8_file_decides_and_its_twin_gives_the_gradient(folder, trained):

@@ -54,7 +54,7 @@ def test_all_formats_are_written(full_data, tmp_path):
     pictures = {"accuracy_resnet18.png", "accuracy_resnet50.png", "matrix.png", "examples.png", "training_resnet18.png"}
     pictures |= {"vulnerability_resnet18.png", "explanations_resnet18.png"}
     tables = {f"{name}.csv" for name in report_tables(full_data)}
-    others = {"report.md", "report.html", "checks.md", "tensorboard", "summary.txt", "model_cards"}
+    others = {"report.md", "report.html", "checks.md", "tensorboard", "summary.txt", "model_cards", "evidence.json"}
     assert {path.name for path in tmp_path.iterdir()} == {*others, *pictures, *tables}
     for name in pictures:
         assert f"]({name})" in text and (tmp_path / name).read_bytes().startswith(b"\x89PNG")

@@ -26,7 +26,8 @@ from tfadv.errors import check_whole_number
 from tfadv.evaluation.distributed import OnAllDevices
 from tfadv.evaluation.guessing import hardly_better_than_guessing, largest_share
 from tfadv.evaluation.result import CostSummary, Result, concatenate
-from tfadv.models.compiled import PerModel
+from tfadv.evaluation.rounding import has_8_bits, rounded
+from tfadv.models.compiled import PerModel, deployed_layers
 from tfadv.models.expectation import passes_of
 from tfadv.models.image_model import fitted, image_model
 from tfadv.models.logits import input_range_of
@@ -232,8 +233,8 @@ class _Evaluation:
         """The result of some of the images; `first` is the number of the first one."""
         model, attack, devices, shape = self.model, self.attack, execution.devices, images.shape
         assert devices is not None
-        cost, kept, images, has_gradient = Cost(), None, fitted(model, images), None
-        distances = None
+        cost, images = Cost(), fitted(model, images)
+        kept = of_8_bits = distances = has_gradient = None
         self._check(images, labels)
         if attack is None:
             clean = predict(model, images, self.batch_size, devices) == labels
@@ -257,6 +258,8 @@ class _Evaluation:
             attacked = on_devices(model, x, labels, None if self.eps is None else self.epsilons, **common)
             clean = predict(model, x, self.batch_size, devices) == labels
             adversarial = np.stack([predict(model, x_adv, self.batch_size, devices) == labels for x_adv in attacked])
+            if self.eps is not None and (self.keep_images or deployed_layers(model)):
+                of_8_bits = self._rounded_correct(np.asarray(x), labels, attacked, devices)
             if self.keep_images:
                 kept = np.asarray(attacked).reshape(*((len(self.eps),) if isinstance(self.eps, tuple) else ()), *shape)
             if self.eps is None:
@@ -276,7 +279,18 @@ class _Evaluation:
             distances=distances,
             gradients_checked=len(robust),
             without_gradient=0 if has_gradient is None else int((~has_gradient[robust]).sum()),
+            rounded_correct=of_8_bits,
         )
+
+    def _rounded_correct(self, x: np.ndarray, labels: np.ndarray, attacked: Any, devices: Devices) -> np.ndarray | None:
+        """See `Result.rounded_correct`; images float32 (N, H, W, C), attacked (E, N, H, W, C)."""
+        if not has_8_bits(x):
+            return None
+        norm, found = getattr(self.attack, "norm", "linf"), []
+        for x_adv, eps in zip(attacked, self.epsilons):
+            images = rounded(np.asarray(x_adv), x, eps, norm)
+            found.append(predict(self.model, images, self.batch_size, devices) == labels)
+        return np.stack(found)
 
     @property
     def follows_gradient(self) -> bool:

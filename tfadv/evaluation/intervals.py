@@ -27,7 +27,7 @@ class Difference:
       value: the first accuracy minus the second one.
       low: lower end of the interval.
       high: upper end of the interval.
-      n: number of images that both accuracies are of.
+      n: number of images that both accuracies are of; the smaller number where they are of different images.
       paired: whether the interval is that of the same images; otherwise it treats them as independent, see
         `difference_of_counts`.
     """
@@ -78,10 +78,10 @@ def paired_difference(a: np.ndarray, b: np.ndarray) -> Difference:
     if covariance > 0:
         covariance = max(covariance - n / 2, 0.0)  # Newcombe's continuity correction
     correlation = covariance / math.sqrt(product) if product else 0.0
-    return _square_and_add(right_a, right_b, n, correlation, paired=True)
+    return _square_and_add((right_a, n), (right_b, n), correlation, paired=True)
 
 
-def difference_of_counts(a: int, b: int, n: int) -> Difference:
+def difference_of_counts(a: int, b: int, n: int, n_b: int | None = None) -> Difference:
     """As `paired_difference`, where only the numbers of correctly classified images are known.
 
     The interval treats the images as independent (Newcombe 1998, "Interval estimation for the difference between
@@ -92,8 +92,9 @@ def difference_of_counts(a: int, b: int, n: int) -> Difference:
       a: number of images that the first model classifies correctly.
       b: number of images that the second model classifies correctly.
       n: number of images.
+      n_b: number of images of the second model, where it is another one.
     """
-    return _square_and_add(a, b, n, correlation=0.0, paired=False)
+    return _square_and_add((a, n), (b, n_b or n), correlation=0.0, paired=False)
 
 
 def mean_paired_difference(a: np.ndarray, b: np.ndarray, seed: int = 0) -> Difference:
@@ -144,13 +145,14 @@ def mean_difference_of_counts(counts: Sequence[tuple[int, int]], n: int) -> Diff
     return Difference(value, low, high, n, paired=False)
 
 
-def _square_and_add(a: int, b: int, n: int, correlation: float, paired: bool) -> Difference:
-    """Newcombe's interval from the numbers of correctly classified images."""
-    (low_a, high_a), (low_b, high_b) = wilson_interval(a, n), wilson_interval(b, n)
-    p_a, p_b = a / n, b / n
+def _square_and_add(a: tuple[int, int], b: tuple[int, int], correlation: float, paired: bool) -> Difference:
+    """Newcombe's interval from (number of correctly classified images, number of images) of both models."""
+    (low_a, high_a), (low_b, high_b) = wilson_interval(*a), wilson_interval(*b)
+    p_a, p_b = a[0] / a[1], b[0] / b[1]
     down = _hypotenuse(p_a - low_a, high_b - p_b, correlation)
     up = _hypotenuse(high_a - p_a, p_b - low_b, correlation)
-    value = (a - b) / n
+    n = min(a[1], b[1])
+    value = (a[0] - b[0]) / n if a[1] == b[1] else p_a - p_b
     return Difference(value, max(value - down, -1.0), min(value + up, 1.0), n, paired)
 
 

@@ -129,14 +129,15 @@ class Record:
         return cls(**values)
 
 
-def wilson_interval(correct: int, n: int) -> tuple[float, float]:
-    """The 95% score interval of a proportion (Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953).
+def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The score interval of a proportion (Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953).
 
     Unlike ± 1.96 standard errors it stays within [0, 1] and has a width where all or none are correct.
 
     Args:
       correct: number of successes, 0 to n.
       n: number of trials, at least 1.
+      confidence: the probability that the interval contains the true proportion, in (0, 1).
 
     Returns:
       (low, high) in [0, 1].
@@ -148,7 +149,7 @@ def wilson_interval(correct: int, n: int) -> tuple[float, float]:
 
     if not 0 <= correct <= n or n < 1 or correct != int(correct) or n != int(n):
         raise ValueError(f"correct and n must be whole numbers with 0 <= correct <= n and n >= 1, got {correct}, {n}.")
-    interval = binomtest(int(correct), int(n)).proportion_ci(confidence_level=0.95, method="wilson")
+    interval = binomtest(int(correct), int(n)).proportion_ci(confidence_level=confidence, method="wilson")
     return float(interval.low), float(interval.high)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,6 +67,9 @@ class Result:
       gradients_checked: number of robust images of which it was checked whether the attack's loss has a gradient.
       without_gradient: number of those that have none: an attack that follows the gradient leaves them where they are,
         and the robust accuracy is an upper bound.
+      rounded_correct: bool (E, N), whether the adversarial image is classified correctly after rounding to 8 bits,
+        within eps; of models of `tfadv.deployed`, and with `keep_images`.  None where the images themselves have no
+        whole grey levels, or the attack returns no images, as FGSM, which runs in one pass.
     """
 
     attack: str | None
@@ -78,6 +82,7 @@ class Result:
     distances: np.ndarray | None = dataclasses.field(default=None, repr=False)
     gradients_checked: int = 0
     without_gradient: int = 0
+    rounded_correct: np.ndarray | None = None
 
     @property
     def n(self) -> int:
@@ -136,6 +141,18 @@ class Result:
             raise ValueError(f"{self.attack} at eps {self.eps} has no distances: call evaluate(…, eps=None).")
         return self.distances
 
+    @property
+    def fooled_after_rounding(self) -> Any:
+        """The share of adversarial images that still fool the model after rounding to 8 bits, as a file stores them.
+
+        One number, or a tuple with one per eps; NaN where no image fools the model; None where it was not measured.
+        """
+        if self.rounded_correct is None:
+            return None
+        fooled = self.clean_correct & ~self.adversarial_correct
+        still = fooled & ~self.rounded_correct
+        return self._per_eps([float(s.sum() / f.sum()) if f.any() else math.nan for s, f in zip(still, fooled)])
+
     def first(self, n: int) -> Result:
         """The result of the first n images, without the adversarial images; the cost stays that of all."""
         return dataclasses.replace(
@@ -144,10 +161,11 @@ class Result:
             adversarial_correct=self.adversarial_correct[:, :n],
             adversarial=None,
             distances=None if self.distances is None else self.distances[:n],
+            rounded_correct=None if self.rounded_correct is None else self.rounded_correct[:, :n],
         )
 
     def summary(self) -> str:
-        """A line for the clean accuracy and one per eps."""
+        """A line for the clean accuracy, one per eps, and what else is to be known of these."""
         lines = [f"clean: {self.clean_accuracy:.1%} of {self.n} images"]
         if self.distances is not None:
             low, high = self.median_interval
@@ -163,7 +181,7 @@ class Result:
             lines.append(
                 f"{self.attack}, eps {eps:.4g}: {row.mean():.1%} robust (95% interval {low:.1%} to {high:.1%})"
             )
-        return "\n".join([*lines, *filter(None, [self.left_out(), self.upper_bound()])])
+        return "\n".join([*lines, *filter(None, [self.rounding(), self.left_out(), self.upper_bound()])])
 
     def left_out(self) -> str:
         """Sentences on what the attack "fast" left out of AutoAttack; "" for other attacks."""
@@ -178,6 +196,14 @@ class Result:
         if counts["square"] == counts["other targets"]:
             return f"{text} and fooled none."
         return f"{text}, fooled some, and was then run on all: the gradients are masked. Run AutoAttack."
+
+    def rounding(self) -> str:
+        """A sentence about `fooled_after_rounding`; "" where there is nothing to say."""
+        shares = np.atleast_1d(self.fooled_after_rounding if self.rounded_correct is not None else math.nan)
+        if np.isnan(shares).all():
+            return ""
+        listing = " / ".join("–" if math.isnan(share) else f"{share:.1%}" for share in shares)
+        return f"rounded to 8 bits, {listing} of the adversarial images still fool the model"
 
     def upper_bound(self) -> str:
         """A sentence that says why the robust accuracy is an upper bound; "" where only a few images suggest that."""
@@ -200,18 +226,20 @@ def concatenate(results: Sequence[Result]) -> Result:
         clean_correct=np.concatenate([r.clean_correct for r in results]),
         adversarial_correct=np.concatenate([r.adversarial_correct for r in results], axis=1),
         cost=functools.reduce(CostSummary.__add__, [r.cost for r in results]),
-        adversarial=_concatenated_images(results),
-        distances=None if results[0].distances is None else np.concatenate([r.distances for r in results]),
+        adversarial=_concatenated([r.adversarial for r in results], 1 if isinstance(results[0].eps, tuple) else 0),
+        distances=_concatenated([r.distances for r in results], 0),
         gradients_checked=sum(r.gradients_checked for r in results),
         without_gradient=sum(r.without_gradient for r in results),
+        rounded_correct=_concatenated([r.rounded_correct for r in results], 1),
     )
 
 
-def _concatenated_images(results: Sequence[Result]) -> np.ndarray | None:
-    images = [r.adversarial for r in results if r.adversarial is not None]
-    if len(images) < len(results):
+def _concatenated(arrays: Sequence[np.ndarray | None], axis: int) -> np.ndarray | None:
+    """None where one of them is missing."""
+    present = [array for array in arrays if array is not None]
+    if len(present) < len(arrays):
         return None
-    return images[0] if len(images) == 1 else np.concatenate(images, axis=1 if isinstance(results[0].eps, tuple) else 0)
+    return present[0] if len(present) == 1 else np.concatenate(present, axis)
 
 
 def worst_case(results: Sequence[Result]) -> Result:
@@ -232,4 +260,5 @@ def worst_case(results: Sequence[Result]) -> Result:
         distances=None,
         gradients_checked=0,
         without_gradient=0,
+        rounded_correct=None,
     )

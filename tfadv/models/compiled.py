@@ -68,7 +68,7 @@ class PerModel:
         # models. It tells functions apart by their code object where they have one; a partial has none.
         call = functools.partial(_call, self._function, get_model, specs, static)
         # Without AutoGraph, as in Keras: converting functions that do not need it took most of the time of tracing.
-        jit_compile = jit_compile and not _deployed_layers(model)  # XLA can't call Python
+        jit_compile = jit_compile and not deployed_layers(model)  # XLA can't call Python
         return tf.function(
             call, input_signature=tf.nest.flatten(specs), jit_compile=jit_compile or None, autograph=False
         )
@@ -76,13 +76,13 @@ class PerModel:
 
 def raise_failure_of(model: Any) -> None:
     """Raises, as a line for people, what went wrong in the last call of a deployed model, if anything did."""
-    for layer in _deployed_layers(model):
+    for layer in deployed_layers(model):
         failure = layer.failure_of_deployed()
         if failure:
             raise failure from None
 
 
-def _deployed_layers(model: Any) -> list[Any]:
+def deployed_layers(model: Any) -> list[Any]:
     """Those of `tfadv.deployed`, which run outside of TensorFlow."""
     return [layer for layer in layers_of(model) if hasattr(layer, "failure_of_deployed")]
 

@@ -1,4 +1,4 @@
-"""Models as they are deployed: LiteRT and ONNX files, and functions of NumPy arrays, as Keras models.
+"""Models as they are deployed: LiteRT and ONNX files, services, and functions of NumPy arrays, as Keras models.
 
 What is attacked are the predictions of the file.  It has no gradient, so attacks follow that of a twin, the Keras model
 that the file was made from, at the same image (backward pass differentiable approximation, Athalye et al. 2018,
@@ -24,7 +24,7 @@ from tfadv.models.accelerate import accelerated
 from tfadv.models.compiled import logits_of
 from tfadv.models.image_model import unwrapped
 from tfadv.models.logits import classifier
-from tfadv.models.runtimes import Predictor
+from tfadv.models.predictor import Predictor
 from tfadv.runtime import compilation
 
 RETURNS = ("auto", "logits", "probabilities", "labels")
@@ -49,12 +49,13 @@ def deployed(
     returns labels.  The model can be attacked, not trained, and XLA does not compile it.
 
     Args:
-      model: the path of a .tflite or .onnx file, or a function from float32 images (N, H, W, C) to one row of outputs
-        per image, (N, K) or (N, 1), or to class numbers, int (N,).  The pixels are those that the model expects.
+      model: the path of a .tflite or .onnx file, or the address of a service in TensorFlow Serving's REST form, such as
+        "http://127.0.0.1:8501/v1/models/m:predict", or a function from float32 images (N, H, W, C) to one row of
+        outputs per image, (N, K) or (N, 1), or to class numbers, int (N,).  Pixels are those that the model expects.
       twin: the Keras model that the file was made from, or the path of its .keras file; it takes the same pixels.
       returns: "logits", "probabilities" or "labels".  "auto" treats integers (N,) as labels, and outputs in [0, 1] that
         sum to 1 as probabilities.
-      input_shape: (H, W, C), for a function without a twin.
+      input_shape: (H, W, C), for a function, or a service that does not tell it, without a twin.
       classes: their number, for labels without a twin.
 
     Returns:
@@ -62,7 +63,8 @@ def deployed(
       (N, 1).  Labels become the logits 1 for the class and -1 for the others.
 
     Raises:
-      UserError: the file can't be read, needs a package that is not installed, or its outputs do not fit.
+      UserError: the file can't be read, needs a package that is not installed, the service does not answer, or the
+        outputs do not fit.
       ValueError: an argument is missing or wrong.
     """
     if returns not in RETURNS:

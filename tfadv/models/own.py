@@ -1,4 +1,4 @@
-"""User models: a `.keras` file, a SavedModel, a `.tflite` or `.onnx` file, or `module:function`.
+"""User models: a `.keras` file, a SavedModel, a `.tflite` or `.onnx` file, a service, or `module:function`.
 
 No Keras here until a model is loaded.
 """
@@ -16,7 +16,8 @@ import zipfile
 from typing import Any
 
 from tfadv.errors import UserError
-from tfadv.models import MODELS, runtimes
+from tfadv.models import MODELS, endpoint, runtimes
+from tfadv.models.endpoint import is_endpoint
 from tfadv.models.runtimes import FILES as DEPLOYED
 
 _OTHER_FILES = (".h5", ".hdf5")  # older formats
@@ -24,6 +25,8 @@ _OTHER_FILES = (".h5", ".hdf5")  # older formats
 
 def normalized(name: str) -> str:
     """The same name with the path of a file or folder in the normal form: "./mine.keras" → "mine.keras"."""
+    if is_endpoint(name):
+        return name
     path = os.path.normpath(os.path.expanduser(name))
     return path if name.endswith((".keras", *DEPLOYED)) or is_saved_model(path) else name
 
@@ -42,16 +45,30 @@ def is_saved_model(name: str) -> bool:
 
 def is_function(name: str) -> bool:
     """Whether the name is that of a function."""
-    return ":" in name and not name.endswith((".keras", *DEPLOYED)) and not is_saved_model(name)
+    return (
+        ":" in name and not name.endswith((".keras", *DEPLOYED)) and not is_saved_model(name) and not is_endpoint(name)
+    )
+
+
+def takes_twin(name: str) -> bool:
+    """Whether the model may have no gradient of its own: a file for deployment, a service, or a function."""
+    return name.endswith(DEPLOYED) or is_endpoint(name) or is_function(name)
+
+
+def is_deployed(name: str) -> bool:
+    """Whether the model has no gradient of its own; loads the module of a function."""
+    return takes_twin(name) and (not is_function(name) or runtimes.takes_images(runtimes.function_of(name)))
 
 
 def is_fixed(name: str) -> bool:
-    """Whether the model can be attacked but not trained: a SavedModel, or a file for deployment."""
-    return name.endswith(DEPLOYED) or is_saved_model(name)
+    """Whether the model can be attacked but not trained: a SavedModel, a file for deployment, or a service."""
+    return name.endswith(DEPLOYED) or is_saved_model(name) or is_endpoint(name)
 
 
 def label(name: str) -> str:
-    """The name in files and tables: that of the file without its ending, of the folder or of the function."""
+    """The name in files and tables: that of the file without its ending, of the folder, the service or the function."""
+    if is_endpoint(name):
+        return endpoint.label(name)
     if name.endswith((".keras", *DEPLOYED)):
         return pathlib.Path(name).stem
     return os.path.basename(normalized(name)) if is_saved_model(name) else name.rpartition(":")[2]
@@ -63,6 +80,9 @@ def check(name: str) -> None:
     Raises:
       UserError: there is no such file, it has an older format, or the form is not module:function.
     """
+    if is_endpoint(name):
+        endpoint.check(name)
+        return
     if name.endswith(_OTHER_FILES):
         raise UserError(f"{name} is in an older format: convert it with keras.models.load_model(…).save('x.keras').")
     if name.endswith((".keras", *DEPLOYED)):
@@ -79,13 +99,16 @@ def check(name: str) -> None:
 
 
 def image_shape(name: str) -> tuple[int | None, int | None, int | None]:
-    """(H, W, C) of the images that a file takes, read without Keras; None for what is not known.
+    """(H, W, C) of the images that a file or a service takes, read without Keras; None for what is not known.
 
     Images without an axis for channels have one channel.
 
     Raises:
-      UserError: a file for deployment is damaged.
+      UserError: a file for deployment is damaged, or a service does not answer.
     """
+    if is_endpoint(name):
+        height, width, channels = endpoint.describe(name).image_shape or (None, None, None)
+        return height, width, channels
     if name.endswith(DEPLOYED):
         return runtimes.open_model(normalized(name), None).image_shape
     try:
@@ -106,7 +129,7 @@ def channels(name: str) -> int | None:
     Raises:
       UserError: as `load`, for a folder or a function; a file is only looked into.
     """
-    if name.endswith((".keras", *DEPLOYED)):
+    if name.endswith((".keras", *DEPLOYED)) or is_endpoint(name):
         return image_shape(name)[2]
     model = load(name)
     if not hasattr(model, "inputs"):  # a function of arrays
@@ -119,7 +142,12 @@ def channels(name: str) -> int | None:
 
 
 def identity(name: str) -> dict[str, Any]:
-    """JSON values that change when the model does: the hash of its files, or of what the function returns."""
+    """JSON values that change when the model does: the hash of its files, or of what the function returns.
+
+    Of a service, its address and the version that it names.
+    """
+    if is_endpoint(name):
+        return {"endpoint": name, "version": endpoint.describe(name).version}
     if name.endswith((".keras", *DEPLOYED)):
         return {"file_sha256": hashlib.sha256(pathlib.Path(name).read_bytes()).hexdigest()}
     if is_saved_model(name):
@@ -156,9 +184,8 @@ def load(name: str, twin: str = "", shape: tuple[int, int, int] | None = None) -
     from tfadv.models import files
     from tfadv.models.deployed import deployed
 
-    if name.endswith(DEPLOYED):
-        return deployed(name, twin or None)
-
+    if name.endswith(DEPLOYED) or is_endpoint(name):
+        return deployed(name, twin or None, input_shape=shape if is_endpoint(name) else None)
     if name.endswith(".keras"):
         return files.load(name)
     if is_saved_model(name):

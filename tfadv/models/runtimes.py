@@ -1,4 +1,4 @@
-"""What runs a deployed model: LiteRT, ONNX Runtime, or a function of NumPy arrays.  No TensorFlow graph here."""
+"""What runs a deployed model: LiteRT, ONNX Runtime, a service, or a function of arrays.  No TensorFlow graph here."""
 
 from __future__ import annotations
 
@@ -17,44 +17,28 @@ from typing import Any
 import numpy as np
 
 from tfadv.errors import UserError
+from tfadv.models.endpoint import Endpoint, is_endpoint
+from tfadv.models.predictor import CHANNELS, MOST_AT_ONCE, Predictor, checked_shape
 
 FILES = (".tflite", ".onnx")
-_MOST_AT_ONCE = 256  # images
-_CHANNELS = (1, 3)
 _ANY_SIZE = 32  # pixels, where a file takes images of any size
 
 
-class Predictor:
-    """A function from float32 images (N, H, W, C), in the pixels that the model expects, to its outputs.
-
-    Attributes:
-      label: the name in messages.
-      image_shape: (H, W, C); H and W are None where the model takes any size.
-      output_step: the distance of two neighbouring outputs of a quantized model; 0 of others.
-    """
-
-    label: str
-    image_shape: Any
-    output_step: float = 0.0
-
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """One row of outputs per image, or one class number."""
-        raise NotImplementedError
-
-
 def open_model(model: Any, input_shape: tuple | None) -> Predictor:
-    """The predictor of a file or a function.
+    """The predictor of a file, a service or a function.
 
     Args:
-      model: the path of a .tflite or .onnx file, or a function, or its "module:function".
-      input_shape: (H, W, C) of the images of a function; None where it is not known.
+      model: the path of a .tflite or .onnx file, or the address of a service, or a function, or its "module:function".
+      input_shape: (H, W, C) of the images of a function or a service; None where it is not known.
 
     Raises:
-      UserError: the file is damaged, or is of an unknown kind, or a package is missing.
-      ValueError: `model` is something else, or the shape of the images of a function is unknown.
+      UserError: the file is damaged, or is of an unknown kind, or a package is missing, or the service is not there.
+      ValueError: `model` is something else, or the shape of the images is unknown.
     """
     if callable(model):
         return Function(model, input_shape)
+    if isinstance(model, str) and is_endpoint(model):
+        return Endpoint(model, input_shape)
     if isinstance(model, str) and ":" in model and not model.endswith(FILES):
         return Function(function_of(model), input_shape)
     if not isinstance(model, (str, os.PathLike)):
@@ -119,7 +103,7 @@ class _File(Predictor):
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """See `Predictor.__call__`."""
         if self._takes_batches:
-            parts = [self._run(images[i : i + _MOST_AT_ONCE]) for i in range(0, len(images), _MOST_AT_ONCE)]
+            parts = [self._run(images[i : i + MOST_AT_ONCE]) for i in range(0, len(images), MOST_AT_ONCE)]
         else:
             parts = list(self._pool.map(self._run, np.split(images, len(images))))
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
@@ -144,7 +128,7 @@ class LiteRT(_File):
             raise UserError(f"{path.name} takes {len(takes)} tensors and returns {len(returns)}: it must be one each.")
         (self._input,), (self._output,) = takes, returns
         signature = self._input.get("shape_signature", ())
-        self.image_shape = _image_shape(path.name, signature if len(signature) else self._input["shape"])
+        self.image_shape = checked_shape(path.name, signature if len(signature) else self._input["shape"])
         self.output_step = float(self._output["quantization"][0])
         self._takes_batches = self._tries_batches()
         if not self._takes_batches:
@@ -207,9 +191,9 @@ class Onnx(_File):
         if self._input.type not in ("tensor(float)", "tensor(uint8)"):
             raise UserError(f"{path.name} takes {self._input.type}: it must be tensor(float) or tensor(uint8).")
         shape = [size if isinstance(size, int) else None for size in self._input.shape]
-        self._channels_first = len(shape) == 4 and shape[1] in _CHANNELS and shape[3] not in _CHANNELS
+        self._channels_first = len(shape) == 4 and shape[1] in CHANNELS and shape[3] not in CHANNELS
         ordered = [shape[0], shape[2], shape[3], shape[1]] if self._channels_first else shape
-        self.image_shape = _image_shape(path.name, ordered)
+        self.image_shape = checked_shape(path.name, ordered)
         if shape[0] not in (None, 1):
             raise UserError(f"{path.name} takes {shape[0]} images at a time: export it for one or for any number.")
         self.label, self._takes_batches = path.name, shape[0] != 1
@@ -219,13 +203,6 @@ class Onnx(_File):
         if self._input.type == "tensor(uint8)":
             given = np.clip(np.round(given), 0, 255).astype(np.uint8)
         return self._session.run([self._output.name], {self._input.name: np.ascontiguousarray(given)})[0]
-
-
-def _image_shape(label: str, shape: Any) -> tuple[int | None, ...]:
-    found = tuple(None if size is None or size < 0 else int(size) for size in shape)
-    if len(found) != 4 or found[3] not in _CHANNELS:
-        raise UserError(f"{label} takes {tuple(shape)}: it must be images (N, H, W, C) with one or three channels.")
-    return found[1:]
 
 
 def _quantized(images: np.ndarray, details: dict[str, Any]) -> np.ndarray:

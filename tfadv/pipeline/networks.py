@@ -61,6 +61,11 @@ class Network(abc.ABC):
           UserError: it does not fit the images of the data set.
         """
 
+    @property
+    def access(self) -> str:
+        """Of a deployed model, how it is attacked, a sentence; "" of others."""
+        return ""
+
     def content(self, model: keras.Model) -> str:
         """A hash that changes when the predictions of the trained model do: its weights alone don't tell.
 
@@ -116,6 +121,14 @@ class OwnModel(Network):
         """`name`: as in `tfadv.models.own`."""
         self.label, self._name, self._run = own.label(name), name, run
 
+    @property
+    def access(self) -> str:
+        """See `Network.access`."""
+        if not own.is_deployed(self._name):
+            return ""
+        gradient = f"attacks follow the gradient of {self._twin}" if self._twin else "attacks have no gradient"
+        return f"{self._name} decides which images are adversarial; {gradient}."
+
     @functools.cached_property
     def _identity(self) -> dict:
         of_twin = {"twin": own.identity(self._twin)} if self._twin else {}
@@ -124,8 +137,7 @@ class OwnModel(Network):
     @property
     def _twin(self) -> str:
         """The path of the twin, for a model whose gradient is not known."""
-        without = self._name.endswith(own.DEPLOYED) or own.is_function(self._name)
-        return self._run.config.twin if without else ""
+        return self._run.config.twin if own.takes_twin(self._name) else ""
 
     def inputs(self) -> dict:
         """What the model is, the range of its pixels and the shape of the images."""
@@ -141,12 +153,12 @@ class OwnModel(Network):
         first = "_input_range" not in self.__dict__
         model = self._classifier(self._input_range, quiet=not first)
         # A function may also return a Keras model, which has weights.
-        if first and (self._name.endswith(own.DEPLOYED) or (own.is_function(self._name) and not model.weights)):
+        if first and own.takes_twin(self._name) and not model.weights:
             self._describe_deployed(model)
         return model
 
     def _describe_deployed(self, model: keras.Model) -> None:
-        """Says how often a deployed model answers as its twin, and what is kept of a function.
+        """Says how often a deployed model answers as its twin, and how long results are kept.
 
         Raises:
           UserError: it is to be trained.
@@ -156,6 +168,12 @@ class OwnModel(Network):
         if own.is_function(self._name):
             LOG.info(
                 "%s: results are kept as long as the code of its module is the same; give --overwrite if the model "
+                "behind it has changed.",
+                self._name,
+            )
+        if own.is_endpoint(self._name):
+            LOG.info(
+                "%s: results are kept as long as the service names the same version; give --overwrite if the model "
                 "behind it has changed.",
                 self._name,
             )

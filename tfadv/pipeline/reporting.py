@@ -6,11 +6,12 @@ import contextlib
 import dataclasses
 import datetime
 import functools
-import importlib.metadata
+import math
 import os
 import pathlib
 import platform
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from tfadv import __version__, attacks, gate, paper, specs
 from tfadv.datasets.splits import SPLITS
@@ -28,10 +29,11 @@ from tfadv.pipeline.steps import Evaluation
 from tfadv.pipeline.training import Trained, training_of
 from tfadv.report import FORMATS, write_report
 from tfadv.report.comparison import fgsm_tables
-from tfadv.report.data import ReportData
+from tfadv.report.data import Origin, ReportData
 from tfadv.report.gallery import Gallery
 from tfadv.report.page import templates_hash
 from tfadv.store.files import digest, write_json
+from tfadv.store.workdir import versions
 
 _REPORT_BYTES = 2_000_000
 
@@ -153,7 +155,7 @@ def report(run: Run, evaluations: Sequence[Evaluation], further: Sequence[Entry]
         images, labels = steps.pictured(run)
         shown = {each.name: steps.read_picture(run, entry) for each, entry in zip(trained, pictures)}
         gallery = Gallery("fgsm", tuple(sorted(run.config.epsilons)), images, labels, shown)
-        write_report(folder, dataclasses.replace(data(), gallery=gallery))
+        write_report(folder, dataclasses.replace(data(), gallery=gallery, origin=_origin(run, trained, evaluations)))
 
     return run.cache.cached(
         folder_of_report(run),
@@ -204,12 +206,50 @@ def _data(run: Run, trained: Sequence[Trained], evaluations: Sequence[Evaluation
     )
 
 
-def judge(run: Run) -> list[gate.Decision]:
+def _origin(run: Run, trained: Sequence[Trained], evaluations: Sequence[Evaluation]) -> Origin:
+    """The images and the models that the results are of."""
+    config, dataset = run.config, run.dataset
+    how = "its own test split" if config.split == "official" else f"20% of each class, drawn with seed {config.seed}"
+    n, of = dataset.sizes["test"], dataset.record["images"]
+    shares = {each.name: each.result.fooled_after_rounding for each in evaluations}
+    return Origin(
+        labels=dataset.images["test"].labels,
+        chosen=f"{n:,} of {of:,} images of {dataset.record['dataset']}, {how}. Attacks take the first n of them.",
+        hashes={"images": dataset.record["images_sha256"], "split": str(dataset.entry.content)},
+        models={each.name: _hashes(run, each) for each in trained},
+        access={each.name: each.network.access for each in trained if each.network.access},
+        rounding={
+            name: [None if math.isnan(share) else round(share, 4) for share in found]
+            for name, found in shares.items()
+            if found is not None
+        },
+        versions=versions(),
+    )
+
+
+def _hashes(run: Run, trained: Trained) -> dict[str, Any]:
+    """What the network is, as the user gave it, and the SHA-256 of the trained model."""
+    files = (run.workdir.manifest(trained.entry.name) or {}).get("files", {})
+    network = trained.network.inputs()["network"]
+    given = dict(network) if isinstance(network, dict) else {"network": network}
+    of_twin = {f"twin, {key}": value for key, value in given.pop("twin", {}).items()}
+    own = {key: entry["sha256"] for key, entry in files.items() if key == "model.keras"}
+    return {**given, **of_twin, "network and weights": trained.entry.content, **own}
+
+
+def judge(run: Run, baseline: Sequence[Record] = ()) -> list[gate.Decision]:
     """Whether the models meet `--require`: those trained by `--defenses` or, where it names none, as they are.
 
     Writes gate.xml in the work folder, and a table into the summary of a GitHub workflow.
+
+    Args:
+      run: settings, work folder and devices.
+      baseline: the results to compare with, see `tfadv.pipeline.baseline`.
     """
-    decisions = []
+    decisions, wanted = [], gate.requirements(run.config.require)
+    classes = None
+    if any(requirement.of_worst_class for requirement in wanted):
+        classes = run.dataset.class_names, run.dataset.images["test"].labels
     for each in _judged(run):
         with run.cache.looking():
             found = steps.check(run, each, _input(run, f"diagnostics/{each.folder}"))
@@ -217,8 +257,10 @@ def judge(run: Run) -> list[gate.Decision]:
         checks = steps.read_checks(run, found) if found.content is not None else []
         suspicious += sum(one.passed is False for one in checks)
         of_model = records(run, each)
-        for requirement in gate.requirements(run.config.require):
-            decisions.append(gate.decide(requirement, each.name, of_model, suspicious))
+        for requirement in wanted:
+            decisions.append(
+                gate.decide(requirement, each.name, of_model, suspicious, classes=classes, baseline=baseline)
+            )
     if not run.workdir.follower:
         (run.workdir.root / "gate.xml").write_text(gate.junit(decisions), encoding="utf-8")
         if os.environ.get("GITHUB_STEP_SUMMARY"):
@@ -247,12 +289,11 @@ def _provenance(run: Run) -> dict[str, str]:
     """What the results were computed with."""
     workdir = run.workdir
     seconds = sum((workdir.manifest(name) or {}).get("seconds", 0) for name in workdir.names())
-    versions = {name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy")}
     return {
         "command": f"tfadv --flagfile={workdir.root / 'flags.txt'}",
         "flags.txt": run.config.flagfile(),
         "seed": str(run.config.seed),
-        "versions": ", ".join(f"{name} {version}" for name, version in {"tfadv": __version__, **versions}.items()),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions().items() if version),
         "machine": f"{platform.system()} {platform.machine()}, devices: {run.devices.replicas}",
         "date": f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC",
         "computing time": str(datetime.timedelta(seconds=round(seconds))),

@@ -20,10 +20,10 @@ LOG = logging.getLogger(__name__)
 
 def save_result(folder: pathlib.Path, result: Result, prefix: str = "") -> None:
     """Writes a result; `prefix` distinguishes several results in one folder."""
+    arrays: dict[str, Any] = {"clean": result.clean_correct, "adversarial": result.adversarial_correct}
+    optional = {"rounded": result.rounded_correct, "distances": result.distances}
+    arrays |= {name: array for name, array in optional.items() if array is not None}
     with open(folder / f"{prefix}correct.npz", "wb") as file:
-        arrays: dict[str, Any] = {"clean": result.clean_correct, "adversarial": result.adversarial_correct}
-        if result.distances is not None:
-            arrays["distances"] = result.distances
         np.savez_compressed(file, **arrays)
     record = {
         "attack": result.attack,
@@ -62,6 +62,7 @@ def load_result(folder: pathlib.Path, prefix: str = "") -> Result:
             distances=arrays.get("distances"),
             gradients_checked=record["gradients_checked"],
             without_gradient=record["without_gradient"],
+            rounded_correct=arrays.get("rounded"),
         )
 
 

@@ -14,6 +14,7 @@ from tfadv.config import REPORTED, STATUS, Config
 from tfadv.datasets.storage import limit_memory_pools
 from tfadv.models import own
 from tfadv.pipeline import steps
+from tfadv.pipeline.baseline import read_baseline
 from tfadv.pipeline.cached import Entry
 from tfadv.pipeline.reporting import judge, publish, read_summary, report
 from tfadv.pipeline.run import Run
@@ -58,9 +59,10 @@ def run(config: Config) -> tuple[str, int]:
         if this.devices.replicas > 1:
             LOG.info("%s", this.devices)
         signals.install()  # where there are several hosts, TensorFlow has replaced the handler of SIGTERM
+        baseline = read_baseline(this)  # what is wrong with it shows before hours of attacks
         _run_stage(this)
         publish(this)
-        decisions = judge(this) if config.require else []
+        decisions = judge(this, baseline) if config.require else []
         lines = [_closing_text(this), *(str(decision) for decision in decisions)]
         return "" if follower else "\n".join(lines), gate.exit_code(decisions)
 
@@ -91,6 +93,9 @@ def _run_stage(run: Run) -> None:
             n = run.config.certified_images(run.dataset.sizes["test"])
             for trained in steps.all_trained(run):
                 steps.certify(run, trained, n, run.config.copies)
+        if run.config.export:
+            for trained in steps.all_trained(run):
+                steps.export(run, trained)
         if stage in REPORTED:
             report(run, evaluations, further)
 

@@ -23,6 +23,7 @@ from tfadv.attacks.fgsm import FGSM
 from tfadv.attacks.gradient import compiled_logits
 from tfadv.attacks.pgd import PGD
 from tfadv.datasets.batches import to_float
+from tfadv.datasets.storage import take
 from tfadv.defenses.base import Defense
 from tfadv.defenses.stored import Rounds
 from tfadv.errors import UserError
@@ -37,6 +38,9 @@ from tfadv.evaluation.smoothing import certify as certify_images
 from tfadv.evaluation.smoothing import warn_of_guessing
 from tfadv.explanation.explain import Explanation
 from tfadv.explanation.explain import explain as explain_images
+from tfadv.models.deployed import deployed
+from tfadv.models.export import litert_int8
+from tfadv.models.logits import classifier, input_range_of, original
 from tfadv.pipeline.cached import Entry, source_of
 from tfadv.pipeline.dataset import SplitDataset
 from tfadv.pipeline.results import content_hash, in_percent, load_result, save_result, warn_of_upper_bound
@@ -56,6 +60,7 @@ WHITEBOX, TRANSFER = "whitebox_", "transfer_"  # the two results of an evaluatio
 CHECKED_IMAGES = 128  # see `collect_diagnostics`
 EXPLAINED_IMAGES, EXPLAINED_SHOWN = 256, 3  # whose vulnerability is measured, and that are shown
 PICTURES = 20
+REPRESENTATIVE, COMPARED = 200, 256  # images that set the scales of an int8 file, and that it is compared on
 MOST_PICTURED = 2048  # of the test split: the confusion matrices count them, and the pictures are chosen from them
 
 
@@ -214,7 +219,7 @@ def evaluate_attack(run: Run, trained: Trained, attack: Attack, n: int | None = 
         save_result(folder, result)
         manifest["content"] = content_hash(result)
         warn_of_upper_bound(f"{trained.name} under {attack.label}", result)
-        return in_percent(result.robust)
+        return "; ".join(filter(None, [in_percent(result.robust), result.rounding()]))
 
     entry = run.cache.cached_in_parts(
         f"attacks/{trained.folder}/{folder_name(attack.label)}",
@@ -462,6 +467,34 @@ def pictured(run: Run) -> tuple[np.ndarray, np.ndarray]:
     test = prepare(run).images["test"]
     shown = choose_images(test.labels[:MOST_PICTURED], PICTURES)
     return test.images[shown], test.labels[shown]
+
+
+def export(run: Run, trained: Trained) -> Entry:
+    """The model as an int8 LiteRT file, for the pixels that it expects; training images set its scales.
+
+    Raises:
+      UserError: it can't be converted.
+    """
+    dataset, name = prepare(run), f"{trained.network.label}_int8.tflite"
+    if trained.network.access:
+        raise UserError(f"{trained.network.label} is no Keras model: it can't be exported.")
+
+    def build(folder: pathlib.Path, manifest: dict, resume: object) -> str:
+        with loaded(run, trained) as model:
+            low, high = input_range_of(model)
+            images = to_float(take(dataset.images["train"].images, slice(REPRESENTATIVE))).numpy()
+            litert_int8(original(model), images * (high - low) + low, folder / name)
+            x = to_float(take(dataset.images["validation"].images, slice(COMPARED)))
+            exported = classifier(deployed(folder / name), (low, high), quiet=True)
+            same = [np.argmax(compiled_logits(each, x), axis=1) for each in (model, exported)]
+        return f"{name}: {np.mean(same[0] == same[1]):.1%} of {len(x)} validation images get the class of the model"
+
+    return run.cache.cached(
+        f"exports/{trained.folder}",
+        lambda: {"split": dataset.entry, "weights": trained.entry, "format": "litert_int8", "images": REPRESENTATIVE},
+        build,
+        stage="evaluate",
+    )
 
 
 def model_id(run: Run, trained: Trained) -> ModelId:

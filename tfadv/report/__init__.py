@@ -15,6 +15,7 @@ FORMATS = Registry(
         "plots": "tfadv.report.plots:write",
         "markdown": "tfadv.report.markdown:write",
         "html": "tfadv.report.page:write",
+        "evidence": "tfadv.report.evidence:write",
         "model_cards": "tfadv.report.model_cards:write",
         "tensorboard": "tfadv.report.tensorboard:write",
         "text": "tfadv.report.summary:write",

@@ -10,6 +10,8 @@ from tfadv.evaluation.guessing import hardly_better_than_guessing
 from tfadv.evaluation.records import WORST_CASE
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from tfadv.evaluation.certificate import Certificate
     from tfadv.evaluation.checks import Check
     from tfadv.evaluation.records import Record
@@ -106,6 +108,30 @@ def with_earlier_rounds(rounds: Sequence[Training]) -> Training:
 
 
 @dataclasses.dataclass(frozen=True)
+class Origin:
+    """What the results are of, for evidence.
+
+    Attributes:
+      labels: int (N,), the classes of the test images, in the order in which attacks take them.
+      chosen: how the test images were chosen, a sentence.
+      hashes: what of the data → its SHA-256.
+      models: "model/defense" → what of the model → its SHA-256.
+      access: "model/defense" of a deployed model → how it is attacked, a sentence.
+      rounding: "model/defense under attack" → the shares of adversarial images that still fool it after rounding to 8
+        bits, one per eps; None where no image fools it.
+      versions: "tfadv", "python", "tensorflow", … → version.
+    """
+
+    labels: np.ndarray
+    chosen: str
+    hashes: Mapping[str, str]
+    models: Mapping[str, Mapping[str, Any]]
+    access: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    rounding: Mapping[str, Sequence[float | None]] = dataclasses.field(default_factory=dict)
+    versions: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
 class ReportData:
     """The results of a run on one data set.
 
@@ -130,6 +156,7 @@ class ReportData:
       largest_share: share of the largest class among the test images; 0 where it is not known.
       upper_bounds: "model/defense under attack" where the robust accuracy is an upper bound, because robust images have
         no gradient for the attack to follow.
+      origin: what the results are of, or None.
     """
 
     dataset: str
@@ -149,6 +176,7 @@ class ReportData:
     provenance: Mapping[str, str] = dataclasses.field(default_factory=dict)
     largest_share: float = 0.0
     upper_bounds: tuple[str, ...] = ()
+    origin: Origin | None = None
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import markupsafe
 import numpy as np
 
 from tfadv.report.data import ReportData
+from tfadv.report.evidence import class_tables, not_tested, threat_model
 from tfadv.report.gallery import Gallery
 from tfadv.report.markdown import legend_entries
 from tfadv.report.plots import pictures
@@ -62,6 +63,9 @@ def write(folder: pathlib.Path, data: ReportData) -> None:
         topics=topics,
         matrix=matrix_table(data),
         gallery=_gallery(data.gallery, data.class_names) if data.gallery else None,
+        threat_model=threat_model(data),
+        not_tested=not_tested(data),
+        class_tables=list(class_tables(data)),
         style=markupsafe.Markup(_template("style.css")),
         script=markupsafe.Markup(_template("gallery.js")),
     )
@@ -90,6 +94,7 @@ def _sections(data: ReportData, topics: list[dict[str, Any]]) -> list[tuple[str,
         *((name, title) for name, (title, shown) in optional.items() if shown),
         ("tables", "Tables"),
         *([("provenance", "How it was computed")] if data.provenance else []),
+        *([("evidence", "Evidence")] if data.origin else []),
     ]
 
 
