@@ -24,7 +24,7 @@ FEW = {  # settings with which a call takes little time
     "rays": {"queries": 60},
     "autoattack": {"steps": 8, "queries": 20},
 }
-NAMES = list(ATTACKS)
+NAMES = [name for name in ATTACKS if ATTACKS[name]().has_eps]  # the others: test_corruptions.py, test_spatial.py
 IN_L2 = ("pgd", "apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square", "hopskipjump", "autoattack")
 EARLY_STOP = [name for name in NAMES if name not in ("fgsm", "onestep")]
 

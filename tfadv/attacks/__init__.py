@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from tfadv import specs
+from tfadv.attacks.corruptions.constants import NAMES
 from tfadv.errors import UserError
 from tfadv.registry import Registry
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from tfadv.attacks.autoattack import AutoAttack
     from tfadv.attacks.base import Attack
     from tfadv.attacks.bim import BIM
+    from tfadv.attacks.corruptions.attack import Corruption, Corruptions
     from tfadv.attacks.cost import Cost
     from tfadv.attacks.fab import FAB
     from tfadv.attacks.fgsm import FGSM
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from tfadv.attacks.onestep import OneStep
     from tfadv.attacks.pgd import PGD
     from tfadv.attacks.rays import RayS
+    from tfadv.attacks.spatial import Spatial
     from tfadv.attacks.square import Square
 
 
@@ -50,6 +53,9 @@ ATTACKS = Registry(
         "hopskipjump": "tfadv.attacks.hopskipjump:HopSkipJump",
         "rays": "tfadv.attacks.rays:RayS",
         "autoattack": "tfadv.attacks.autoattack:AutoAttack",
+        "spatial": "tfadv.attacks.spatial:Spatial",
+        "corruptions": "tfadv.attacks.corruptions.attack:Corruptions",
+        **{name: f"tfadv.attacks.corruptions.attack:{name}" for name in NAMES},
     },
 )
 
@@ -57,6 +63,7 @@ _MODULES = {
     **{"APGD": "apgd", "AutoAttack": "autoattack", "BIM": "bim", "FAB": "fab", "FGSM": "fgsm", "MIFGSM": "mifgsm"},
     **{"HopSkipJump": "hopskipjump", "RayS": "rays"},
     **{"OneStep": "onestep", "PGD": "pgd", "Square": "square"},
+    **{"Corruption": "corruptions.attack", "Corruptions": "corruptions.attack", "Spatial": "spatial"},
     **{"Attack": "base", "IterativeAttack": "iterative", "Cost": "cost"},
 }
 
@@ -71,10 +78,13 @@ __all__ = [
     "RayS",
     "Attack",
     "AutoAttack",
+    "Corruption",
+    "Corruptions",
     "Cost",
     "HopSkipJump",
     "IterativeAttack",
     "OneStep",
+    "Spatial",
     "Square",
     "parse",
     "split_specs",
