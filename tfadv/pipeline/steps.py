@@ -183,6 +183,7 @@ def evaluate_attack(run: Run, trained: Trained, attack: Attack, n: int | None = 
     """Robust accuracy under an attack on the first n test images; None: as many as the settings ask for."""
     config, dataset = run.config, prepare(run)
     n = n or config.attacked_images(attack.name, dataset.sizes["test"])
+    epsilons = list(config.epsilons) if attack.has_eps else None
 
     def build(folder: pathlib.Path, piece: range, progress: Callable[[int], Any], resume: Any) -> None:
         test, rows = dataset.images["test"], slice(piece.start, piece.stop)
@@ -192,7 +193,7 @@ def evaluate_attack(run: Run, trained: Trained, attack: Attack, n: int | None = 
                 test.images[rows],
                 test.labels[rows],
                 attack,
-                config.epsilons,
+                epsilons,
                 batch_size=config.images_at_once,
                 seed=config.seed,
                 first=piece.start,
@@ -205,7 +206,7 @@ def evaluate_attack(run: Run, trained: Trained, attack: Attack, n: int | None = 
         save_result(folder, result)
         manifest["content"] = content_hash(result)
         warn_of_upper_bound(f"{trained.name} under {attack.label}", result)
-        return in_percent(result.robust)
+        return in_percent([result.robust] if result.sets else result.robust)
 
     entry = run.cache.cached_in_parts(
         f"attacks/{trained.folder}/{folder_name(attack.label)}",
@@ -215,7 +216,7 @@ def evaluate_attack(run: Run, trained: Trained, attack: Attack, n: int | None = 
             "attack": attack.label,
             "attack_settings": attack.settings(),
             "source": source_of(type(attack)),
-            "epsilons": list(config.epsilons),
+            "epsilons": epsilons,
             "images": n,
             **_randomness(run),
         },
