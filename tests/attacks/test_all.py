@@ -25,7 +25,7 @@ FEW = {  # settings with which a call takes little time
     "rays": {"queries": 60},
     **dict.fromkeys(("fast", "autoattack"), {"steps": 8, "queries": 20}),
 }
-NAMES = list(ATTACKS)
+NAMES = [name for name in ATTACKS if ATTACKS[name]().has_eps]  # the others: test_corruptions.py, test_spatial.py
 IN_L2 = (
     *("pgd", "apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "fmn", "ddn", "square", "hopskipjump", "fast"),
     "autoattack",

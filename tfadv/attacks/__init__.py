@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from tfadv import specs
+from tfadv.attacks.corruptions.constants import NAMES
 from tfadv.errors import UserError
 from tfadv.registry import Registry
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from tfadv.attacks.autoattack import AutoAttack
     from tfadv.attacks.base import Attack
     from tfadv.attacks.bim import BIM
+    from tfadv.attacks.corruptions.attack import Corruption, Corruptions
     from tfadv.attacks.cost import Cost
     from tfadv.attacks.ddn import DDN
     from tfadv.attacks.fab import FAB
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from tfadv.attacks.onestep import OneStep
     from tfadv.attacks.pgd import PGD
     from tfadv.attacks.rays import RayS
+    from tfadv.attacks.spatial import Spatial
     from tfadv.attacks.square import Square
 
 
@@ -56,6 +59,9 @@ ATTACKS = Registry(
         "rays": "tfadv.attacks.rays:RayS",
         "fast": "tfadv.attacks.fast:Fast",
         "autoattack": "tfadv.attacks.autoattack:AutoAttack",
+        "spatial": "tfadv.attacks.spatial:Spatial",
+        "corruptions": "tfadv.attacks.corruptions.attack:Corruptions",
+        **{name: f"tfadv.attacks.corruptions.attack:{name}" for name in NAMES},
     },
 )
 
@@ -63,6 +69,7 @@ _MODULES = {
     **{"APGD": "apgd", "AutoAttack": "autoattack", "BIM": "bim", "FAB": "fab", "FGSM": "fgsm", "MIFGSM": "mifgsm"},
     **{"DDN": "ddn", "FMN": "fmn", "Fast": "fast", "HopSkipJump": "hopskipjump", "RayS": "rays"},
     **{"OneStep": "onestep", "PGD": "pgd", "Square": "square"},
+    **{"Corruption": "corruptions.attack", "Corruptions": "corruptions.attack", "Spatial": "spatial"},
     **{"Attack": "base", "IterativeAttack": "iterative", "Cost": "cost"},
 }
 
@@ -79,11 +86,14 @@ __all__ = [
     "RayS",
     "Attack",
     "AutoAttack",
+    "Corruption",
+    "Corruptions",
     "Cost",
     "Fast",
     "HopSkipJump",
     "IterativeAttack",
     "OneStep",
+    "Spatial",
     "Square",
     "parse",
     "split_specs",

@@ -106,6 +106,7 @@ class Attack(specs.Spec):
     """
 
     precision = "float32"  # where it can be set, it is a field: `precision_setting`
+    has_eps = True  # whether changes have a size; others, such as a corruption, are called with eps None
     limited = True  # whether eps limits the search; one that looks for the nearest image may have any limit, or none
     uses_gradient = True  # whether it fails on images where the gradient of its loss is zero
 
@@ -132,7 +133,8 @@ class Attack(specs.Spec):
           x: float32 (N, H, W, C) in `clip`; also (N, H, W) or (N, D), where the model takes these.
           y: int (N,), the true classes, or the target classes where the attack is `targeted`.
           eps: the size of the perturbation in units of x: a number >= 0, a text such as "8/255", or a sequence of E of
-            these.  None, where the attack looks for the nearest image: as far as images can be.
+            these.  None: as far as images can be, where the attack looks for the nearest image; none, where it has no
+            eps.
           seed: int, for random starts and other random choices.
           image_numbers: int (N,), the numbers of the images: the random start of an image depends on the seed and its
             number, and not on the other images.  None means 0, 1, … N - 1.
@@ -145,7 +147,7 @@ class Attack(specs.Spec):
 
         Returns:
           float32 in the shape of x; with a first axis of E where `eps` is a sequence.  No image is further from x than
-          eps, or outside of `clip`.  An image on which the attack fails is x.
+          eps, or outside of `clip`.  An image on which the attack fails is x, if the attack has an eps.
 
         Raises:
           ValueError: an argument has the wrong type, shape or range, or the model's last layer is a softmax.
@@ -156,8 +158,7 @@ class Attack(specs.Spec):
                 "an attack can't be called inside a tf.function: use FGSM.one_pass there, or write your own step."
             )
         check_whole_number("batch_size", batch_size, 1)
-        if eps is None and self.limited:
-            raise ValueError(f"{self.label} needs eps, the size of the perturbation, such as 8 / 255.")
+        self.check_eps(eps)
         shape, model = np.shape(x), image_model(model)
         if isinstance(model, Expectation) and not self.takes_random:
             raise UserError(
@@ -167,7 +168,8 @@ class Attack(specs.Spec):
         x = fitted(model, x)
         norm = getattr(self, "norm", "linf")
         # Searches end at the smallest eps: with 0, they go on to the nearest image.
-        sizes = (0.0, largest_distance(clip, norm, math.prod(shape[1:]))) if eps is None else eps
+        nearest = (0.0, largest_distance(clip, norm, math.prod(shape[1:]))) if self.has_eps else (0.0,)
+        sizes = nearest if eps is None else eps
         x, y, sizes = check_inputs(model, x, y, sizes, clip, norm, limited=self.limited)
         own = tf.range(len(y), dtype=tf.int64) if image_numbers is None else tf.cast(image_numbers, tf.int64)
         counted, targeted = Cost(), getattr(self, "targeted", False)
@@ -182,6 +184,22 @@ class Attack(specs.Spec):
             cost.add_all(counted)
         adversarial = tf.reshape(adversarial, (len(sizes), *shape))
         return adversarial[-1] if eps is None or np.ndim(eps) == 0 else adversarial
+
+    @property
+    def sets(self) -> tuple[Attack, ...]:
+        """Where each makes a set of images on which accuracy is measured, whatever the clean image: these attacks."""
+        return ()
+
+    def settings_for(self, shape: tuple[int, ...]) -> dict[str, Any]:
+        """What a result says of the attack on images of a shape (H, W, C): its settings, and what follows from them."""
+        return self.settings()
+
+    def check_eps(self, eps: Any) -> None:
+        """Raises ValueError where eps is given and the attack has none, or where it needs one."""
+        if eps is not None and not self.has_eps:
+            raise ValueError(f"{self.label} has no eps: it does not measure changes of pixels; leave eps out.")
+        if eps is None and self.has_eps and self.limited:
+            raise ValueError(f"{self.label} needs eps, the size of the perturbation, such as 8 / 255.")
 
     @property
     def takes_random(self) -> bool:

@@ -122,7 +122,7 @@ def evaluate(
         evaluates clean images only.
       eps: the size of the perturbation for pixels in [0, 1]: a number >= 0, a text such as "8/255", or a sequence.
         None: as far as images can be, where the attack looks for the nearest adversarial image, and the result has
-        the `distances` of the images; 8 / 255 otherwise.
+        the `distances` of the images; none, where the attack has no eps, such as "fog"; 8 / 255 otherwise.
       batch_size: number of images per batch.
       seed: int, for the attack's random numbers.
       first: number of the first image.  The random numbers of an image depend on its number, so that the parts of a
@@ -170,7 +170,9 @@ def _sizes(attack: Any, eps: Any) -> float | tuple[float, ...] | None:
     if attack is None:
         return ()
     if eps is None:
-        return DEFAULT_EPS if getattr(attack, "limited", True) else None
+        return DEFAULT_EPS if getattr(attack, "limited", True) and getattr(attack, "has_eps", True) else None
+    if isinstance(attack, Attack):
+        attack.check_eps(eps)
     sizes = sizes_of(eps)
     return sizes[0] if isinstance(eps, str) or np.ndim(eps) == 0 else tuple(sizes)
 
@@ -254,24 +256,30 @@ class _Evaluation:
             common |= dict(progress=execution.progress, resume=execution.resume)
             if isinstance(attack, Attack):
                 common["image_numbers"] = np.arange(first, first + len(labels))
-            on_devices = attack if isinstance(attack, FixedImages) else OnAllDevices(attack, devices)
-            attacked = on_devices(model, x, labels, None if self.eps is None else self.epsilons, **common)
             clean = predict(model, x, self.batch_size, devices) == labels
-            adversarial = np.stack([predict(model, x_adv, self.batch_size, devices) == labels for x_adv in attacked])
-            if self.eps is not None and (self.keep_images or deployed_layers(model)):
-                of_8_bits = self._rounded_correct(np.asarray(x), labels, attacked, devices)
-            if self.keep_images:
-                kept = np.asarray(attacked).reshape(*((len(self.eps),) if isinstance(self.eps, tuple) else ()), *shape)
-            if self.eps is None:
-                distances = self._distances(x, attacked[0], clean, adversarial[0])
+            if self.sets:
+                adversarial, kept = self._on_sets(x, labels, devices, **common)
+            else:
+                on_devices = attack if isinstance(attack, FixedImages) else OnAllDevices(attack, devices)
+                attacked = on_devices(model, x, labels, None if self.eps is None else self.epsilons, **common)
+                predicted = [predict(model, x_adv, self.batch_size, devices) for x_adv in attacked]
+                adversarial, kept = np.stack(predicted) == labels, attacked if self.keep_images else None
+                if self.eps is None and getattr(attack, "has_eps", True):
+                    distances = self._distances(x, attacked[0], clean, adversarial[0])
+                if self.eps is not None and (self.keep_images or deployed_layers(model)):
+                    of_8_bits = self._rounded_correct(np.asarray(x), labels, attacked, devices)
+            if kept is not None:
+                several = isinstance(self.eps, tuple) or len(self.sets) > 1
+                kept = np.asarray(kept).reshape(*((len(kept),) if several else ()), *shape)
         robust = np.flatnonzero(clean & adversarial.all(axis=0) & self.follows_gradient)[:_GRADIENTS_CHECKED]
         if has_gradient is None and len(robust):
             has_gradient = np.zeros(len(labels), bool)
             has_gradient[robust] = self._has_gradient(images[robust], labels[robust])
         return Result(
             attack=None if attack is None else attack.name,
-            settings={} if attack is None else attack.settings(),
+            settings=self._settings(images.shape[1:]),
             eps=self.eps,
+            sets=tuple((each.name, each.settings()["severity"]) for each in self.sets),
             clean_correct=clean,
             adversarial_correct=adversarial,
             cost=CostSummary(cost.gradients, cost.forwards, 0.0, cost.fallbacks, cost.remaining),
@@ -291,6 +299,36 @@ class _Evaluation:
             images = rounded(np.asarray(x_adv), x, eps, norm)
             found.append(predict(self.model, images, self.batch_size, devices) == labels)
         return np.stack(found)
+
+    @property
+    def sets(self) -> tuple[Attack, ...]:
+        """The attacks that each make a set of images, see `Attack.sets`."""
+        return self.attack.sets if isinstance(self.attack, Attack) else ()
+
+    def _settings(self, shape: tuple[int, ...]) -> dict[str, Any]:
+        """What the result says of the attack, on images of a shape (H, W, C)."""
+        if isinstance(self.attack, Attack):
+            return self.attack.settings_for(shape)
+        return {} if self.attack is None else self.attack.settings()
+
+    def _on_sets(
+        self, x: tf.Tensor, labels: np.ndarray, devices: Devices, *, progress: Any, resume: Any, **common: Any
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """(which images are classified correctly, bool (E, N); the images where they are kept), set after set."""
+        correct, kept, n = [], [], len(labels)
+        for i, one in enumerate(self.sets):
+            saved = resume.load() if resume else None
+            if saved:
+                correct.append(saved[1][0])
+            else:
+                images = OnAllDevices(one, devices)(self.model, x, labels, None, **common)[0]
+                correct.append(predict(self.model, images, self.batch_size, devices) == labels)
+                kept += [images] if self.keep_images else []
+            if resume and not saved:
+                resume.done([correct[-1]])
+            if progress:
+                progress(n * (i + 1) // len(self.sets) - n * i // len(self.sets))
+        return np.stack(correct), np.stack(kept) if kept else None
 
     @property
     def follows_gradient(self) -> bool:

@@ -53,6 +53,29 @@ class Difference:
         return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*self.points)
 
 
+def mean_interval(correct: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """The 95% interval (low, high) of the mean of R accuracies on the same N images.
+
+    One accuracy gets Wilson's interval, several get a bootstrap: N images are drawn with replacement, and each brings
+    along its outcomes in all R.  Half an image that is always right and half an image that is always wrong are added to
+    those drawn from, so that the interval has a width where all images are alike.
+
+    Args:
+      correct: bool (R, N), images that are classified correctly; R and N are at least 1.
+      seed: of the resampling; the same seed gives the same interval.
+    """
+    rows, n = correct.shape
+    if rows == 1:
+        return wilson_interval(int(correct.sum()), n)
+    # An image counts by its sum over the rows: drawing images is drawing how many have each sum.
+    images = np.bincount(correct.sum(axis=0, dtype=int), minlength=rows + 1).astype(float)
+    images[[0, -1]] += PSEUDO_IMAGES
+    drawn = np.random.default_rng(seed).multinomial(n, images / images.sum(), size=RESAMPLES)
+    low, high = np.quantile(drawn @ np.arange(rows + 1) / (n * rows), [0.025, 0.975])
+    value = float(correct.mean())
+    return min(float(low), value), max(float(high), value)
+
+
 def paired_difference(a: np.ndarray, b: np.ndarray) -> Difference:
     """The accuracy of one model minus that of another on the same images.
 

@@ -40,8 +40,9 @@ class Record:
       protocol: "clean"; "whitebox", attacked on this model itself; or "transfer", attacked on `source`.
       source: "model/defense" whose stored adversarial images were used, or None.
       attack: name in `tfadv.attacks.ATTACKS`, "worst" for the worst case per image over several, None for clean.
-      eps: size of the perturbation in units of a [0, 1] pixel, None for clean.
-      accuracy: correct / n.  An image that is misclassified without an attack counts as misclassified.
+      eps: size of the perturbation in units of a [0, 1] pixel; None for clean images, and for attacks that have no eps.
+      accuracy: correct / n.  An image that is misclassified without an attack counts as misclassified, but for
+        corruptions, where the corrupted image alone counts.
       interval: 95% Wilson interval of the accuracy, (low, high), rounded to 6 digits.
       correct: number of images classified correctly.
       n: number of images.
@@ -206,7 +207,7 @@ def fgsm_records(
 
 def attack_records(
     model: ModelId,
-    epsilons: Sequence[float],
+    epsilons: Sequence[float | None],
     correct: np.ndarray,
     attack: str,
     settings: Mapping[str, Any],
@@ -218,7 +219,7 @@ def attack_records(
 
     Args:
       model: the model evaluated.
-      epsilons: E sizes of the perturbation.
+      epsilons: E sizes of the perturbation, or None alone for an attack without eps.
       correct: bool (E, N), images classified correctly both without and under the attack.
       attack: its name in `tfadv.attacks.ATTACKS`.
       settings: its settings, JSON values.
@@ -238,6 +239,26 @@ def attack_records(
         common |= {"median_distance": median(distances), "median_interval": median_interval(distances)}
         common |= {"distances": distances}
     return [_record(model, row, eps=eps, **common) for eps, row in zip(epsilons, correct, strict=True)]
+
+
+def set_records(
+    model: ModelId, sets: Sequence[tuple[str, int]], correct: np.ndarray, attack: str, constants: str
+) -> list[Record]:
+    """The records of sets of corrupted images, one for each set.
+
+    Args:
+      model: the model evaluated.
+      sets: E pairs (corruption, severity).
+      correct: bool (E, N), images classified correctly where they are corrupted.
+      attack: its name in `tfadv.attacks.ATTACKS`, such as "corruptions".
+      constants: whose constants the images were made with, such as "CIFAR-C".
+    """
+    records = []
+    for (name, severity), row in zip(sets, correct, strict=True):
+        settings = {"corruption": name, "severity": severity, "constants": constants}
+        common = {"attack": attack, "settings": settings, "label": f"{name}(severity={severity})"}
+        records.append(_record(model, row, protocol="whitebox", **common))
+    return records
 
 
 def worst_case_records(

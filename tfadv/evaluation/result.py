@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tfadv.evaluation.intervals import mean_interval
 from tfadv.evaluation.records import median, median_interval, wilson_interval
 
 _FEW, _FEW_SHARE = 3, 0.01  # robust images without a gradient that are not worth a warning
@@ -56,14 +57,18 @@ class Result:
     Attributes:
       attack: the attack's name, or None where only clean images were classified.
       settings: the attack's settings, JSON values.
-      eps: one number, or a tuple of E numbers, as passed to `evaluate`; None where eps did not limit the attack.
+      eps: one number, or a tuple of E numbers, as passed to `evaluate`; None where eps did not limit the attack, or the
+        attack has none.
       clean_correct: bool (N,), whether the clean image is classified correctly.
       adversarial_correct: bool (E, N), whether the adversarial image is classified correctly.
       cost: what the attack cost.
-      distances: float64 (N,), where eps did not limit the attack: how far the nearest adversarial image is that the
-        attack has found, in its norm; 0 where the image itself is misclassified, inf where it has found none.
-      adversarial: the adversarial images, float32 (N, H, W, C) where `eps` is one number, else (E, N, H, W, C); None
-        without `evaluate(…, keep_images=True)`.
+      sets: (corruption, severity) of each row of `adversarial_correct`, where each is a set of corrupted images; () for
+        other attacks.
+      distances: float64 (N,), where the attack looks for the nearest image and `eps` is None: how far the nearest
+        adversarial image is that the attack has found, in its norm; 0 where the image itself is misclassified, inf
+        where it has found none.
+      adversarial: the adversarial images, float32 (E, N, H, W, C) where `eps` is a tuple or there are several sets,
+        else (N, H, W, C); None without `evaluate(…, keep_images=True)`.
       gradients_checked: number of robust images of which it was checked whether the attack's loss has a gradient.
       without_gradient: number of those that have none: an attack that follows the gradient leaves them where they are,
         and the robust accuracy is an upper bound.
@@ -79,6 +84,7 @@ class Result:
     adversarial_correct: np.ndarray
     cost: CostSummary = dataclasses.field(default_factory=CostSummary)
     adversarial: np.ndarray | None = dataclasses.field(default=None, repr=False)
+    sets: tuple[tuple[str, int], ...] = ()
     distances: np.ndarray | None = dataclasses.field(default=None, repr=False)
     gradients_checked: int = 0
     without_gradient: int = 0
@@ -91,8 +97,11 @@ class Result:
 
     @property
     def robust(self) -> np.ndarray:
-        """bool (E, N): correct on the clean and on the adversarial image; an attacker may leave an image unchanged."""
-        return self.clean_correct & self.adversarial_correct
+        """bool (E, N): correct on the clean and on the adversarial image; an attacker may leave an image unchanged.
+
+        Of sets of corrupted images: correct on the corrupted image.
+        """
+        return self.adversarial_correct if self.sets else self.clean_correct & self.adversarial_correct
 
     @property
     def clean_accuracy(self) -> float:
@@ -101,13 +110,23 @@ class Result:
 
     @property
     def robust_accuracy(self) -> float | tuple[float, ...]:
-        """The share of images that are robust: one number where `eps` is one, else a tuple with one per eps."""
-        return self._per_eps([float(row.mean()) for row in self.robust])
+        """The share of images that are robust: a tuple with one per eps where `eps` is a tuple, else one number.
+
+        Of sets of corrupted images: the mean over the sets.
+        """
+        return float(self.robust.mean()) if self.sets else self._per_eps([float(row.mean()) for row in self.robust])
 
     @property
     def interval(self) -> Any:
-        """The 95% Wilson interval (low, high) of the robust accuracy, or a tuple with one interval per eps."""
-        return self._per_eps([wilson_interval(int(row.sum()), len(row)) for row in self.robust])
+        """The 95% interval (low, high) of the robust accuracy, or a tuple with one per eps: Wilson's.
+
+        Of several sets of corrupted images: that of a bootstrap over images, `mean_interval`.
+        """
+        return (
+            mean_interval(self.robust)
+            if self.sets
+            else self._per_eps([wilson_interval(int(row.sum()), len(row)) for row in self.robust])
+        )
 
     @property
     def median_distance(self) -> float:
@@ -118,6 +137,19 @@ class Result:
     def median_interval(self) -> tuple[float, float]:
         """The 95% interval (low, high) of the median distance, from order statistics."""
         return median_interval(self._known_distances())
+
+    def by_corruption(self) -> dict[str, float]:
+        """The accuracy on each corruption, the mean over its severities; {} without sets."""
+        return self._by([name for name, _ in self.sets])
+
+    def by_severity(self) -> dict[int, float]:
+        """The accuracy at each severity, the mean over corruptions; {} without sets."""
+        return self._by([severity for _, severity in self.sets])
+
+    def _by(self, keys: list) -> dict:
+        """Key → the mean accuracy of the sets whose key it is."""
+        accuracies = self.robust.mean(axis=1)
+        return {key: float(np.mean([a for a, k in zip(accuracies, keys) if k == key])) for key in dict.fromkeys(keys)}
 
     def accuracy_at(self, eps: float) -> float:
         """The share of images whose nearest adversarial image is further away than eps; at 0, the clean accuracy.
@@ -165,22 +197,23 @@ class Result:
         )
 
     def summary(self) -> str:
-        """A line for the clean accuracy, one per eps, and what else is to be known of these."""
+        """A line for the clean accuracy, one per eps, and what else is to be known; of sets, their means."""
         lines = [f"clean: {self.clean_accuracy:.1%} of {self.n} images"]
+        if self.sets:
+            return "\n".join([*lines, *self._summary_of_sets()])
         if self.distances is not None:
             low, high = self.median_interval
             lines.append(
                 f"{self.attack}, nearest adversarial images: median distance {self.median_distance:.4g} (95% interval "
                 f"{low:.4g} to {high:.4g}), none found for {np.isinf(self.distances).mean():.1%}"
             )
-        if self.eps is None:
-            return "\n".join(lines)
+            if self.eps is None:
+                return "\n".join(lines)
         sizes = self.eps if isinstance(self.eps, tuple) else (self.eps,)
         for eps, row in zip(sizes, self.robust):
             low, high = wilson_interval(int(row.sum()), len(row))
-            lines.append(
-                f"{self.attack}, eps {eps:.4g}: {row.mean():.1%} robust (95% interval {low:.1%} to {high:.1%})"
-            )
+            size = "" if eps is None else f", eps {eps:.4g}"
+            lines.append(f"{self.attack}{size}: {row.mean():.1%} robust (95% interval {low:.1%} to {high:.1%})")
         return "\n".join([*lines, *filter(None, [self.rounding(), self.left_out(), self.upper_bound()])])
 
     def left_out(self) -> str:
@@ -205,6 +238,15 @@ class Result:
         listing = " / ".join("–" if math.isnan(share) else f"{share:.1%}" for share in shares)
         return f"rounded to 8 bits, {listing} of the adversarial images still fool the model"
 
+    def _summary_of_sets(self) -> list[str]:
+        (low, high), single = self.interval, len(self.sets) == 1
+        what = f"severity {self.sets[0][1]}" if single else f"mean over {len(self.sets)} sets"
+        interval = f"(95% interval {low:.1%} to {high:.1%})"
+        first = f"{self.attack}, {self.settings['constants']} constants, {what}: {self.robust_accuracy:.1%} {interval}"
+        means = (("severity ", self.by_severity()), ("", self.by_corruption()))
+        texts = [", ".join(f"{start}{key} {value:.1%}" for key, value in found.items()) for start, found in means]
+        return [first] if single else [first, *texts]
+
     def upper_bound(self) -> str:
         """A sentence that says why the robust accuracy is an upper bound; "" where only a few images suggest that."""
         if self.without_gradient <= max(_FEW, _FEW_SHARE * self.gradients_checked):
@@ -214,6 +256,11 @@ class Result:
             "follow: the robust accuracy is an upper bound. Try 'apgd-t' or 'square', and the checks for gradient "
             "masking."
         )
+
+    @property
+    def _has_levels(self) -> bool:
+        """Whether `adversarial` has a first axis of E."""
+        return isinstance(self.eps, tuple) or len(self.sets) > 1
 
     def _per_eps(self, values: Sequence) -> Any:
         return tuple(values) if isinstance(self.eps, tuple) else values[0]

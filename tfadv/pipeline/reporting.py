@@ -19,7 +19,7 @@ from tfadv.defenses import DEFENSES
 from tfadv.defenses.base import Defense
 from tfadv.errors import UserError
 from tfadv.evaluation.guessing import largest_share
-from tfadv.evaluation.records import Record, attack_records, fgsm_records, worst_case_records
+from tfadv.evaluation.records import Record, attack_records, fgsm_records, set_records, worst_case_records
 from tfadv.evaluation.result import worst_case
 from tfadv.models import MODELS
 from tfadv.pipeline import steps
@@ -86,10 +86,14 @@ def records(run: Run, trained: Trained) -> list[Record]:
     result, source = fgsm.result, steps.surrogate(run).name
     found = fgsm_records(model, epsilons, result.clean_correct, result.robust, fgsm.transfer.robust, source)
     for each in others:
-        own, cost = each.result, each.result.cost.to_dict()
-        names = own.attack or "", own.settings, cost, each.attack.label
-        found += attack_records(model, epsilons, own.robust, *names, own.distances)
+        own, cost, sizes = each.result, each.result.cost.to_dict(), epsilons if each.attack.has_eps else (None,)
+        if own.sets:
+            found += set_records(model, own.sets, own.robust, own.attack or "", own.settings["constants"])
+        else:
+            names = own.attack or "", own.settings, cost, each.attack.label
+            found += attack_records(model, sizes, own.robust, *names, own.distances)
     # One eps has another meaning in another norm.  FGSM is in linf.
+    others = [each for each in others if each.attack.has_eps]
     linf = [each for each in others if each.result.settings.get("norm", "linf") == "linf"]
     joined = linf or others
     if len({each.result.n for each in joined}) != 1:  # there is no worst case over different numbers of images

@@ -197,6 +197,7 @@ def evaluate_attack(run: Run, trained: Trained, attack: Attack, n: int | None = 
     """
     config, dataset = run.config, prepare(run)
     n = n or config.attacked_images(attack.name, dataset.sizes["test"])
+    epsilons, nearest = list(config.epsilons) if attack.has_eps else None, attack.has_eps and not attack.limited
 
     def build(folder: pathlib.Path, piece: range, progress: Callable[[int], Any], resume: Any) -> None:
         test, rows = dataset.images["test"], slice(piece.start, piece.stop)
@@ -206,20 +207,22 @@ def evaluate_attack(run: Run, trained: Trained, attack: Attack, n: int | None = 
                 test.images[rows],
                 test.labels[rows],
                 attack,
-                config.epsilons if attack.limited else None,
+                None if nearest else epsilons,
                 batch_size=config.images_at_once,
                 seed=config.seed,
                 first=piece.start,
                 execution=Execution(run.devices, progress=progress, resume=resume),
             )
-        save_result(folder, result if attack.limited else result.at(config.epsilons))
+        save_result(folder, result.at(config.epsilons) if nearest else result)
 
     def join(folder: pathlib.Path, manifest: dict, parts: Sequence[pathlib.Path]) -> str:
         result = concatenate([load_result(part) for part in parts])
         save_result(folder, result)
         manifest["content"] = content_hash(result)
         warn_of_upper_bound(f"{trained.name} under {attack.label}", result)
-        return "; ".join(filter(None, [in_percent(result.robust), result.rounding()]))
+        return "; ".join(
+            filter(None, [in_percent([result.robust] if result.sets else result.robust), result.rounding()])
+        )
 
     entry = run.cache.cached_in_parts(
         f"attacks/{trained.folder}/{folder_name(attack.label)}",
@@ -229,9 +232,9 @@ def evaluate_attack(run: Run, trained: Trained, attack: Attack, n: int | None = 
             "attack": attack.label,
             "attack_settings": attack.settings(),
             "source": source_of(type(attack)),
-            "epsilons": list(config.epsilons),
+            "epsilons": epsilons,
             "images": n,
-            **({} if attack.limited else {"distances": True}),  # version 0.3.0 did not keep them
+            **({"distances": True} if nearest else {}),  # version 0.3.0 did not keep them
             **_randomness(run),
         },
         lambda: _ranges(n, ATTACK_PART),

@@ -120,6 +120,7 @@ def strongest(data: ReportData, model: str) -> tuple[str, dict[str, Record]]:
     stronger.
     """
     records = [r for r in data.records if r.model == model and r.settings and r.attack not in (WORST_CASE, "fgsm")]
+    records = [record for record in records if record.eps is not None]
     if not records:
         eps = max(data.epsilons, default=None)
         found = {defense: data.record(model, defense, "whitebox", eps) for defense in data.defenses}

@@ -34,6 +34,7 @@ def write(folder: pathlib.Path, data: ReportData) -> None:
     for model in data.models:
         for defense in data.defenses:
             records = [record for record in data.records if (record.model, record.defense) == (model, defense)]
+            records = [record for record in records if "corruption" not in (record.settings or {})]  # dozens of sets
             if records:
                 path = cards / f"{folder_name(f'{model}_{defense}')}.md"
                 path.write_text(card(data, model, defense, records), encoding="utf-8")
@@ -119,11 +120,11 @@ def _accuracies(records: list[Record]) -> Table:
 
 
 def _images(record: Record) -> str:
-    if record.eps is None:
+    if record.attack is None:
         return "clean"
     source = f", attacked on {record.source}" if record.source else ""
     attack = "worst case per image of all attacks" if record.attack == WORST_CASE else record.attack_label
-    return f"{attack}{source}, eps {record.eps:g}"
+    return f"{attack}{source}" if record.eps is None else f"{attack}{source}, eps {record.eps:g}"
 
 
 def _masking(data: ReportData, name: str) -> list[str]:

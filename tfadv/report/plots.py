@@ -68,7 +68,7 @@ def pictures(data: ReportData) -> list[Picture]:
                 Picture("accuracy", f"accuracy_{model}.png", title, caption, _drawing(accuracy_plot, data, model))
             )
     for model in data.models if comparison_table(data) else ():
-        if any(record.model == model and record.settings for record in data.records):
+        if any(record.model == model and record.settings and record.eps is not None for record in data.records):
             attack, _ = strongest(data, model)
             title = f"Defenses of {model}"
             caption = (

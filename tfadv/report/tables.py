@@ -25,6 +25,7 @@ def report_tables(data: ReportData) -> dict[str, Table]:
         ("differences", differences_table(data)),
         ("transfer", transfer_table(data)),
         ("attacks", attacks_table(data)),
+        ("changes", changes_table(data)),
         ("matrix", matrix_table(data)),
         ("vulnerability", vulnerability_table(data)),
         ("certified", certified_table(data)),
@@ -190,7 +191,7 @@ def attacks_table(data: ReportData) -> Table | None:
 
     Where attacks look for the nearest adversarial image, their median distance as well.
     """
-    records = [record for record in data.records if record.settings]
+    records = [record for record in data.records if record.settings and record.eps is not None]
     if not records:
         return None
     epsilons = sorted({record.eps for record in records if record.eps is not None})
@@ -213,6 +214,40 @@ def attacks_table(data: ReportData) -> Table | None:
     cost_head = ("images", "gradients per image", "forwards per image", "seconds")
     head = ("model", "defense", "attack", *(f"eps {eps:g}" for eps in epsilons), *median_head, *cost_head)
     return Table("Attacks. Robust accuracy, % [95% interval], and cost for all eps together", head, rows)
+
+
+def changes_table(data: ReportData) -> Table | None:
+    """Accuracy under attacks without eps, one row each; of corruptions, means over severities.  None without any."""
+    records = [record for record in data.records if record.settings and record.eps is None]
+    if not records:
+        return None
+    names = list(dict.fromkeys(f"{record.model}/{record.defense}" for record in records))
+    groups: dict[str, dict[tuple[str, str], Record]] = {}  # two attacks may have made the same set
+    for record in records:
+        for change in _changes(record):
+            groups.setdefault(change, {})[f"{record.model}/{record.defense}", record.attack_label] = record
+    rows: list[tuple[Cell, ...]] = []
+    for change, found in groups.items():
+        own = [[record.accuracy for (name, _), record in found.items() if name == wanted] for wanted in names]
+        severities = {str((record.settings or {}).get("severity", "")) for record in found.values()} - {""}
+        listing = ", ".join(sorted(severities)) or None
+        rows.append((change, listing, *(100 * sum(each) / len(each) if each else None for each in own)))
+    constants = " / ".join(dict.fromkeys(str((r.settings or {})["constants"]) for r in records if _is_of_set(r)))
+    images = " / ".join(dict.fromkeys(f"{record.n:,}" for record in records))
+    title = f"Other changes. Accuracy on {images} changed images, %, mean over severities"
+    return Table(f"{title} ({constants} constants)" if constants else title, ("change", "severities", *names), rows)
+
+
+def _changes(record: Record) -> list[str]:
+    """The rows that a record without eps counts in."""
+    if not _is_of_set(record):
+        return [record.attack_label]
+    corruption = str((record.settings or {})["corruption"])
+    return ["all corruptions", corruption] if record.attack == "corruptions" else [corruption]
+
+
+def _is_of_set(record: Record) -> bool:
+    return "corruption" in (record.settings or {})
 
 
 def matrix_table(data: ReportData) -> Table | None:
