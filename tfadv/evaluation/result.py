@@ -273,7 +273,7 @@ def concatenate(results: Sequence[Result]) -> Result:
         clean_correct=np.concatenate([r.clean_correct for r in results]),
         adversarial_correct=np.concatenate([r.adversarial_correct for r in results], axis=1),
         cost=functools.reduce(CostSummary.__add__, [r.cost for r in results]),
-        adversarial=_concatenated([r.adversarial for r in results], 1 if isinstance(results[0].eps, tuple) else 0),
+        adversarial=_concatenated([r.adversarial for r in results], 1 if results[0]._has_levels else 0),
         distances=_concatenated([r.distances for r in results], 0),
         gradients_checked=sum(r.gradients_checked for r in results),
         without_gradient=sum(r.without_gradient for r in results),

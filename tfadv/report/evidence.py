@@ -28,8 +28,6 @@ MOST_CLASSES = 20  # in a table of the page
 COUNTING = "An image that is misclassified without an attack counts as misclassified under it."
 CLASSES = "Each class has an interval of its own: with many classes, some interval misses the true accuracy."
 NEVER_TESTED = (
-    "common corruptions such as noise, blur, weather and compression",
-    "rotations, translations and other changes of the geometry",
     "changes in the physical world, such as prints, stickers and lighting",
     "poisoned training images and backdoors",
     "extraction of the model or of training images, and membership inference",
@@ -97,6 +95,10 @@ def not_tested(data: ReportData) -> list[str]:
         lines.append("AutoAttack with its default settings, which may lower the accuracies under attack")
     if not attacks & OUTPUTS_ONLY:
         lines.append("attacks that see the outputs only: square, hopskipjump, rays")
+    if not any((record.settings or {}).get("corruption") for record in data.records):
+        lines.append("common corruptions such as noise, blur, weather and compression")
+    if "spatial" not in attacks:
+        lines.append("rotations and translations")
     if not data.checks:
         lines.append("signs of masked gradients")
     if not (data.origin and data.origin.access):
@@ -155,13 +157,16 @@ def _sizes(data: ReportData) -> dict[str, list[float]]:
 
 
 def _attacks(data: ReportData) -> list[dict[str, Any]]:
-    """Each attack once, with its settings, seed, sizes and numbers of images."""
+    """Each attack once, with its settings, seed, sizes and numbers of images; all sets of corruptions are one."""
     found: dict[str, dict[str, Any]] = {}
     for record in data.records:
-        if record.protocol == "whitebox" and record.attack != WORST_CASE and record.eps is not None:
-            entry = {"attack": record.attack_label, "settings": record.settings or {}, "seed": record.seed}
-            own = found.setdefault(record.attack_label, entry | {"eps": [], "images": []})
-            own["eps"] = sorted({*own["eps"], record.eps})
+        if record.protocol == "whitebox" and record.attack != WORST_CASE:
+            label, settings = record.attack_label, record.settings or {}
+            if "corruption" in settings:
+                label, settings = record.attack or "", {"constants": settings["constants"]}
+            entry = {"attack": label, "settings": settings, "seed": record.seed, "eps": [], "images": []}
+            own = found.setdefault(label, entry)
+            own["eps"] = sorted({*own["eps"], *([] if record.eps is None else [record.eps])})
             own["images"] = sorted({*own["images"], record.n})
     return list(found.values())
 
