@@ -394,7 +394,10 @@ def test_the_controls_of_the_gallery_work(browser, full_data, written, width, sc
         wrong = attacked.classes[:, rows] != gallery.labels[rows]
         first = np.where(wrong[0] | ~wrong[1:].any(axis=0), len(gallery.epsilons), wrong[1:].argmax(axis=0))
         rows = rows[np.argsort(first, kind="stable")]  # fooled at the smallest eps first
-        tab.wait_for_function("n => document.querySelectorAll('#gallery li').length === n", arg=len(rows))
+        said = f"{model}, {defense}: fgsm at eps {gallery.epsilons[level]:g} fools"
+        shown = "([said, n]) => document.querySelector('#summary').textContent.startsWith(said) && "
+        shown += "document.querySelectorAll('#gallery li').length === n"
+        tab.wait_for_function(shown, arg=[said, len(rows)])
         for item, i in zip(tab.query_selector_all("#gallery li"), rows):
             found = re.findall(r": (\w+) \((\d+)%\)", item.inner_text())
             assert [name for name, _ in found] == [names[attacked.classes[k, i]] for k in (0, level + 1)]
@@ -402,7 +405,7 @@ def test_the_controls_of_the_gallery_work(browser, full_data, written, width, sc
             np.testing.assert_allclose([int(percentage) for _, percentage in found], confidences, atol=0.6)
         cells = tab.evaluate(
             "[...document.querySelectorAll('#confusion table')].map("
-            "table => [...table.querySelectorAll('td')].map(cell => +cell.textContent))"
+            "table => [...table.querySelectorAll('tbody td')].map(cell => +cell.textContent))"
         )
         assert cells == [attacked.confusion[k].ravel().tolist() for k in (0, level + 1)]
         bars = tab.evaluate("[...document.querySelectorAll('#bars td')].map(cell => parseFloat(cell.textContent))")

@@ -100,7 +100,7 @@ def _sections(data: ReportData, topics: list[dict[str, Any]]) -> list[tuple[str,
         *optional,
         *links.items(),
         *[("transfer", "Transfer")] * bool(data.transfer_matrix),
-        ("tables", "All figures"),
+        ("tables", "All tables"),
         *[("provenance", "How it was made")] * bool(data.provenance),
     ]
 
@@ -111,7 +111,10 @@ def _topics(data: ReportData) -> list[dict[str, Any]]:
     for picture in pictures(data):
         if picture.topic in TOPICS:
             drawing = picture.draw()
-            shown = {"svg": markupsafe.Markup(inline_svg(drawing, picture.title)), "caption": picture.caption}
+            shown: dict[str, Any] = {
+                "svg": markupsafe.Markup(inline_svg(drawing, picture.title)),
+                "caption": picture.caption,
+            }
             if picture.topic == "accuracy":
                 model = data.models[len(drawn.get("accuracy", []))]  # these pictures are one per model
                 shown |= {"readout": _readout(data, model), "area": plot_area(drawing, [0.0, *data.epsilons])}

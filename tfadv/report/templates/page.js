@@ -132,7 +132,7 @@ const gallery = async (data) => {
       const total = Math.max(row.reduce((a, b) => a + b, 0), 1);
       const cells = row.map((n, j) => {
         const cell = element("td", { textContent: n, title: `${n} images of ${data.classes[i]} as ${data.classes[j]}` });
-        cell.style.setProperty("--share", `${(85 * n) / total}%`);
+        cell.style.setProperty("--share", `${(45 * n) / total}%`);
         cell.style.setProperty("--hue", i === j ? "var(--good)" : "var(--bad)");
         return cell;
       });
@@ -142,7 +142,10 @@ const gallery = async (data) => {
       element("thead", {}, head), element("tbody", {}, ...rows));
     table.setAttribute("aria-label", title);
     const caption = element("p", { className: "caption", textContent: title });
-    return element("div", {}, caption, element("div", { className: "scroll" }, table));
+    const scroll = element("div", { className: "scroll", tabIndex: 0 }, table);
+    scroll.setAttribute("role", "group");
+    scroll.setAttribute("aria-label", title);
+    return element("div", {}, caption, scroll);
   };
 
   // The share of each class that is predicted as itself, clean and attacked; where there are many, of the worst ones.
