@@ -14,22 +14,28 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.report.conftest import make_gallery, make_record
-from tfadv.report import page, summary
+from tests.report.conftest import make_gallery, make_record, without_published
+from tfadv.defenses.clean import Original
+from tfadv.report import cards, page, summary
 from tfadv.report.data import ReportData
+from tfadv.report.gallery import fooled_first
 
 VOID = {"meta", "br", "img", "link", "input", "path", "use"}
 
 
 class Parser(html.parser.HTMLParser):
-    """Collects ids, links and text, and checks that elements are closed in order."""
+    """Collects ids, links, text, sort keys and controls, and checks that elements are closed in order."""
 
     def __init__(self):
         super().__init__()
-        self.open, self.ids, self.urls, self.text = [], [], [], []
+        self.open, self.ids, self.urls, self.text, self.keys, self.controls = [], [], [], [], [], []
 
     def handle_starttag(self, tag, attrs):
         attributes = dict(attrs)
+        self.keys += [attributes["data-key"]] if "data-key" in attributes else []
+        if tag in ("button", "input", "select", "summary"):
+            named = "aria-label" in attributes or "label" in self.open
+            self.controls.append((tag, named, len(self.text)))
         self.ids += [attributes["id"]] if "id" in attributes and "svg" not in self.open else []
         self.urls += [v for k, v in attributes.items() if k in ("src", "href", "xlink:href")]
         if tag not in VOID:
@@ -69,13 +75,89 @@ def parse(path):
 def test_the_page_needs_nothing_else(written):
     parser, text = parse(written)
     assert parser.urls and all(url.startswith("#") for url in parser.urls)
-    assert {url[1:] for url in parser.urls if url[1:] in parser.ids} >= {"overview", "images", "masking", "tables"}
+    links = [url[1:] for url in parser.urls if url[1:] in parser.ids]
+    assert {"overview", "accuracy", "images", "classes", "masking", "tables"} <= set(links)
+    assert links == [name for name in parser.ids if name in links]  # in the order of the page
     assert "import" not in page._template("style.css") and "url(" not in page._template("style.css")
-    assert "fetch" not in page._template("gallery.js")
+    assert "fetch" not in page._template("page.js")
     assert "Gradient masking is suspected: resnet18/baseline." in text
     assert "It succeeds on 9." in text and "--dataset=cifar10" in text
     for table in ("Table 1", "Table 2", "Transfer matrix", "Attacks. Robust accuracy"):
         assert table in text
+
+
+def test_sort_keys_are_the_numbers_of_the_cells(written):
+    parser, _ = parse(written)
+    content = written.read_text(encoding="utf-8")
+    cells = re.findall(r'data-key="([^"]*)"[^>]*>([^<]*)<', content)
+    assert len(cells) == len(parser.keys) > 50
+    for key, text in cells:
+        assert float(key) == float(text.split(" ")[0].replace(",", ""))
+
+
+def test_every_control_has_a_name(written):
+    parser, _ = parse(written)
+    tags = {tag for tag, _, _ in parser.controls}
+    assert tags == {"button", "input", "select", "summary"}
+    for tag, named, position in parser.controls:
+        assert (
+            named if tag in ("input", "select") else parser.text[position].strip() or parser.text[position + 1].strip()
+        )
+
+
+def test_the_cards_say_what_the_records_say(full_data, data, written):
+    first, second = cards.cards(data)
+    assert (first.model, first.attack) == ("resnet18", "FGSM, eps 0.1")
+    for card in (first, second):
+        assert [row.defense for row in card.rows] == ["baseline", "retrained"]
+        for row in card.rows:
+            assert row.clean is data.record(card.model, row.defense, "clean")
+            assert row.attacked is data.record(card.model, row.defense, "whitebox", 0.1)
+    assert first.sentence == (
+        "Of 100 images, 80 are classified correctly. Changes of each pixel by at most 10% of the range from black to "
+        "white leave 30. With the defense retrained: 90, and 40 under attack."
+    )
+    (row,) = cards.cards(full_data)[0].rows  # PGD was run on the baseline only, which fails a check
+    assert row.attacked.attack_label == "pgd" and row.doubtful
+    content = written.read_text(encoding="utf-8")
+    card = content[content.index('<article class="card">') : content.index("</article>")]
+    assert re.findall(r"number\">([^<]*)<", card) == ["80.0%", "12.0%"]
+    assert re.findall(r"interval\">([^<]*)<", card) == ["0.0 to 100.0", "10.0 to 15.0"]
+    assert "may be too high" in card
+
+
+def test_the_cards_say_neither_all_nor_none_without_reason(data):
+    def card(defense="baseline", **fields):
+        clean = make_record("mine", defense, "clean", accuracy=0.999, correct=999, n=1000)
+        attacked = make_record("mine", defense, "whitebox", **{"eps": 0.03, "accuracy": 0.52, **fields})
+        (found,) = cards.cards(dataclasses.replace(data, records=(clean, attacked)))
+        return found
+
+    assert card().sentence == (
+        "Of 100 images, more than 99 are classified correctly. Small changes that people hardly see leave 52."
+    )
+    assert card(accuracy=0.004, correct=4, n=1000).sentence.endswith("leave fewer than 1.")
+    assert card(accuracy=0.0, correct=0).sentence.endswith("leave none.")
+    l2 = card(eps=0.5, attack="pgd", settings={"norm": "l2"})
+    assert l2.sentence.endswith("Changes of size 0.5 (L2) leave 52.") and l2.attack == "pgd, eps 0.5"
+
+
+def test_the_readout_shows_the_records_at_each_eps(data, written):
+    readout = page._readout(data, "resnet50")
+    assert readout["attacks"] == ["FGSM, white-box", "FGSM, transfer"] and readout["sizes"] == ["0", "0.01", "0.1"]
+    title, color, (whitebox, transfer) = readout["rows"][2]
+    assert (title, color) == ("Retrained", "#009E73")
+    assert whitebox == ["90.0 [0.0, 100.0]", "40.0 [0.0, 100.0]", "40.0 [0.0, 100.0]"]
+    assert transfer == ["90.0 [0.0, 100.0]", "50.0 [0.0, 100.0]", "50.0 [0.0, 100.0]"]
+
+
+def test_the_page_of_your_own_model_and_folder(data, tmp_path):
+    records = tuple(dataclasses.replace(r, defense="original") for r in data.records if r.defense == "baseline")
+    own = {"dataset": "folder:/home/me/photos", "known_defenses": (Original(),), "first": "original"}
+    _, text = parse(write(tmp_path, dataclasses.replace(without_published(data), records=records, **own)))
+    assert "Robustness on photos" in text and "/home/me" not in text
+    assert "your own model as it is" in text and "trained from" not in text
+    assert page._dataset("mnist:3.0.1") == "mnist:3.0.1" and page._dataset("npz:a/b.npz") == "b.npz"
 
 
 def test_the_sentence_compares_the_most_robust_defense_with_the_first(full_data, data):
@@ -167,6 +249,20 @@ def test_the_page_of_many_large_images_stays_small(data, tmp_path):
     assert len(shown["labels"]) >= page.FEWEST_IMAGES and max(shown["size"]) <= page.MOST_PIXELS
 
 
+def test_a_page_with_room_for_few_images_shows_fooled_ones_of_each_class(data):
+    gallery = make_gallery(["baseline"], 3, n=9)
+    labels = np.arange(9) // 3
+    attacked = gallery.models["resnet18/baseline"]
+    classes = np.repeat(labels[None], 3, axis=0)
+    classes[2, [1, 2, 5]] = 3  # at the largest eps
+    classes[:, 8] = 0  # misclassified without an attack
+    models = {"resnet18/baseline": dataclasses.replace(attacked, classes=classes)}
+    gallery = dataclasses.replace(gallery, labels=labels, models=models)
+    assert fooled_first(gallery, 2).tolist() == [1, 5]
+    assert fooled_first(gallery, 4).tolist() == [0, 1, 2, 5]
+    assert fooled_first(gallery, 99).tolist() == list(range(9))
+
+
 # ---- in Chromium ------------------------------------------------------------------------------------------------
 
 
@@ -184,24 +280,124 @@ def browser():
         opened.close()
 
 
-@pytest.mark.parametrize("width", [390, 1400])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_control_works(browser, full_data, written, width, scheme):
+def opened(browser, path, width=1400, scheme="light"):
+    """(the page in a tab, a list of messages, errors and requests to the network)."""
     tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     messages = []
     tab.on("console", lambda message: messages.append(message.text))
     tab.on("pageerror", lambda error: messages.append(str(error)))
     tab.on("request", lambda request: messages.append(request.url) if request.url.startswith("http") else None)
-    tab.goto(f"file://{written}")
-    gallery, names = full_data.gallery, full_data.class_names
+    tab.goto(f"file://{path}")
     tab.wait_for_selector("#gallery li")
+    return tab, messages
+
+
+def column(tab, table, number):
+    """The texts of a column of a table."""
+    script = "([table, i]) => [...document.querySelector(table).tBodies[0].rows].map(row => row.cells[i].textContent)"
+    return tab.evaluate(script, [table, number])
+
+
+def test_tables_are_sorted_by_their_headers(browser, written):
+    tab, messages = opened(browser, written)
+    before = column(tab, "#overview table", 1)
+    head = tab.query_selector_all("#overview th")
+    head[2].query_selector("button").click()
+    clean = [float(text) for text in column(tab, "#overview table", 2)]
+    assert clean == sorted(clean, reverse=True) and head[2].get_attribute("aria-sort") == "descending"
+    assert column(tab, "#overview table", 1) != before
+    head[2].query_selector("button").press("Enter")
+    assert [float(text) for text in column(tab, "#overview table", 2)] == sorted(clean)
+    assert head[2].get_attribute("aria-sort") == "ascending"
+    for _ in range(2):  # the cells without a figure stay last
+        head[4].query_selector("button").click()
+        assert column(tab, "#overview table", 4)[-2:] == ["–", "–"]
+    head[1].query_selector("button").click()
+    assert column(tab, "#overview table", 1) == sorted(before)
+    assert [each.get_attribute("aria-sort") for each in head] == ["none", "ascending", "none", "none", "none"]
+    assert not messages
+    tab.close()
+
+
+def test_the_plot_shows_the_accuracies_at_the_pointer_and_at_the_slider(browser, data, written):
+    tab, messages = opened(browser, written)
+    readout, chart = page._readout(data, "resnet50"), tab.query_selector_all(".chart")[1]
+
+    def shown():
+        texts = [cell.text_content() for cell in chart.query_selector_all("td")]
+        return chart.query_selector("output").text_content(), texts
+
+    def expected(i):
+        return readout["sizes"][i], [line[i] for _, _, lines in readout["rows"] for line in lines]
+
+    assert shown() == expected(2)
+    slider = chart.query_selector("input")
+    slider.press("Home")
+    assert shown() == expected(0) and slider.get_attribute("aria-valuetext").startswith("0: Baseline 80.0 [0.0, 100.0]")
+    slider.press("ArrowRight")
+    assert shown() == expected(1)
+    box = chart.query_selector(".plot").bounding_box()
+    left = json.loads(chart.get_attribute("data-left"))
+    for i in (2, 0):
+        tab.mouse.move(box["x"] + left[i] * box["width"] + 5, box["y"] + 40)
+        assert shown() == expected(i)
+        marker = chart.query_selector(".cursor").bounding_box()
+        assert abs(marker["x"] - box["x"] - left[i] * box["width"]) < 2
+    assert not messages
+    tab.close()
+
+
+def test_the_first_images_are_fooled_and_say_from_which_eps(browser, full_data, written):
+    tab, _ = opened(browser, written)
+    gallery = full_data.gallery
+    attacked = gallery.models["resnet18/baseline"]
+    wrong = attacked.classes != gallery.labels
+    first = np.where(wrong[0] | ~wrong[1:].any(axis=0), len(gallery.epsilons), wrong[1:].argmax(axis=0))
+    shown = [item.inner_text() for item in tab.query_selector_all("#gallery li")]
+    assert len(shown) == 6 and 0 < (first < 2).sum() < 6
+    for text, start in zip(shown, sorted(first)):
+        assert ("fooled from eps" in text or "fooled at eps" in text) == (start < 2)
+        assert start == 2 or f"eps {gallery.epsilons[start]}" in text
+    tab.click("#more")
+    tab.wait_for_function("document.querySelectorAll('#gallery li').length === 8")
+    tab.click("#more")
+    tab.wait_for_function("document.querySelectorAll('#gallery li').length === 6")
+    tab.close()
+
+
+def test_everything_that_is_folded_opens_and_is_printed(browser, written):
+    tab, messages = opened(browser, written)
+    for summary_element in tab.query_selector_all("main > section > details:not([open]) > summary"):
+        summary_element.press("Enter")
+    assert not tab.query_selector_all("main > section > details:not([open])")
+    tab.evaluate("document.querySelectorAll('details').forEach(each => { each.open = false; })")
+    tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert not tab.query_selector_all("details:not([open])")
+    tab.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert not tab.query_selector_all("details[open]") and not messages
+    tab.close()
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_controls_of_the_gallery_work(browser, full_data, written, width, scheme):
+    tab, messages = opened(browser, written, width, scheme)
+    gallery, names = full_data.gallery, full_data.class_names
+    tab.click("#more")
     assert tab.evaluate("document.documentElement.scrollWidth") == width  # nothing sticks out
     for model, defense, level, label in (("resnet18", "baseline", 1, ""), ("resnet50", "retrained", 0, "1")):
-        for control, value in (("model", model), ("defense", defense), ("eps", str(level)), ("class", label)):
+        for control, value in (("model", model), ("defense", defense), ("class", label)):
             tab.select_option(f"[name={control}]", value)
-        rows = np.flatnonzero(gallery.labels == int(label)) if label else np.arange(len(gallery.labels))
+        tab.fill("[name=eps]", str(level))
         attacked = gallery.models[f"{model}/{defense}"]
-        tab.wait_for_function("n => document.querySelectorAll('#gallery li').length === n", arg=len(rows))
+        rows = np.flatnonzero(gallery.labels == int(label)) if label else np.arange(len(gallery.labels))
+        wrong = attacked.classes[:, rows] != gallery.labels[rows]
+        first = np.where(wrong[0] | ~wrong[1:].any(axis=0), len(gallery.epsilons), wrong[1:].argmax(axis=0))
+        rows = rows[np.argsort(first, kind="stable")]  # fooled at the smallest eps first
+        said = f"{model}, {defense}: fgsm at eps {gallery.epsilons[level]:g} fools"
+        shown = "([said, n]) => document.querySelector('#summary').textContent.startsWith(said) && "
+        shown += "document.querySelectorAll('#gallery li').length === n"
+        tab.wait_for_function(shown, arg=[said, len(rows)])
         for item, i in zip(tab.query_selector_all("#gallery li"), rows):
             found = re.findall(r": (\w+) \((\d+)%\)", item.inner_text())
             assert [name for name, _ in found] == [names[attacked.classes[k, i]] for k in (0, level + 1)]
@@ -209,9 +405,12 @@ def test_every_control_works(browser, full_data, written, width, scheme):
             np.testing.assert_allclose([int(percentage) for _, percentage in found], confidences, atol=0.6)
         cells = tab.evaluate(
             "[...document.querySelectorAll('#confusion table')].map("
-            "table => [...table.querySelectorAll('td')].map(cell => +cell.textContent))"
+            "table => [...table.querySelectorAll('tbody td')].map(cell => +cell.textContent))"
         )
         assert cells == [attacked.confusion[k].ravel().tolist() for k in (0, level + 1)]
+        bars = tab.evaluate("[...document.querySelectorAll('#bars td')].map(cell => parseFloat(cell.textContent))")
+        shares = [100 * np.diag(attacked.confusion[k]) / attacked.confusion[k].sum(axis=1) for k in (0, level + 1)]
+        np.testing.assert_allclose(bars, np.transpose(shares).ravel(), atol=0.51)
         shown = tab.evaluate(
             "[...document.querySelectorAll('#gallery li')[0].querySelectorAll('canvas')].map(c =>"
             " [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data].filter((_, i) => i % 4 < 3))"

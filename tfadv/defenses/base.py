@@ -126,7 +126,7 @@ class Defense(Spec):
     @property
     def summary(self) -> str:
         """A line that describes it, for legends."""
-        start = "trained from scratch" if self.start is None else "trained further"
+        start = "trained from the initial weights" if self.start is None else "trained further"
         images = {
             "clean": "clean images",
             "repeated": "clean images, as many steps as with stored adversarial images",

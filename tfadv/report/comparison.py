@@ -88,7 +88,7 @@ def comparison_plot(data: ReportData, model: str, styles: dict[str, tuple[str, s
       styles: defense → (title, color, marker), see `tfadv.report.plots.styles`.
     """
     attack, robust = strongest(data, model)
-    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
+    figure = Figure(figsize=(6.4, 5), layout="constrained")
     axes = figure.subplots()
     families: dict[str, list[tuple[float, float]]] = {}
     for defense, record in robust.items():
@@ -106,7 +106,7 @@ def comparison_plot(data: ReportData, model: str, styles: dict[str, tuple[str, s
     axes.set(title=model, xlabel="accuracy on clean images, %", ylabel=f"accuracy under {attack} at eps {eps:g}, %")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", fontsize="small", frameon=False)
+    figure.legend(loc="outside lower center", fontsize="small", frameon=False, ncols=3)
     return figure
 
 

@@ -75,3 +75,22 @@ def choose_images(labels: np.ndarray, count: int) -> np.ndarray:
     rank = np.arange(len(order)) - first  # of an image within its class
     chosen = order[np.lexsort((order, rank))][:count]
     return np.asarray(chosen[np.lexsort((chosen, labels[chosen]))])
+
+
+def fooled_first(gallery: Gallery, count: int) -> np.ndarray:
+    """Chooses images by class as `choose_images` does, and those before others that the attack fools on any model.
+
+    Args:
+      gallery: the images and the attacks.
+      count: the number of images to choose.
+
+    Returns:
+      int (min(count, G),), positions of images, ascending.
+    """
+    fooled = np.zeros(len(gallery.labels), bool)
+    for attacked in gallery.models.values():
+        fooled |= (attacked.classes[0] == gallery.labels) & (attacked.classes[1:] != gallery.labels).any(axis=0)
+    chosen: list[int] = []
+    for positions in (np.flatnonzero(fooled), np.flatnonzero(~fooled)):
+        chosen += positions[choose_images(gallery.labels[positions], count - len(chosen))].tolist()
+    return np.sort(np.array(chosen, int))

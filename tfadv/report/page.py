@@ -12,17 +12,18 @@ import jinja2
 import markupsafe
 import numpy as np
 
+from tfadv.report.cards import cards
 from tfadv.report.data import ReportData
 from tfadv.report.evidence import class_tables, not_tested, threat_model
-from tfadv.report.gallery import Gallery
+from tfadv.report.gallery import Gallery, fooled_first
 from tfadv.report.markdown import legend_entries
-from tfadv.report.plots import pictures
+from tfadv.report.plots import accuracy_curves, pictures, styles
 from tfadv.report.summary import overview, sentence, warnings
-from tfadv.report.svg import inline_svg, png_data_uri
-from tfadv.report.table import is_figure
+from tfadv.report.svg import inline_svg, plot_area, png_data_uri
+from tfadv.report.table import figure
 from tfadv.report.tables import matrix_table, report_tables
 
-TEMPLATES = ("report.html", "style.css", "gallery.js")
+TEMPLATES = ("report.html", "style.css", "page.js")
 TOPICS = {
     "accuracy": "Accuracy over eps",
     "defenses": "Clean and robust accuracy",
@@ -31,6 +32,7 @@ TOPICS = {
     "vulnerability": "Vulnerability",
     "explanations": "What the models look at",
 }
+MAIN_TOPICS = ("accuracy", "defenses")  # come before the images
 MOST_PIXELS = 96  # height and width of an image in the gallery; larger ones are shown by every second, third … pixel
 MOST_BYTES = 3_000_000  # of all images in the gallery, before compression
 FEWEST_IMAGES = 6
@@ -46,13 +48,14 @@ def write(folder: pathlib.Path, data: ReportData) -> None:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["zip"] = lambda a, b: zip(a, b, strict=True)
-    environment.filters["is_figure"] = is_figure
+    environment.filters["figure"] = figure
     topics, tables = _topics(data), report_tables(data)
     for name in ("matrix", "checks"):  # have sections of their own
         tables.pop(name, None)
     page = environment.get_template("report.html").render(
         data=data,
-        title=f"Robustness on {data.dataset}",
+        title=f"Robustness on {_dataset(data.dataset)}",
+        cards=cards(data),
         sentence=sentence(data),
         warnings=warnings(data),
         suspicious=data.suspicious,
@@ -61,13 +64,14 @@ def write(folder: pathlib.Path, data: ReportData) -> None:
         tables=tables,
         legend=legend_entries(data),
         topics=topics,
+        main_topics=MAIN_TOPICS,
         matrix=matrix_table(data),
         gallery=_gallery(data.gallery, data.class_names) if data.gallery else None,
         threat_model=threat_model(data),
         not_tested=not_tested(data),
         class_tables=list(class_tables(data)),
         style=markupsafe.Markup(_template("style.css")),
-        script=markupsafe.Markup(_template("gallery.js")),
+        script=markupsafe.Markup(_template("page.js")),
     )
     (folder / "report.html").write_text(page, encoding="utf-8")
 
@@ -81,31 +85,61 @@ def _template(name: str) -> str:
     return resources.files("tfadv.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
+def _dataset(name: str) -> str:
+    """The name of a data set for titles: of the user's own folder or file, the last part of its path."""
+    kind, _, path = name.partition(":")
+    return pathlib.PurePath(path).name or name if kind in ("folder", "npz") else name
+
+
 def _sections(data: ReportData, topics: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """(id, name) of the sections, for links."""
-    optional = {
-        "images": ("Images", data.gallery),
-        "transfer": ("Transfer", data.transfer_matrix),
-        "masking": ("Gradient masking", data.checks),
-    }
+    """(id, name) of the sections, for links, in the order of the page."""
+    links = {topic["id"]: topic["title"] for topic in topics}
+    optional = [
+        *(("images", "Images"), ("classes", "Classes")) * bool(data.gallery),
+        *[("masking", "Gradient masking")] * bool(data.checks),
+    ]
+    first = [(name, links.pop(name)) for name in MAIN_TOPICS if name in links]
     return [
-        ("overview", "Overview"),
-        *((topic["id"], topic["title"]) for topic in topics),
-        *((name, title) for name, (title, shown) in optional.items() if shown),
-        ("tables", "Tables"),
-        *([("provenance", "How it was computed")] if data.provenance else []),
-        *([("evidence", "Evidence")] if data.origin else []),
+        ("overview", "All models"),
+        *first,
+        *optional,
+        *links.items(),
+        *[("transfer", "Transfer")] * bool(data.transfer_matrix),
+        ("tables", "All tables"),
+        *[("provenance", "How it was made")] * bool(data.provenance),
+        *[("evidence", "Evidence")] * bool(data.origin),
     ]
 
 
 def _topics(data: ReportData) -> list[dict[str, Any]]:
-    """The sections of pictures, as SVG with a caption."""
+    """The sections of pictures, as SVG with a caption; those over eps with the accuracies at each eps."""
     drawn: dict[str, list[dict[str, Any]]] = {}
     for picture in pictures(data):
         if picture.topic in TOPICS:
-            svg = markupsafe.Markup(inline_svg(picture.draw(), picture.title))
-            drawn.setdefault(picture.topic, []).append({"svg": svg, "caption": picture.caption})
+            drawing = picture.draw()
+            shown: dict[str, Any] = {
+                "svg": markupsafe.Markup(inline_svg(drawing, picture.title)),
+                "caption": picture.caption,
+            }
+            if picture.topic == "accuracy":
+                model = data.models[len(drawn.get("accuracy", []))]  # these pictures are one per model
+                shown |= {"readout": _readout(data, model), "area": plot_area(drawing, [0.0, *data.epsilons])}
+            drawn.setdefault(picture.topic, []).append(shown)
     return [{"id": topic, "title": TOPICS[topic], "pictures": drawn[topic]} for topic in TOPICS if topic in drawn]
+
+
+def _readout(data: ReportData, model: str) -> dict[str, Any]:
+    """The accuracies of a model for the table below its plot: attacks, and (title, color, texts by attack and eps)."""
+    curves = {defense: accuracy_curves(data, model, defense) for defense in data.defenses}
+    attacks = list(dict.fromkeys(attack for found in curves.values() for attack in found))
+    rows = []
+    for defense, (title, color, _) in styles(data).items():
+        lines = [curves[defense][attack][1] if attack in curves[defense] else [] for attack in attacks]
+        texts = [[record.interval_text if record else "–" for record in line] for line in lines]
+        if any(texts):
+            rows.append((title, color.replace("#000000", "currentColor"), texts))
+    sizes = ["0", *(f"{eps:g}" for eps in data.epsilons)]
+    return {"model": model, "attacks": attacks, "rows": rows, "sizes": sizes}
 
 
 def _gallery(gallery: Gallery, class_names: tuple[str, ...]) -> str:
@@ -114,7 +148,7 @@ def _gallery(gallery: Gallery, class_names: tuple[str, ...]) -> str:
     images = gallery.images[:, ::step, ::step]
     strips = len(gallery.models) * len(gallery.epsilons)
     count = int(np.clip(MOST_BYTES // (images[0].nbytes * max(strips, 1)), FEWEST_IMAGES, len(images)))
-    shown = np.unique(np.linspace(0, len(images) - 1, count).round().astype(int))
+    shown = fooled_first(gallery, count)
     models = {
         name: {
             "adversarial": [_strip(pixels[shown][:, ::step, ::step]) for pixels in attacked.adversarial],

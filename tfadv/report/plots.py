@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from tfadv.evaluation.records import WORST_CASE, Record
 from tfadv.report.certified import CERTIFIED, certified_plot
-from tfadv.report.comparison import comparison_plot, comparison_table, strongest
+from tfadv.report.comparison import comparison_plot, strongest
 from tfadv.report.data import ReportData
 from tfadv.report.example_sheet import example_sheet
 from tfadv.report.explanations import EXPLANATIONS, VULNERABILITY, explanation_sheet, vulnerability_plot
@@ -67,9 +67,9 @@ def pictures(data: ReportData) -> list[Picture]:
             listed.append(
                 Picture("accuracy", f"accuracy_{model}.png", title, caption, _drawing(accuracy_plot, data, model))
             )
-    for model in data.models if comparison_table(data) else ():
-        if any(record.model == model and record.settings and record.eps is not None for record in data.records):
-            attack, _ = strongest(data, model)
+    for model in data.models:
+        attack, robust = strongest(data, model)
+        if len(robust) > 1:
             title = f"Defenses of {model}"
             caption = (
                 f"Accuracy of {model} under {attack}, with 95% intervals, over accuracy on clean images. A line joins "
@@ -167,20 +167,11 @@ def accuracy_plot(data: ReportData, model: str) -> Figure:
     shown: dict[str, Any] = {}  # protocol → line style
     curves_of = dict(zip(data.with_distances(model), itertools.cycle(CURVES)))  # attack → line style
     for defense, (_, color, marker) in styles(data).items():
-        clean = data.record(model, defense, "clean")
-        curves = {
-            "FGSM, white-box": ("-", [data.record(model, defense, "whitebox", eps) for eps in data.epsilons]),
-            "FGSM, transfer": (":", [data.record(model, defense, "transfer", eps) for eps in data.epsilons]),
-            "worst case of attacks": ("--", [data.worst_case(model, defense, eps) for eps in data.epsilons]),
-        }
-        for protocol, (line, attacked) in curves.items():
-            if any(attacked):
-                # The attacks of the worst case may have run on fewer images than those of the clean accuracy.
-                records = [None if line == "--" else clean, *attacked]
-                heights, low, high = _percentages(records)
-                axes.plot(epsilons, heights, line, color=color, marker=marker, markersize=5, clip_on=False)
-                axes.fill_between(epsilons, low, high, color=color, alpha=0.15, linewidth=0)
-                shown[protocol] = line
+        for protocol, (line, records) in accuracy_curves(data, model, defense).items():
+            heights, low, high = _percentages(records)
+            axes.plot(epsilons, heights, line, color=color, marker=marker, markersize=5, clip_on=False)
+            axes.fill_between(epsilons, low, high, color=color, alpha=0.15, linewidth=0)
+            shown[protocol] = line
         for attack, record in data.with_distances(model, defense).items():
             axes.step(*_accuracy_over_eps(record, epsilons[-1]), linestyle=curves_of[attack], where="post", color=color)
             shown[f"nearest images, {attack}"] = curves_of[attack]
@@ -189,6 +180,18 @@ def accuracy_plot(data: ReportData, model: str) -> Figure:
     axes.grid(alpha=0.3)
     add_legend(figure, data, model, shown)
     return figure
+
+
+def accuracy_curves(data: ReportData, model: str, defense: str) -> dict[str, tuple[str, list[Record | None]]]:
+    """Attacks that were evaluated → (line style, records on clean images and at each eps)."""
+    # The attacks of the worst case may have run on fewer images than those of the clean accuracy.
+    clean = data.record(model, defense, "clean")
+    curves: dict[str, tuple[str, list[Record | None]]] = {
+        "FGSM, white-box": ("-", [clean, *(data.record(model, defense, "whitebox", eps) for eps in data.epsilons)]),
+        "FGSM, transfer": (":", [clean, *(data.record(model, defense, "transfer", eps) for eps in data.epsilons)]),
+        "worst case of attacks": ("--", [None, *(data.worst_case(model, defense, eps) for eps in data.epsilons)]),
+    }
+    return {name: curve for name, curve in curves.items() if any(curve[1][1:])}
 
 
 def add_legend(figure: Figure, data: ReportData, model: str, lines: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
@@ -33,6 +34,22 @@ def inline_svg(figure: Figure, title: str) -> str:
     svg = re.sub(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', r'<svg viewBox="\1" role="img" aria-label="">', svg, count=1)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     return svg.replace('aria-label=""', f'aria-label="{html.escape(title)}"', 1)
+
+
+def plot_area(figure: Figure, values: Sequence[float]) -> tuple[list[float], tuple[float, float]]:
+    """Where values of the x axis are in a figure that was drawn, and the top and height of its axes.
+
+    Args:
+      figure: the figure, after `inline_svg`, which arranges it.
+      values: float (N,), in the units of the x axis of its first axes.
+
+    Returns:
+      (N shares of the width from the left, (top, height) as shares of the height from the top), in [0, 1].
+    """
+    axes = figure.axes[0]
+    area = axes.get_position()
+    left = [float(axes.transData.transform((value, 0))[0] / figure.bbox.width) for value in values]
+    return left, (float(1 - area.y1), float(area.height))
 
 
 def png_data_uri(pixels: np.ndarray) -> str:

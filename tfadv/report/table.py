@@ -8,7 +8,7 @@ import io
 import re
 
 Cell = str | float | None
-_FIGURE = re.compile(r"[-+]?[\d.,]+( \[.*\])?$")  # such as "12.34" and "12.3 [10.0, 15.0]"
+_FIGURE = re.compile(r"([-+]?\d[\d,]*(?:\.\d+)?)(?: \[.*\])?$")  # such as "12.34" and "12.3 [10.0, 15.0]"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,3 +73,9 @@ def _aligned(cells: list[str]) -> list[str]:
 def is_figure(text: str) -> bool:
     """Whether the text of a cell is a number, which is aligned right."""
     return bool(_FIGURE.match(text))
+
+
+def figure(text: str) -> float | None:
+    """The number in the text of a cell, without its interval; None where it is no number."""
+    found = _FIGURE.match(text)
+    return float(found[1].replace(",", "")) if found else None
