@@ -93,21 +93,21 @@ def _dataset(name: str) -> str:
 
 def _sections(data: ReportData, topics: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """(id, name) of the sections, for links, in the order of the page."""
-    links = {topic["id"]: topic["title"] for topic in topics}
-    optional = [
-        *(("images", "Images"), ("classes", "Classes")) * bool(data.gallery),
-        *[("masking", "Gradient masking")] * bool(data.checks),
-    ]
-    first = [(name, links.pop(name)) for name in MAIN_TOPICS if name in links]
+    titles = {topic["id"]: topic["title"] for topic in topics}
+    optional = {
+        "images": ("Images", data.gallery),
+        "classes": ("Classes", data.gallery),
+        "masking": ("Gradient masking", data.checks),
+    }
     return [
         ("overview", "All models"),
-        *first,
-        *optional,
-        *links.items(),
-        *[("transfer", "Transfer")] * bool(data.transfer_matrix),
+        *((name, titles.pop(name)) for name in MAIN_TOPICS if name in titles),
+        *((name, title) for name, (title, shown) in optional.items() if shown),
+        *titles.items(),
+        *([("transfer", "Transfer")] if data.transfer_matrix else []),
         ("tables", "All tables"),
-        *[("provenance", "How it was made")] * bool(data.provenance),
-        *[("evidence", "Evidence")] * bool(data.origin),
+        *([("provenance", "How it was made")] if data.provenance else []),
+        *([("evidence", "Evidence")] if data.origin else []),
     ]
 
 
