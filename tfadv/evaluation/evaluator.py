@@ -319,7 +319,7 @@ class _Evaluation:
     @property
     def follows_gradient(self) -> bool:
         """Whether the attack fails where there is no gradient, and images may move at all."""
-        moves = self.eps is None or max(self.epsilons) > 0
+        moves = self.eps is None or max(self.epsilons, default=0.0) > 0
         return isinstance(self.attack, Attack) and self.attack.uses_gradient and moves
 
     def _distances(self, x: tf.Tensor, nearest: np.ndarray, clean: np.ndarray, correct: np.ndarray) -> np.ndarray:
