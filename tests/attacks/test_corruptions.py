@@ -221,12 +221,17 @@ def test_plasma_has_the_means_of_the_diamond_square_algorithm():
     fog = plasma(draws, 4, 1e9).numpy()
     assert fog.shape == (2, 16, 16) and fog.min() == 0 and fog.max() == 1
     even = fog[:, ::2, ::2]
-    middle = (even + np.roll(even, -1, 1) + np.roll(even, -1, 2) + np.roll(even, (-1, -1), (1, 2))) / 4
+
+    def means(corners):
+        return sum(np.roll(corners, (i, j), (1, 2)) for i in (0, -1) for j in (0, -1)) / 4
+
+    middle = means(even)
     np.testing.assert_allclose(fog[:, 1::2, 1::2], middle, atol=1e-5)
     right = (even + np.roll(even, -1, 2) + middle + np.roll(middle, 1, 1)) / 4
     np.testing.assert_allclose(fog[:, ::2, 1::2], right, atol=1e-5)
-    rough = plasma(draws, 4, 1.5).numpy()
-    assert np.abs(np.diff(rough, axis=1)).mean() > 1.5 * np.abs(np.diff(fog, axis=1)).mean()
+    rough = plasma(draws, 7, 1.5).numpy()
+    fine, coarse = (points[:, 1::2, 1::2] - means(points[:, ::2, ::2]) for points in (rough, rough[:, ::2, ::2]))
+    assert coarse.std() / fine.std() == pytest.approx(1.5**2, rel=0.05)  # of the noise
 
 
 def test_fog_adds_a_cloud_and_keeps_the_greatest_value():

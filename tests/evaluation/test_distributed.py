@@ -36,7 +36,7 @@ y[3] = (y[3] + 1) % 5  # one image that is misclassified from the start
 
 EVERY_ATTACK = """
 found = tried = 0
-for name in ATTACKS if sys.argv[4] == "every" else ("fgsm", "apgd-t"):
+for name in [n for n in ATTACKS if ATTACKS[n]().has_eps] if sys.argv[4] == "every" else ("fgsm", "apgd-t"):
     few = {"autoattack": "autoattack(steps=5, queries=20, targets=2)", "fast": "fast(steps=5, queries=20)"}
     text = (few | {"square": "square(steps=30)"}).get(
         name, name if name in ("fgsm", "onestep") else f"{name}(steps=6)")

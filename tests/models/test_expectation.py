@@ -150,7 +150,7 @@ def test_every_attack_on_a_certain_model_finds_what_it_finds_without(linear):
     certain = tfadv.expectation(plain, 1)
     settings = {"square": "square(steps=100)", "fast": "fast(steps=5, queries=50)"}
     settings["autoattack"] = "autoattack(attacks=apgd-ce+square, steps=5, queries=50)"
-    for name in ATTACKS:
+    for name in (name for name in ATTACKS if ATTACKS[name]().has_eps):
         attack = parse(settings.get(name, name))
         if not attack.takes_random:
             with pytest.raises(UserError, match="can't attack a random model"):

@@ -32,8 +32,8 @@ def fog(x: tf.Tensor, draws: Draws, amount: float, decay: float) -> tf.Tensor:
 def plasma(draws: Draws, levels: int, decay: float) -> tf.Tensor:
     """float32 (N, S, S) from 0 to 1, S = 2^levels: a fractal of the diamond-square algorithm.
 
-    Each level halves the distance of the points and puts the mean of four neighbors plus noise between them; `decay`
-    divides the noise from level to level.  Opposite borders fit together.
+    Each level halves the distance of the points and puts the mean of four neighbors plus noise between them; the square
+    of `decay` divides the noise from level to level, as in the published sets.  Opposite borders fit together.
     """
     noise, used, size = draws.uniform((4**levels,), -1.0, 1.0), 0, 100.0**2
     points = noise[:, :1, None] * 0.0
@@ -45,6 +45,6 @@ def plasma(draws: Draws, levels: int, decay: float) -> tf.Tensor:
         below = (points + down + middle + tf.roll(middle, 1, 2)) / 4 + new[:, 2]
         upper, lower = (tf.reshape(tf.stack(pair, 3), (-1, n, 2 * n)) for pair in ((points, between), (below, middle)))
         points = tf.reshape(tf.stack((upper, lower), 2), (-1, 2 * n, 2 * n))
-        used, size = used + 3 * n * n, size / decay
+        used, size = used + 3 * n * n, size / decay**2
     points -= tf.reduce_min(points, axis=(1, 2), keepdims=True)
     return tf.math.divide_no_nan(points, tf.reduce_max(points, axis=(1, 2), keepdims=True))
