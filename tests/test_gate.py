@@ -74,6 +74,17 @@ def test_wrong_requirements_are_one_line(text, message):
     assert message in str(raised.value)
 
 
+@pytest.mark.parametrize("attack", ["fog", "corruptions", "worst_class(spatial)"])
+def test_attacks_without_eps_are_refused(attack):
+    with pytest.raises(UserError, match="has no eps, and a requirement names one"):
+        gate.check(gate.requirements(f"{attack}@0.03>=0.5"), [0.03], "fog,corruptions,spatial")
+
+
+def test_the_worst_case_needs_an_attack_with_eps():
+    with pytest.raises(UserError, match="--attacks does not name worst"):
+        gate.check(gate.requirements("worst@0.03>=0.5"), [0.03], "spatial")
+
+
 def test_the_worst_case_needs_attacks():
     with pytest.raises(UserError, match="does not name worst"):
         gate.check(gate.requirements("worst@8/255>=0.4"), (EPS,), "")

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -80,6 +81,12 @@ def test_worst_case():
 def test_worst_case_needs_the_same_images_and_eps(other):
     with pytest.raises(ValueError, match="same images at the same eps"):
         worst_case([result(), other])
+
+
+def test_sets_of_corrupted_images_have_no_worst_case():
+    sets = dataclasses.replace(result(), sets=(("fog", 1), ("fog", 2)), eps=None)
+    with pytest.raises(ValueError, match="sets of corrupted images"):
+        worst_case([sets, result()])
 
 
 @pytest.mark.parametrize("eps, rows", [(0.1, 1), ((0.1,), 1), ((0.1, 0.2), 2)])

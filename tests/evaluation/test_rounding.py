@@ -44,6 +44,19 @@ def test_l2_stays_within_eps(eps):
     assert (np.abs(found - adversarial) <= 1 / 255 + 1e-6).all()
 
 
+@pytest.mark.parametrize(
+    "norm, size", [("l1", lambda d: np.abs(d).sum((1, 2, 3))), ("l0", lambda d: (d != 0).sum((1, 2, 3)))]
+)
+def test_l1_and_l0_stay_within_eps(norm, size):
+    images, _ = images_and_noise(0.1, "linf")
+    adversarial = images.copy()
+    adversarial[:, 0, :2] += np.where(images[:, 0, :2] < 0.5, 0.6, -0.6) / np.float32(255)  # rounds away from the image
+    eps = size(adversarial - images).max()
+    found = rounded(adversarial, images, eps, norm)
+    assert has_8_bits(found) and (size(found - images) <= eps * (1 + 1e-5)).all()
+    assert (found != images).any() == (norm == "l0")
+
+
 class Threshold(keras.layers.Layer):
     """Logits (0, pixel - 100.4 grey levels): class 1 from level 101 on, and a little before."""
 

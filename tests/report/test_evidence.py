@@ -87,6 +87,23 @@ def test_what_was_not_tested_follows_from_what_was(shown, data, origin):
     assert "signs of masked gradients" in evidence.not_tested(data)
 
 
+def test_what_was_tested_in_other_norms_and_without_an_attacker(shown):
+    records = [
+        make_record("resnet18", "baseline", "whitebox", 4.0, attack="fmn", settings={"norm": "l1"}),
+        make_record(
+            "resnet18", "baseline", "whitebox", None, attack="fog", settings={"corruption": "fog", "constants": "c"}
+        ),
+        make_record("resnet18", "baseline", "whitebox", None, attack="spatial", settings={"angles": 3}),
+    ]
+    more = dataclasses.replace(shown, records=(*shown.records, *records))
+    words, left = "\n".join(evidence.threat_model(more)), evidence.not_tested(more)
+    assert (
+        "The L1 norm of the change is at most eps = 4." in words and "corrupted by fog." in words and "rotated" in words
+    )
+    assert "other common corruptions" in left and "rotations and translations" not in left
+    assert not any("L1 norm" in line for line in left) and any("L0 norm" in line for line in left)
+
+
 def test_the_worst_class_is_first_on_the_page(shown, tmp_path):
     tables = {table.title.split(":")[0]: table for table in evidence.class_tables(shown)}
     table = tables["resnet18/baseline"]

@@ -166,6 +166,20 @@ def test_wrong_uses_are_named(data):
     assert tfadv.RobustAccuracy is callbacks.RobustAccuracy
 
 
+@pytest.mark.parametrize("attack", ["spatial(angles=3, shifts=1)", "fog", "corruptions(corruptions=contrast)"])
+def test_attacks_without_eps_are_measured(data, attack):
+    model, given = compiled(mlp()), callback(data, attack=attack, eps=None)
+    history = fit(model, data, [given], epochs=1)
+    result = evaluate(classifier(model, (0, 255), quiet=True), data[0][1000:], data[1][1000:], attack)
+    assert history[ROBUST] == [float(result.robust.mean())] and 0.1 < history[ROBUST][0] < 1
+
+
+def test_a_defense_without_eps_needs_one_for_the_attack(data):
+    robust = compiled(AdversarialModel(mlp(), "gaussian", input_range=(0, 255)))
+    with pytest.raises(ValueError, match="give eps for pgd.*gaussian trains without one"):
+        fit(robust, data, [callback(data, eps=None, input_range=None)], epochs=1)
+
+
 def test_the_attack_is_in_the_norm_of_the_defense(data):
     _, robust = hardened(data, "nfgsm(norm=l2)", 0.8)
     given = callback(data, eps=None, input_range=None)

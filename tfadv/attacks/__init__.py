@@ -64,6 +64,7 @@ ATTACKS = Registry(
         **{name: f"tfadv.attacks.corruptions.attack:{name}" for name in NAMES},
     },
 )
+WITHOUT_EPS = frozenset({"spatial", "corruptions", *NAMES})  # those that are called with eps None
 
 _MODULES = {
     **{"APGD": "apgd", "AutoAttack": "autoattack", "BIM": "bim", "FAB": "fab", "FGSM": "fgsm", "MIFGSM": "mifgsm"},

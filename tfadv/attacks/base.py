@@ -173,7 +173,7 @@ class Attack(specs.Spec):
         x, y, sizes = check_inputs(model, x, y, sizes, clip, norm, limited=self.limited)
         own = tf.range(len(y), dtype=tf.int64) if image_numbers is None else tf.cast(image_numbers, tf.int64)
         counted, targeted = Cost(), getattr(self, "targeted", False)
-        call = Call(model, self._search_model(model), seed, clip, counted, resume, targeted, own)
+        call = Call(model, self._search_model(model), int(seed), clip, counted, resume, targeted, own)
         if len(y):
             adversarial = self.attack_images(call, x, y, sizes, int(batch_size), progress or (lambda n: None))
         else:

@@ -39,7 +39,8 @@ class Fast(AttackOfParts):
     2. Targeted APGD on DLR with the three most likely other classes.
     3. The same with the next six classes, on the images whose margin part 2 has made small.  The others are given up.
     4. Square Attack on a random tenth of the images.  If it fools one of them, the gradients are masked: then part 3
-       is run on the images that were given up, and Square Attack on all that remain in the call.
+       is run on the images that were given up, and Square Attack on all that remain in the call.  With masked
+       gradients, the result therefore depends on which images are attacked together: run AutoAttack.
 
     `Cost.remaining` holds the number of images that each part left: "apgd-ce", "apgd-t", "other targets" and "square".
     In it, "sample" counts the images that part 4 began with, and "given up" those that stayed so.
@@ -72,11 +73,14 @@ class Fast(AttackOfParts):
         scores = sweep.run(dataclasses.replace(targeted, targets=LIKELIEST), eps)
         yield "apgd-t", int(sweep.remaining.sum())
 
-        given_up = sweep.remaining & (scores > NEAR) & (sweep.logits.shape[1] - 1 > LIKELIEST)
+        # A score of inf, of a random model, is that of an image which one search had found.
+        given_up = sweep.remaining & (scores > NEAR) & np.isfinite(scores) & (sweep.logits.shape[1] - 1 > LIKELIEST)
         self._try_other_targets(sweep, targeted, eps, ~given_up)
         yield "other targets", int(sweep.remaining.sum())
 
         sampled = sweep.remaining & sample(sweep.call)
+        if not sampled.any():  # of few images
+            sampled = sweep.remaining.copy()
         yield "sample", int(sampled.sum())
         sweep.run(square, eps, sampled)
         if (sampled & ~sweep.remaining).any():

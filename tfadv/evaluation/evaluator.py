@@ -316,6 +316,7 @@ class _Evaluation:
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """(which images are classified correctly, bool (E, N); the images where they are kept), set after set."""
         correct, kept, n = [], [], len(labels)
+        resume = resume if devices.workers == 1 else None  # all hosts have to attack the same sets together
         for i, one in enumerate(self.sets):
             saved = resume.load() if resume else None
             if saved:

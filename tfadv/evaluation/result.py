@@ -228,7 +228,7 @@ class Result:
         )
         if counts["square"] == counts["other targets"]:
             return f"{text} and fooled none."
-        return f"{text}, fooled some, and was then run on all: the gradients are masked. Run AutoAttack."
+        return f"{text}, fooled some, and was then run on all."
 
     def rounding(self) -> str:
         """A sentence about `fooled_after_rounding`; "" where there is nothing to say."""
@@ -249,6 +249,8 @@ class Result:
 
     def upper_bound(self) -> str:
         """A sentence that says why the robust accuracy is an upper bound; "" where only a few images suggest that."""
+        if self.attack == "fast" and self.cost.remaining["square"] != self.cost.remaining["other targets"]:
+            return "Square Attack fooled images on which attacks with gradients fail: these are masked. Run AutoAttack."
         if self.without_gradient <= max(_FEW, _FEW_SHARE * self.gradients_checked):
             return ""
         return (
@@ -293,8 +295,10 @@ def worst_case(results: Sequence[Result]) -> Result:
     """The images that are robust under every one of several attacks on the same images at the same eps.
 
     Raises:
-      ValueError: the results are of different numbers of images or eps.
+      ValueError: the results are of different numbers of images or eps, or of sets of corrupted images.
     """
+    if any(r.sets for r in results):
+        raise ValueError("sets of corrupted images have no worst case with other attacks.")
     if len({(r.n, r.eps) for r in results}) != 1:
         raise ValueError("the worst case needs results of the same images at the same eps.")
     return dataclasses.replace(

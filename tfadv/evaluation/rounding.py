@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 _TOLERANCE = 1e-3  # grey levels, for the rounding of float32
@@ -17,13 +19,13 @@ def rounded(adversarial: np.ndarray, images: np.ndarray, eps: float, norm: str =
     """Adversarial images with whole grey levels, still within eps.
 
     The nearest grey level where that is within eps, otherwise the next one towards the original image: in L∞ pixel by
-    pixel, in L2 for all pixels of an image, which then moves by less.
+    pixel, in L2 and L1 for all pixels of an image, which then moves by less.  In L0, rounding changes no further pixel.
 
     Args:
       adversarial: float32 (N, H, W, C) in [0, 1], within eps of the images.
       images: the original ones, float32 (N, H, W, C), with whole grey levels.
       eps: the size of the perturbation, for pixels in [0, 1].
-      norm: "linf" or "l2".
+      norm: "linf", "l2", "l1" or "l0".
 
     Returns:
       float32 (N, H, W, C).
@@ -31,8 +33,11 @@ def rounded(adversarial: np.ndarray, images: np.ndarray, eps: float, norm: str =
     levels = np.rint(255 * images)
     change = 255 * adversarial - levels
     nearest = np.rint(change)
-    if norm == "l2":
-        size = np.sqrt(np.square(nearest).sum(axis=(1, 2, 3), keepdims=True))
-    else:
-        size = np.abs(nearest)
+    pixels: dict[str, Any] = {"axis": (1, 2, 3), "keepdims": True}
+    size = {
+        "linf": np.abs(nearest),
+        "l2": np.sqrt(np.square(nearest).sum(**pixels)),
+        "l1": np.abs(nearest).sum(**pixels),
+        "l0": np.zeros((len(images), 1, 1, 1)),
+    }[norm]
     return ((levels + np.where(size <= 255 * eps + _TOLERANCE, nearest, np.trunc(change))) / 255).astype(np.float32)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 
 from tfadv import specs
-from tfadv.attacks import parse, split_specs
+from tfadv.attacks import WITHOUT_EPS, parse, split_specs
 from tfadv.errors import UserError
 from tfadv.evaluation.records import WORST_CASE, Record
 
@@ -92,10 +92,13 @@ def check(wanted: Sequence[Requirement], epsilons: Sequence[float], attacks: str
       UserError: an attack or an eps is not evaluated, or the baseline is missing.
     """
     known = [*split_specs(attacks), ("fgsm", {})] if attacks else [("fgsm", {})]
+    sized = [name for name, _ in known if name not in WITHOUT_EPS]
     for each in wanted:
         if each.eps is not None and not any(math.isclose(each.eps, eps) for eps in epsilons):
             raise UserError(f"--require={each.text}: --epsilons={','.join(map(str, epsilons))} has no {each.eps:g}.")
-        worst = each.attack == WORST_CASE and attacks
+        worst = each.attack == WORST_CASE and len(sized) > 1
+        if each.attack not in ("", WORST_CASE) and split_specs(each.attack)[0][0] in WITHOUT_EPS:
+            raise UserError(f"--require={each.text}: {each.attack} has no eps, and a requirement names one.")
         if each.attack and not worst and (each.attack == WORST_CASE or split_specs(each.attack)[0] not in known):
             raise UserError(f"--require={each.text}: --attacks does not name {each.attack}.")
         if each.relative and not baseline:

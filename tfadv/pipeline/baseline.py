@@ -64,7 +64,7 @@ def _read(path: pathlib.Path) -> list[Record]:
         return [Record.from_dict(entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
     except OSError as error:
         raise UserError(f"--baseline={path} can't be read ({error.strerror or error}).")
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, KeyError):
         raise UserError(f"--baseline={path} is not the results.json of a work folder.")
 
 

@@ -94,8 +94,9 @@ def records(run: Run, trained: Trained) -> list[Record]:
             found += attack_records(model, sizes, own.robust, *names, own.distances)
     # One eps has another meaning in another norm.  FGSM is in linf.
     others = [each for each in others if each.attack.has_eps]
-    linf = [each for each in others if each.result.settings.get("norm", "linf") == "linf"]
-    joined = linf or others
+    norms = [each.result.settings.get("norm", "linf") for each in others]
+    linf = [each for each, norm in zip(others, norms) if norm == "linf"]
+    joined = linf or [each for each, norm in zip(others, norms) if norm == norms[0]]
     if len({each.result.n for each in joined}) != 1:  # there is no worst case over different numbers of images
         return found
     results, labels = [each.result for each in joined], [each.attack.label for each in joined]

@@ -93,11 +93,11 @@ def _run_stage(run: Run) -> None:
             n = run.config.certified_images(run.dataset.sizes["test"])
             for trained in steps.all_trained(run):
                 steps.certify(run, trained, n, run.config.copies)
+        if stage in REPORTED:
+            report(run, evaluations, further)
         if run.config.export:
             for trained in steps.all_trained(run):
                 steps.export(run, trained)
-        if stage in REPORTED:
-            report(run, evaluations, further)
 
 
 def _evaluate(run: Run) -> tuple[list[Evaluation], list[Entry]]:

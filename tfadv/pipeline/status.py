@@ -69,6 +69,8 @@ def _states(run: Run) -> dict[str, str]:
                 steps.explain(run, each)
             if (root / "certificates" / each.folder).exists():
                 steps.certify(run, each, run.config.certified_images(n), run.config.copies)
+            if (root / "exports" / each.folder).exists():
+                steps.export(run, each)
         needed = {*cache.seen, *(f"gallery/{each.folder}" for each in trained)}
         report(run, evaluations, further)
     name = folder_of_report(run)

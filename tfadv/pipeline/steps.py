@@ -192,12 +192,13 @@ def evaluate_fgsm(run: Run, trained: Trained) -> Evaluation:
 def evaluate_attack(run: Run, trained: Trained, attack: Attack, n: int | None = None) -> Evaluation:
     """Robust accuracy under an attack on the first n test images; None: as many as the settings ask for.
 
-    An attack that looks for the nearest adversarial image goes on to the end and not to the smallest eps only, so that
-    the distances are known.
+    An attack that follows a gradient to the nearest adversarial image goes on to the end and not to the smallest eps
+    only, so that the distances are known.
     """
     config, dataset = run.config, prepare(run)
     n = n or config.attacked_images(attack.name, dataset.sizes["test"])
-    epsilons, nearest = list(config.epsilons) if attack.has_eps else None, attack.has_eps and not attack.limited
+    epsilons = list(config.epsilons) if attack.has_eps else None
+    nearest = attack.has_eps and attack.uses_gradient and not attack.limited
 
     def build(folder: pathlib.Path, piece: range, progress: Callable[[int], Any], resume: Any) -> None:
         test, rows = dataset.images["test"], slice(piece.start, piece.stop)
@@ -220,9 +221,8 @@ def evaluate_attack(run: Run, trained: Trained, attack: Attack, n: int | None = 
         save_result(folder, result)
         manifest["content"] = content_hash(result)
         warn_of_upper_bound(f"{trained.name} under {attack.label}", result)
-        return "; ".join(
-            filter(None, [in_percent([result.robust] if result.sets else result.robust), result.rounding()])
-        )
+        accuracies = in_percent([result.robust] if result.sets else result.robust)
+        return "; ".join(text for text in (accuracies, result.rounding(), result.left_out()) if text)
 
     entry = run.cache.cached_in_parts(
         f"attacks/{trained.folder}/{folder_name(attack.label)}",

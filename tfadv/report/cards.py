@@ -56,7 +56,7 @@ def _card(data: ReportData, model: str) -> Card:
     rows = []
     for defense in _shown(data, model, robust):
         name = f"{model}/{defense}"
-        doubtful = name in data.suspicious or any(bound.split(" ")[0] == name for bound in data.upper_bounds)
+        doubtful = name in data.suspicious or any(bound.startswith(f"{name} under ") for bound in data.upper_bounds)
         rows.append(Row(defense, data.record(model, defense, "clean"), robust.get(defense), doubtful))
     under = f"{attack}, eps {rows[0].attacked.eps:g}" if rows[0].attacked else ""
     return Card(model, _sentence(data, model, rows), under, tuple(rows))

@@ -20,12 +20,12 @@ from tfadv.evaluation.records import WORST_CASE, Record, wilson_interval
 from tfadv.report.data import ReportData
 from tfadv.report.table import Cell, Table
 
-NORMS = {"linf": "L∞", "l2": "L2"}
-OUTPUTS_ONLY = {"square", "hopskipjump", "rays", "autoattack"}  # autoattack contains square
-FULL_AUTOATTACK = {"autoattack", "autoattack(norm=l2)"}
+NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
+OUTPUTS_ONLY = {"square", "hopskipjump", "rays", "spatial"}
+FULL_AUTOATTACK = {"autoattack", "autoattack(norm=l2)"}  # contains square
 STATES = {True: "passed", False: "suspicious", None: "not evaluated"}
 MOST_CLASSES = 20  # in a table of the page
-COUNTING = "An image that is misclassified without an attack counts as misclassified under it."
+COUNTING = "An image that is misclassified as it is counts as misclassified under attack. Corrupted images count alone."
 CLASSES = "Each class has an interval of its own: with many classes, some interval misses the true accuracy."
 NEVER_TESTED = (
     "changes in the physical world, such as prints, stickers and lighting",
@@ -77,6 +77,15 @@ def threat_model(data: ReportData) -> list[str]:
     if "l2" in sizes:
         listing = ", ".join(f"{eps:.4g}" for eps in sizes["l2"])
         lines.append(f"In L2, the Euclidean norm of the change is at most eps = {listing}; pixels are in [0, 1].")
+    lines += [
+        f"The {NORMS[norm]} norm of the change is at most eps = {', '.join(f'{eps:.4g}' for eps in sizes[norm])}."
+        for norm in ("l1", "l0")
+        if norm in sizes
+    ]
+    if _corruptions(data):
+        lines.append(f"Without an attacker, images are corrupted by {', '.join(_corruptions(data))}.")
+    if any(record.attack == "spatial" for record in data.records):
+        lines.append("Images are rotated and shifted, as the settings of spatial say.")
     if any(record.protocol == "whitebox" for record in data.records):
         lines.append("White-box: the attacker knows the model with its weights and follows its gradient.")
     lines += data.origin.access.values() if data.origin else ()
@@ -89,14 +98,14 @@ def not_tested(data: ReportData) -> list[str]:
     """What the results say nothing about."""
     sizes, attacks = _sizes(data), {record.attack for record in data.records if record.attack}
     lines = [f"perturbations of which the {NORMS[norm]} norm is limited" for norm in NORMS if norm not in sizes]
-    lines.append("perturbations limited in other norms, such as L0 and L1")
     lines += [f"perturbations larger than {max(own):.4g} in {NORMS[norm]}" for norm, own in sizes.items()]
     if not any(record.attack_label in FULL_AUTOATTACK for record in data.records):
         lines.append("AutoAttack with its default settings, which may lower the accuracies under attack")
-    if not attacks & OUTPUTS_ONLY:
+    full = any(record.attack_label in FULL_AUTOATTACK for record in data.records)
+    if not (attacks & OUTPUTS_ONLY or full):
         lines.append("attacks that see the outputs only: square, hopskipjump, rays")
-    if not any((record.settings or {}).get("corruption") for record in data.records):
-        lines.append("common corruptions such as noise, blur, weather and compression")
+    common = "common corruptions such as noise, blur, weather and compression"
+    lines.append("other common corruptions" if _corruptions(data) else common)
     if "spatial" not in attacks:
         lines.append("rotations and translations")
     if not data.checks:
@@ -154,6 +163,12 @@ def _sizes(data: ReportData) -> dict[str, list[float]]:
         if record.eps is not None and record.attack != WORST_CASE:
             found.setdefault((record.settings or {}).get("norm", "linf"), set()).add(record.eps)
     return {norm: sorted(found[norm]) for norm in NORMS if norm in found}
+
+
+def _corruptions(data: ReportData) -> list[str]:
+    """The names of the corruptions that were evaluated."""
+    found = ((record.settings or {}).get("corruption") for record in data.records)
+    return list(dict.fromkeys(name for name in found if name))
 
 
 def _attacks(data: ReportData) -> list[dict[str, Any]]:

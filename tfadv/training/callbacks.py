@@ -87,12 +87,17 @@ class RobustAccuracy(keras.callbacks.Callback):
 
     def _prepare(self, robust: AdversarialModel | None) -> None:
         """Fills in what was not given, for this AdversarialModel or for a model of another kind."""
-        own_range, norm, eps = (0.0, 1.0), "linf", 8 / 255
+        own_range, norm = (0.0, 1.0), "linf"
+        eps: float | None = 8 / 255
         if robust:
             own_range, norm, eps = robust.input_range, robust.defense.norm, robust.eps
         attack = PGD(steps=10, norm=norm) if self._attack is None else self._attack
         self._used = parse(attack) if isinstance(attack, str) else attack
-        if robust and self._eps is None and getattr(self._used, "norm", "linf") != norm:
+        if not getattr(self._used, "has_eps", True):
+            eps = None
+        elif robust and self._eps is None and robust.defense.eps == 0:
+            raise ValueError(f"give eps for {self._used.label}: {robust.defense.label} trains without one.")
+        if robust and eps and self._eps is None and getattr(self._used, "norm", "linf") != norm:
             raise ValueError(f"give eps for {self._used.label}: that of the model is for perturbations in {norm}.")
         self._size = eps if self._eps is None else sizes_of(self._eps)[0]
         input_range = self._range or own_range
