@@ -178,7 +178,7 @@ def test_a_baseline_that_is_of_no_use_is_one_line(content, message, folder):
         (("--baseline=x/results.json",), "--baseline=x/results.json is for --require"),
         (("--baseline=run/results.json", "--require=accuracy>=baseline"), "is what this run writes"),
         (("--export=litert_int8",), "--export=litert_int8 is for models that Keras holds"),
-        (("--require=accuracy>=0.5", "--stage=train"), "--require is for --stage=evaluate, report"),
+        (("--require=accuracy>=0.5", "--stage=train"), "--require is for --stage=evaluate, explain"),
     ],
 )
 def test_wrong_use_is_one_line(flags, message, folder):

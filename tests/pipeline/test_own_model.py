@@ -188,7 +188,7 @@ def no_model(path):
             "has 28x40x1: give --image_size=28.$",
         ),
         (lambda path: save_model(path, None, classes=7), [], r"returns 7 classes and digits has 10 \(0, 1, 2,"),
-        (no_model, [], "bad.keras can't be loaded as a Keras model"),
+        (no_model, [], "bad.keras is not a .keras file"),
     ],
 )
 def test_models_that_do_not_fit_the_images(start, tmp_path, make, flags, message):

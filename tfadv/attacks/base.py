@@ -197,7 +197,7 @@ class Attack(specs.Spec):
     def check_eps(self, eps: Any) -> None:
         """Raises ValueError where eps is given and the attack has none, or where it needs one."""
         if eps is not None and not self.has_eps:
-            raise ValueError(f"{self.label} has no eps: it does not measure changes of pixels; leave eps out.")
+            raise ValueError(f"{self.label} has no eps: its changes are not limited by one. Leave eps out.")
         if eps is None and self.has_eps and self.limited:
             raise ValueError(f"{self.label} needs eps, the size of the perturbation, such as 8 / 255.")
 
