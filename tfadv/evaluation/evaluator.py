@@ -340,6 +340,7 @@ class _Evaluation:
     def _distances(self, x: tf.Tensor, nearest: np.ndarray, clean: np.ndarray, correct: np.ndarray) -> np.ndarray:
         """float64 (N,): `Result.distances` of images x, of which `nearest` are the adversarial ones, both in [0, 1]."""
         norm = get_norm(getattr(self.attack, "norm", "linf"))
+        # One by one: the rounding of a sum over pixels may depend on how many images are summed together.
         found = [norm.norm(nearest[i : i + 1] - x[i : i + 1]).numpy().item() for i in range(len(clean))]
         return np.where(clean, np.where(correct, np.inf, found), 0.0)
 

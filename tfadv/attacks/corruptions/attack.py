@@ -73,8 +73,19 @@ def _function(name: str) -> Callable[..., tf.Tensor]:
     return next(getattr(module, name) for module in (noise, blur, weather, digital) if hasattr(module, name))
 
 
+class _Corrupting(Attack):
+    """An attack that corrupts images, whatever the model."""
+
+    has_eps = False
+    uses_gradient = False
+
+    def settings_for(self, shape: tuple[int, ...]) -> dict[str, Any]:
+        """See `Attack.settings_for`."""
+        return {**self.settings(), "constants": source(min(shape[:2]))}
+
+
 @dataclasses.dataclass(frozen=True)
-class Corruption(Attack):
+class Corruption(_Corrupting):
     """One of the common corruptions of Hendrycks and Dietterich 2019 (https://arxiv.org/abs/1903.12261).
 
     It does not look at the model, and has no eps.
@@ -87,9 +98,6 @@ class Corruption(Attack):
     corruption: str = setting(NAMES[0], choices=NAMES)
     severity: int = setting(3, least=1, most=5)
 
-    has_eps = False
-    uses_gradient = False
-
     @property
     def name(self) -> str:
         """See `Spec.name`."""
@@ -99,10 +107,6 @@ class Corruption(Attack):
     def sets(self) -> tuple[Attack, ...]:
         """See `Attack.sets`."""
         return (self,)
-
-    def settings_for(self, shape: tuple[int, ...]) -> dict[str, Any]:
-        """See `Attack.settings_for`."""
-        return {**self.settings(), "constants": source(min(shape[:2]))}
 
     def attack_batch(self, call: Call, x: tf.Tensor, y: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
         """See `Attack.attack_batch`."""
@@ -115,7 +119,7 @@ class Corruption(Attack):
 
 
 @dataclasses.dataclass(frozen=True)
-class Corruptions(Attack):
+class Corruptions(_Corrupting):
     """Several corruptions, each at five severities: as many sets of images, which `tfadv.evaluate` makes one by one.
 
     The default is the benchmark of Hendrycks and Dietterich 2019 (https://arxiv.org/abs/1903.12261) without frost,
@@ -127,17 +131,10 @@ class Corruptions(Attack):
 
     corruptions: tuple[str, ...] = setting(BENCHMARK, choices=NAMES)
 
-    has_eps = False
-    uses_gradient = False
-
     @property
     def sets(self) -> tuple[Attack, ...]:
         """See `Attack.sets`."""
         return tuple(Corruption(name, severity) for name in self.corruptions for severity in SEVERITIES)
-
-    def settings_for(self, shape: tuple[int, ...]) -> dict[str, Any]:
-        """See `Attack.settings_for`."""
-        return {**self.settings(), "constants": source(min(shape[:2]))}
 
     def attack_batch(self, call: Call, x: tf.Tensor, y: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
         """There is no single image that answers a call."""
