@@ -120,6 +120,13 @@ def test_bad_settings_are_named(change, words):
         Config(**change)
 
 
+def test_a_requirement_about_the_default_attacks_of_a_comparison():
+    options = {"require": "autoattack@0.03>=0.4", "epsilons": (0.03,), "models": ("resnet_tiny",)}
+    assert Config(stage="compare", **options).require
+    with pytest.raises(UserError, match="--attacks does not name autoattack"):
+        Config(stage="report", **options)
+
+
 def test_zero_means_what_the_setting_says():
     for name in ("image_size", "train_size", "eval_size", "budget", "learning_rate"):
         assert getattr(Config(**{name: 0}), name) == 0

@@ -355,7 +355,7 @@ class Config:
     def _check_requirements(self) -> None:
         if self.require and (self.stage not in ("evaluate", *REPORTED) or self.shard):
             raise UserError(f"--require is for --stage=evaluate, {', '.join(REPORTED)}, without --shard.")
-        gate.check(gate.requirements(self.require), self.epsilons, self.attacks, self.baseline)
+        gate.check(gate.requirements(self.require), self.epsilons, self._attack_text, self.baseline)
 
     def _check_shard(self) -> None:
         if not self.shard:
@@ -458,13 +458,17 @@ class Config:
         return low, high
 
     @property
+    def _attack_text(self) -> str:
+        return self.attacks or (COMPARED_ATTACKS if self.stage == COMPARE else "")
+
+    @property
     def attack_specs(self) -> list[tuple[str, dict[str, Any]]]:
         """The attacks as (name, settings given).
 
         Raises:
           UserError: the text of `attacks` is wrong, or names an attack with the same settings twice.
         """
-        text = self.attacks or (COMPARED_ATTACKS if self.stage == COMPARE else "")
+        text = self._attack_text
         if not text:
             return []
         from tfadv.attacks import ATTACKS  # imports no TensorFlow
