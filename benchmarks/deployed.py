@@ -22,6 +22,7 @@ from keras import layers
 from benchmarks.tutorials import images_of
 from tfadv.evaluation.evaluator import FixedImages
 from tfadv.evaluation.records import wilson_interval
+from tfadv.models.export import litert_int8
 
 EPS = 4 / 255
 SETTINGS = flags.FlagValues()
@@ -41,17 +42,6 @@ def network():
     for layer in (layers.GlobalAveragePooling2D(), layers.Dense(10, activation="softmax")):
         model.add(layer)
     return model
-
-
-def converted(saved, images=None):
-    """The content of a .tflite file: in float32, or with representative images quantized to int8."""
-    converter = tf.lite.TFLiteConverter.from_saved_model(str(saved))
-    if images is not None:
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = lambda: ([image[None].astype("float32")] for image in images)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = converter.inference_output_type = tf.int8
-    return converter.convert()
 
 
 def row(name, attack, model, x, y):
@@ -76,8 +66,9 @@ def main(argv):
     robust.fit(x_train, y_train, batch_size=128, epochs=SETTINGS.epochs, verbose=0)
     folder = pathlib.Path(tempfile.mkdtemp())
     model.export(folder / "saved", verbose=False)
-    (folder / "float32.tflite").write_bytes(converted(folder / "saved"))
-    (folder / "int8.tflite").write_bytes(converted(folder / "saved", x_train[:200]))
+    float32 = tf.lite.TFLiteConverter.from_saved_model(str(folder / "saved")).convert()
+    (folder / "float32.tflite").write_bytes(float32)
+    litert_int8(model, x_train[:200].astype("float32"), folder / "int8.tflite")
 
     files = {name: tfadv.deployed(folder / f"{name}.tflite", twin=model) for name in ("float32", "int8")}
     keras_model, float32, int8 = (tfadv.classifier(m, (0, 255), quiet=True) for m in (model, *files.values()))

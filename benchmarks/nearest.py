@@ -49,11 +49,11 @@ def network() -> keras.Model:
     )
 
 
-def trained(path: pathlib.Path, x: np.ndarray, y: np.ndarray, hardened: bool) -> keras.Model:
-    """The network of that file; trained, and written, where it is missing."""
+def trained(path: pathlib.Path, x: np.ndarray, y: np.ndarray, eps: float) -> keras.Model:
+    """The network of that file; trained, with N-FGSM where eps is not 0, and written, where it is missing."""
     if not path.exists():
         model = network()
-        wrapped = tfadv.AdversarialModel(model, defense="nfgsm", eps=8 / 255) if hardened else model
+        wrapped = tfadv.AdversarialModel(model, defense="nfgsm", eps=eps) if eps else model
         wrapped.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
         wrapped.fit(x, y, batch_size=128, epochs=EPOCHS, verbose=2)
         model.save(path)
@@ -85,5 +85,5 @@ if __name__ == "__main__":
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     train, test = images(options.data_dir, f"train[:{TRAINED_ON}]"), images(options.data_dir, f"test[:{IMAGES}]")
-    for name in ("clean", "nfgsm"):
-        measure(name, trained(options.folder / f"{name}.keras", *train, hardened=name != "clean"), *test)
+    for name, eps in (("clean", 0.0), ("nfgsm", 8 / 255)):
+        measure(name, trained(options.folder / f"{name}.keras", *train, eps), *test)

@@ -415,7 +415,7 @@ class Config:
         if own_names == names and self.weights:
             raise UserError(f"--weights={self.weights} is for built-in models; {', '.join(names)} has its own weights.")
         if self.export and (self.stage not in ("evaluate", *REPORTED) or self.shard):
-            raise UserError("--export is for --stage=evaluate, report, explain, compare and all, without --shard.")
+            raise UserError(f"--export is for --stage=evaluate, {', '.join(REPORTED)}, without --shard.")
         if self.export and any(map(own.is_fixed, own_names)):
             raise UserError(f"--export={self.export} is for models that Keras holds: give the .keras files alone.")
         if self.defense_specs or self.stage == COMPARE:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 
 from tfadv import attacks
-from tfadv.attacks import APGD, ATTACKS, FAB, PGD, Attack, AutoAttack, parse, split_specs
+from tfadv.attacks import APGD, ATTACKS, FAB, PGD, WITHOUT_EPS, Attack, AutoAttack, parse, split_specs
 from tfadv.errors import UserError
 
 
@@ -89,6 +89,11 @@ def test_bad_settings(text, words):
     with pytest.raises(UserError, match=words) as raised:
         parse(text)
     assert "\n" not in str(raised.value)
+
+
+def test_attacks_without_eps_are_named():
+    """The command line knows them before TensorFlow is imported."""
+    assert {name for name in ATTACKS if not ATTACKS[name]().has_eps} == WITHOUT_EPS
 
 
 def test_parse():

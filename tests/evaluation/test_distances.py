@@ -83,11 +83,13 @@ def test_kept_images_are_at_their_distances(linear):
 
 
 def test_images_without_an_adversarial_image_are_infinitely_far(linear):
+    """They have no gradient, either, and the summary says so."""
     _, x, y, _ = linear
     constant = keras.Sequential([keras.Input((SIDE, SIDE, 1)), keras.layers.Flatten(), keras.layers.Dense(CLASSES)])
     constant.layers[-1].set_weights([np.zeros((SIDE**2, CLASSES)), np.array([1, 0, 0])])
     result = tfadv.evaluate(constant, x, y, "fab(steps=5)")
     np.testing.assert_array_equal(result.distances, np.where(y == 0, np.inf, 0))
+    assert "have no gradient for fab to follow" in result.summary()
 
 
 def test_the_distances_survive_the_disk(result, tmp_path):

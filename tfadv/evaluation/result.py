@@ -207,13 +207,12 @@ class Result:
                 f"{self.attack}, nearest adversarial images: median distance {self.median_distance:.4g} (95% interval "
                 f"{low:.4g} to {high:.4g}), none found for {np.isinf(self.distances).mean():.1%}"
             )
-            if self.eps is None:
-                return "\n".join(lines)
-        sizes = self.eps if isinstance(self.eps, tuple) else (self.eps,)
-        for eps, row in zip(sizes, self.robust):
-            low, high = wilson_interval(int(row.sum()), len(row))
-            size = "" if eps is None else f", eps {eps:.4g}"
-            lines.append(f"{self.attack}{size}: {row.mean():.1%} robust (95% interval {low:.1%} to {high:.1%})")
+        if self.eps is not None or self.distances is None:
+            sizes = self.eps if isinstance(self.eps, tuple) else (self.eps,)
+            for eps, row in zip(sizes, self.robust):
+                low, high = wilson_interval(int(row.sum()), len(row))
+                size = "" if eps is None else f", eps {eps:.4g}"
+                lines.append(f"{self.attack}{size}: {row.mean():.1%} robust (95% interval {low:.1%} to {high:.1%})")
         return "\n".join([*lines, *filter(None, [self.rounding(), self.left_out(), self.upper_bound()])])
 
     def left_out(self) -> str:
