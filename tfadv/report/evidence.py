@@ -97,7 +97,7 @@ def threat_model(data: ReportData) -> list[str]:
 def not_tested(data: ReportData) -> list[str]:
     """What the results say nothing about."""
     sizes, attacks = _sizes(data), {record.attack for record in data.records if record.attack}
-    lines = [f"perturbations of which the {NORMS[norm]} norm is limited" for norm in NORMS if norm not in sizes]
+    lines = [f"perturbations limited in the {NORMS[norm]} norm" for norm in NORMS if norm not in sizes]
     lines += [f"perturbations larger than {max(own):.4g} in {NORMS[norm]}" for norm, own in sizes.items()]
     if not any(record.attack_label in FULL_AUTOATTACK for record in data.records):
         lines.append("AutoAttack with its default settings, which may lower the accuracies under attack")
