@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from tests.network import NotPermitted, linked_namespaces
+from tests.smoke import Smoke
 from tfadv.datasets import sources
 from tfadv.runtime import console
 
@@ -94,6 +95,20 @@ def made_once(tmp_path_factory):
 @pytest.fixture(scope="session")
 def digits(data_dir):
     return sources.load("digits", data_dir, 32)
+
+
+@pytest.fixture(scope="session")
+def smoke(made_once, data_dir):
+    """A `Smoke` that has run once; its `stdout` is what it printed.  Tests that change its folder work on a copy."""
+
+    def make(folder):
+        stdout = Smoke(folder / "run", data_dir).succeed()
+        (folder / "stdout.txt").write_text(stdout)
+
+    made, copy = made_once("smoke", make)
+    run = Smoke(copy / "run", data_dir)
+    run.stdout = (copy / "stdout.txt").read_text().replace(str(made), str(copy))
+    return run
 
 
 @pytest.fixture(scope="session")

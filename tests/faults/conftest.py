@@ -22,14 +22,9 @@ def tally():
 
 
 @pytest.fixture(scope="session")
-def complete(made_once, data_dir):
+def complete(smoke):
     """A `Run` that has built everything without interruption."""
-
-    def make(folder):
-        done = Run(folder, data_dir)()
-        assert done.returncode == 0, done.stderr
-
-    return Run(made_once("complete", make)[1], data_dir)
+    return Run(smoke.workdir, smoke.data_dir)
 
 
 @pytest.fixture

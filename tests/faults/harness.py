@@ -23,9 +23,7 @@ class Run:
         self.workdir, self.data_dir = pathlib.Path(workdir), data_dir
 
     def flags(self, *more):
-        return [
-            "--flagfile=smoke", f"--workdir={self.workdir}", f"--data_dir={self.data_dir}", "--epochs=4", *more,
-        ]  # fmt: skip
+        return ["--flagfile=smoke", f"--workdir={self.workdir}", f"--data_dir={self.data_dir}", *more]
 
     def command(self, *more):
         return [sys.executable, "-m", "tfadv.main", *self.flags(*more)]

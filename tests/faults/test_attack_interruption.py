@@ -22,7 +22,7 @@ class SingleRun(Run):
     attack = ATTACK
 
     def flags(self, *more):
-        return super().flags("--defenses=baseline", "--epsilons=0.02,0.1", *more)
+        return super().flags("--epochs=4", "--defenses=baseline", "--epsilons=0.02,0.1", *more)
 
     @property
     def part(self):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.pipeline.conftest import Smoke
+from tests.smoke import Smoke
 from tfadv.datasets import DATASETS, sources
 
 

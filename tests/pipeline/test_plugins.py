@@ -5,7 +5,8 @@ import json
 import keras
 import numpy as np
 
-from tests.pipeline.conftest import CHEAP, Smoke
+from tests.pipeline.conftest import CHEAP
+from tests.smoke import Smoke
 
 ATTACK = '''
 """An attack that moves each image to a single gray level."""
