@@ -22,7 +22,7 @@ class SingleRun(Run):
     attack = ATTACK
 
     def flags(self, *more):
-        return super().flags("--epochs=4", "--defenses=baseline", "--epsilons=0.02,0.1", *more)
+        return super().flags("--defenses=baseline", "--epsilons=0.02,0.1", *more)
 
     @property
     def part(self):
@@ -57,9 +57,11 @@ class SingleRun(Run):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, data_dir, long):
+def trained(smoke, tmp_path_factory, long):
     """A `SingleRun` whose model is trained and evaluated under FGSM."""
-    run = SingleRun(tmp_path_factory.mktemp("trained") / "run", data_dir)
+    run = SingleRun(tmp_path_factory.mktemp("trained") / "run", smoke.data_dir)
+    for name in ("split", "models/resnet_tiny/baseline"):
+        shutil.copytree(smoke.workdir / name, run.workdir / name)
     run.attack = AUTOATTACK if long else ATTACK
     done = run("--stage=evaluate")
     assert done.returncode == 0, done.stderr[-2000:]
