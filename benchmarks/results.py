@@ -90,10 +90,8 @@ How much more accurate a model is than the baseline under FGSM, in percentage po
 run. The *control* is `augmented` and the *method* `retrained`, both for ResNet18, whose adversarial images are stored;
 the *other networks* train on the same images. *Paper* is the gain that the paper states for three networks and these
 eps, perhaps on the stored images; ours are new attacks on each model. Runs with `_seed1` and `_seed2` differ from
-`paper_cifar10` in the seed only.
-
-Intervals compare models image by image where a run has kept which images were right (`correct.npz`). Elsewhere they
-treat the images as independent and are wider.
+`paper_cifar10` in the seed only. Intervals compare models image by image if the run has a file `correct.npz`. Otherwise
+they are wider.
 
 {paper}
 
