@@ -79,8 +79,8 @@ Compare rows of one table: runs differ in training images and epochs.
 CPU cores.
 
 The settings of `cats_vs_dogs_rounds` were partly chosen by accuracies on its test images, so its accuracies may be too
-high. In runs before 2026-11-29, *gradients* leaves out attacks on validation images, about 12% for N-FGSM and two-step
-PGD.
+high. In runs before 2026-11-29, *gradients* leaves out attacks on validation images: N-FGSM and two-step PGD made about
+12% more passes than it says.
 
 {tables}
 
