@@ -117,7 +117,7 @@ def test_the_output_that_readme_shows_has_the_form_of_what_is_printed():
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The folder of the site, built as CONTRIBUTING.md says."""
+    """The folder of the site, built as BUILD_NOTES.md says."""
     folder = tmp_path_factory.mktemp("site")
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)

@@ -22,10 +22,11 @@ def runs():
 
 
 def rows(text):
-    """A dict from column to cell for each row of the tables in a text."""
-    for table in re.findall(r"^(\|.+?)(?:\n\n|\Z)", text, re.DOTALL | re.MULTILINE):
+    """A dict from column to cell for each row of the tables in a text, with what the line before says of all rows."""
+    for line, table in re.findall(r"(?:^All rows: ([^\n]+)\.\n\n)?^(\|.+?)(?:\n\n|\Z)", text, re.DOTALL | re.MULTILINE):
+        same = dict(part.rsplit(" ", 1) for part in line.split("; ") if part)
         head, _, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
-        yield from (dict(zip(head, line, strict=True)) for line in lines)
+        yield from (same | dict(zip(head, line, strict=True)) for line in lines)
 
 
 def test_the_page_and_the_table_of_readme_are_those_of_the_results(runs):
@@ -46,6 +47,7 @@ def test_a_recount_gives_the_accuracies_of_the_page():
 
     columns = {"clean": None, "FGSM": "fgsm", "PGD-20": "pgd", "AutoAttack": "autoattack"}
     shown = [row for row in rows(results.PAGE.read_text(encoding="utf-8")) if "defense" in row]
+    assert all({*row} == {*results.HEAD} - {*results.NOT_ON_PAGE} for row in shown)
     assert len(shown) > 30 and {row["run"] for row in shown} >= {"paper_cifar10", "cifar10_compare", "quickstart"}
     for row in shown:
         records = json.loads((results.RESULTS / row["run"] / "results.json").read_text(encoding="utf-8"))

@@ -218,6 +218,6 @@ def full_batches(n: int, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
 def _prefetched(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """Prepares batches before they are needed."""
     options = tf.data.Options()
-    # Autotuning gained nothing in a steady run and lost seconds in another (docs/decisions.md).
+    # Autotuning gained nothing in a steady run and lost seconds in another (results/LOG.md).
     options.autotune.enabled = False
     return dataset.prefetch(PARALLEL).with_options(options)
