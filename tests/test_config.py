@@ -198,9 +198,27 @@ def test_digits_are_never_flipped():
         assert config.resolved() == config
 
 
+@pytest.mark.parametrize(
+    "attacks, message",
+    [
+        ("pgd,pgd@0.1", "names pgd twice with the same settings: give sizes as pgd@0.1+0.2"),
+        ("fog@0.1", "fog has no size"),
+        ("pgd@0", "must be above 0"),
+        ("pgd@", "is not a number"),
+        ("pgd@a", "is not a number"),
+        ("pgd@0.1@0.2", "cannot read"),
+    ],
+)
+def test_wrong_sizes_of_an_attack_are_refused(attacks, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        Config(attacks=attacks)
+
+
 def test_attacks_and_shard_as_values():
     config = Config(attacks="fgsm,pgd(steps=50,restarts=5)", shard="2/4", stage="evaluate")
-    assert config.attack_specs == [("fgsm", {}), ("pgd", {"steps": 50, "restarts": 5})]
+    assert config.attack_specs == [("fgsm", {}, ()), ("pgd", {"steps": 50, "restarts": 5}, ())]
+    sized = Config(attacks="pgd(norm=l2) @ 0.5+64/255, fgsm@0.1").attack_specs
+    assert sized == [("pgd", {"norm": "l2"}, (64 / 255, 0.5)), ("fgsm", {}, (0.1,))]
     assert config.shard_of() == (2, 4)
     assert Config().attack_specs == [] and Config().shard_of() is None
 

@@ -64,7 +64,7 @@ def test_requirements_are_read():
         ("autoattack@0.1>=0", "above 0 and at most 1"),
         ("autoattack@0.1>=40", "above 0 and at most 1"),
         ("autoattak@0.1>=0.4", "autoattack"),
-        ("autoattack@0.1>=0.4", "has no 0.1"),
+        ("autoattack@0.1>=0.4", "measured at eps 0.0313725, not at 0.1"),
         ("pgd(steps=50)@8/255>=0.4", "--attacks does not name pgd(steps=50)"),
     ],
 )
@@ -72,6 +72,15 @@ def test_wrong_requirements_are_one_line(text, message):
     with pytest.raises(UserError) as raised:
         gate.check(gate.requirements(text), (EPS,), "autoattack,pgd")
     assert message in str(raised.value)
+
+
+def test_sizes_of_an_attack_alone():
+    given = gate.requirements("pgd(norm=l2)@0.5>=0.4; pgd@8/255>=0.4; fgsm@8/255>=0.4")
+    gate.check(given, (EPS,), "pgd(norm=l2)@0.25+0.5,pgd")
+    with pytest.raises(UserError, match="measured at eps 0.25,0.5, not at 0.0313725"):
+        gate.check(gate.requirements("pgd(norm=l2)@8/255>=0.4"), (EPS,), "pgd(norm=l2)@0.25+0.5,pgd")
+    with pytest.raises(UserError, match="--attacks does not name worst"):  # over one attack of the run's sizes
+        gate.check(gate.requirements("worst@8/255>=0.4"), (EPS,), "pgd@0.1")
 
 
 @pytest.mark.parametrize("attack", ["fog", "corruptions", "worst_class(spatial)"])

@@ -259,9 +259,9 @@ class Config:
     )
     attacks: str = setting(
         "",
-        "Attacks to evaluate in addition to FGSM. Settings follow in parentheses, such as "
-        "'pgd(steps=50,restarts=5),autoattack(norm=l2)'. If any attack is given, the transfer matrix and the checks "
-        "for gradient masking are computed as well.",
+        "Attacks to evaluate in addition to FGSM. Settings follow in parentheses, sizes of its own after @, in place "
+        "of --epsilons: 'pgd(steps=50),autoattack(norm=l2)@0.5'. If any attack is given, the transfer matrix and the "
+        "checks for gradient masking are computed as well.",
         group="Attacks",
         accepts=Names("attack", _attacks, checked=False),
     )
@@ -462,21 +462,26 @@ class Config:
         return self.attacks or (COMPARED_ATTACKS if self.stage == COMPARE else "")
 
     @property
-    def attack_specs(self) -> list[tuple[str, dict[str, Any]]]:
-        """The attacks as (name, settings given).
+    def attack_specs(self) -> list[tuple[str, dict[str, Any], tuple[float, ...]]]:
+        """The attacks as (name, settings given, sizes of its own, ascending; empty where `epsilons` holds).
 
         Raises:
-          UserError: the text of `attacks` is wrong, or names an attack with the same settings twice.
+          UserError: the text of `attacks` is wrong, names an attack with the same settings twice, or gives a size to
+            an attack that has none.
         """
         text = self._attack_text
         if not text:
             return []
-        from tfadv.attacks import ATTACKS  # imports no TensorFlow
+        from tfadv.attacks import ATTACKS, WITHOUT_EPS  # imports no TensorFlow
 
-        found = specs.split_specs(text, ATTACKS)
-        for number, spec in enumerate(found):
-            if spec in found[:number]:
-                raise UserError(f"--attacks names {spec[0]} twice with the same settings.")
+        found = specs.split_sized(text, ATTACKS)
+        for number, (name, settings, sizes) in enumerate(found):
+            if (name, settings) in [spec[:2] for spec in found[:number]]:
+                raise UserError(f"--attacks names {name} twice with the same settings: give sizes as {name}@0.1+0.2.")
+            if sizes and name in WITHOUT_EPS:
+                raise UserError(f"--attacks: {name} has no size, so nothing can follow an @.")
+            if any(size <= 0 for size in sizes):
+                raise UserError(f"--attacks: the sizes of {name} must be above 0.")
         return found
 
     def attacked_images(self, attack: str, n: int) -> int:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tfadv.attacks.base import Attack
 
 _MAX_INT = 2**31 - 1
-_SPEC = re.compile(r"\s*([\w.+-]+)\s*(?:\(([^()]*)\))?\s*(,|$)")
+_SPEC = re.compile(r"\s*([\w.+-]+)\s*(?:\(([^()]*)\))?\s*(?:@([^,()@]*))?(,|$)")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _FRACTION = re.compile(rf"\s*{_NUMBER.pattern}\s*(?:/\s*{_NUMBER.pattern}\s*)?")
 _SIZE = re.compile(r"([0-9]{1,6})(?:\s*[xX×]\s*([0-9]{1,6}))?")
@@ -60,15 +60,32 @@ def split_specs(text: str, known: Registry) -> list[tuple[str, dict[str, Any]]]:
     Raises:
       UserError: the text does not follow the form, or a name is unknown.
     """
+    found = split_sized(text, known)
+    for name, _, sizes in found:
+        if sizes:
+            raise UserError(f"cannot read {text!r}: a size, as in {name}@0.5, is for attacks of a run only.")
+    return [(name, settings) for name, settings, _ in found]
+
+
+def split_sized(text: str, known: Registry) -> list[tuple[str, dict[str, Any], tuple[float, ...]]]:
+    """As `split_specs`, of entries that may end in @size or @size+size, such as "pgd(norm=l2)@0.5".
+
+    Returns:
+      A triple (name, settings, sizes) for each entry; without @, sizes is empty.
+
+    Raises:
+      UserError: as `split_specs`, or a size is not a number.
+    """
     specs, position = [], 0
     while text.strip():
         match = _SPEC.match(text, position)
         if not match:
             raise UserError(f"cannot read {text!r} from {text[position:]!r} on: {_FORM}.")
-        name, settings, separator = match.groups()
+        name, settings, sizes, separator = match.groups()
         name = next((own for own in known if own.lower() == name.lower()), name)
         known.check(name)
-        specs.append((name, _split_settings(name, settings) if settings else {}))
+        numbers = () if sizes is None else tuple(sorted({number(size.strip()) for size in sizes.split("+")}))
+        specs.append((name, _split_settings(name, settings) if settings else {}, numbers))
         position = match.end()
         if not separator:
             break
@@ -145,6 +162,12 @@ def label(name: str, settings: Mapping[str, Any]) -> str:
     """The text that `split_specs` reads as this name with these settings: "pgd(restarts=5, steps=50)"."""
     texts = [f"{key}={_text(settings[key])}" for key in sorted(settings)]
     return f"{name}({', '.join(texts)})" if texts else name
+
+
+def at(sizes: Iterable[float]) -> str:
+    """What `split_sized` reads as these sizes, behind an attack: "@0.25+0.5"; "" without any."""
+    text = "+".join(f"{size:g}" for size in sizes)
+    return f"@{text}" if text else ""
 
 
 def folder_name(text: str) -> str:

@@ -127,7 +127,8 @@ def test_unfinished_work_leaves_nothing_behind(smoke):
 def test_attacks_with_their_worst_case_transfer_matrix_and_checks(smoke, tmp_path, long):
     run = smoke.copy(tmp_path / "run")
     before = run.dates()
-    flags = ["--attacks=fgsm,pgd(steps=5)", "--eval_size=48", "--defenses=augmented", *([] if long else [CHEAP])]
+    attacks = "--attacks=fgsm,pgd(steps=5),bim(steps=2)@0.2"
+    flags = [attacks, "--eval_size=48", "--defenses=augmented", *([] if long else [CHEAP])]
     stdout = run.succeed(*flags)
     assert "pgd(steps=5), eps 0.03" in stdout and stdout.endswith("--defenses=augmented,nfgsm\n")
     text = (run.workdir / "report/report.md").read_text()
@@ -141,7 +142,8 @@ def test_attacks_with_their_worst_case_transfer_matrix_and_checks(smoke, tmp_pat
         name for name in run.rebuilt(before) if name.startswith(("models", "surrogate", "evaluations", "split"))
     }
     attacked = {(r["defense"], r["attack"], r["eps"]): r for r in run.records() if r["settings"]}
-    assert len(attacked) == 2 * 3 * 3
+    own = {defense: attacked.pop((defense, "bim", 0.2)) for defense in DEFENSES[:2]}
+    assert {record["label"] for record in own.values()} == {"bim(steps=2)"} and len(attacked) == 2 * 3 * 3
     for (defense, attack, eps), record in attacked.items():
         assert record["n"] == 48 and record["interval"][0] <= record["accuracy"] <= record["interval"][1]
         if attack == "worst":

@@ -12,11 +12,11 @@ from tfadv.evaluation.result import CostSummary, Result
 from tfadv.pipeline import reporting, steps
 
 
-def evaluation(spec, robust):
+def evaluation(spec, robust, sizes=()):
     attack, robust = attacks.parse(spec), np.array([robust], bool)
     cost = CostSummary(gradients=1, forwards=1)
     result = Result(attack.name, attack.settings(), 0.5, np.ones(4, bool), robust, cost=cost)
-    return types.SimpleNamespace(result=result, attack=attack)
+    return types.SimpleNamespace(result=result, attack=attack, sizes=sizes)
 
 
 @pytest.mark.parametrize(
@@ -34,9 +34,13 @@ def test_one_norm(monkeypatch, specs, correct, labels):
     monkeypatch.setattr(steps, "evaluate_fgsm", lambda *_: fgsm)
     monkeypatch.setattr(steps, "model_id", lambda *_: ModelId("digits", "mine", "original", 0))
     monkeypatch.setattr(steps, "surrogate", lambda *_: types.SimpleNamespace(name="mine/original"))
-    monkeypatch.setattr(reporting, "_attacked", lambda *_: [evaluation(spec, robust[spec]) for spec in specs])
+    found = [evaluation(spec, robust[spec]) for spec in specs]
+    found.append(evaluation("bim", [0, 0, 0, 0], sizes=(0.9,)))  # a size of its own joins nothing
+    monkeypatch.setattr(reporting, "_attacked", lambda *_: found)
     run = types.SimpleNamespace(
         cache=types.SimpleNamespace(looking=contextlib.nullcontext), config=types.SimpleNamespace(epsilons=(0.5,))
     )
-    (worst,) = [r for r in reporting.records(run, None) if r.attack == "worst"]
+    records = reporting.records(run, None)
+    assert [(r.attack, r.correct) for r in records if r.eps == 0.9] == [("bim", 0)]
+    (worst,) = [r for r in records if r.attack == "worst"]
     assert (worst.correct, worst.settings["attacks"]) == (correct, labels)

@@ -24,7 +24,7 @@ def evaluation(spec, counts, eps=None, sets=()):
     rows = np.arange(N) < np.array(counts)[:, None]
     settings = attack.settings() | ({"constants": "CIFAR-C"} if sets else {})
     result = Result(attack.name, settings, eps, np.arange(N) < 9, rows, CostSummary(), sets=sets)
-    return types.SimpleNamespace(result=result, attack=attack)
+    return types.SimpleNamespace(result=result, attack=attack, sizes=())
 
 
 def found(monkeypatch, *others):

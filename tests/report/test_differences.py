@@ -10,6 +10,7 @@ from tests.report.test_comparison import AUTO, PGD, results  # noqa: F401 (a fix
 from tfadv.evaluation.intervals import difference_of_counts, mean_paired_difference, paired_difference
 from tfadv.evaluation.records import with_outcomes
 from tfadv.report.comparison import strongest
+from tfadv.report.data import ReportData
 from tfadv.report.differences import difference, differences_table, mean_difference, mean_gain, on_shared_images
 
 
@@ -85,12 +86,11 @@ def test_the_strongest_attack_is_chosen_on_the_same_images():
     pgd = with_outcomes(dataclasses.replace(base, attack="pgd"), (images >= 100) & (images < 500))
     auto = with_outcomes(dataclasses.replace(base, attack="autoattack"), images[:100] < 20)
 
-    class Data:
-        def __init__(self, *records):
-            self.records = records
+    def data(*records):
+        return ReportData("digits", ("a", "b"), records, (), "r")
 
-    assert auto.accuracy < pgd.accuracy and strongest(Data(pgd, auto), "m") == ("pgd", {"r": pgd})
-    assert strongest(Data(auto, pgd), "m")[0] == "pgd"
-    assert strongest(Data(without_images(auto), without_images(pgd)), "m")[0] == "pgd"  # the one on more images
+    assert auto.accuracy < pgd.accuracy and strongest(data(pgd, auto), "m") == ("pgd", {"r": pgd})
+    assert strongest(data(auto, pgd), "m")[0] == "pgd"
+    assert strongest(data(without_images(auto), without_images(pgd)), "m")[0] == "pgd"  # the one on more images
     weaker = with_outcomes(dataclasses.replace(base, attack="bim"), images < 450)
-    assert strongest(Data(weaker, without_images(auto), pgd), "m")[0] == "pgd"
+    assert strongest(data(weaker, without_images(auto), pgd), "m")[0] == "pgd"

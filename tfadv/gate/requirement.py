@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 
 from tfadv import specs
-from tfadv.attacks import WITHOUT_EPS, parse, split_specs
+from tfadv.attacks import ATTACKS, WITHOUT_EPS, parse, split_specs
 from tfadv.errors import UserError
 from tfadv.evaluation.records import WORST_CASE, Record
 
@@ -91,16 +91,25 @@ def check(wanted: Sequence[Requirement], epsilons: Sequence[float], attacks: str
     Raises:
       UserError: an attack or an eps is not evaluated, or the baseline is missing.
     """
-    known = [*split_specs(attacks), ("fgsm", {})] if attacks else [("fgsm", {})]
-    sized = [name for name, _ in known if name not in WITHOUT_EPS]
+    known = [*specs.split_sized(attacks, ATTACKS), ("fgsm", {}, ())] if attacks else [("fgsm", {}, ())]
+    several = sum(name not in WITHOUT_EPS and not sizes for name, _, sizes in known) > 1
     for each in wanted:
-        if each.eps is not None and not any(math.isclose(each.eps, eps) for eps in epsilons):
-            raise UserError(f"--require={each.text}: --epsilons={','.join(map(str, epsilons))} has no {each.eps:g}.")
-        worst = each.attack == WORST_CASE and len(sized) > 1
-        if each.attack not in ("", WORST_CASE) and split_specs(each.attack)[0][0] in WITHOUT_EPS:
-            raise UserError(f"--require={each.text}: {each.attack} has no eps, and a requirement names one.")
-        if each.attack and not worst and (each.attack == WORST_CASE or split_specs(each.attack)[0] not in known):
+        if not each.attack:
+            continue
+        if each.attack == WORST_CASE:
+            found: list[tuple[float, ...]] = [()] if several else []
+        else:
+            spec = split_specs(each.attack)[0]
+            if spec[0] in WITHOUT_EPS:
+                raise UserError(f"--require={each.text}: {each.attack} has no eps, and a requirement names one.")
+            found = [sizes for *own, sizes in known if tuple(own) == spec]
+        if not found:
             raise UserError(f"--require={each.text}: --attacks does not name {each.attack}.")
+        measured = sorted({size for sizes in found for size in sizes or epsilons})
+        if not any(math.isclose(each.eps or 0.0, eps) for eps in measured):
+            listing = ",".join(f"{eps:g}" for eps in measured)
+            raise UserError(f"--require={each.text}: {each.attack} is measured at eps {listing}, not at {each.eps:g}.")
+    for each in wanted:
         if each.relative and not baseline:
             raise UserError(f"--require={each.text} needs --baseline, the results.json to compare with.")
 

@@ -86,14 +86,15 @@ def records(run: Run, trained: Trained) -> list[Record]:
     result, source = fgsm.result, steps.surrogate(run).name
     found = fgsm_records(model, epsilons, result.clean_correct, result.robust, fgsm.transfer.robust, source)
     for each in others:
-        own, cost, sizes = each.result, each.result.cost.to_dict(), epsilons if each.attack.has_eps else (None,)
+        own, cost = each.result, each.result.cost.to_dict()
+        sizes = each.sizes or epsilons if each.attack.has_eps else (None,)
         if own.sets:
             found += set_records(model, own.sets, own.robust, own.attack or "", own.settings["constants"])
         else:
             names = own.attack or "", own.settings, cost, each.attack.label
             found += attack_records(model, sizes, own.robust, *names, own.distances)
     # One eps has another meaning in another norm.  FGSM is in linf.
-    others = [each for each in others if each.attack.has_eps]
+    others = [each for each in others if each.attack.has_eps and not each.sizes]
     norms = [each.result.settings.get("norm", "linf") for each in others]
     linf = [each for each, norm in zip(others, norms) if norm == "linf"]
     joined = linf or [each for each, norm in zip(others, norms) if norm == norms[0]]
@@ -113,9 +114,10 @@ def _attacked(run: Run, trained: Trained) -> Iterator[Evaluation]:
         with contextlib.suppress(KeyError, UserError):  # damaged, or of a plugin that is not loaded
             inputs = (run.workdir.manifest(path.relative_to(run.workdir.root).as_posix()) or {})["inputs"]
             attack = attacks.parse(inputs["attack"])
-            found.append((order.index(attack.name), attack.label, attack, inputs["images"]))
-    for _, _, attack, n in sorted(found, key=lambda each: each[:2]):
-        evaluation = steps.evaluate_attack(run, trained, attack, n)
+            sizes = inputs["epsilons"] if inputs.get("own_sizes") else ()
+            found.append((order.index(attack.name), attack.label, attack, inputs["images"], sizes))
+    for _, _, attack, n, sizes in sorted(found, key=lambda each: each[:2]):
+        evaluation = steps.evaluate_attack(run, trained, attack, n, sizes)
         if evaluation.entry.content is not None:
             yield evaluation
 

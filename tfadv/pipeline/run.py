@@ -62,6 +62,7 @@ class Run:
       storage: creates arrays of images, in memory or on the disk.
       defenses: those of `--defenses`, each after the one that it starts from; the first one of a model is `first`.
       attacks: those of `--attacks`, each once even where the settings given are the defaults.
+      sizes: label of an attack → the sizes that are its own, in place of `--epsilons`.
     """
 
     def __init__(self, config: Config, workdir: Workdir) -> None:
@@ -73,8 +74,13 @@ class Run:
         """
         self.config, self.workdir = config, workdir
         self.defenses = _defenses(config)
-        built = [specs.build(name, settings, attacks.ATTACKS) for name, settings in config.attack_specs]
-        self.attacks: list[Attack] = list({attack.label: attack for attack in built}.values())
+        self.attacks: list[Attack] = []
+        self.sizes: dict[str, tuple[float, ...]] = {}
+        for name, settings, sizes in config.attack_specs:
+            attack = specs.build(name, settings, attacks.ATTACKS)
+            if attack.label not in [each.label for each in self.attacks]:
+                self.attacks.append(attack)
+                self.sizes |= {attack.label: sizes} if sizes else {}
         self.devices = Devices(config.distribute)
         self.devices.check_batch(config.batch_size, config.batch_parts)
         workdir.barrier = functools.partial(self.devices.sum_over_workers, 1)

@@ -108,7 +108,8 @@ def _evaluate(run: Run) -> tuple[list[Evaluation], list[Entry]]:
     # A first answer about every model comes before the long work, which begins with the attack named first.
     by_attack = [_in_turn(run, trained, functools.partial(steps.evaluate_fgsm, run))]
     for attack in run.attacks:
-        by_attack.append(_in_turn(run, trained, functools.partial(steps.evaluate_attack, run, attack=attack)))
+        evaluate = functools.partial(steps.evaluate_attack, run, attack=attack, sizes=run.sizes.get(attack.label, ()))
+        by_attack.append(_in_turn(run, trained, evaluate))
     evaluations = [evaluation for of_model in zip(*by_attack) for evaluation in of_model]
     further: list[Entry] = []
     if run.attacks and not run.config.shard:

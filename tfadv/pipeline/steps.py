@@ -49,7 +49,7 @@ from tfadv.pipeline.stored import StoredImages
 from tfadv.pipeline.training import Trained, loaded, trained_by
 from tfadv.report.data import TransferRow
 from tfadv.report.gallery import AttackedImages, choose_images
-from tfadv.specs import folder_name
+from tfadv.specs import at, folder_name
 from tfadv.store.files import digest, write_json
 
 LOG = logging.getLogger(__name__)
@@ -125,11 +125,21 @@ class Evaluation:
       trained: the model.
       attack: the attack.
       entry: the folder.
+      sizes: those of the attack alone; empty where they are those of `--epsilons`.
     """
 
-    def __init__(self, run: Run, trained: Trained, attack: Attack, entry: Entry, prefix: str = "") -> None:
+    def __init__(
+        self,
+        run: Run,
+        trained: Trained,
+        attack: Attack,
+        entry: Entry,
+        prefix: str = "",
+        sizes: tuple[float, ...] = (),
+    ) -> None:
         """`prefix`: of the files with the result, which is read when it is asked for."""
         self._run, self.trained, self.attack, self.entry, self._prefix = run, trained, attack, entry, prefix
+        self.sizes = sizes
 
     @functools.cached_property
     def _folder(self) -> pathlib.Path:
@@ -147,8 +157,8 @@ class Evaluation:
 
     @property
     def name(self) -> str:
-        """ "model/defense under attack"."""
-        return f"{self.trained.name} under {self.attack.label}"
+        """ "model/defense under attack", with "@size" where the sizes are the attack's own."""
+        return f"{self.trained.name} under {self.attack.label}{at(self.sizes)}"
 
 
 def evaluate_fgsm(run: Run, trained: Trained) -> Evaluation:
@@ -189,15 +199,24 @@ def evaluate_fgsm(run: Run, trained: Trained) -> Evaluation:
     return Evaluation(run, trained, FGSM(), entry, WHITEBOX)
 
 
-def evaluate_attack(run: Run, trained: Trained, attack: Attack, n: int | None = None) -> Evaluation:
+def evaluate_attack(
+    run: Run, trained: Trained, attack: Attack, n: int | None = None, sizes: Sequence[float] = ()
+) -> Evaluation:
     """Robust accuracy under an attack on the first n test images; None: as many as the settings ask for.
 
     An attack that follows a gradient to the nearest adversarial image goes on to the end and not to the smallest eps
     only, so that the distances are known.
+
+    Args:
+      run: the run.
+      trained: the model.
+      attack: the attack.
+      n: number of images.
+      sizes: of perturbations, where they are the attack's own and not those of `--epsilons`.
     """
     config, dataset = run.config, prepare(run)
     n = n or config.attacked_images(attack.name, dataset.sizes["test"])
-    epsilons = list(config.epsilons) if attack.has_eps else None
+    epsilons = list(sizes or config.epsilons) if attack.has_eps else None
     nearest = attack.has_eps and attack.uses_gradient and not attack.limited
 
     def build(folder: pathlib.Path, piece: range, progress: Callable[[int], Any], resume: Any) -> None:
@@ -214,7 +233,7 @@ def evaluate_attack(run: Run, trained: Trained, attack: Attack, n: int | None = 
                 first=piece.start,
                 execution=Execution(run.devices, progress=progress, resume=resume),
             )
-        save_result(folder, result.at(config.epsilons) if nearest else result)
+        save_result(folder, result.at(sizes or config.epsilons) if nearest else result)
 
     def join(folder: pathlib.Path, manifest: dict, parts: Sequence[pathlib.Path]) -> str:
         result = concatenate([load_result(part) for part in parts])
@@ -225,7 +244,7 @@ def evaluate_attack(run: Run, trained: Trained, attack: Attack, n: int | None = 
         return "; ".join(text for text in (accuracies, result.rounding(), result.left_out()) if text)
 
     entry = run.cache.cached_in_parts(
-        f"attacks/{trained.folder}/{folder_name(attack.label)}",
+        f"attacks/{trained.folder}/{folder_name(attack.label + at(sizes))}",
         lambda: {
             "split": dataset.entry,
             "weights": trained.entry,
@@ -234,6 +253,7 @@ def evaluate_attack(run: Run, trained: Trained, attack: Attack, n: int | None = 
             "source": source_of(type(attack)),
             "epsilons": epsilons,
             "images": n,
+            **({"own_sizes": True} if sizes else {}),
             **({"distances": True} if nearest else {}),  # version 0.3.0 did not keep them
             **_randomness(run),
         },
@@ -242,7 +262,7 @@ def evaluate_attack(run: Run, trained: Trained, attack: Attack, n: int | None = 
         join,
         stage="evaluate",
     )
-    return Evaluation(run, trained, attack, entry)
+    return Evaluation(run, trained, attack, entry, sizes=tuple(sizes))
 
 
 def _ranges(n: int, size: int) -> list[range]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from tfadv.evaluation.records import WORST_CASE, Record
+from tfadv.evaluation.records import Record
 from tfadv.report.data import ReportData
 from tfadv.report.differences import on_shared_images
 from tfadv.report.table import Cell, Table
@@ -17,10 +17,9 @@ def comparison_table(data: ReportData) -> Table | None:
 
     Differences between its rows are in `tfadv.report.differences.differences_table`.
     """
-    shown = [r for r in data.records if r.settings and r.attack != WORST_CASE and r.eps is not None]
+    shown, eps = data.under_attacks, max(data.epsilons, default=0.0)
     if not shown or not any(defense.uses_budget for defense in data.known_defenses):
         return None
-    eps = max(record.eps for record in shown if record.eps is not None)
     attacks = list(dict.fromkeys(record.attack_label for record in shown))
     head = (
         *("model", "defense", "clean", "transfer", "FGSM", *attacks),
@@ -29,7 +28,7 @@ def comparison_table(data: ReportData) -> Table | None:
     )
     rows: list[tuple[Cell, ...]] = []
     for model, defense in dict.fromkeys((record.model, record.defense) for record in data.records):
-        strong = {r.attack_label: r for r in shown if (r.model, r.defense, r.eps) == (model, defense, eps)}
+        strong = {r.attack_label: r for r in shown if (r.model, r.defense) == (model, defense)}
         rows.append(
             (
                 *(model, defense, data.accuracy(model, defense, "clean")),
@@ -117,19 +116,17 @@ def strongest(data: ReportData, model: str) -> tuple[str, dict[str, Record]]:
     compared that attacked the most images.
 
     FGSM is evaluated on all test images in any case: it is called "FGSM", and stands where `--attacks` has nothing
-    stronger.
+    stronger.  One eps has another meaning in another norm: attacks in L∞ go first.
     """
-    records = [r for r in data.records if r.model == model and r.settings and r.attack not in (WORST_CASE, "fgsm")]
-    records = [record for record in records if record.eps is not None]
+    records = [record for record in data.under_attacks if record.model == model and record.attack != "fgsm"]
+    records = [record for record in records if record.norm == "linf"] or records
     if not records:
         eps = max(data.epsilons, default=None)
         found = {defense: data.record(model, defense, "whitebox", eps) for defense in data.defenses}
         return "FGSM", {defense: record for defense, record in found.items() if record}
-    eps = max(record.eps for record in records if record.eps is not None)
     groups: dict[str, dict[str, Record]] = {}
     for record in records:
-        if record.eps == eps:
-            groups.setdefault(record.attack_label, {})[record.defense] = record
+        groups.setdefault(record.attack_label, {})[record.defense] = record
     most = max(map(len, groups.values()))
     complete = {label: group for label, group in groups.items() if len(group) == most}
     shared = on_shared_images([record for group in complete.values() for record in group.values()])

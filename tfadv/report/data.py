@@ -192,8 +192,16 @@ class ReportData:
 
     @property
     def epsilons(self) -> tuple[float, ...]:
-        """All sizes of perturbation in the records, ascending."""
-        return tuple(sorted({record.eps for record in self.records if record.eps is not None}))
+        """The sizes of the run, at which FGSM was evaluated, ascending; all sizes where it was not."""
+        every = {record.eps for record in self.records if record.eps is not None}
+        of_fgsm = {record.eps for record in self.records if record.settings is None}
+        return tuple(sorted(every & of_fgsm or every))
+
+    @property
+    def under_attacks(self) -> list[Record]:
+        """The records under each attack of `--attacks`, FGSM included, at the largest size of the run."""
+        eps = max(self.epsilons, default=None)
+        return [r for r in self.records if r.settings and r.attack != WORST_CASE and r.eps is not None and r.eps == eps]
 
     @property
     def suspicious(self) -> tuple[str, ...]:

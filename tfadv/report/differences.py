@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from tfadv.evaluation.intervals import Difference, mean_difference_of_counts, mean_paired_difference
-from tfadv.evaluation.records import WORST_CASE, Record, with_outcomes
+from tfadv.evaluation.records import Record, with_outcomes
 from tfadv.report.data import ReportData
 from tfadv.report.table import Cell, Table
 
@@ -113,8 +113,6 @@ def _differences(data: ReportData) -> Iterator[tuple[tuple[Cell, ...], Differenc
 
 
 def _strong(data: ReportData, model: str, defense: str) -> dict[str, Record]:
-    """The records of a model under the attacks of `--attacks` at their largest eps, by label."""
-    records = [r for r in data.records if r.settings and r.attack != WORST_CASE and r.eps is not None]
-    eps = max((record.eps for record in records if record.eps is not None), default=None)
-    own = [r for r in records if (r.model, r.defense, r.eps) == (model, defense, eps)]
+    """The records of a model under the attacks of `--attacks` at the largest eps of the run, by label."""
+    own = [record for record in data.under_attacks if (record.model, record.defense) == (model, defense)]
     return {record.attack_label: record for record in own}

@@ -15,6 +15,7 @@ def report_tables(data: ReportData) -> dict[str, Table]:
     from tfadv.report.certified import certified_table
     from tfadv.report.comparison import comparison_table  # these build on this module
     from tfadv.report.explanations import vulnerability_table
+    from tfadv.report.threats import threats_table
 
     own = data.tables or default_tables
     tables = {name: table for name, table in own(data).items() if table.rows}
@@ -22,6 +23,7 @@ def report_tables(data: ReportData) -> dict[str, Table]:
     if comparison:
         tables = {"comparison": comparison, **tables}
     for name, table in (
+        ("threats", threats_table(data)),
         ("differences", differences_table(data)),
         ("transfer", transfer_table(data)),
         ("attacks", attacks_table(data)),

@@ -1,0 +1,100 @@
+"""One table of all threats: how accurate each defense stays under each kind of change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from tfadv.evaluation.intervals import mean_interval
+from tfadv.evaluation.records import WORST_CASE, Record
+from tfadv.report.data import ReportData
+from tfadv.report.table import Cell, Table
+
+NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
+
+_Row = tuple[str, str, Callable[[str], Cell]]  # threat, attack, and the cell of a "model/defense"
+
+
+def threats_table(data: ReportData) -> Table | None:
+    """A row per threat, a column per model and defense; None where FGSM and attacks of one norm are all there is.
+
+    Attacks stand at the largest eps of the run, or at each size of their own.  The accuracy under all corruptions is
+    the mean over the sets.
+    """
+    names = list(dict.fromkeys(f"{record.model}/{record.defense}" for record in data.records))
+    rows = [
+        (threat, attack, *map(cell, names))
+        for part in (_clean(data), _under_attacks(data), _transfer(data), _other_changes(data), _certified(data))
+        for threat, attack, cell in part
+    ]
+    if len({str(row[0]).split(" ")[0] for row in rows} - {"none", "stored"}) < 2:
+        return None
+    title = "Threats. Accuracy, % [95% interval], without a change and under each kind of change"
+    return Table(title, ("threat", "attack", *names), rows)
+
+
+def _cells(records: list[Record]) -> Callable[[str], Cell]:
+    found = {f"{record.model}/{record.defense}": record.interval_text for record in records}
+    return found.get
+
+
+def _clean(data: ReportData) -> Iterator[_Row]:
+    yield "none", "", _cells([record for record in data.records if record.protocol == "clean"])
+
+
+def _under_attacks(data: ReportData) -> Iterator[_Row]:
+    """Attacks with a size, ordered by norm and size."""
+    eps, found = max(data.epsilons, default=None), dict[tuple[int, float, str], list[Record]]()
+    for record in data.records:
+        of_run = record.eps in data.epsilons and record.eps != eps
+        if record.protocol != "whitebox" or record.eps is None or record.attack == WORST_CASE or of_run:
+            continue
+        label = "FGSM" if record.settings is None else record.attack_label
+        found.setdefault((list(NORMS).index(record.norm), record.eps, label), []).append(record)
+    for (norm, size, label), records in sorted(found.items(), key=lambda item: item[0]):
+        yield f"{list(NORMS.values())[norm]} {size:.4g}", label, _cells(records)
+
+
+def _transfer(data: ReportData) -> Iterator[_Row]:
+    eps = max(data.epsilons, default=None)
+    records = [record for record in data.records if record.protocol == "transfer" and record.eps == eps]
+    if records:
+        yield f"stored images {eps:.4g}", "FGSM on the surrogate", _cells(records)
+
+
+def _other_changes(data: ReportData) -> Iterator[_Row]:
+    """Attacks without a size."""
+    groups: dict[str, dict[str, list[Record]]] = {}
+    for record in data.records:
+        if record.settings and record.eps is None:
+            label = record.attack if record.attack == "corruptions" else record.attack_label
+            own = groups.setdefault(str(label), {})
+            own.setdefault(f"{record.model}/{record.defense}", []).append(record)
+    for label, found in groups.items():
+        of_set = any("corruption" in (record.settings or {}) for own in found.values() for record in own)
+        cells = {name: _mean(own) for name, own in found.items()}
+        yield "corruption" if of_set else "space", label, cells.get
+
+
+def _mean(records: list[Record]) -> Cell:
+    """The mean accuracy over sets of the same images, with its interval where single images are known."""
+    if len(records) == 1:
+        return records[0].interval_text
+    value, outcomes = sum(record.accuracy for record in records) / len(records), [r.per_image for r in records]
+    if any(each is None for each in outcomes):
+        return 100 * value
+    low, high = mean_interval(np.array(outcomes))
+    return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _certified(data: ReportData) -> Iterator[_Row]:
+    """Certified accuracy at the radius of the smallest noise."""
+    if not data.certificates:
+        return
+    radius = min(found.sigma for found in data.certificates.values())
+    cells = {}
+    for name, found in data.certificates.items():
+        low, high = found.interval(radius)
+        cells[name] = f"{100 * found.accuracy(radius):.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    yield f"any within L2 {radius:.4g}", "certified", cells.get
