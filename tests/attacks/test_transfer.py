@@ -25,7 +25,7 @@ def uniform(*shape, seed=0):
 
 @pytest.fixture(scope="module")
 def linear():
-    """(model, x (9, 7, 8, 2), y, gradient (9, 7, 8, 2) of z_j - z_y): two classes, none right that eps could change."""
+    """(model, x (9, 7, 8, 2), y, gradient (9, 7, 8, 2) of z_j - z_y): two classes."""
     model = keras.Sequential([keras.Input((7, 8, 2)), keras.layers.Flatten(), keras.layers.Dense(2)])
     w = np.random.default_rng(1).normal(size=(112, 2)).astype("float32") / 50
     model.set_weights([w, np.zeros(2)])

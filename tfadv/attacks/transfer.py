@@ -50,9 +50,8 @@ def numbers_of_blocks(blocks: int) -> int:
 def shuffled(x: tf.Tensor, numbers: tf.Tensor, blocks: int, angle: float = ANGLE) -> tf.Tensor:
     """Images whose blocks are shuffled and rotated (Wang et al. 2023, https://arxiv.org/abs/2308.10299).
 
-    An image is cut into strips of rows, in another order from then on, and each strip into blocks, likewise.  The
-    longest strip is at most twice as long as the shortest, as in the published code.  Each block is rotated about its
-    own centre, with black corners.
+    An image is cut into strips of rows, which change their order, and each strip into blocks, which do likewise.  The
+    longest is at most twice as long as the shortest.  Each block is rotated about its own centre, with black corners.
 
     Args:
       x: float32 (N, H, W, C).
@@ -110,9 +109,10 @@ def _reordered(n: int, cuts: tf.Tensor, order: tf.Tensor) -> tuple[tf.Tensor, tf
 
 
 def smoothed(gradient: tf.Tensor, kernel: int) -> tf.Tensor:
-    """Gradients convolved with a Gaussian: a mean over shifts of the image (Dong et al. 2019, eq. 7).
+    """Gradients convolved with a Gaussian: a mean over shifts of the image (Dong et al. 2019).
 
-    The standard deviation is a sixth of the kernel's side, as in the published code (https://arxiv.org/abs/1904.02884).
+    The kernel reaches three standard deviations from its centre, as in the published code
+    (https://arxiv.org/abs/1904.02884).
 
     Args:
       gradient: float32 (N, H, W, C); 0 outside of the image.

@@ -13,7 +13,7 @@ from tfadv.models.twins import copy_of
 
 
 def ensemble(models: Sequence[keras.Model]) -> keras.Model:
-    """A model whose logits are the mean of those of several (Dong et al. 2017, eq. 8).
+    """A model whose logits are the mean of those of several (Dong et al. 2017, section 3.2).
 
         both = tfadv.ensemble([tfadv.classifier(a, input_range=(0, 255)), tfadv.classifier(b)])
         x_adv = tfadv.attacks.parse("mifgsm(diversity=0.5, early_stop=false)")(both, x, y, eps=8 / 255)
