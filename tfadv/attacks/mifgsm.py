@@ -95,7 +95,7 @@ class MIFGSM(IteratedGradient):
         """See `IteratedGradient.default_step_size`."""
         return eps / self.steps
 
-    def ascent(self, model: Any, inputs: Inputs, i: tf.Tensor, state: State) -> tuple[tf.Tensor, tf.Tensor, Any]:
+    def ascent(self, model: Any, inputs: Inputs, i: tf.Tensor, state: State) -> tuple[Any, tf.Tensor, Any]:
         """See `IteratedGradient.ascent`; with neighbours, algorithm 1 of Wang & He (2021)."""
         if not (self._changes or self.neighbours):
             logits, grad, more = super().ascent(model, inputs, i, state)
@@ -111,7 +111,8 @@ class MIFGSM(IteratedGradient):
             noise = randomness.uniform(randomness.fold(key, 2 * k + 1), tuple(state.at.shape[1:]))
             return mean_gradient(state.at + RADIUS * inputs.bounds.eps * (2 * noise - 1), 2 * k + 2)
 
-        logits, grad, more = gradient.logits_of(model, state.at), mean_gradient(state.at, 0), state.more
+        logits = gradient.logits_of(model, state.at) if self.early_stop else None
+        grad, more = mean_gradient(state.at, 0), state.more
         if self._remembers:
             followed = grad + more.variance
             if self.neighbours:

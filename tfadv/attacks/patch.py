@@ -95,7 +95,7 @@ class Patch(IterativeAttack):
         drawn = randomness.drawn(draw, seed, randomness.START, images.numbers, rounds)
         content = bounds.low + (bounds.high - bounds.low) * drawn[:, :-2].reshape(-1, *shape).astype(np.float32)
         keys = randomness.keys(seed, images.numbers, rounds)
-        return State(images.x, images.y, content, tf.constant(drawn[:, -2:], tf.int32), keys)
+        return State(images.x, images.y, content, tf.constant(drawn[:, -2:].astype(np.int32)), keys)
 
     def inputs(self, bounds: Bounds, shape: tuple[int, ...], random: Any, first_round: int) -> Inputs:
         """See `IterativeAttack.inputs`."""

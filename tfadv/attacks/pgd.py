@@ -119,8 +119,8 @@ class IteratedGradient(IterativeAttack):
         """The step size where the user chose none, float32 ()."""
         return eps / 4
 
-    def ascent(self, model: Any, inputs: Inputs, i: tf.Tensor, state: State) -> tuple[tf.Tensor, tf.Tensor, Any]:
-        """The logits of the present images, needed with `early_stop` only, the gradient to follow, and `State.more`."""
+    def ascent(self, model: Any, inputs: Inputs, i: tf.Tensor, state: State) -> tuple[Any, tf.Tensor, Any]:
+        """The logits of the present images, or None without `early_stop`, the gradient to follow, and `State.more`."""
         objective = self._objective(inputs.bounds.targeted)
         logits, grad = gradient.logits_and_gradient(model, state.at, state.y, loss=objective)
         return logits, finite(grad), state.more
