@@ -45,6 +45,7 @@ __all__ = [  # noqa: F822  loaded on first use
     "datasets",
     "defenses",
     "deployed",
+    "ensemble",
     "evaluate",
     "evaluation",
     "expectation",
@@ -73,7 +74,7 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module(f"tfadv.training.{_TRAINING_NAMES[name]}"), name)
     if name == "explain":
         return importlib.import_module("tfadv.explanation").explain
-    if name in ("deployed", "expectation"):
+    if name in ("deployed", "ensemble", "expectation"):
         return getattr(importlib.import_module(f"tfadv.models.{name}"), name)
     if name == "classifier":
         return importlib.import_module("tfadv.models.logits").classifier

@@ -42,6 +42,11 @@ _ELSEWHERE = {  # setting → its names in torchattacks, Foolbox, ART, CleverHan
     "loss": ("loss_fn", "loss_type", "criterion"),
     "norm": ("ord", "p", "lp"),
     "decay": ("momentum", "mu", "decay_factor"),
+    "diversity": ("diversity_prob", "prob"),
+    "kernel": ("kernel_size", "len_kernel"),
+    "scales": ("num_scale", "n_scales"),
+    "neighbours": ("num_neighbor", "neighbors", "n_neighbors"),
+    "blocks": ("num_block", "n_blocks"),
 }
 _FORM = "write name or name(setting=value,...), separated by commas"
 

@@ -158,8 +158,11 @@ def test_attacks_with_their_worst_case_transfer_matrix_and_checks(smoke, tmp_pat
     assert "nothing to do" in run.succeed(*flags, "--stage=evaluate")
     # Another attack of the same name is an entry of its own; the report shows both.
     before = run.dates()
-    run.succeed("--attacks=pgd(steps=5,restarts=2)", *flags[1:], "--stage=evaluate")
-    assert {name.split("/")[0] for name in run.rebuilt(before)} == {"attacks"}
+    run.succeed("--attacks=pgd(steps=5,restarts=2),mifgsm(steps=2,scales=2)", *flags[1:], "--stage=evaluate")
+    assert {name.split("/")[0] for name in run.rebuilt(before)} == {"attacks", "transfers"}
+    rows = [json.loads(path.read_text()) for path in (run.workdir / "transfers").rglob("transfer.json")]
+    found = {label for row in rows for label in row["attack"].values()}
+    assert len(rows) == 2 and found <= {"pgd(early_stop=false)", "mifgsm(early_stop=false, scales=2, steps=2)"}
     labels = {r.get("label") for r in run.records() if r["attack"] == "pgd"}
     assert labels == {"pgd(steps=5)", "pgd(restarts=2, steps=5)"}
 

@@ -94,12 +94,15 @@ def test_what_was_tested_in_other_norms_and_without_an_attacker(shown):
             "resnet18", "baseline", "whitebox", None, attack="fog", settings={"corruption": "fog", "constants": "c"}
         ),
         make_record("resnet18", "baseline", "whitebox", None, attack="spatial", settings={"angles": 3}),
+        make_record("resnet18", "baseline", "whitebox", None, attack="patch", settings={"size": 0.1}),
     ]
     more = dataclasses.replace(shown, records=(*shown.records, *records))
     words, left = "\n".join(evidence.threat_model(more)), evidence.not_tested(more)
     assert (
         "The L1 norm of the change is at most eps = 4." in words and "corrupted by fog." in words and "rotated" in words
     )
+    assert "A square of each image" in words and not any("patches" in line for line in left)
+    assert any("patches" in line for line in evidence.not_tested(shown))
     assert "other common corruptions" in left and "rotations and translations" not in left
     assert not any("L1 norm" in line for line in left) and any("L0 norm" in line for line in left)
 

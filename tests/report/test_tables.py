@@ -8,7 +8,7 @@ import pytest
 from tests.report.conftest import make_record, without_published
 from tfadv import paper
 from tfadv.defenses.trades import TRADES
-from tfadv.report import markdown, page, summary, tables
+from tfadv.report import markdown, page, plots, summary, tables
 from tfadv.report.table import Table
 from tfadv.report.tables import report_headline, report_tables
 
@@ -121,6 +121,29 @@ def test_transfer_matrix_has_attacked_models_as_rows(data):
     table = tables.matrix_table(dataclasses.replace(data, transfer_matrix=matrix))
     assert table.head == ("attacked on", "a/baseline", "b/baseline")
     assert table.rows == [("a/baseline", 1.0, 50.0), ("b/baseline", 25.0, 2.0)] and "200 images" in table.title
+
+
+def test_transfer_matrix_of_several_attacks_names_the_best_on_another_model(data):
+    best = {"a": "mifgsm(blocks=2)", "b": "pgd"}
+    matrix = {
+        "a": {"n": 100, "eps": 0.03, "correct": {"a": 0, "b": 40, "c": 9}, "attack": best | {"c": "pgd"}},
+        "b": {"n": 100, "eps": 0.03, "correct": {"a": 30, "b": 2, "c": 8}, "attack": best | {"c": "mifgsm"}},
+    }
+    several = dataclasses.replace(data, transfer_matrix=matrix)
+    table = tables.matrix_table(several)
+    assert table.rows[-1] == ("best transfer", "mifgsm(blocks=2) on b", "pgd on a", "mifgsm on b")
+    assert "PGD and mifgsm" in table.title and "PGD at" in tables.matrix_table(without_attack(several)).title
+    drawn = [text.get_text() for text in plots.matrix_plot(several).axes[0].texts]
+    assert drawn == ["0", "40", "9", "30", "2", "8"]
+
+
+def without_attack(data):
+    """The same, of PGD alone."""
+    matrix = {
+        name: {key: value for key, value in row.items() if key != "attack"}
+        for name, row in data.transfer_matrix.items()
+    }
+    return dataclasses.replace(data, transfer_matrix=matrix)
 
 
 def test_failed_checks_are_listed_and_all_checks_are_in_the_table(full_data):

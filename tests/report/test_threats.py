@@ -48,7 +48,7 @@ def test_a_row_for_each_threat(data):
         ("L2 0.25", "pgd(norm=l2)"),
         ("L2 0.5", "pgd(norm=l2)"),
         ("corruption", "corruptions"),
-        ("space", "spatial"),
+        ("rotation and shift", "spatial"),
     ]
     assert shown["none", ""] == [90, 90] and shown["L∞ 0.03", "pgd"] == [20, 30]
     assert shown["L2 0.5", "pgd(norm=l2)"] == [50, 60] and shown["corruption", "corruptions"] == [70, 70]

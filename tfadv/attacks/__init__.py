@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tfadv.attacks.iterative import IterativeAttack
     from tfadv.attacks.mifgsm import MIFGSM
     from tfadv.attacks.onestep import OneStep
+    from tfadv.attacks.patch import Patch
     from tfadv.attacks.pgd import PGD
     from tfadv.attacks.rays import RayS
     from tfadv.attacks.spatial import Spatial
@@ -60,16 +61,17 @@ ATTACKS = Registry(
         "fast": "tfadv.attacks.fast:Fast",
         "autoattack": "tfadv.attacks.autoattack:AutoAttack",
         "spatial": "tfadv.attacks.spatial:Spatial",
+        "patch": "tfadv.attacks.patch:Patch",
         "corruptions": "tfadv.attacks.corruptions.attack:Corruptions",
         **{name: f"tfadv.attacks.corruptions.attack:{name}" for name in NAMES},
     },
 )
-WITHOUT_EPS = frozenset({"spatial", "corruptions", *NAMES})  # those that are called with eps None
+WITHOUT_EPS = frozenset({"spatial", "patch", "corruptions", *NAMES})  # those that are called with eps None
 
 _MODULES = {
     **{"APGD": "apgd", "AutoAttack": "autoattack", "BIM": "bim", "FAB": "fab", "FGSM": "fgsm", "MIFGSM": "mifgsm"},
     **{"DDN": "ddn", "FMN": "fmn", "Fast": "fast", "HopSkipJump": "hopskipjump", "RayS": "rays"},
-    **{"OneStep": "onestep", "PGD": "pgd", "Square": "square"},
+    **{"OneStep": "onestep", "Patch": "patch", "PGD": "pgd", "Square": "square"},
     **{"Corruption": "corruptions.attack", "Corruptions": "corruptions.attack", "Spatial": "spatial"},
     **{"Attack": "base", "IterativeAttack": "iterative", "Cost": "cost"},
 }
@@ -94,6 +96,7 @@ __all__ = [
     "HopSkipJump",
     "IterativeAttack",
     "OneStep",
+    "Patch",
     "Spatial",
     "Square",
     "parse",

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -15,6 +14,7 @@ from tfadv.attacks import losses
 from tfadv.errors import UserError
 from tfadv.models.compiled import compiled_logits, logits_of
 from tfadv.models.expectation import Expectation
+from tfadv.models.logits import check_logits
 
 __all__ = ["check_inputs", "compiled_logits", "is_adversarial", "logits_and_gradient", "logits_of", "sign"]
 
@@ -166,7 +166,7 @@ def check_inputs(
     if tf.executing_eagerly() and tf.size(x):  # inside a tf.function the values are not known yet
         _check_values(model, x, y, low, high)
     if logits:
-        _check_logits(model)
+        check_logits(model)
     return x, y, tf.constant(sizes, tf.float32)
 
 
@@ -189,12 +189,3 @@ def _check_values(model: Any, x: tf.Tensor, y: tf.Tensor, low: float, high: floa
         )
     if not 0 <= int(tf.reduce_min(y)) <= int(tf.reduce_max(y)) < classes:
         raise ValueError(f"y must be class numbers from 0 to {classes - 1}.")
-
-
-def _check_logits(model: Any) -> None:
-    last = (getattr(model, "layers", None) or [None])[-1]
-    if getattr(last, "activation", None) is keras.activations.softmax or isinstance(last, keras.layers.Softmax):
-        raise ValueError(
-            f"the model ends in a softmax ({last.name}): attacks need logits, because the gradient of a "
-            "saturated softmax is zero and the model only looks robust. Attack tfadv.classifier(model) instead."
-        )

@@ -31,7 +31,8 @@ class IterativeAttack(Attack):
 
     At each eps, only images that were not adversarial at a smaller eps are attacked.
     The others keep their adversarial image at all larger eps.  An image that is
-    misclassified before the attack, or on which the attack fails, is returned unchanged.
+    misclassified before the attack, or on which the attack fails, is returned unchanged; without an eps, where the
+    attack fails, it is the image of the best score.
 
     A subclass has a setting `steps` and the methods below.  `start` runs in
     Python, `step` and `last` inside of a graph.  The graph is compiled for the
@@ -101,7 +102,8 @@ class IterativeAttack(Attack):
         for k in np.argsort(sizes, kind="stable"):
             candidates, scores = self.run(call, images, active.numpy(), call.bounds(sizes[k]))
             success = active & (scores <= loop.ADVERSARIAL)
-            adversarial = tf.where(success[:, None, None, None], candidates, adversarial)
+            taken = success if self.has_eps else active
+            adversarial = tf.where(taken[:, None, None, None], candidates, adversarial)
             active &= ~success
             results[k] = adversarial
         return tf.stack([results[k] for k in range(len(results))])

@@ -28,14 +28,15 @@ class Inputs(NamedTuple):
 
 
 class State(NamedTuple):
-    """Clean images, labels, the present images, the momentum, a running sum of gradients, and an earlier image of each,
-    NaN where there is none."""
+    """Clean images, labels, the present images, the momentum, a running sum of gradients, an earlier image of each, NaN
+    where there is none, and what else a subclass remembers."""
 
     x: tf.Tensor
     y: tf.Tensor
     at: tf.Tensor
     momentum: tf.Tensor
     earlier: tf.Tensor
+    more: Any = ()
 
 
 def _renewals(most: int) -> np.ndarray:
@@ -105,30 +106,40 @@ class IteratedGradient(IterativeAttack):
     def inputs(self, bounds: Bounds, shape: tuple[int, ...], random: Any, first_round: int) -> Inputs:
         """See `IterativeAttack.inputs`."""
         step_size = self.default_step_size(bounds.eps) if self.step_size is None else self.step_size
-        # A momentum is a memory, and in bfloat16 the gradient depends a little on the batch.
-        renewals = tf.constant(RENEWALS if self.decay == 0 and self.precision == "float32" else 0 * RENEWALS, tf.int32)
+        renewals = tf.constant(RENEWALS if self.repeats else 0 * RENEWALS, tf.int32)
         return Inputs(bounds, tf.cast(step_size, tf.float32), tf.constant(self.decay, tf.float32), renewals)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether a step depends on the image alone, so that a search that returns to an earlier one repeats itself."""
+        # A momentum is a memory, and in bfloat16 the gradient depends a little on the batch.
+        return self.decay == 0 and self.precision == "float32"
 
     def default_step_size(self, eps: tf.Tensor) -> tf.Tensor:
         """The step size where the user chose none, float32 ()."""
         return eps / 4
 
+    def ascent(self, model: Any, inputs: Inputs, i: tf.Tensor, state: State) -> tuple[Any, tf.Tensor, Any]:
+        """The logits of the present images, or None without `early_stop`, the gradient to follow, and `State.more`."""
+        objective = self._objective(inputs.bounds.targeted)
+        logits, grad = gradient.logits_and_gradient(model, state.at, state.y, loss=objective)
+        return logits, finite(grad), state.more
+
     def step(self, model: Any, inputs: Inputs, i: tf.Tensor, state: State) -> Step:
         """Eq. 3: x ← project(x + step_size · steepest ascent of the loss)."""
         (eps, low, high, targeted, _), norm = inputs.bounds, get_norm(self.norm)
-        logits, grad = gradient.logits_and_gradient(model, state.at, state.y, loss=self._objective(targeted))
-        grad = finite(grad)
+        logits, grad, more = self.ascent(model, inputs, i, state)
         momentum = inputs.decay * state.momentum
         momentum += tf.math.divide_no_nan(grad, tf.reduce_mean(tf.abs(grad), (1, 2, 3), True))
         at = norm.project(state.at + inputs.step_size * norm.steepest_ascent(momentum), state.x, eps, low, high)
+        next_state = state._replace(at=at, momentum=momentum, more=more)
         if not self.early_stop:
             nobody = tf.zeros_like(state.y, tf.bool)
-            return Step(state._replace(at=at, momentum=momentum), state.at, score(nobody), nobody)
-        # An image depends on the one before alone, so that a search that returns to an earlier one repeats itself.
+            return Step(next_state, state.at, score(nobody), nobody)
         adversarial = gradient.is_adversarial(logits, state.y, targeted)
         cycle = tf.reduce_all(at == state.earlier, (1, 2, 3)) & (not isinstance(model, Expectation))
         earlier = tf.where(tf.reduce_any(inputs.renewals == i + 1), at, state.earlier)
-        return Step(State(state.x, state.y, at, momentum, earlier), state.at, score(adversarial), adversarial | cycle)
+        return Step(next_state._replace(earlier=earlier), state.at, score(adversarial), adversarial | cycle)
 
     def last(self, model: Any, inputs: Inputs, state: State) -> tuple[tf.Tensor, tf.Tensor]:
         """The last images; where there are several restarts, one that is not adversarial scores by its loss."""

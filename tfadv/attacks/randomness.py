@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 # What numbers are drawn for.
-START, TARGET, QUERY, SAMPLE = range(4)
+START, TARGET, QUERY, SAMPLE, KEY = range(5)
 _MASK = 2**64 - 1
+_LOW = 2**32 - 1
 
 
 def drawn(
@@ -22,7 +25,7 @@ def drawn(
     Args:
       draw: takes a generator; returns an array of the same shape each time.
       seed: any int.
-      stream: what the numbers are for, `START`, `TARGET`, `QUERY` or `SAMPLE`.
+      stream: what the numbers are for, `START`, `TARGET`, `QUERY`, `SAMPLE` or `KEY`.
       numbers: int64 (N,), the numbers of the images.
       rounds: int (N,), the restart of each.
 
@@ -40,3 +43,38 @@ def generators(
     counters = np.zeros((len(rounds), 4), np.uint64)  # the generator counts up in the first of the four
     counters[:, 2], counters[:, 3] = numbers, rounds
     return [np.random.Generator(np.random.Philox(key=key, counter=counter)) for counter in counters]
+
+
+def keys(seed: int, numbers: tf.Tensor, rounds: np.ndarray) -> tf.Tensor:
+    """int64 (N,), one key per image, from which `uniform` draws inside a compiled step; arguments as in `drawn`."""
+    return tf.constant(drawn(lambda generator: np.asarray(generator.integers(2**32)), seed, KEY, numbers, rounds))
+
+
+def fold(key: tf.Tensor, number: Any) -> tf.Tensor:
+    """New keys, in the shape of `key`, for a number >= 0 such as that of a step; with or without XLA the same."""
+    return _mixed(tf.bitwise.bitwise_xor(key, _mixed(tf.cast(number, tf.int64) + 1)))
+
+
+def uniform(key: tf.Tensor, shape: tuple[int, ...]) -> tf.Tensor:
+    """Numbers that depend on the key alone, which TensorFlow's generators do not offer for each row of a batch.
+
+    Args:
+      key: int64 (N,); other numbers need another key, which is not folded further.
+      shape: of the numbers of one key.
+
+    Returns:
+      float32 (N, *shape), uniform in [0, 1).
+    """
+    bits = fold(key[:, None], tf.range(math.prod(shape), dtype=tf.int64))
+    return tf.reshape(tf.cast(_shifted(bits, 8), tf.float32) * 2.0**-24, (-1, *shape))
+
+
+def _mixed(x: tf.Tensor) -> tf.Tensor:
+    """A permutation of the whole numbers below 2³² in which each bit of the result depends on all bits of x."""
+    for _ in range(2):  # the product is below 2⁵⁹
+        x = tf.bitwise.bitwise_and(tf.bitwise.bitwise_xor(x, _shifted(x, 16)) * 0x45D9F3B, _LOW)
+    return tf.bitwise.bitwise_xor(x, _shifted(x, 16))
+
+
+def _shifted(x: tf.Tensor, bits: int) -> tf.Tensor:
+    return tf.bitwise.right_shift(x, tf.constant(bits, tf.int64))

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfadv.attacks import gradient, losses
-from tfadv.attacks.base import Bounds, Call, Images, to_attack
+from tfadv.attacks.base import Bounds, Images
 from tfadv.attacks.iterative import IterativeAttack, Passes
 from tfadv.attacks.loop import ADVERSARIAL, Step
 from tfadv.attacks.randomness import START, drawn
@@ -99,14 +99,6 @@ class Spatial(IterativeAttack):
     def last(self, model: Any, inputs: Bounds, state: State) -> tuple[tf.Tensor, tf.Tensor]:
         """See `IterativeAttack.last`."""
         return state.worst, -state.loss
-
-    def attack_batch(self, call: Call, x: tf.Tensor, y: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-        """See `Attack.attack_batch`; images that are misclassified already stay."""
-        images = Images(x, y, call.numbers, gradient.compiled_logits(call.model, x))
-        call.cost.add(forwards=len(y))
-        active = to_attack(call, images.logits, y)
-        worst, _ = self.run(call, images, active.numpy(), call.bounds(sizes[0]))
-        return tf.where(active[:, None, None, None], worst, x)[None]
 
 
 def transformed(x: tf.Tensor, changes: tf.Tensor) -> tf.Tensor:

@@ -23,8 +23,8 @@ def expectation(model: keras.Model, samples: int = 20) -> keras.Model:
     Its logits are the logarithm of the mean probabilities of `samples` new passes.  Attacks follow the mean of the
     gradients of the loss of each pass (Athalye et al. 2018, https://arxiv.org/abs/1802.00420, section 4.3).  Attacks
     of several steps check each adversarial image with new passes, and attack it again, up to three times, if these are
-    right.  Other new passes give the accuracy.  FAB, FMN, DDN, HopSkipJump, RayS and Spatial do not check, and are
-    refused.  Each gradient and each prediction costs `samples` passes.  The attacks above are those of AutoAttack's
+    right.  Other new passes give the accuracy.  FAB, FMN, DDN, HopSkipJump, RayS, Spatial and Patch do not check, and
+    are refused.  Each gradient and each prediction costs `samples` passes.  The attacks above are those of AutoAttack's
     version "rand".
 
     Args:

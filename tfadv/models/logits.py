@@ -102,6 +102,16 @@ def classifier(
     return converted
 
 
+def check_logits(model: Any) -> None:
+    """Raises ValueError where the model ends in a visible softmax."""
+    last = (getattr(model, "layers", None) or [None])[-1]
+    if getattr(last, "activation", None) is keras.activations.softmax or isinstance(last, keras.layers.Softmax):
+        raise ValueError(
+            f"the model ends in a softmax ({last.name}): attacks need logits, because the gradient of a "
+            "saturated softmax is zero and the model only looks robust. Attack tfadv.classifier(model) instead."
+        )
+
+
 def outputs_of(converted: keras.Model, logits: Any) -> Any:
     """What the model that `classifier` was called with returns, from the logits (N, K) of the converted one."""
     kind, columns = _OUTPUTS[converted]

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import logging
@@ -21,6 +22,7 @@ from tfadv.attacks import losses
 from tfadv.attacks.base import Attack
 from tfadv.attacks.fgsm import FGSM
 from tfadv.attacks.gradient import compiled_logits
+from tfadv.attacks.mifgsm import MIFGSM
 from tfadv.attacks.pgd import PGD
 from tfadv.datasets.batches import to_float
 from tfadv.datasets.storage import take
@@ -278,24 +280,35 @@ def _randomness(run: Run) -> dict[str, Any]:
 
 
 def transfer(run: Run, source: Trained, targets: Sequence[Trained], n: int) -> Entry:
-    """A row of the transfer matrix: how many of n images that PGD attacks on one model the others classify correctly.
+    """A row of the transfer matrix: how many of n images that are attacked on one model the others classify correctly.
 
-    The attack takes all its steps, because continuing after the decision boundary is crossed transfers better.
+    Of PGD and each `mifgsm` of the run, the one that leaves a model fewest counts.  The attacks take all their steps,
+    because continuing after the decision boundary is crossed transfers better.
     """
     dataset, attack, eps = prepare(run), PGD(early_stop=False), max(run.config.epsilons)
+    others = [dataclasses.replace(each, early_stop=False) for each in run.attacks if isinstance(each, MIFGSM)]
 
     def build(folder: pathlib.Path, manifest: dict, resume: Any) -> None:
         test = dataset.images["test"]
         x, labels, common = to_float(test.images[:n]), test.labels[:n], _randomness(run)
         with loaded(run, source) as model:
-            on_all = OnAllDevices(attack, run.devices)
-            adversarial = FixedImages(on_all(model, x, labels, [eps], resume=resume, **common))
-        correct = {}
+            found = {
+                each.label: OnAllDevices(each, run.devices)(model, x, labels, [eps], resume=resume, **common)
+                for each in (attack, *others)
+            }
+        correct, best = {}, {}
         for target in targets:
             with loaded(run, target) as model:
-                result = evaluate(model, x, labels, adversarial, eps, execution=Execution(run.devices), **common)
-            correct[target.name] = int(result.robust.sum())
-        write_json(folder / "transfer.json", {"n": len(labels), "eps": eps, "correct": correct})
+                counts = {
+                    label: evaluate(
+                        model, x, labels, FixedImages(images), eps, execution=Execution(run.devices), **common
+                    ).robust.sum()
+                    for label, images in found.items()
+                }
+            best[target.name] = min(counts, key=counts.__getitem__)
+            correct[target.name] = int(counts[best[target.name]])
+        named = {"attack": best} if others else {}
+        write_json(folder / "transfer.json", {"n": len(labels), "eps": eps, "correct": correct, **named})
 
     return run.cache.cached(
         f"transfers/{source.folder}",
@@ -304,6 +317,7 @@ def transfer(run: Run, source: Trained, targets: Sequence[Trained], n: int) -> E
             "source": source.name,
             "attack": attack.name,
             "attack_settings": attack.settings(),
+            **({"others": [each.settings() for each in others]} if others else {}),
             "eps": eps,
             "images": n,
             **_randomness(run),

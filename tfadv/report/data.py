@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict
 
 from tfadv.evaluation.guessing import hardly_better_than_guessing
 from tfadv.evaluation.records import WORST_CASE
@@ -64,10 +64,12 @@ class TransferRow(TypedDict):
       n: number of images.
       eps: size of the perturbation.
       correct: "model/defense" → number of images classified correctly, both clean and attacked.
+      attack: "model/defense" → the attack that left it fewest, where there were several.
     """
 
     n: int
     eps: float
+    attack: NotRequired[dict[str, str]]
     correct: dict[str, int]
 
 

@@ -86,6 +86,8 @@ def threat_model(data: ReportData) -> list[str]:
         lines.append(f"Without an attacker, images are corrupted by {', '.join(_corruptions(data))}.")
     if any(record.attack == "spatial" for record in data.records):
         lines.append("Images are rotated and shifted, as the settings of spatial say.")
+    if any(record.attack == "patch" for record in data.records):
+        lines.append("A square of each image, wherever it does most harm, is replaced, as the settings of patch say.")
     if any(record.protocol == "whitebox" for record in data.records):
         lines.append("White-box: the attacker knows the model with its weights and follows its gradient.")
     lines += data.origin.access.values() if data.origin else ()
@@ -108,6 +110,8 @@ def not_tested(data: ReportData) -> list[str]:
     lines.append("other common corruptions" if _corruptions(data) else common)
     if "spatial" not in attacks:
         lines.append("rotations and translations")
+    if "patch" not in attacks:
+        lines.append("patches that cover a part of the image")
     if not data.checks:
         lines.append("signs of masked gradients")
     if not (data.origin and data.origin.access):

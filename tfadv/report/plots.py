@@ -252,7 +252,8 @@ def matrix_plot(data: ReportData) -> Figure:
     """The transfer matrix as a heat map with its figures; dark where images transfer."""
     table = matrix_table(data)
     assert table is not None
-    figures = np.array([row[1:] for row in table.rows], dtype=float)
+    rows = [row for row in table.rows if row[0] in (data.transfer_matrix or {})]
+    figures = np.array([row[1:] for row in rows], dtype=float)
     n_rows, n_columns = figures.shape
     figure = Figure(figsize=(3.5 + 0.7 * n_columns, 2.5 + 0.7 * n_rows), layout="compressed")
     axes = figure.subplots()
@@ -261,7 +262,7 @@ def matrix_plot(data: ReportData) -> Figure:
         text = "–" if np.isnan(value) else f"{value:.0f}"
         axes.text(column, row, text, ha="center", va="center", color="black" if value > 50 else "white")
     axes.set_xticks(range(n_columns), table.head[1:], rotation=40, ha="right", fontsize=8)
-    axes.set_yticks(range(n_rows), [str(row[0]) for row in table.rows], fontsize=8)
+    axes.set_yticks(range(n_rows), [str(row[0]) for row in rows], fontsize=8)
     axes.set(xlabel="evaluated model", ylabel="attacked model")
     figure.colorbar(image, label="accuracy, %", shrink=0.8)
     return figure

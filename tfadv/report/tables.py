@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from tfadv.evaluation.records import WORST_CASE, Record
-from tfadv.report.data import ReportData
+from tfadv.report.data import ReportData, TransferRow
 from tfadv.report.differences import differences_table, mean_gain
 from tfadv.report.table import Cell, Table
 
@@ -253,7 +253,10 @@ def _is_of_set(record: Record) -> bool:
 
 
 def matrix_table(data: ReportData) -> Table | None:
-    """Accuracy of every model (columns) on images attacked on another (rows), or None where it was not evaluated."""
+    """Accuracy of every model (columns) on images attacked on another (rows), or None where it was not evaluated.
+
+    Where there were several attacks, the last row names the one on another model that leaves a model least.
+    """
     if not data.transfer_matrix:
         return None
     first = next(iter(data.transfer_matrix.values()))
@@ -262,8 +265,21 @@ def matrix_table(data: ReportData) -> Table | None:
     for source, row in data.transfer_matrix.items():
         counts = [row["correct"].get(target) for target in targets]
         rows.append((source, *(None if count is None else 100 * count / row["n"] for count in counts)))
-    title = f"Transfer matrix. Accuracy on images attacked by PGD at eps {first['eps']:g} on the model of the row, %"
+    by = "PGD"
+    if "attack" in first:
+        by = "the best of PGD and mifgsm"
+        rows.append(("best transfer", *(_best_transfer(data.transfer_matrix, target) for target in targets)))
+    title = f"Transfer matrix. Accuracy on images attacked by {by} at eps {first['eps']:g} on the model of the row, %"
     return Table(f"{title} ({first['n']:,} images)", ("attacked on", *targets), rows)
+
+
+def _best_transfer(matrix: Mapping[str, TransferRow], target: str) -> str | None:
+    """The attack, and the other model it attacked, that leave this model the least accuracy."""
+    rows = {name: row for name, row in matrix.items() if name != target and target in row["correct"]}
+    if not rows:
+        return None
+    source = min(rows, key=lambda name: rows[name]["correct"][target])
+    return f"{rows[source]['attack'][target]} on {source}"
 
 
 # ---- gradient masking -----------------------------------------------------------------------------------

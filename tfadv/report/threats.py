@@ -12,6 +12,7 @@ from tfadv.report.data import ReportData
 from tfadv.report.table import Cell, Table
 
 NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
+OTHERS = {"spatial": "rotation and shift", "patch": "patch"}
 
 _Row = tuple[str, str, Callable[[str], Cell]]  # threat, attack, and the cell of a "model/defense"
 
@@ -72,9 +73,9 @@ def _other_changes(data: ReportData) -> Iterator[_Row]:
             own = groups.setdefault(str(label), {})
             own.setdefault(f"{record.model}/{record.defense}", []).append(record)
     for label, found in groups.items():
-        of_set = any("corruption" in (record.settings or {}) for own in found.values() for record in own)
-        cells = {name: _mean(own) for name, own in found.items()}
-        yield "corruption" if of_set else "space", label, cells.get
+        (first, *_), *_ = found.values()
+        threat = "corruption" if "corruption" in (first.settings or {}) else OTHERS.get(str(first.attack), "other")
+        yield threat, label, {name: _mean(own) for name, own in found.items()}.get
 
 
 def _mean(records: list[Record]) -> Cell:
