@@ -35,7 +35,8 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(config, items):
     # Files with few, long tests first: at the end, one process would run them while the other one has nothing to do.
-    items.sort(key=lambda item: item.path.parent.name not in ("pipeline", "faults"))
+    # The first file of all needs no smoke run, which the other process makes meanwhile.
+    items.sort(key=lambda i: (i.path.stem != "test_own_model", i.path.parent.name not in ("pipeline", "faults")))
     wanted = {"long": config.getoption("--long", default=False), "packaging": "packaging" in config.option.markexpr}
     how = {"long": "only with --long", "packaging": "only with -m packaging"}
     for item in items:

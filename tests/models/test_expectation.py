@@ -144,13 +144,15 @@ def test_samples_are_a_whole_number(linear):
         tfadv.expectation(linear[0], 0)
 
 
-def test_every_attack_on_a_certain_model_finds_what_it_finds_without(linear):
+def test_an_attack_on_a_certain_model_finds_what_it_finds_without(linear, long):
     """Or is refused, where it would not check what it finds with new passes."""
     _, plain, x, y = linear
     certain = tfadv.expectation(plain, 1)
     settings = {"square": "square(steps=100)", "fast": "fast(steps=5, queries=50)"}
     settings["autoattack"] = "autoattack(attacks=apgd-ce+square, steps=5, queries=50)"
-    for name in (name for name in ATTACKS if ATTACKS[name]().has_eps):
+    for name in (
+        [name for name in ATTACKS if ATTACKS[name]().has_eps] if long else ("pgd", "square", "fab", "autoattack")
+    ):
         attack = parse(settings.get(name, name))
         if not attack.takes_random:
             with pytest.raises(UserError, match="can't attack a random model"):

@@ -4,6 +4,7 @@ import json
 
 import keras
 import numpy as np
+import pytest
 
 from tests.pipeline.conftest import CHEAP
 from tests.smoke import Smoke
@@ -151,6 +152,7 @@ def _count_gray(run, level):
     return [int((correct(x) & correct(np.clip(images, 0, 1))).sum()) for images in gray]
 
 
+@pytest.mark.long  # docs/extending.md has one as well
 def test_data_set(tmp_path, data_dir):
     write(tmp_path, toy_dataset=DATASET)
     run = Smoke(tmp_path / "run", data_dir)

@@ -38,16 +38,6 @@ def test_results_of_other_settings_do_not_stay(smoke, tmp_path):
     assert {(r["defense"], r["seed"]) for r in run.records()} == {("baseline", 1)}
 
 
-def test_results_of_earlier_defenses_stay(smoke, tmp_path):
-    (tmp_path / "more.py").write_text(DEFENSE.format(name="more"))
-    run = smoke.copy(tmp_path / "run")
-    run.succeed("--plugins=more", "--defenses=more(epochs=1)", "--stage=evaluate", cwd=tmp_path)
-    with_defense = run.records()
-    assert {r["defense"] for r in with_defense} == {"baseline", "augmented", "retrained", "more(epochs=1)"}
-    assert "nothing to do" in run.succeed("--plugins=more", "--stage=evaluate", cwd=tmp_path)
-    assert run.records() == with_defense
-
-
 def test_what_calls_itself_otherwise_is_refused(tmp_path, smoke):
     (tmp_path / "mine.py").write_text(ATTACK)
     done = smoke("--plugins=mine", "--attacks=my-attack", "--eval_size=24", cwd=tmp_path)
@@ -90,15 +80,17 @@ def test_the_state_of_an_unfinished_attack_is_not_continued_with_xla(smoke, tmp_
 
 def test_defenses_with_settings_are_trained_evaluated_and_kept(smoke, tmp_path):
     run = smoke.copy(tmp_path / "run")
-    run.succeed("--defenses=nfgsm(epochs=2),nfgsm(epochs=2, share=0.5)", "--stage=evaluate")
-    names = {"baseline", "augmented", "retrained", "nfgsm(epochs=2)", "nfgsm(epochs=2, share=0.5)"}
+    (tmp_path / "more.py").write_text(DEFENSE.format(name="more"))
+    defenses = "--defenses=nfgsm(epochs=2, share=0.5),more(epochs=1)"
+    run.succeed("--plugins=more", defenses, "--stage=evaluate", cwd=tmp_path)
+    names = {"baseline", "augmented", "retrained", "more(epochs=1)", "nfgsm(epochs=2, share=0.5)"}
     assert {r["defense"] for r in run.records()} == names
     (folder,) = (run.workdir / "models/resnet_tiny").glob("nfgsm_epochs=2_share=0.5-*")
     history = json.loads((folder / "history.json").read_text())["history"]
     assert len(history["val_robust_accuracy"]) == 2
     inputs = run.manifest(f"models/resnet_tiny/{folder.name}")["inputs"]
     assert inputs["eps"] == 0.03 and inputs["weight_decay"] == 5e-3
-    run.succeed("--stage=evaluate")
+    assert "nothing to do" in run.succeed("--plugins=more", "--stage=evaluate", cwd=tmp_path)
     assert {r["defense"] for r in run.records()} == names
     done = run("--defenses=nfgsm(shar=1)")
     assert (

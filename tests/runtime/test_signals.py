@@ -167,7 +167,7 @@ def ended(process):
 @pytest.mark.parametrize(
     "call, number, code",
     [
-        ("a long tf.function", signal.SIGTERM, 143),
+        pytest.param("a long tf.function", signal.SIGTERM, 143, marks=pytest.mark.long),
         pytest.param("tracing and compiling", signal.SIGINT, 130, marks=pytest.mark.long),
         pytest.param("a call of C that releases the lock", signal.SIGTERM, 143, marks=pytest.mark.long),
         ("a call of C that releases the lock", signal.SIGINT, 130),

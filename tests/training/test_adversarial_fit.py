@@ -34,7 +34,7 @@ def test_at_eps_0_it_is_plain_keras(options, small_digits):
     compiled = {"loss": keras.losses.CategoricalCrossentropy(label_smoothing=0.1), "metrics": ["accuracy"]}
     wrapper = robust(model, "nfgsm", 0.0, keras.optimizers.Adam(0.01), input_range=(0, 255), **compiled | options)
     plain.compile(keras.optimizers.Adam(0.01), **{"jit_compile": False} | compiled | options)
-    given = {"epochs": 3, "validation_data": (x[:50], y[:50]), "class_weight": weights}
+    given = {"epochs": 2, "validation_data": (x[:50], y[:50]), "class_weight": weights}
     a, b = fit(wrapper, x, y, **given), fit(plain, x, y, **given)
     for name, values in b.items():
         assert a[name] == (pytest.approx(values, rel=1e-4) if "jit_compile" in options else values)
