@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 # What numbers are drawn for.
-START, TARGET, QUERY, SAMPLE = range(4)
+START, TARGET, QUERY, SAMPLE, ORDER = range(5)
 _MASK = 2**64 - 1
 
 
@@ -22,7 +22,7 @@ def drawn(
     Args:
       draw: takes a generator; returns an array of the same shape each time.
       seed: any int.
-      stream: what the numbers are for, `START`, `TARGET`, `QUERY` or `SAMPLE`.
+      stream: what the numbers are for, such as `START`.
       numbers: int64 (N,), the numbers of the images.
       rounds: int (N,), the restart of each.
 
