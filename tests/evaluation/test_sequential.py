@@ -172,6 +172,11 @@ def test_what_has_no_precision_is_refused(model, labeled, attack, eps, options, 
         evaluate(model, labeled[0][:8], labeled[1][:8], attack, eps, **{"precision": 0.1} | options)
 
 
+def test_no_images(model):
+    with pytest.raises(ValueError, match="at least one image"):
+        evaluate(model, np.zeros((0, 2, 2, 1), "float32"), np.zeros(0, int), "fgsm", 0.1, precision=0.1)
+
+
 def test_a_data_set_has_its_own_order(model, labeled):
     with pytest.raises(ValueError, match="give arrays of images and labels"):
         evaluate(model, tf.data.Dataset.from_tensor_slices(labeled).batch(8), attack="fgsm", eps=0.1, precision=0.1)

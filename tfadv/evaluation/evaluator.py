@@ -259,7 +259,7 @@ class _Evaluation:
 
     def pieces(self, data: LabeledImages) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """(images, labels, row numbers int64 (M,)): in order, or in random order where there is a precision."""
-        if self.precision is None or data.n is None:
+        if self.precision is None or not data.n:
             row = 0
             for x, y in data.pieces(self.piece_size(data.n)):
                 yield x, y, np.arange(row, row + len(y))
