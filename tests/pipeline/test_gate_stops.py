@@ -65,7 +65,7 @@ def test_attacks_run_from_cheap_to_dear_and_those_that_change_nothing_are_skippe
     monkeypatch.setattr(stages.steps, "evaluate_attack", evaluate_attack)
     monkeypatch.setattr(stages.steps, "check", lambda run, each, n: "checks")
     monkeypatch.setattr(stages, "publish", lambda run: None)
-    monkeypatch.setattr(stages, "has_failed", lambda run, each, baseline: each.name in "ab" and bool(done))
+    monkeypatch.setattr(stages, "has_failed", lambda run, each, baseline: each.name in "ab")
 
     @contextlib.contextmanager
     def looking():
