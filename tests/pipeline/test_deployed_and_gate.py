@@ -66,7 +66,11 @@ def test_file_and_model_side_by_side_and_requirements(folder, evaluated):
     # What was measured serves other requirements.
     again = run(folder, *FLAGS, "--require=accuracy>=0.5; worst_class(accuracy)>=0.01")
     assert again.returncode == 0 and "nothing to do" in again.stdout and again.stdout.count("worst of 10 classes") == 2
-    assert run(folder, *FLAGS, "--require=worst_class(pgd(steps=3))@0.15>=0.99").returncode == 1
+    more = ("--attacks=apgd-ce,pgd(steps=3)", "--require=worst_class(pgd(steps=3))@0.15>=0.99; worst@0.15>=0.999")
+    failed = run(folder, *FLAGS, *more)
+    assert (
+        failed.returncode == 1 and "nothing to do" in failed.stdout and failed.stderr.count("apgd-ce is skipped") == 2
+    )
     assert run(folder, *FLAGS, "--require=accuracy>=0.5; pgd(steps=3)@0.15>=0.01").returncode == 2
 
 

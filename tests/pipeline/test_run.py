@@ -145,7 +145,7 @@ def test_a_first_answer_about_all_models_comes_before_long_attacks(monkeypatch, 
     monkeypatch.setattr(stages.steps, "check", step(lambda n: "checks"))
     monkeypatch.setattr(stages, "publish", lambda run: None)
     config = types.SimpleNamespace(
-        eval_size=0, shard="", attacked_images=lambda name, n: 100 if name == "autoattack" else n
+        eval_size=0, shard="", require="", attacked_images=lambda name, n: 100 if name == "autoattack" else n
     )
     this = types.SimpleNamespace(
         config=config, attacks=attacks, sizes={}, compares=True, dataset=types.SimpleNamespace(sizes={"test": 360})

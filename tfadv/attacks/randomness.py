@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 # What numbers are drawn for.
-START, TARGET, QUERY, SAMPLE, KEY = range(5)
+START, TARGET, QUERY, SAMPLE, KEY, ORDER = range(6)
 _MASK = 2**64 - 1
 _LOW = 2**32 - 1
 
@@ -25,7 +25,7 @@ def drawn(
     Args:
       draw: takes a generator; returns an array of the same shape each time.
       seed: any int.
-      stream: what the numbers are for, `START`, `TARGET`, `QUERY`, `SAMPLE` or `KEY`.
+      stream: what the numbers are for, such as `START`.
       numbers: int64 (N,), the numbers of the images.
       rounds: int (N,), the restart of each.
 

@@ -82,6 +82,11 @@ class LabeledImages:
         if not number:
             raise ValueError("there must be at least one image.")
 
+    def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Some of the images, as `pieces` yields them, by their ascending row numbers; not of a data set."""
+        x = tf.gather(self._x, rows) if isinstance(self._x, tf.Tensor) else self._x[rows]
+        return self._pixels(x), self._y[rows]
+
     def _pixels(self, x: np.ndarray) -> np.ndarray:
         if self._read is None:
             self._read = pixel_reader(x if self._batches else self._x, self._range)

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,16 @@ from tfadv.attacks.cost import Cost
 from tfadv.attacks.gradient import check_inputs, compiled_logits, logits_and_gradient, sizes_of
 from tfadv.attacks.losses import LOSSES
 from tfadv.attacks.norms import get_norm
+from tfadv.attacks.randomness import ORDER, generators
 from tfadv.datasets.arrays import LabeledImages
 from tfadv.datasets.batches import full_batches, perturbed, to_float
 from tfadv.datasets.storage import Images
 from tfadv.errors import check_whole_number
 from tfadv.evaluation.distributed import OnAllDevices
 from tfadv.evaluation.guessing import hardly_better_than_guessing, largest_share
-from tfadv.evaluation.result import CostSummary, Result, concatenate
+from tfadv.evaluation.result import CostSummary, Result, concatenate, is_precise
 from tfadv.evaluation.rounding import has_8_bits, rounded
+from tfadv.evaluation.sequential import BLOCK, Sample
 from tfadv.models.compiled import PerModel, deployed_layers
 from tfadv.models.expectation import passes_of
 from tfadv.models.image_model import fitted, image_model
@@ -104,6 +106,7 @@ def evaluate(
     seed: int = 0,
     first: int = 0,
     keep_images: bool = False,
+    precision: float | None = None,
     execution: Execution | None = None,
 ) -> Result:
     """Attacks images and counts which of them the model still classifies correctly.
@@ -128,13 +131,17 @@ def evaluate(
       first: number of the first image.  The random numbers of an image depend on its number, so that the parts of a
         data set give the same results as the whole.
       keep_images: whether the result holds the adversarial images, which take four bytes per pixel and eps.
+      precision: draws images in random order until the 95% intervals of the clean and of all robust accuracies end
+        within this distance of the accuracies, such as 0.02 for ±2 percentage points.  The intervals are then those of
+        `tfadv.evaluation.sequential`, and `Result.sample` has the numbers of the images.  None attacks all images.
       execution: how it runs; None shows a progress bar in a terminal.
 
     Returns:
       A `Result`.
 
     Raises:
-      ValueError: an argument has the wrong type, shape or range, or the model's last layer is a softmax.
+      ValueError: an argument has the wrong type, shape or range, or the model's last layer is a softmax; or `precision`
+        is given with a data set, or with an attack that has no accuracy of single images at an eps.
       UserError: the attack or a setting is unknown.
     """
     attack = _untargeted(attack)
@@ -143,7 +150,8 @@ def evaluate(
     sizes = _sizes(attack, eps)
     data = LabeledImages(images, labels, input_range_of(model), prepared=execution is not None)
     model = image_model(model)
-    evaluation = _Evaluation(model, attack, sizes, batch_size, seed, keep_images)
+    evaluation = _Evaluation(model, attack, sizes, batch_size, seed, keep_images, precision)
+    evaluation.check_precision(data)
     if execution is not None:
         return evaluation.run(data, first, execution)[0]
     with tqdm(total=data.n, unit="image", leave=False, disable=progress_disabled()) as bar:
@@ -203,6 +211,7 @@ class _Evaluation:
     batch_size: int
     seed: int
     keep_images: bool
+    precision: float | None
 
     @property
     def epsilons(self) -> list[float]:
@@ -210,18 +219,57 @@ class _Evaluation:
         return [] if self.eps is None else np.atleast_1d(self.eps).tolist()
 
     def run(self, data: LabeledImages, first: int, execution: Execution) -> tuple[Result, np.ndarray]:
-        """(the result of all images, their classes int64 (N,)); `first` is the number of the first image."""
-        started, results, classes = time.monotonic(), [], []
+        """(the result of the images, their classes int64 (N,)); `first` is the number of the first image."""
+        started, results, classes, numbers = time.monotonic(), [], [], []
         devices = execution.devices or Devices()
         devices.check_batch(self.batch_size)
         execution = dataclasses.replace(execution, devices=devices)
-        for x, y in data.pieces(self.piece_size(data.n)):
-            results.append(self.of_piece(x, y, first, execution))
+        for x, y, rows in self.pieces(data):
+            results.append(self.of_piece(x, y, first + rows, execution))
             classes.append(y)
-            first += len(y)
-        result = concatenate(results)
+            numbers.append(rows)
+            if self.precision is not None and is_precise(results, self.precision):
+                break
+        result, drawn = concatenate(results), np.concatenate(numbers)
+        if self.precision is not None and data.n is not None:
+            order = np.argsort(drawn)
+            sample = Sample(drawn[order], data.n, self.precision)
+            result = dataclasses.replace(result.take(order), sample=sample)
         cost = dataclasses.replace(result.cost, seconds=round(time.monotonic() - started, 2))
         return dataclasses.replace(result, cost=cost), np.concatenate(classes)
+
+    def check_precision(self, data: LabeledImages) -> None:
+        """Raises ValueError where images can't be drawn until intervals are narrow."""
+        precision = self.precision
+        if precision is None:
+            return
+        if not 0 < precision < 1:
+            raise ValueError(f"precision must be above 0 and below 1, such as 0.02 for ±2 points; got {precision!r}.")
+        if data.n is None:
+            raise ValueError(
+                "precision draws images in random order, and a data set has its own: give arrays of images and labels."
+            )
+        if isinstance(self.attack, (StoredPerturbations, FixedImages)):
+            raise ValueError(f"precision is for attacks that are run: {self.attack.name} has the images of all.")
+        if self.sets or (self.eps is None and getattr(self.attack, "has_eps", True)):
+            raise ValueError(
+                f"precision is for the accuracy at an eps, and {self.attack.name} is measured by "
+                f"{'sets of images' if self.sets else 'distances: give an eps'}."
+            )
+
+    def pieces(self, data: LabeledImages) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """(images, labels, row numbers int64 (M,)): in order, or in random order where there is a precision."""
+        if self.precision is None or not data.n:
+            row = 0
+            for x, y in data.pieces(self.piece_size(data.n)):
+                yield x, y, np.arange(row, row + len(y))
+                row += len(y)
+            return
+        (generator,) = generators(self.seed, ORDER, np.zeros(1, np.int64), np.zeros(1, np.int64))
+        order = generator.permutation(data.n)
+        for start in range(0, data.n, BLOCK):
+            rows = np.sort(order[start : start + BLOCK])
+            yield *data.take(rows), rows
 
     def piece_size(self, n: int | None) -> int:
         """How many images are attacked in one piece: many, because AutoAttack regroups those that remain."""
@@ -231,8 +279,8 @@ class _Evaluation:
         pixels = math.prod(size or 1 for size in shape[1:]) if isinstance(shape, tuple) else 1
         return self.batch_size * max(1, _PIECE_BYTES // (4 * max(pixels, 1) * self.batch_size))
 
-    def of_piece(self, images: np.ndarray, labels: np.ndarray, first: int, execution: Execution) -> Result:
-        """The result of some of the images; `first` is the number of the first one."""
+    def of_piece(self, images: np.ndarray, labels: np.ndarray, numbers: np.ndarray, execution: Execution) -> Result:
+        """The result of some of the images; `numbers`: theirs, int64 (M,), see `evaluate`."""
         model, attack, devices, shape = self.model, self.attack, execution.devices, images.shape
         assert devices is not None
         cost, images = Cost(), fitted(model, images)
@@ -255,7 +303,7 @@ class _Evaluation:
             common: dict[str, Any] = dict(seed=self.seed, batch_size=self.batch_size, cost=cost)
             common |= dict(progress=execution.progress, resume=execution.resume)
             if isinstance(attack, Attack):
-                common["image_numbers"] = np.arange(first, first + len(labels))
+                common["image_numbers"] = numbers
             clean = predict(model, x, self.batch_size, devices) == labels
             if self.sets:
                 adversarial, kept = self._on_sets(x, labels, devices, **common)

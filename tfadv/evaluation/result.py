@@ -12,6 +12,7 @@ import numpy as np
 
 from tfadv.evaluation.intervals import mean_interval
 from tfadv.evaluation.records import median, median_interval, wilson_interval
+from tfadv.evaluation.sequential import Sample, anytime_interval, precise
 
 _FEW, _FEW_SHARE = 3, 0.01  # robust images without a gradient that are not worth a warning
 
@@ -75,6 +76,9 @@ class Result:
       rounded_correct: bool (E, N), whether the adversarial image is classified correctly after rounding to 8 bits,
         within eps; of models of `tfadv.deployed`, and with `keep_images`.  None where the images themselves have no
         whole grey levels, or the attack returns no images, as FGSM, which runs in one pass.
+      sample: which of the images these N are, where `evaluate` drew them until intervals were narrow enough; None where
+        they are all.  Image k of two results is the same one only where `sample.images` are equal.  To compare two
+        models image by image, evaluate both on all images.
     """
 
     attack: str | None
@@ -89,6 +93,7 @@ class Result:
     gradients_checked: int = 0
     without_gradient: int = 0
     rounded_correct: np.ndarray | None = None
+    sample: Sample | None = dataclasses.field(default=None, repr=False)
 
     @property
     def n(self) -> int:
@@ -120,13 +125,18 @@ class Result:
     def interval(self) -> Any:
         """The 95% interval (low, high) of the robust accuracy, or a tuple with one per eps: Wilson's.
 
+        Of a `sample`: `anytime_interval`, also where all images were drawn in the end.
         Of several sets of corrupted images: that of a bootstrap over images, `mean_interval`.
         """
-        return (
-            mean_interval(self.robust)
-            if self.sets
-            else self._per_eps([wilson_interval(int(row.sum()), len(row)) for row in self.robust])
-        )
+        return mean_interval(self.robust) if self.sets else self._per_eps(self._intervals())
+
+    def _intervals(self) -> list[tuple[float, float]]:
+        """The intervals of `interval`, one for each row of `robust`."""
+        counts = [int(row.sum()) for row in self.robust]
+        if self.sample is None:
+            return [wilson_interval(count, self.n) for count in counts]
+        found = (anytime_interval(count, self.n, self.sample.precision) for count in counts)
+        return [(float(low), float(high)) for low, high in found]
 
     @property
     def median_distance(self) -> float:
@@ -186,19 +196,33 @@ class Result:
         return self._per_eps([float(s.sum() / f.sum()) if f.any() else math.nan for s, f in zip(still, fooled)])
 
     def first(self, n: int) -> Result:
-        """The result of the first n images, without the adversarial images; the cost stays that of all."""
+        """The result of the first n images, without the adversarial images; the cost stays that of all.
+
+        Raises:
+          ValueError: the images are a sample, whose first ones are not a random one.
+        """
+        _refuse_samples([self])
+        return dataclasses.replace(self, adversarial=None).take(np.arange(min(n, self.n)))
+
+    def take(self, rows: np.ndarray) -> Result:
+        """The result of these rows, int (M,), in this order; the cost stays that of all."""
+        adversarial = self.adversarial
+        if adversarial is not None:
+            adversarial = adversarial.take(rows, axis=1 if self._has_levels else 0)
         return dataclasses.replace(
             self,
-            clean_correct=self.clean_correct[:n],
-            adversarial_correct=self.adversarial_correct[:, :n],
-            adversarial=None,
-            distances=None if self.distances is None else self.distances[:n],
-            rounded_correct=None if self.rounded_correct is None else self.rounded_correct[:, :n],
+            clean_correct=self.clean_correct[rows],
+            adversarial_correct=self.adversarial_correct[:, rows],
+            adversarial=adversarial,
+            distances=None if self.distances is None else self.distances[rows],
+            rounded_correct=None if self.rounded_correct is None else self.rounded_correct[:, rows],
         )
 
     def summary(self) -> str:
         """A line for the clean accuracy, one per eps, and what else is to be known; of sets, their means."""
         lines = [f"clean: {self.clean_accuracy:.1%} of {self.n} images"]
+        if self.sample is not None:
+            lines.append(self.sample.summary(is_precise([self], self.sample.precision)))
         if self.sets:
             return "\n".join([*lines, *self._summary_of_sets()])
         if self.distances is not None:
@@ -209,8 +233,7 @@ class Result:
             )
         if self.eps is not None or self.distances is None:
             sizes = self.eps if isinstance(self.eps, tuple) else (self.eps,)
-            for eps, row in zip(sizes, self.robust):
-                low, high = wilson_interval(int(row.sum()), len(row))
+            for eps, row, (low, high) in zip(sizes, self.robust, self._intervals()):
                 size = "" if eps is None else f", eps {eps:.4g}"
                 lines.append(f"{self.attack}{size}: {row.mean():.1%} robust (95% interval {low:.1%} to {high:.1%})")
         return "\n".join([*lines, *filter(None, [self.rounding(), self.left_out(), self.upper_bound()])])
@@ -267,8 +290,24 @@ class Result:
         return tuple(values) if isinstance(self.eps, tuple) else values[0]
 
 
+def is_precise(results: Sequence[Result], precision: float) -> bool:
+    """Whether the intervals of the clean and all robust accuracies on the images of all results are narrow enough."""
+    counts = [[r.clean_correct.sum(), *r.robust.sum(axis=1)] for r in results]
+    return precise(np.sum(counts, axis=0), sum(r.n for r in results), precision)
+
+
+def _refuse_samples(results: Sequence[Result]) -> None:
+    if any(r.sample is not None for r in results):
+        raise ValueError("images that were drawn until intervals were narrow: call evaluate(…) without precision.")
+
+
 def concatenate(results: Sequence[Result]) -> Result:
-    """The result of all images from the results of some of them, in order."""
+    """The result of all images from the results of some of them, in order.
+
+    Raises:
+      ValueError: the images of a result are a sample.
+    """
+    _refuse_samples(results)
     return dataclasses.replace(
         results[0],
         clean_correct=np.concatenate([r.clean_correct for r in results]),
@@ -294,8 +333,9 @@ def worst_case(results: Sequence[Result]) -> Result:
     """The images that are robust under every one of several attacks on the same images at the same eps.
 
     Raises:
-      ValueError: the results are of different numbers of images or eps, or of sets of corrupted images.
+      ValueError: the results are of different numbers of images or eps, of samples, or of sets of corrupted images.
     """
+    _refuse_samples(results)
     if any(r.sets for r in results):
         raise ValueError("sets of corrupted images have no worst case with other attacks.")
     if len({(r.n, r.eps) for r in results}) != 1:

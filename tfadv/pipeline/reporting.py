@@ -19,7 +19,14 @@ from tfadv.defenses import DEFENSES
 from tfadv.defenses.base import Defense
 from tfadv.errors import UserError
 from tfadv.evaluation.guessing import largest_share
-from tfadv.evaluation.records import Record, attack_records, fgsm_records, set_records, worst_case_records
+from tfadv.evaluation.records import (
+    WORST_CASE,
+    Record,
+    attack_records,
+    fgsm_records,
+    set_records,
+    worst_case_records,
+)
 from tfadv.evaluation.result import worst_case
 from tfadv.models import MODELS
 from tfadv.pipeline import steps
@@ -253,27 +260,48 @@ def judge(run: Run, baseline: Sequence[Record] = ()) -> list[gate.Decision]:
       run: settings, work folder and devices.
       baseline: the results to compare with, see `tfadv.pipeline.baseline`.
     """
-    decisions, wanted = [], gate.requirements(run.config.require)
-    classes = None
-    if any(requirement.of_worst_class for requirement in wanted):
-        classes = run.dataset.class_names, run.dataset.images["test"].labels
-    for each in _judged(run):
-        with run.cache.looking():
-            found = steps.check(run, each, _input(run, f"diagnostics/{each.folder}"))
-            suspicious = sum(bool(one.result.upper_bound()) for one in _attacked(run, each))
-        checks = steps.read_checks(run, found) if found.content is not None else []
-        suspicious += sum(one.passed is False for one in checks)
-        of_model = records(run, each)
-        for requirement in wanted:
-            decisions.append(
-                gate.decide(requirement, each.name, of_model, suspicious, classes=classes, baseline=baseline)
-            )
+    decisions = [decision for each in _judged(run) for decision in _decisions(run, each, baseline)]
     if not run.workdir.follower:
         (run.workdir.root / "gate.xml").write_text(gate.junit(decisions), encoding="utf-8")
         if os.environ.get("GITHUB_STEP_SUMMARY"):
             with open(os.environ["GITHUB_STEP_SUMMARY"], "a", encoding="utf-8") as summary:
                 summary.write(gate.markdown(decisions))
     return decisions
+
+
+def _decisions(run: Run, trained: Trained, baseline: Sequence[Record]) -> list[gate.Decision]:
+    """One for each requirement, from the results of a model that are there."""
+    wanted = gate.requirements(run.config.require)
+    classes = None
+    if any(requirement.of_worst_class for requirement in wanted):
+        classes = run.dataset.class_names, run.dataset.images["test"].labels
+    with run.cache.looking():
+        found = steps.check(run, trained, _input(run, f"diagnostics/{trained.folder}"))
+        suspicious = sum(bool(one.result.upper_bound()) for one in _attacked(run, trained))
+    checks = steps.read_checks(run, found) if found.content is not None else []
+    suspicious += sum(one.passed is False for one in checks)
+    of_model = records(run, trained)
+    return [
+        gate.decide(requirement, trained.name, of_model, suspicious, classes=classes, baseline=baseline)
+        for requirement in wanted
+    ]
+
+
+def has_failed(run: Run, trained: Trained, baseline: Sequence[Record]) -> bool:
+    """Whether every requirement about attacks has failed for a model, so that no further attack changes a verdict.
+
+    A further attack can only lower the worst case, if it is on as many images and in the same norm.  What is compared
+    with the worst case of a baseline needs the same attacks as that.
+    """
+    if trained.name not in {each.name for each in _judged(run)}:
+        return False
+    found = [decision for decision in _decisions(run, trained, baseline) if decision.requirement.attack]
+    worst = [decision.requirement for decision in found if decision.requirement.attack == WORST_CASE]
+    n, sized = run.dataset.sizes["test"], [attack for attack in run.attacks if attack.has_eps]
+    kinds = {(run.config.attacked_images(each.name, n), getattr(each, "norm", "linf")) for each in sized}
+    if worst and (len(kinds) > 1 or any(requirement.relative for requirement in worst)):
+        return False
+    return bool(found) and all(decision.verdict == gate.FAILED for decision in found)
 
 
 def _judged(run: Run) -> list[Trained]:

@@ -10,13 +10,16 @@ import time
 from collections.abc import Callable, Sequence
 
 from tfadv import gate
+from tfadv.attacks import ATTACKS
+from tfadv.attacks.base import Attack
 from tfadv.config import REPORTED, STATUS, Config
 from tfadv.datasets.storage import limit_memory_pools
+from tfadv.evaluation.records import Record
 from tfadv.models import own
 from tfadv.pipeline import steps
 from tfadv.pipeline.baseline import read_baseline
 from tfadv.pipeline.cached import Entry
-from tfadv.pipeline.reporting import judge, publish, read_summary, report
+from tfadv.pipeline.reporting import has_failed, judge, publish, read_summary, report
 from tfadv.pipeline.run import Run
 from tfadv.pipeline.status import status_text
 from tfadv.pipeline.steps import Evaluation
@@ -60,14 +63,14 @@ def run(config: Config) -> tuple[str, int]:
             LOG.info("%s", this.devices)
         signals.install()  # where there are several hosts, TensorFlow has replaced the handler of SIGTERM
         baseline = read_baseline(this)  # what is wrong with it shows before hours of attacks
-        _run_stage(this)
+        _run_stage(this, baseline)
         publish(this)
         decisions = judge(this, baseline) if config.require else []
         lines = [_closing_text(this), *(str(decision) for decision in decisions)]
         return "" if follower else "\n".join(lines), gate.exit_code(decisions)
 
 
-def _run_stage(run: Run) -> None:
+def _run_stage(run: Run, baseline: Sequence[Record]) -> None:
     stage = run.config.stage
     steps.prepare(run)
     if stage == "prepare":
@@ -85,7 +88,7 @@ def _run_stage(run: Run) -> None:
             steps.evaluate_fgsm(run, steps.train(run, model, run.first(model)))
             publish(run)
     else:
-        evaluations, further = _evaluate(run)
+        evaluations, further = _evaluate(run, baseline)
         if stage == "explain":
             for trained in steps.all_trained(run):
                 steps.explain(run, trained)
@@ -100,17 +103,25 @@ def _run_stage(run: Run) -> None:
                 steps.export(run, trained)
 
 
-def _evaluate(run: Run) -> tuple[list[Evaluation], list[Entry]]:
-    """Evaluates every model and defense as the settings ask for; returns also the entries that are no evaluation."""
+def _evaluate(run: Run, baseline: Sequence[Record] = ()) -> tuple[list[Evaluation], list[Entry]]:
+    """Evaluates every model and defense as the settings ask for; returns also the entries that are no evaluation.
+
+    With `--require`, attacks run from cheap to dear, and those that can no longer change a verdict do not run.
+    """
     trained = steps.all_trained(run)  # what is wrong with a defense shows before hours of attacks
     publish(run)  # results of the weights before must not stay
     _log_sizes(run)
     # A first answer about every model comes before the long work, which begins with the attack named first.
-    by_attack = [_in_turn(run, trained, functools.partial(steps.evaluate_fgsm, run))]
-    for attack in run.attacks:
+    by_model = [[first] for first in _in_turn(run, trained, functools.partial(steps.evaluate_fgsm, run))]
+    attacks, order = run.attacks, list(ATTACKS)
+    if run.config.require:
+        attacks = sorted(attacks, key=lambda each: order.index(each.name))
+    for number, attack in enumerate(attacks):
+        own = [i for i, each in enumerate(trained) if not (number and _is_needless(run, each, attack, baseline))]
         evaluate = functools.partial(steps.evaluate_attack, run, attack=attack, sizes=run.sizes.get(attack.label, ()))
-        by_attack.append(_in_turn(run, trained, evaluate))
-    evaluations = [evaluation for of_model in zip(*by_attack) for evaluation in of_model]
+        for i, evaluation in zip(own, _in_turn(run, [trained[i] for i in own], evaluate)):
+            by_model[i].append(evaluation)
+    evaluations = [evaluation for of_model in by_model for evaluation in of_model]
     further: list[Entry] = []
     if run.attacks and not run.config.shard:
         n = run.dataset.sizes["test"]
@@ -120,6 +131,20 @@ def _evaluate(run: Run) -> tuple[list[Evaluation], list[Entry]]:
                 further.append(steps.transfer(run, each, trained, n))
             further.append(steps.check(run, each, n))
     return evaluations, further
+
+
+def _is_needless(run: Run, trained: Trained, attack: Attack, baseline: Sequence[Record]) -> bool:
+    """Whether an attack, which is not on the disk, can't change what `--require` says of a model; says so."""
+    if not run.config.require or not has_failed(run, trained, baseline):
+        return False
+    with run.cache.looking():
+        if steps.evaluate_attack(run, trained, attack, sizes=run.sizes.get(attack.label, ())).entry.content:
+            return False
+    LOG.info(
+        "%s is skipped: %s has failed every requirement about attacks; a run without --require includes it",
+        *(attack.label, trained.name),
+    )
+    return True
 
 
 def _log_sizes(run: Run) -> None:
