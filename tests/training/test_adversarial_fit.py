@@ -13,6 +13,7 @@ from tfadv.defenses.nfgsm import NFGSM
 from tfadv.evaluation.evaluator import evaluate
 from tfadv.models.logits import classifier
 from tfadv.training.adversarial_model import AdversarialModel
+from tfadv.training.callbacks import RobustAccuracy
 
 
 @pytest.mark.parametrize(
@@ -200,6 +201,20 @@ def test_callbacks_of_every_form(small_digits):
     with pytest.raises(KeyboardInterrupt):
         fit(wrapper, *small_digits, epochs=3, callbacks=Stop())
     assert int(wrapper._total) == 0  # train_on_batch takes the full eps again
+
+
+def test_a_library_may_wrap_fit_to_add_a_callback(small_digits, monkeypatch):
+    """As mlflow.keras.autolog does."""
+    seen, plain = [], keras.Model.fit
+
+    def wrapped(self, *args, **kwargs):
+        note = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(sorted(logs)))
+        return plain(self, *args, **kwargs | {"callbacks": [*kwargs.get("callbacks", ()), note]})
+
+    monkeypatch.setattr(keras.Model, "fit", wrapped)
+    accuracy = RobustAccuracy(*small_digits, attack="fgsm", eps=0.1)
+    fit(robust(mlp()), *small_digits, epochs=2, callbacks=[accuracy])
+    assert [("val_robust_accuracy" in logs) for logs in seen] == [True, True]
 
 
 def test_one_hot_labels_of_unknown_width(small_digits):

@@ -264,15 +264,17 @@ class AdversarialModel(keras.Model):
           ValueError: pixels in another range than `input_range`; after the first batch, or at the end of an epoch.
         """
         own = _Position()
+        # By name, as libraries that wrap `keras.Model.fit` to add a callback expect it (mlflow.keras.autolog).
+        kwargs |= {"x": x, "y": y, "batch_size": batch_size, "epochs": epochs, "verbose": verbose}
         try:
             if not isinstance(callbacks, keras.callbacks.CallbackList):
                 given = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks] if callbacks else []
-                return super().fit(x, y, batch_size, epochs, verbose, [*given, own], **kwargs)
+                return super().fit(callbacks=[*given, own], **kwargs)
             own.set_model(self)
             own.set_params(callbacks.params)
             callbacks.callbacks.append(own)
             try:
-                return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
+                return super().fit(callbacks=callbacks, **kwargs)
             finally:
                 callbacks.callbacks.remove(own)
         finally:
