@@ -91,8 +91,13 @@ def flags() -> argparse.Namespace:
     return options
 
 
-if __name__ == "__main__":
+def on_both(measure: Callable[[str, keras.Model, np.ndarray, np.ndarray], None]) -> None:
+    """Calls `measure` with the name of each network, the network, and test images with labels."""
     options = flags()
     train, test = images(options.data_dir, f"train[:{TRAINED_ON}]"), images(options.data_dir, f"test[:{IMAGES}]")
     for name, eps in (("clean", 0.0), ("nfgsm", 8 / 255)):
         measure(name, trained(options.folder / f"{name}.keras", *train, eps), *test)
+
+
+if __name__ == "__main__":
+    on_both(measure)
