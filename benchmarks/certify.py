@@ -10,6 +10,7 @@ radius is known.
 import pathlib
 import sys
 import time
+from importlib.util import find_spec
 
 import tfadv  # before TensorFlow
 
@@ -89,6 +90,8 @@ def main(argv):
     if SETTINGS.only == "coverage":
         coverage()
         return
+    if SETTINGS.only == "art" and not find_spec("art"):
+        sys.exit("ART is not installed: pip install adversarial-robustness-toolbox statsmodels")
     (x_train, y_train), (x, y) = images_of("cifar10", SETTINGS.train, SETTINGS.certified, data_dir=SETTINGS.data_dir)
     for name in ("gaussian",) if SETTINGS.only == "art" else ("gaussian", "plain"):
         keras.utils.set_random_seed(0)
