@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import pathlib
 import time
+from collections.abc import Callable
 
 import tfadv  # before TensorFlow
 
@@ -49,10 +50,12 @@ def network() -> keras.Model:
     )
 
 
-def trained(path: pathlib.Path, x: np.ndarray, y: np.ndarray, eps: float) -> keras.Model:
+def trained(
+    path: pathlib.Path, x: np.ndarray, y: np.ndarray, eps: float, build: Callable[[], keras.Model] = network
+) -> keras.Model:
     """The network of that file; trained, with N-FGSM where eps is not 0, and written, where it is missing."""
     if not path.exists():
-        model = network()
+        model = build()
         wrapped = tfadv.AdversarialModel(model, defense="nfgsm", eps=eps) if eps else model
         wrapped.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
         wrapped.fit(x, y, batch_size=128, epochs=EPOCHS, verbose=2)
@@ -78,12 +81,23 @@ def measure(name: str, model: keras.Model, x: np.ndarray, y: np.ndarray) -> None
     print(f"{len(y)} images", flush=True)
 
 
-if __name__ == "__main__":
+def flags() -> argparse.Namespace:
+    """The folders of the data and of the networks."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--data_dir")
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("runs/nearest"))
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
+    return options
+
+
+def on_both(measure: Callable[[str, keras.Model, np.ndarray, np.ndarray], None]) -> None:
+    """Calls `measure` with the name of each network, the network, and test images with labels."""
+    options = flags()
     train, test = images(options.data_dir, f"train[:{TRAINED_ON}]"), images(options.data_dir, f"test[:{IMAGES}]")
     for name, eps in (("clean", 0.0), ("nfgsm", 8 / 255)):
         measure(name, trained(options.folder / f"{name}.keras", *train, eps), *test)
+
+
+if __name__ == "__main__":
+    on_both(measure)

@@ -6,6 +6,7 @@ import pytest
 
 from tests.attacks.conftest import is_right
 from tfadv.attacks import Cost, HopSkipJump, RayS
+from tfadv.attacks.hopskipjump import LEAST_QUERIES, MOST_HALVINGS
 from tfadv.attacks.rays import _block
 from tfadv.store.resume import ResumeLog
 
@@ -142,3 +143,11 @@ def test_targeted_reaches_the_class():
     least = (logits[every, y] - logits[every, target]) / np.linalg.norm(w[:, y] - w[:, target], axis=0)
     ratio = found_distances(adversarial, x, "l2") / least
     assert (ratio > 0.9999).all()
+
+
+@pytest.mark.parametrize("norm, queries", [("l2", 300), ("linf", 500)])
+def test_hopskipjump_spends_what_is_left_on_one_more_estimate(norm, queries):
+    model, _, x, logits = linear((4, 4, 1))
+    cost = Cost()
+    HopSkipJump(norm=norm, queries=queries)(model, x, logits.argmax(axis=1), [0.0, LARGE], cost=cost)
+    assert queries - 2 * MOST_HALVINGS - LEAST_QUERIES < cost.forwards / 12 <= queries

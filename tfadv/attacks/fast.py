@@ -38,9 +38,10 @@ class Fast(AttackOfParts):
     1. APGD-CE.
     2. Targeted APGD on DLR with the three most likely other classes.
     3. The same with the next six classes, on the images whose margin part 2 has made small.  The others are given up.
-    4. Square Attack on a random tenth of the images.  If it fools one of them, the gradients are masked: then part 3
-       is run on the images that were given up, and Square Attack on all that remain in the call.  With masked
-       gradients, the result therefore depends on which images are attacked together: run AutoAttack.
+    4. Square Attack on a random tenth of the images, or on all where one of the tenth has no gradient.  If it fools
+       one of them, the gradients are masked: then part 3 is run on the images that were given up, and Square Attack on
+       all that remain in the call.  With masked gradients, the result therefore depends on which images are attacked
+       together: run AutoAttack.
 
     `Cost.remaining` holds the number of images that each part left: "apgd-ce", "apgd-t", "other targets" and "square".
     In it, "sample" counts the images that part 4 began with, and "given up" those that stayed so.
@@ -79,7 +80,7 @@ class Fast(AttackOfParts):
         yield "other targets", int(sweep.remaining.sum())
 
         sampled = sweep.remaining & sample(sweep.call)
-        if not sampled.any():  # of few images
+        if not sampled.any() or sweep.lacks_gradient(sampled):  # a tenth of few images; gradients that are zero
             sampled = sweep.remaining.copy()
         yield "sample", int(sampled.sum())
         sweep.run(square, eps, sampled)

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfadv import specs
 from tfadv.attacks import losses
 from tfadv.errors import UserError
-from tfadv.models.compiled import compiled_logits, logits_of
+from tfadv.models.compiled import PerModel, compiled_logits, logits_of
 from tfadv.models.expectation import Expectation
 from tfadv.models.logits import check_logits
 
@@ -189,3 +189,13 @@ def _check_values(model: Any, x: tf.Tensor, y: tf.Tensor, low: float, high: floa
         )
     if not 0 <= int(tf.reduce_min(y)) <= int(tf.reduce_max(y)) < classes:
         raise ValueError(f"y must be class numbers from 0 to {classes - 1}.")
+
+
+def _has_gradient(model: Any, x: tf.Tensor, y: tf.Tensor, *, loss: str) -> tf.Tensor:
+    """bool (N,): whether the gradient at the image is finite in all pixels and not 0 in some."""
+    _, gradient = logits_and_gradient(model, x, y, loss=losses.LOSSES[loss])
+    size = tf.abs(gradient)
+    return tf.reduce_any(size > 0, axis=(1, 2, 3)) & tf.reduce_all(tf.math.is_finite(size), axis=(1, 2, 3))
+
+
+compiled_has_gradient = PerModel(_has_gradient)

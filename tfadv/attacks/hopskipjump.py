@@ -15,6 +15,7 @@ from tfadv.specs import setting
 
 STARTS = 50  # random images, among which one is to be adversarial
 FIRST_QUERIES, MOST_QUERIES = 100, 10000  # for one estimate of a gradient: 100 · √t
+LEAST_QUERIES = 20  # for the last estimate, which takes what is left
 FIRST_DELTA = 0.1  # of the range of pixels: how far the first queries are from the image
 MOST_HALVINGS = 25
 LEAST_CHANGE = 1e-5  # of a pixel in a query, of the range of pixels: less would be lost in float32
@@ -80,13 +81,14 @@ class HopSkipJump(LabelsOnlyAttack):
         return get_norm(self.norm).norm(tf.constant(a) - tf.constant(b)).numpy().reshape(-1).astype(np.float64)
 
     def iterate(self, i: int, search: Search, rows: np.ndarray, call: Call) -> np.ndarray:
-        """Algorithm 2 of the paper, with t = i + 1; an image without queries for a whole iteration is done."""
+        """Algorithm 2 of the paper, with t = i + 1; an image whose queries hardly allow another estimate is done."""
         t, (low, high), labels = i + 1, call.clip, search.labels
-        enough = labels.left[rows] >= FIRST_QUERIES * np.sqrt(t) + 2 * MOST_HALVINGS  # with the step and the bisection
-        rows = rows[enough]
+        left = labels.left[rows] - 2 * MOST_HALVINGS  # for the step and the bisection
+        enough = left >= LEAST_QUERIES
+        rows, numbers = rows[enough], np.minimum(left[enough], min(int(FIRST_QUERIES * np.sqrt(t)), MOST_QUERIES))
         if not len(rows):
             return enough
-        direction = self._estimate(t, search, rows, call)
+        direction = self._estimate(t, search, rows, numbers, call)
         at, step = search.nearest[rows], search.distance[rows] / np.sqrt(t)
         moved, found = at.copy(), np.zeros(len(rows), bool)
         for _ in range(MOST_HALVINGS):
@@ -101,10 +103,10 @@ class HopSkipJump(LabelsOnlyAttack):
         self._to_boundary(search, rows[found], moved[found])
         return enough
 
-    def _estimate(self, t: int, search: Search, rows: np.ndarray, call: Call) -> np.ndarray:
-        """The direction of the gradient at images on the boundary, from 100 · √t queries each (eq. 9 and 16)."""
+    def _estimate(self, t: int, search: Search, rows: np.ndarray, numbers: np.ndarray, call: Call) -> np.ndarray:
+        """The direction of the gradient at images on the boundary (eq. 9 and 16); numbers: int (M,), of queries."""
         at, (low, high), n = search.nearest[rows], call.clip, len(rows)
-        d, number = at[0].size, min(int(FIRST_QUERIES * np.sqrt(t)), MOST_QUERIES)
+        d, most = at[0].size, int(numbers.max())
         draws = generators(call.seed, QUERY, search.numbers[rows], np.full(n, t))
         scale = (d if self.norm == "linf" else np.sqrt(d)) * self._theta(search)
         delta = np.full(n, FIRST_DELTA * (high - low)) if t == 1 else scale * search.distance[rows]
@@ -112,8 +114,8 @@ class HopSkipJump(LabelsOnlyAttack):
         far = delta.astype(np.float32)[:, None, None, None, None]
         answers, sums, weighted = np.zeros(n), np.zeros(at.shape), np.zeros(at.shape)
         at_once = max(1, _AT_ONCE // at.size)
-        for start in range(0, number, at_once):
-            size = (min(at_once, number - start), *at.shape[1:])
+        for start in range(0, most, at_once):
+            size = (min(at_once, most - start), *at.shape[1:])
             if self.norm == "linf":
                 u = np.stack([2 * g.random(size, np.float32) - 1 for g in draws])
             else:
@@ -121,12 +123,13 @@ class HopSkipJump(LabelsOnlyAttack):
             u /= np.sqrt(np.square(u).sum(axis=(2, 3, 4), keepdims=True))
             queries = np.clip(at[:, None] + far * u, low, high)
             u = (queries - at[:, None]) / far
-            found = search.labels.ask(queries.reshape(-1, *at.shape[1:]), np.repeat(rows, size[0])).reshape(n, -1)
-            phi = np.where(found, 1.0, -1.0)
+            asked = start + np.arange(size[0]) < numbers[:, None]
+            phi = np.zeros(asked.shape)
+            phi[asked] = np.where(search.labels.ask(queries[asked], rows[asked.nonzero()[0]]), 1.0, -1.0)
             answers += phi.sum(axis=1)
-            sums += u.sum(axis=1, dtype=np.float64)
+            sums += (asked[..., None, None, None] * u).sum(axis=1, dtype=np.float64)
             weighted += (phi[..., None, None, None] * u).sum(axis=1)
-        mean = (answers / number)[:, None, None, None]
+        mean = (answers / numbers)[:, None, None, None]
         gradient = np.where(np.abs(mean) == 1, mean * sums, weighted - mean * sums)
         if self.norm == "linf":
             return np.sign(gradient).astype(np.float32)

@@ -10,10 +10,13 @@ import tensorflow as tf
 
 from tfadv.attacks.base import Attack, Call, Images, to_attack
 from tfadv.attacks.fab import FAB
+from tfadv.attacks.gradient import compiled_has_gradient
 from tfadv.attacks.iterative import IterativeAttack
 from tfadv.attacks.loop import ADVERSARIAL
 from tfadv.models.compiled import compiled_logits
 from tfadv.runtime import compilation
+
+_CHECKED = 32  # images
 
 
 class AttackOfParts(Attack):
@@ -90,6 +93,15 @@ class Sweep:
         images[rows], scores[rows] = self._attack(attack, rows, eps, ADVERSARIAL, order)
         self._keep(np.flatnonzero(scores <= ADVERSARIAL), images)
         return scores
+
+    def lacks_gradient(self, among: np.ndarray) -> bool:
+        """Whether the margin of one of the first `_CHECKED` images that remain, of those among, has no gradient."""
+        rows = np.flatnonzero(self.remaining & among)[:_CHECKED]
+        if not len(rows):
+            return False
+        x, y = (tf.gather(part, np.resize(rows, _CHECKED)) for part in (self.images.x, self.images.y))
+        self.call.cost.add(gradients=len(rows))
+        return not compiled_has_gradient(self.call.model, x, y, loss="cw").numpy().all()
 
     def run_for_all_eps(self, name: str, attack: FAB, eps: tf.Tensor) -> None:
         """Attacks the images that remain with FAB, whose walk does not depend on eps: each of them once."""

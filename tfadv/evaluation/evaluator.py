@@ -16,8 +16,7 @@ from tqdm import tqdm
 from tfadv.attacks.autoattack import AutoAttack
 from tfadv.attacks.base import Attack
 from tfadv.attacks.cost import Cost
-from tfadv.attacks.gradient import check_inputs, compiled_logits, logits_and_gradient, sizes_of
-from tfadv.attacks.losses import LOSSES
+from tfadv.attacks.gradient import check_inputs, compiled_has_gradient, compiled_logits, sizes_of
 from tfadv.attacks.norms import get_norm
 from tfadv.attacks.randomness import ORDER, generators
 from tfadv.datasets.arrays import LabeledImages
@@ -398,7 +397,7 @@ class _Evaluation:
         loss = "ce" if loss == "ce" else "cw"
         found = []
         for rows, new in full_batches(len(labels), self.batch_size):
-            found.append(_compiled_has_gradient(self.model, to_float(images[rows]), labels[rows], loss=loss)[:new])
+            found.append(compiled_has_gradient(self.model, to_float(images[rows]), labels[rows], loss=loss)[:new])
         return np.concatenate(found)
 
     def _check(self, images: np.ndarray, labels: np.ndarray) -> None:
@@ -445,14 +444,6 @@ def _stored_correct(model: Any, images: tf.Tensor, y: tf.Tensor, perturbations: 
     return _correct(model, perturbed(to_float(images), perturbations, eps[:, None, None, None, None]), y)
 
 
-def _gradient_found(model: Any, x: tf.Tensor, y: tf.Tensor, *, loss: str) -> tf.Tensor:
-    """bool (N,): whether the gradient at the image is finite in all pixels and not 0 in some."""
-    _, gradient = logits_and_gradient(model, x, y, loss=LOSSES[loss])
-    size = tf.abs(gradient)
-    return tf.reduce_any(size > 0, axis=(1, 2, 3)) & tf.reduce_all(tf.math.is_finite(size), axis=(1, 2, 3))
-
-
-_compiled_has_gradient = PerModel(_gradient_found)
 _compiled_one_pass = PerModel(_one_pass_correct)
 _compiled_stored = PerModel(_stored_correct)
 
