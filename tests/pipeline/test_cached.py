@@ -209,6 +209,19 @@ def test_continues_with_the_part_that_failed(workdir):
     assert not (workdir.root / "parts/attacks/some").exists()
 
 
+def test_parts_that_a_killed_process_left_beside_the_whole_are_removed(workdir, monkeypatch):
+    parts = Rows([3, 2])
+    with monkeypatch.context() as patch:
+        patch.setattr(type(workdir), "remove", lambda *_: None)  # killed before it
+        parts(Cache(workdir))
+    assert (workdir.root / "parts/attacks/some").exists()
+    with (later := Cache(workdir)).looking():
+        parts(later)
+    assert (workdir.root / "parts/attacks/some").exists()
+    parts(Cache(workdir))
+    assert not (workdir.root / "parts/attacks/some").exists() and len(parts.done) == 2
+
+
 def test_parts_of_another_division_or_of_other_inputs_are_not_used(workdir):
     with pytest.raises(RuntimeError):
         Rows([2, 2, 2], fail_at=2)(Cache(workdir))

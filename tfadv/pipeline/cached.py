@@ -162,6 +162,8 @@ class Cache:
         """
         entry, made_from = self._find(name, inputs, stage)
         if made_from is None:
+            if entry.content is not None and not self._looks:
+                self.workdir.discard(f"parts/{name}")  # a process that was killed here left them
             return entry
         if self._shard and not is_goal:
             raise self._missing_for_shard(entry)

@@ -214,6 +214,11 @@ class Workdir:
             shutil.rmtree(self._scratch(name), ignore_errors=True)
         self.barrier()
 
+    def discard(self, name: str) -> None:
+        """Removes a folder that no process reads, if it is there."""
+        if not self.follower and (self.root / name).exists():
+            shutil.rmtree(self.root / name, ignore_errors=True)
+
     # ---- state of unfinished work ---------------------------------------------------------------------------
 
     def scratch(self, name: str, inputs: Mapping[str, Any]) -> pathlib.Path:
