@@ -81,6 +81,10 @@ class Run:
             if attack.label not in [each.label for each in self.attacks]:
                 self.attacks.append(attack)
                 self.sizes |= {attack.label: sizes} if sizes else {}
+            elif sizes != self.sizes.get(attack.label, ()):
+                raise UserError(
+                    f"--attacks names {attack.label} twice, at other sizes: give it once, as {attack.label}@0.1+0.2."
+                )
         self.devices = Devices(config.distribute)
         self.devices.check_batch(config.batch_size, config.batch_parts)
         workdir.barrier = functools.partial(self.devices.sum_over_workers, 1)
