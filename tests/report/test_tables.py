@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.report.conftest import make_record, without_published
+from tests.report.conftest import EPSILONS, make_record, without_published
 from tfadv import paper
 from tfadv.defenses.trades import TRADES
 from tfadv.report import markdown, page, plots, summary, tables
@@ -111,6 +111,18 @@ def test_results_of_one_model_of_one_defense_are_enough(data):
         assert report_headline(alone) == "Test images: 100."
         (table,) = report_tables(alone).values()
         assert table.rows[0][1] == pytest.approx(80.0) and "augmented" not in table.head
+
+
+def test_an_attack_that_ran_twice_has_two_rows(full_data):
+    """With sizes of its own, on other images and at another cost."""
+    (first,) = [r for r in full_data.records if r.attack_label == "pgd" and r.eps == EPSILONS[0]]
+    own = dataclasses.replace(first, eps=0.5, n=7, cost={**first.cost, "seconds": 8.0})
+    table = tables.attacks_table(dataclasses.replace(full_data, records=(*full_data.records, own)))
+    rows = [dict(zip(table.head, row)) for row in table.rows if row[2] == "pgd"]
+    assert [(row["images"], row["seconds"], row["eps 0.5"] is None) for row in rows] == [
+        ("100", "3", True),
+        ("7", "8", False),
+    ]
 
 
 def test_transfer_matrix_has_attacked_models_as_rows(data):
