@@ -147,6 +147,8 @@ def test_transfer_matrix_of_several_attacks_names_the_best_on_another_model(data
     assert "PGD and mifgsm" in table.title and "PGD at" in tables.matrix_table(without_attack(several)).title
     drawn = [text.get_text() for text in plots.matrix_plot(several).axes[0].texts]
     assert drawn == ["0", "40", "9", "30", "2", "8"]
+    alone = {"a": {"n": 100, "eps": 0.03, "correct": {"a": 0}, "attack": {"a": "pgd"}}}
+    assert tables.matrix_table(dataclasses.replace(data, transfer_matrix=alone)).rows == [("a", 0.0)]
 
 
 def without_attack(data):

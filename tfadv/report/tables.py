@@ -270,7 +270,8 @@ def matrix_table(data: ReportData) -> Table | None:
     by = "PGD"
     if "attack" in first:
         by = "the best of PGD and mifgsm"
-        rows.append(("best transfer", *(_best_transfer(data.transfer_matrix, target) for target in targets)))
+        best = [_best_transfer(data.transfer_matrix, target) for target in targets]
+        rows += [("best transfer", *best)] if any(best) else []
     title = f"Transfer matrix. Accuracy on images attacked by {by} at eps {first['eps']:g} on the model of the row, %"
     return Table(f"{title} ({first['n']:,} images)", ("attacked on", *targets), rows)
 
