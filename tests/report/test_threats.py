@@ -39,9 +39,9 @@ def data():
 
 def test_a_row_for_each_threat(data):
     table = threats_table(data)
-    assert table.head == ("threat", "attack", "m/baseline", "m/nfgsm")
-    shown = {row[:2]: [float(cell.split(" ")[0]) for cell in row[2:]] for row in table.rows}
-    assert list(shown) == [
+    assert table.head == ("threat", "attack", "images", "m/baseline", "m/nfgsm")
+    shown = {row[:2]: [float(cell.split(" ")[0]) for cell in row[3:]] for row in table.rows}
+    assert {row[2] for row in table.rows} == {"100"} and list(shown) == [
         ("none", ""),
         ("L∞ 0.03", "FGSM"),
         ("L∞ 0.03", "pgd"),
@@ -65,7 +65,7 @@ def test_certified_accuracy_is_a_threat_of_its_own(data):
     found = Certificate(0.25, 1000, 100, 0.001, np.zeros(4, int), np.zeros(4, int), counts)
     assert [radius >= 0.25 for radius in found.radius] == [False, False, True, True]
     row = threats_table(dataclasses.replace(data, certificates={"m/nfgsm": found})).rows[-1]
-    assert row[:2] == ("any within L2 0.25", "certified") and row[2] is None and row[3].startswith("50.0 [")
+    assert row[:4] == ("any within L2 0.25", "certified", "4", None) and row[4].startswith("50.0 [")
 
 
 def test_a_size_of_its_own_may_be_one_of_the_run(data):
@@ -76,7 +76,7 @@ def test_a_size_of_its_own_may_be_one_of_the_run(data):
 
 def corrupted(data, *records):
     table = threats_table(dataclasses.replace(data, records=(*data.records, *records)))
-    return {row[:2]: row[2] for row in table.rows}["corruption", "corruptions"]
+    return {row[:2]: row[3] for row in table.rows}["corruption", "corruptions"]
 
 
 def test_the_same_set_of_two_attacks_counts_once(data):

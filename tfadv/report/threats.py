@@ -14,7 +14,7 @@ from tfadv.report.table import Cell, Table
 NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
 OTHERS = {"spatial": "rotation and shift", "patch": "patch"}
 
-_Row = tuple[str, str, Callable[[str], Cell]]  # threat, attack, and the cell of a "model/defense"
+_Row = tuple[str, str, set[int], Callable[[str], Cell]]  # threat, attack, images, and the cell of a "model/defense"
 
 
 def threats_table(data: ReportData) -> Table | None:
@@ -25,23 +25,23 @@ def threats_table(data: ReportData) -> Table | None:
     """
     names = list(dict.fromkeys(f"{record.model}/{record.defense}" for record in data.records))
     rows = [
-        (threat, attack, *map(cell, names))
+        (threat, attack, " / ".join(f"{n:,}" for n in sorted(images)), *map(cell, names))
         for part in (_clean(data), _under_attacks(data), _transfer(data), _other_changes(data), _certified(data))
-        for threat, attack, cell in part
+        for threat, attack, images, cell in part
     ]
     if len({str(row[0]).split(" ")[0] for row in rows} - {"none", "stored"}) < 2:
         return None
     title = "Threats. Accuracy, % [95% interval], without a change and under each kind of change"
-    return Table(title, ("threat", "attack", *names), rows)
+    return Table(title, ("threat", "attack", "images", *names), rows)
 
 
-def _cells(records: list[Record]) -> Callable[[str], Cell]:
+def _row(threat: str, attack: str, records: list[Record]) -> _Row:
     found = {f"{record.model}/{record.defense}": record.interval_text for record in records}
-    return found.get
+    return threat, attack, {record.n for record in records}, found.get
 
 
 def _clean(data: ReportData) -> Iterator[_Row]:
-    yield "none", "", _cells([record for record in data.records if record.protocol == "clean"])
+    yield _row("none", "", [record for record in data.records if record.protocol == "clean"])
 
 
 def _under_attacks(data: ReportData) -> Iterator[_Row]:
@@ -58,14 +58,14 @@ def _under_attacks(data: ReportData) -> Iterator[_Row]:
         label = "FGSM" if record.settings is None else record.attack_label
         found.setdefault((list(NORMS).index(record.norm), record.eps or 0.0, label), []).append(record)
     for (norm, size, label), records in sorted(found.items(), key=lambda item: item[0]):
-        yield f"{list(NORMS.values())[norm]} {size:.4g}", label, _cells(records)
+        yield _row(f"{list(NORMS.values())[norm]} {size:.4g}", label, records)
 
 
 def _transfer(data: ReportData) -> Iterator[_Row]:
     eps = max(data.epsilons, default=None)
     records = [record for record in data.records if record.protocol == "transfer" and record.eps == eps]
     if records:
-        yield f"stored images {eps:.4g}", "FGSM on the surrogate", _cells(records)
+        yield _row(f"stored images {eps:.4g}", "FGSM on the surrogate", records)
 
 
 def _other_changes(data: ReportData) -> Iterator[_Row]:
@@ -79,7 +79,8 @@ def _other_changes(data: ReportData) -> Iterator[_Row]:
     for label, found in groups.items():
         first = next(iter(next(iter(found.values())).values()))
         threat = "corruption" if "corruption" in (first.settings or {}) else OTHERS.get(str(first.attack), "other")
-        yield threat, label, {name: _mean(list(own.values())) for name, own in found.items()}.get
+        images = {record.n for own in found.values() for record in own.values()}
+        yield threat, label, images, {name: _mean(list(own.values())) for name, own in found.items()}.get
 
 
 def _mean(records: list[Record]) -> Cell:
@@ -102,4 +103,5 @@ def _certified(data: ReportData) -> Iterator[_Row]:
     for name, found in data.certificates.items():
         low, high = found.interval(radius)
         cells[name] = f"{100 * found.accuracy(radius):.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-    yield f"any within L2 {radius:.4g}", "certified", cells.get
+    images = {len(found.radius) for found in data.certificates.values()}
+    yield f"any within L2 {radius:.4g}", "certified", images, cells.get
