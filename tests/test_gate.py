@@ -79,7 +79,7 @@ def test_sizes_of_an_attack_alone():
     gate.check(given, (EPS,), "pgd(norm=l2)@0.25+0.5,pgd")
     with pytest.raises(UserError, match="measured at eps 0.25,0.5, not at 0.0313725"):
         gate.check(gate.requirements("pgd(norm=l2)@8/255>=0.4"), (EPS,), "pgd(norm=l2)@0.25+0.5,pgd")
-    with pytest.raises(UserError, match="--attacks does not name worst"):  # over one attack of the run's sizes
+    with pytest.raises(UserError, match="no attack of --attacks has the sizes"):  # over one attack of the run's sizes
         gate.check(gate.requirements("worst@8/255>=0.4"), (EPS,), "pgd@0.1")
 
 
@@ -90,12 +90,12 @@ def test_attacks_without_eps_are_refused(attack):
 
 
 def test_the_worst_case_needs_an_attack_with_eps():
-    with pytest.raises(UserError, match="--attacks does not name worst"):
+    with pytest.raises(UserError, match="no attack of --attacks has the sizes of --epsilons"):
         gate.check(gate.requirements("worst@0.03>=0.5"), [0.03], "spatial")
 
 
 def test_the_worst_case_needs_attacks():
-    with pytest.raises(UserError, match="does not name worst"):
+    with pytest.raises(UserError, match="no attack of --attacks has the sizes of --epsilons"):
         gate.check(gate.requirements("worst@8/255>=0.4"), (EPS,), "")
 
 

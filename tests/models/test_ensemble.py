@@ -30,7 +30,7 @@ def test_models_of_one_name_in_half_precision_and_of_another_range_fit():
     assert loss(y, both(adversarial)) > loss(y, both(x))
 
 
-@pytest.mark.parametrize("kind", ["none", "classes", "softmax", "random"])
+@pytest.mark.parametrize("kind", ["none", "classes", "softmax", "random", "shapeless"])
 def test_what_can_not_be_averaged_is_refused(kind):
     a = perceptron(4)
     softmax = keras.Sequential([keras.Input((6, 6, 2)), *a.layers, keras.layers.Softmax()])
@@ -39,7 +39,9 @@ def test_what_can_not_be_averaged_is_refused(kind):
         "classes": [a, perceptron(3)],
         "softmax": [softmax, a],
         "random": [a, tfadv.expectation(a)],
+        "shapeless": [a, keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(4)], name="mine")],
     }[kind]
     words = {"none": "got none", "classes": r"\(4,\)", "softmax": "softmax", "random": "expectation of the ensemble"}
+    words["shapeless"] = "mine has none: use tfadv.classifier"
     with pytest.raises(ValueError, match=words[kind]):
         tfadv.ensemble(parts)

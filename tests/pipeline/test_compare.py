@@ -117,6 +117,20 @@ def test_a_defense_is_named_once(started, tmp_path):
         started("--flagfile=smoke", "--defenses=nfgsm,nfgsm(noise=2)", f"--workdir={tmp_path}")
 
 
+def test_an_attack_that_is_named_twice_needs_the_same_sizes(started, tmp_path):
+    this = started("--flagfile=smoke", "--attacks=pgd@0.1,pgd(steps=10)@0.1", f"--workdir={tmp_path}")
+    assert [attack.label for attack in this.attacks] == ["pgd"] and this.sizes == {"pgd": (0.1,)}
+    with pytest.raises(UserError, match="pgd twice, at other sizes"):
+        started("--flagfile=smoke", "--attacks=pgd@0.1,pgd(steps=10)", f"--workdir={tmp_path}")
+
+
+def test_a_size_in_grey_levels_is_refused(started, tmp_path):
+    """In L2 it may be larger than 1."""
+    assert started("--flagfile=smoke", "--attacks=ddn@2,pgd(norm=l2)@3", f"--workdir={tmp_path}").sizes
+    with pytest.raises(UserError, match="pgd has a size above 1"):
+        started("--flagfile=smoke", "--attacks=pgd@0.1+8", f"--workdir={tmp_path}")
+
+
 def test_a_budget_below_one_image_per_round_is_not_taken_for_no_budget(smoke, tmp_path):
     done = smoke.copy(tmp_path / "run")("--overwrite", "--stage=retrain", "--defenses=rounds", "--budget=2")
     assert done.returncode == 1 and "--budget=2 is too small" in done.stderr and "Traceback" not in done.stderr

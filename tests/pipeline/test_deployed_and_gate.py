@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+import types
 from xml.etree import ElementTree
 
 import keras
@@ -15,9 +16,12 @@ from tests import commands
 from tests.pipeline.conftest import CHEAP
 from tests.pipeline.test_own_model import ROOT, save_model
 from tests.serving import send, serving
-from tfadv.evaluation.records import Record
+from tfadv.evaluation.records import ModelId, Record, attack_records
+from tfadv.evaluation.result import Result
 from tfadv.models.runtimes import LiteRT
+from tfadv.pipeline import baseline
 from tfadv.pipeline.baseline import read_baseline
+from tfadv.pipeline.results import save_result
 
 FLAGS = (
     "--dataset=npz:digits.npz", "--stage=evaluate", "--models=int8.tflite,mine.keras", "--twin=mine.keras",
@@ -108,6 +112,21 @@ def test_a_baseline_image_by_image_and_from_counts(folder, evaluated, started, m
     np.testing.assert_array_equal(found["int8", "worst"].per_image, both)
     monkeypatch.setattr(this.dataset, "record", this.dataset.record | {"test": this.dataset.record["test"][::-1]})
     assert all(record.per_image is None for record in read_baseline(this))  # other images
+
+
+@pytest.mark.parametrize("own_sizes", [True, False])
+def test_outcomes_of_an_attack_with_sizes_of_its_own(tmp_path, own_sizes):
+    """Its folder is named after them."""
+    folder, robust = tmp_path / "attacks/mine/original/bim_0.1_0.2", np.array([[1, 1, 0], [0, 1, 0]], bool)
+    folder.mkdir(parents=True)
+    save_result(folder, Result("bim", {}, (0.1, 0.2), np.ones(3, bool), robust))
+    inputs = {"attack": "bim", "own_sizes": own_sizes}
+    earlier = types.SimpleNamespace(root=tmp_path, manifest=lambda name: {"inputs": inputs}, open=tmp_path.joinpath)
+    of_model = ModelId("digits", "mine", "original", 0)
+    cost = {"gradients": 1, "forwards": 1}
+    for record, row in zip(attack_records(of_model, (0.1, 0.2), robust, "bim", {"steps": 1}, cost), robust):
+        found = baseline._outcomes(earlier, dataclasses.replace(record, per_image=None))
+        assert (found.tolist() if own_sizes else found) == (row.tolist() if own_sizes else None)
 
 
 def test_a_service_that_fails_and_the_run_that_goes_on(tmp_path, digits):

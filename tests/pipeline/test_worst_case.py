@@ -1,6 +1,7 @@
 """The worst case over several attacks joins what is measured in one norm."""
 
 import contextlib
+import dataclasses
 import types
 
 import numpy as np
@@ -44,3 +45,41 @@ def test_one_norm(monkeypatch, specs, correct, labels):
     assert [(r.attack, r.correct) for r in records if r.eps == 0.9] == [("bim", 0)]
     (worst,) = [r for r in records if r.attack == "worst"]
     assert (worst.correct, worst.settings["attacks"]) == (correct, labels)
+
+
+def test_an_attack_has_one_accuracy_at_a_size(monkeypatch):
+    first, second = evaluation("bim", [0, 0, 0, 1], sizes=(0.9,)), evaluation("bim", [0, 0, 1, 1], sizes=(0.8, 0.9))
+    second.result = dataclasses.replace(second.result, adversarial_correct=np.array([[0, 1, 1, 1], [0, 0, 1, 1]], bool))
+    fgsm = evaluation("fgsm", [1, 1, 0, 0])
+    fgsm.entry, fgsm.transfer = types.SimpleNamespace(content="a"), fgsm.result
+    monkeypatch.setattr(steps, "evaluate_fgsm", lambda *_: fgsm)
+    monkeypatch.setattr(steps, "model_id", lambda *_: ModelId("digits", "mine", "original", 0))
+    monkeypatch.setattr(steps, "surrogate", lambda *_: types.SimpleNamespace(name="mine/original"))
+    monkeypatch.setattr(reporting, "_attacked", lambda *_: [first, second])
+    run = types.SimpleNamespace(
+        cache=types.SimpleNamespace(looking=contextlib.nullcontext), config=types.SimpleNamespace(epsilons=(0.5,))
+    )
+    found = [(r.eps, r.correct) for r in reporting.records(run, None) if r.attack == "bim"]
+    assert found == [(0.9, 1), (0.8, 3)]
+
+
+def test_what_this_run_asks_for_comes_first_then_most_images(monkeypatch, tmp_path):
+    made = {"a": ([0.1], 20, False), "b": ([0.3, 0.6], 30, True), "c": ([0.6], 90, True), "d": ([0.7], 10, True)}
+    manifests = {}
+    for name, (epsilons, n, own) in made.items():
+        (tmp_path / "attacks/m/original" / name).mkdir(parents=True)
+        inputs = {"attack": "bim", "epsilons": epsilons, "images": n} | ({"own_sizes": True} if own else {})
+        manifests[f"attacks/m/original/{name}"] = {"inputs": inputs}
+
+    def evaluate_attack(run, trained, attack, n, sizes):
+        return types.SimpleNamespace(entry=types.SimpleNamespace(content="a"), found=(n, sizes))
+
+    monkeypatch.setattr(steps, "evaluate_attack", evaluate_attack)
+    workdir = types.SimpleNamespace(root=tmp_path, manifest=manifests.get)
+    trained = types.SimpleNamespace(folder="m/original")
+    for sizes, expected in (
+        ({}, [(20, ()), (90, (0.6,)), (30, (0.3, 0.6)), (10, (0.7,))]),
+        ({"bim": (0.3, 0.6)}, [(30, (0.3, 0.6)), (90, (0.6,)), (20, ()), (10, (0.7,))]),
+    ):
+        run = types.SimpleNamespace(workdir=workdir, sizes=sizes)
+        assert [each.found for each in reporting._attacked(run, trained)] == expected

@@ -110,7 +110,7 @@ def test_what_was_tested_in_other_norms_and_without_an_attacker(shown):
 def test_the_worst_class_is_first_on_the_page(shown, tmp_path):
     tables = {table.title.split(":")[0]: table for table in evidence.class_tables(shown)}
     table = tables["resnet18/baseline"]
-    assert "under the worst case of all attacks at eps 0.1" in table.title
+    assert "under the worst case of fgsm, pgd, pgd(steps=50) at eps 0.1" in table.title
     attacked = [float(row[4].split()[0]) for row in table.rows]
     assert len(attacked) == 3 and attacked == sorted(attacked)
     page.write(tmp_path, shown)

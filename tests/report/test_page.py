@@ -85,6 +85,12 @@ def test_the_page_needs_nothing_else(written):
         assert table in text
 
 
+def test_the_page_names_the_best_attack_on_another_model(data, tmp_path):
+    row = {"n": 100, "eps": 0.1, "correct": {"a": 20, "b": 40}, "attack": {"a": "mifgsm", "b": "pgd"}}
+    _, text = parse(write(tmp_path, dataclasses.replace(data, transfer_matrix={"a": row, "b": row})))
+    assert "best transfer mifgsm on b pgd on a" in text
+
+
 def test_sort_keys_are_the_numbers_of_the_cells(written):
     parser, _ = parse(written)
     content = written.read_text(encoding="utf-8")

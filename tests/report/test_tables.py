@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.report.conftest import make_record, without_published
+from tests.report.conftest import EPSILONS, make_record, without_published
 from tfadv import paper
 from tfadv.defenses.trades import TRADES
 from tfadv.report import markdown, page, plots, summary, tables
@@ -113,6 +113,18 @@ def test_results_of_one_model_of_one_defense_are_enough(data):
         assert table.rows[0][1] == pytest.approx(80.0) and "augmented" not in table.head
 
 
+def test_an_attack_that_ran_twice_has_two_rows(full_data):
+    """With sizes of its own, on other images and at another cost."""
+    (first,) = [r for r in full_data.records if r.attack_label == "pgd" and r.eps == EPSILONS[0]]
+    own = dataclasses.replace(first, eps=0.5, n=7, cost={**first.cost, "seconds": 8.0})
+    table = tables.attacks_table(dataclasses.replace(full_data, records=(*full_data.records, own)))
+    rows = [dict(zip(table.head, row)) for row in table.rows if row[2] == "pgd"]
+    assert [(row["images"], row["seconds"], row["eps 0.5"] is None) for row in rows] == [
+        ("100", "3", True),
+        ("7", "8", False),
+    ]
+
+
 def test_transfer_matrix_has_attacked_models_as_rows(data):
     matrix = {
         "a/baseline": {"n": 200, "eps": 0.03, "correct": {"a/baseline": 2, "b/baseline": 100}},
@@ -135,6 +147,8 @@ def test_transfer_matrix_of_several_attacks_names_the_best_on_another_model(data
     assert "PGD and mifgsm" in table.title and "PGD at" in tables.matrix_table(without_attack(several)).title
     drawn = [text.get_text() for text in plots.matrix_plot(several).axes[0].texts]
     assert drawn == ["0", "40", "9", "30", "2", "8"]
+    alone = {"a": {"n": 100, "eps": 0.03, "correct": {"a": 0}, "attack": {"a": "pgd"}}}
+    assert tables.matrix_table(dataclasses.replace(data, transfer_matrix=alone)).rows == [("a", 0.0)]
 
 
 def without_attack(data):

@@ -24,8 +24,8 @@ def records(defense, gain):
     attacks = [under("pgd", eps, 0.2 + gain, defense) for eps in (0.01, 0.03)]
     own = [under("pgd", eps, 0.5 + gain, defense, norm="l2") for eps in (0.25, 0.5)]
     sets = [
-        dataclasses.replace(under("corruptions", None, 0.6 + share, defense, corruption="fog", severity=s), label="fog")
-        for s, share in ((1, 0.2), (5, 0.0))
+        dataclasses.replace(under("corruptions", None, 0.6 + share, defense, corruption="fog", severity=s), label=label)
+        for s, share, label in ((1, 0.2, "fog(severity=1)"), (5, 0.0, "fog(severity=5)"))
     ]
     space = make_record("m", defense, "whitebox", None, 0.4, attack="spatial", settings={"size": 1})
     return [clean, *fgsm, *attacks, *own, *sets, space]
@@ -39,9 +39,9 @@ def data():
 
 def test_a_row_for_each_threat(data):
     table = threats_table(data)
-    assert table.head == ("threat", "attack", "m/baseline", "m/nfgsm")
-    shown = {row[:2]: [float(cell.split(" ")[0]) for cell in row[2:]] for row in table.rows}
-    assert list(shown) == [
+    assert table.head == ("threat", "attack", "images", "m/baseline", "m/nfgsm")
+    shown = {row[:2]: [float(cell.split(" ")[0]) for cell in row[3:]] for row in table.rows}
+    assert {row[2] for row in table.rows} == {"100"} and list(shown) == [
         ("none", ""),
         ("L∞ 0.03", "FGSM"),
         ("L∞ 0.03", "pgd"),
@@ -65,7 +65,28 @@ def test_certified_accuracy_is_a_threat_of_its_own(data):
     found = Certificate(0.25, 1000, 100, 0.001, np.zeros(4, int), np.zeros(4, int), counts)
     assert [radius >= 0.25 for radius in found.radius] == [False, False, True, True]
     row = threats_table(dataclasses.replace(data, certificates={"m/nfgsm": found})).rows[-1]
-    assert row[:2] == ("any within L2 0.25", "certified") and row[2] is None and row[3].startswith("50.0 [")
+    assert row[:4] == ("any within L2 0.25", "certified", "4", None) and row[4].startswith("50.0 [")
+
+
+def test_a_size_of_its_own_may_be_one_of_the_run(data):
+    own = under("pgd", 0.01, 0.7, norm="l2")
+    table = threats_table(dataclasses.replace(data, records=(*data.records, own)))
+    assert ("L2 0.01", "pgd(norm=l2)") in [row[:2] for row in table.rows]
+
+
+def corrupted(data, *records):
+    table = threats_table(dataclasses.replace(data, records=(*data.records, *records)))
+    return {row[:2]: row[3] for row in table.rows}["corruption", "corruptions"]
+
+
+def test_the_same_set_of_two_attacks_counts_once(data):
+    again = next(record for record in data.records if record.label == "fog(severity=1)")
+    assert corrupted(data, again) == corrupted(data) and corrupted(data).startswith("70.0 [")
+
+
+def test_sets_of_different_images_have_no_interval(data):
+    snow = dataclasses.replace(under("corruptions", None, 0.1, corruption="snow"), label="snow", n=50)
+    assert corrupted(data, dataclasses.replace(snow, per_image=snow.per_image[:50])) == pytest.approx(50)
 
 
 def test_attacks_of_one_norm_alone_need_no_table(data):

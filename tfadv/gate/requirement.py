@@ -103,6 +103,8 @@ def check(wanted: Sequence[Requirement], epsilons: Sequence[float], attacks: str
             if spec[0] in WITHOUT_EPS:
                 raise UserError(f"--require={each.text}: {each.attack} has no eps, and a requirement names one.")
             found = [sizes for *own, sizes in known if tuple(own) == spec]
+        if not found and each.attack == WORST_CASE:
+            raise UserError(f"--require={each.text}: no attack of --attacks has the sizes of --epsilons.")
         if not found:
             raise UserError(f"--require={each.text}: --attacks does not name {each.attack}.")
         measured = sorted({size for sizes in found for size in sizes or epsilons})

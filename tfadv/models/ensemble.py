@@ -28,9 +28,14 @@ def ensemble(models: Sequence[keras.Model]) -> keras.Model:
       A functional `keras.Model` of the same images and classes.
 
     Raises:
-      ValueError: there is no model, one ends in a softmax or is a `tfadv.expectation`, or their shapes differ.
+      ValueError: there is no model, one ends in a softmax or is a `tfadv.expectation`, or their shapes differ or are
+        unknown, as those of a subclassed model.
     """
     parts = [image_model(model) for model in models]
+    for part in parts:
+        if not hasattr(part, "input_shape"):
+            name = getattr(part, "name", part)
+            raise ValueError(f"an ensemble needs the shape of its images, and {name} has none: use tfadv.classifier.")
     shapes = {(part.input_shape[1:], part.output_shape[1:]) for part in parts}
     if len(shapes) != 1:
         listing = "; ".join(f"{inputs} to {outputs}" for inputs, outputs in sorted(shapes, key=str)) or "none"

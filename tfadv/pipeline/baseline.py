@@ -94,9 +94,23 @@ def _of_attack(earlier: Workdir, record: Record, label: str) -> np.ndarray:
     of_tables = label in ("clean", "fgsm") and (record.attack == WORST_CASE or record.settings is None)
     if of_tables:
         result = load_result(earlier.open(f"evaluations/{folder}"), WHITEBOX)
-    else:
-        result = load_result(earlier.open(f"attacks/{folder}/{folder_name(label)}"))
-    return result.clean_correct if record.attack is None else result.robust[_row(result, record.eps)]
+        return result.clean_correct if record.attack is None else result.robust[_row(result, record.eps)]
+    of_worst_case = record.attack == WORST_CASE
+    names = [folder_name(label), *(() if of_worst_case else _with_own_sizes(earlier, folder, label))]
+    for name in names:
+        with contextlib.suppress(UserError, OSError, ValueError):  # it was not evaluated at this size
+            result = load_result(earlier.open(f"attacks/{folder}/{name}"))
+            row = result.robust[_row(result, record.eps)]
+            if of_worst_case or (len(row), int(row.sum())) == (record.n, record.correct):
+                return row
+    raise KeyError(label)
+
+
+def _with_own_sizes(earlier: Workdir, folder: str, label: str) -> list[str]:
+    """The folders of an attack with sizes of its own, see `tfadv.pipeline.steps.evaluate_attack`."""
+    names = [path.name for path in (earlier.root / "attacks" / folder).glob("[!.]*")]
+    inputs = {name: (earlier.manifest(f"attacks/{folder}/{name}") or {}).get("inputs", {}) for name in names}
+    return [name for name, made_from in inputs.items() if made_from.get("own_sizes") and made_from["attack"] == label]
 
 
 def _row(result: Result, eps: float | None) -> int:

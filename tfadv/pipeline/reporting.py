@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tfadv import __version__, attacks, gate, paper, specs
+from tfadv.attacks.base import Attack
 from tfadv.datasets.splits import SPLITS
 from tfadv.defenses import DEFENSES
 from tfadv.defenses.base import Defense
@@ -92,6 +93,7 @@ def records(run: Run, trained: Trained) -> list[Record]:
     model, epsilons = steps.model_id(run, trained), run.config.epsilons
     result, source = fgsm.result, steps.surrogate(run).name
     found = fgsm_records(model, epsilons, result.clean_correct, result.robust, fgsm.transfer.robust, source)
+    measured: set[tuple[str, float | None]] = set()  # an attack and a size have one accuracy, the first
     for each in others:
         own, cost = each.result, each.result.cost.to_dict()
         sizes = each.sizes or epsilons if each.attack.has_eps else (None,)
@@ -99,7 +101,9 @@ def records(run: Run, trained: Trained) -> list[Record]:
             found += set_records(model, own.sets, own.robust, own.attack or "", own.settings["constants"])
         else:
             names = own.attack or "", own.settings, cost, each.attack.label
-            found += attack_records(model, sizes, own.robust, *names, own.distances)
+            new = [i for i, size in enumerate(sizes) if (each.attack.label, size) not in measured]
+            measured |= {(each.attack.label, size) for size in sizes}
+            found += attack_records(model, [sizes[i] for i in new], own.robust[new], *names, own.distances)
     # One eps has another meaning in another norm.  FGSM is in linf.
     others = [each for each in others if each.attack.has_eps and not each.sizes]
     norms = [each.result.settings.get("norm", "linf") for each in others]
@@ -115,16 +119,20 @@ def records(run: Run, trained: Trained) -> list[Record]:
 
 
 def _attacked(run: Run, trained: Trained) -> Iterator[Evaluation]:
-    """The evaluations on the disk that are up to date, in the order of the table of attacks."""
+    """The evaluations on the disk that are up to date, in the order of the table of attacks.
+
+    Where an attack was evaluated at other sizes as well, what this run asks for comes first, then that on most images.
+    """
     order, found = list(attacks.ATTACKS), []
     for path in (run.workdir.root / "attacks" / trained.folder).glob("[!.]*"):
         with contextlib.suppress(KeyError, UserError):  # damaged, or of a plugin that is not loaded
             inputs = (run.workdir.manifest(path.relative_to(run.workdir.root).as_posix()) or {})["inputs"]
             attack = attacks.parse(inputs["attack"])
-            sizes = inputs["epsilons"] if inputs.get("own_sizes") else ()
-            found.append((order.index(attack.name), attack.label, attack, inputs["images"], sizes))
-    for _, _, attack, n, sizes in sorted(found, key=lambda each: each[:2]):
-        evaluation = steps.evaluate_attack(run, trained, attack, n, sizes)
+            sizes = tuple(inputs["epsilons"]) if inputs.get("own_sizes") else ()
+            others = sizes != run.sizes.get(attack.label, ())
+            found.append((order.index(attack.name), attack.label, others, -inputs["images"], sizes, attack))
+    for _, _, _, minus_n, sizes, attack in sorted(found, key=lambda each: each[:5]):
+        evaluation = steps.evaluate_attack(run, trained, attack, -minus_n, sizes)
         if evaluation.entry.content is not None:
             yield evaluation
 
@@ -185,7 +193,8 @@ def _data(run: Run, trained: Sequence[Trained], evaluations: Sequence[Evaluation
     transfers, checks, explanations, certificates = {}, {}, {}, {}
     with run.cache.looking():
         for each in trained:
-            row = steps.transfer(run, each, trained, _input(run, f"transfers/{each.folder}"))
+            name = f"transfers/{each.folder}"
+            row = steps.transfer(run, each, trained, _input(run, name), _others(run, name))
             if row.content is not None:
                 transfers[each.name] = steps.read_transfer(run, row)
             found = steps.check(run, each, _input(run, f"diagnostics/{each.folder}"))
@@ -318,6 +327,14 @@ def _input(run: Run, name: str, key: str = "images") -> int:
     """A number that an entry on the disk was made from, such as that of its images; 0 where there is none."""
     manifest = run.workdir.manifest(name)
     return manifest["inputs"][key] if manifest else 0
+
+
+def _others(run: Run, name: str) -> list[Attack]:
+    """The attacks beside PGD of a row of the transfer matrix on the disk."""
+    manifest = run.workdir.manifest(name) or {"inputs": {}}
+    with contextlib.suppress(UserError):  # of a version with other settings
+        return [attacks.parse(label) for label in manifest["inputs"].get("others", ())]
+    return []
 
 
 def _provenance(run: Run) -> dict[str, str]:

@@ -78,9 +78,17 @@ class Run:
         self.sizes: dict[str, tuple[float, ...]] = {}
         for name, settings, sizes in config.attack_specs:
             attack = specs.build(name, settings, attacks.ATTACKS)
+            if getattr(attack, "norm", "linf") == "linf" and max(sizes, default=0.0) > 1:
+                raise UserError(
+                    f"--attacks: {name} has a size above 1, the whole range of a pixel: write 8/255, not 8."
+                )
             if attack.label not in [each.label for each in self.attacks]:
                 self.attacks.append(attack)
                 self.sizes |= {attack.label: sizes} if sizes else {}
+            elif sizes != self.sizes.get(attack.label, ()):
+                raise UserError(
+                    f"--attacks names {attack.label} twice, at other sizes: give it once, as {attack.label}@0.1+0.2."
+                )
         self.devices = Devices(config.distribute)
         self.devices.check_batch(config.batch_size, config.batch_parts)
         workdir.barrier = functools.partial(self.devices.sum_over_workers, 1)

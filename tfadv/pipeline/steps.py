@@ -279,14 +279,17 @@ def _randomness(run: Run) -> dict[str, Any]:
 # ---- what a report adds ----------------------------------------------------------------------------------------------
 
 
-def transfer(run: Run, source: Trained, targets: Sequence[Trained], n: int) -> Entry:
+def transfer(
+    run: Run, source: Trained, targets: Sequence[Trained], n: int, attacks: Sequence[Attack] | None = None
+) -> Entry:
     """A row of the transfer matrix: how many of n images that are attacked on one model the others classify correctly.
 
-    Of PGD and each `mifgsm` of the run, the one that leaves a model fewest counts.  The attacks take all their steps,
-    because continuing after the decision boundary is crossed transfers better.
+    Of PGD and each `mifgsm` of the attacks, None: of the run, the one that leaves a model fewest counts.  They take all
+    their steps, because continuing after the decision boundary is crossed transfers better.
     """
     dataset, attack, eps = prepare(run), PGD(early_stop=False), max(run.config.epsilons)
-    others = [dataclasses.replace(each, early_stop=False) for each in run.attacks if isinstance(each, MIFGSM)]
+    given = run.attacks if attacks is None else attacks
+    others = [dataclasses.replace(each, early_stop=False) for each in given if isinstance(each, MIFGSM)]
 
     def build(folder: pathlib.Path, manifest: dict, resume: Any) -> None:
         test = dataset.images["test"]
@@ -317,7 +320,7 @@ def transfer(run: Run, source: Trained, targets: Sequence[Trained], n: int) -> E
             "source": source.name,
             "attack": attack.name,
             "attack_settings": attack.settings(),
-            **({"others": [each.settings() for each in others]} if others else {}),
+            **({"others": {each.label: each.settings() for each in others}} if others else {}),
             "eps": eps,
             "images": n,
             **_randomness(run),

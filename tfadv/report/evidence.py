@@ -156,7 +156,8 @@ def _percent(row: dict[str, Any]) -> str:
 
 
 def _words(record: Record) -> str:
-    name = "the worst case of all attacks" if record.attack == WORST_CASE else record.attack_label
+    attacks = ", ".join((record.settings or {}).get("attacks", ()))
+    name = f"the worst case of {attacks}" if record.attack == WORST_CASE else record.attack_label
     return name if record.eps is None else f"{name} at eps {record.eps:.4g}"
 
 

@@ -123,7 +123,8 @@ def _images(record: Record) -> str:
     if record.attack is None:
         return "clean"
     source = f", attacked on {record.source}" if record.source else ""
-    attack = "worst case per image of all attacks" if record.attack == WORST_CASE else record.attack_label
+    attacks = ", ".join((record.settings or {}).get("attacks", ()))
+    attack = f"worst case per image of {attacks}" if record.attack == WORST_CASE else record.attack_label
     return f"{attack}{source}" if record.eps is None else f"{attack}{source}, eps {record.eps:g}"
 
 

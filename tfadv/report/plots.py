@@ -108,7 +108,7 @@ def _accuracy_caption(data: ReportData, model: str) -> str:
     sizes = {f"{record.n:,}" for record in data.records if record.model == model and record.attack == WORST_CASE}
     if sizes:
         images = " / ".join(sorted(sizes))
-        lines.append(f"dashed in the worst case per image over all attacks, on {images} test images")
+        lines.append(f"dashed in the worst case per image over several attacks, on {images} test images")
     attacks = ", ".join(data.with_distances(model))
     if attacks:
         lines.append(f"without markers the share of images whose nearest adversarial image by {attacks} is further")

@@ -197,12 +197,14 @@ def attacks_table(data: ReportData) -> Table | None:
     if not records:
         return None
     epsilons = sorted({record.eps for record in records if record.eps is not None})
-    groups: dict[tuple[str, str, str], dict[float | None, Record]] = {}
+    groups: dict[tuple[str, ...], dict[float | None, Record]] = {}
     for record in records:
         attack = record.attack_label
         if record.attack == WORST_CASE:
             attack = f"worst case of {_attacks(record)}"
-        groups.setdefault((record.model, record.defense, attack), {})[record.eps] = record
+        # With sizes of its own, an attack may have run twice, on other numbers of images and at other costs.
+        evaluation = (record.model, record.defense, attack, str((record.n, record.cost)))
+        groups.setdefault(evaluation, {})[record.eps] = record
     with_medians = any(record.median_text for record in records)
     rows: list[tuple[Cell, ...]] = []
     for names, per_eps in groups.items():
@@ -211,7 +213,7 @@ def attacks_table(data: ReportData) -> Table | None:
         keys = ("gradients_per_image", "forwards_per_image", "seconds")
         costs = [f"{first.cost[key]:,.0f}" if first.cost else None for key in keys]
         medians = [first.median_text] if with_medians else []
-        rows.append((*names, *accuracies, *medians, f"{first.n:,}", *costs))
+        rows.append((*names[:3], *accuracies, *medians, f"{first.n:,}", *costs))
     median_head = ["median distance"] if with_medians else []
     cost_head = ("images", "gradients per image", "forwards per image", "seconds")
     head = ("model", "defense", "attack", *(f"eps {eps:g}" for eps in epsilons), *median_head, *cost_head)
@@ -268,7 +270,8 @@ def matrix_table(data: ReportData) -> Table | None:
     by = "PGD"
     if "attack" in first:
         by = "the best of PGD and mifgsm"
-        rows.append(("best transfer", *(_best_transfer(data.transfer_matrix, target) for target in targets)))
+        best = [_best_transfer(data.transfer_matrix, target) for target in targets]
+        rows += [("best transfer", *best)] if any(best) else []
     title = f"Transfer matrix. Accuracy on images attacked by {by} at eps {first['eps']:g} on the model of the row, %"
     return Table(f"{title} ({first['n']:,} images)", ("attacked on", *targets), rows)
 

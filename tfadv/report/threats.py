@@ -14,7 +14,7 @@ from tfadv.report.table import Cell, Table
 NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
 OTHERS = {"spatial": "rotation and shift", "patch": "patch"}
 
-_Row = tuple[str, str, Callable[[str], Cell]]  # threat, attack, and the cell of a "model/defense"
+_Row = tuple[str, str, set[int], Callable[[str], Cell]]  # threat, attack, images, and the cell of a "model/defense"
 
 
 def threats_table(data: ReportData) -> Table | None:
@@ -25,65 +25,70 @@ def threats_table(data: ReportData) -> Table | None:
     """
     names = list(dict.fromkeys(f"{record.model}/{record.defense}" for record in data.records))
     rows = [
-        (threat, attack, *map(cell, names))
+        (threat, attack, " / ".join(f"{n:,}" for n in sorted(images)), *map(cell, names))
         for part in (_clean(data), _under_attacks(data), _transfer(data), _other_changes(data), _certified(data))
-        for threat, attack, cell in part
+        for threat, attack, images, cell in part
     ]
     if len({str(row[0]).split(" ")[0] for row in rows} - {"none", "stored"}) < 2:
         return None
     title = "Threats. Accuracy, % [95% interval], without a change and under each kind of change"
-    return Table(title, ("threat", "attack", *names), rows)
+    return Table(title, ("threat", "attack", "images", *names), rows)
 
 
-def _cells(records: list[Record]) -> Callable[[str], Cell]:
+def _row(threat: str, attack: str, records: list[Record]) -> _Row:
     found = {f"{record.model}/{record.defense}": record.interval_text for record in records}
-    return found.get
+    return threat, attack, {record.n for record in records}, found.get
 
 
 def _clean(data: ReportData) -> Iterator[_Row]:
-    yield "none", "", _cells([record for record in data.records if record.protocol == "clean"])
+    yield _row("none", "", [record for record in data.records if record.protocol == "clean"])
 
 
 def _under_attacks(data: ReportData) -> Iterator[_Row]:
     """Attacks with a size, ordered by norm and size."""
     eps, found = max(data.epsilons, default=None), dict[tuple[int, float, str], list[Record]]()
-    for record in data.records:
-        of_run = record.eps in data.epsilons and record.eps != eps
-        if record.protocol != "whitebox" or record.eps is None or record.attack == WORST_CASE or of_run:
+    attacked = [r for r in data.records if r.protocol == "whitebox" and r.eps is not None and r.attack != WORST_CASE]
+    sizes: dict[str, set[float | None]] = {}
+    for record in attacked:
+        sizes.setdefault(record.attack_label, set()).add(record.eps)
+    for record in attacked:
+        of_run = sizes[record.attack_label].issuperset(data.epsilons)
+        if of_run and record.eps in data.epsilons and record.eps != eps:
             continue
         label = "FGSM" if record.settings is None else record.attack_label
-        found.setdefault((list(NORMS).index(record.norm), record.eps, label), []).append(record)
+        found.setdefault((list(NORMS).index(record.norm), record.eps or 0.0, label), []).append(record)
     for (norm, size, label), records in sorted(found.items(), key=lambda item: item[0]):
-        yield f"{list(NORMS.values())[norm]} {size:.4g}", label, _cells(records)
+        yield _row(f"{list(NORMS.values())[norm]} {size:.4g}", label, records)
 
 
 def _transfer(data: ReportData) -> Iterator[_Row]:
     eps = max(data.epsilons, default=None)
     records = [record for record in data.records if record.protocol == "transfer" and record.eps == eps]
     if records:
-        yield f"stored images {eps:.4g}", "FGSM on the surrogate", _cells(records)
+        yield _row(f"stored images {eps:.4g}", "FGSM on the surrogate", records)
 
 
 def _other_changes(data: ReportData) -> Iterator[_Row]:
     """Attacks without a size."""
-    groups: dict[str, dict[str, list[Record]]] = {}
+    groups: dict[str, dict[str, dict[str, Record]]] = {}  # two attacks may have made the same set
     for record in data.records:
         if record.settings and record.eps is None:
             label = record.attack if record.attack == "corruptions" else record.attack_label
             own = groups.setdefault(str(label), {})
-            own.setdefault(f"{record.model}/{record.defense}", []).append(record)
+            own.setdefault(f"{record.model}/{record.defense}", {})[record.attack_label] = record
     for label, found in groups.items():
-        (first, *_), *_ = found.values()
+        first = next(iter(next(iter(found.values())).values()))
         threat = "corruption" if "corruption" in (first.settings or {}) else OTHERS.get(str(first.attack), "other")
-        yield threat, label, {name: _mean(own) for name, own in found.items()}.get
+        images = {record.n for own in found.values() for record in own.values()}
+        yield threat, label, images, {name: _mean(list(own.values())) for name, own in found.items()}.get
 
 
 def _mean(records: list[Record]) -> Cell:
-    """The mean accuracy over sets of the same images, with its interval where single images are known."""
+    """The mean accuracy over sets, with its interval where all are of the same images, and these are known."""
     if len(records) == 1:
         return records[0].interval_text
     value, outcomes = sum(record.accuracy for record in records) / len(records), [r.per_image for r in records]
-    if any(each is None for each in outcomes):
+    if any(each is None for each in outcomes) or len({record.n for record in records}) > 1:
         return 100 * value
     low, high = mean_interval(np.array(outcomes))
     return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
@@ -98,4 +103,5 @@ def _certified(data: ReportData) -> Iterator[_Row]:
     for name, found in data.certificates.items():
         low, high = found.interval(radius)
         cells[name] = f"{100 * found.accuracy(radius):.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-    yield f"any within L2 {radius:.4g}", "certified", cells.get
+    images = {len(found.radius) for found in data.certificates.values()}
+    yield f"any within L2 {radius:.4g}", "certified", images, cells.get
