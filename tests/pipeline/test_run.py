@@ -12,8 +12,10 @@ from tfadv.models import files
 from tfadv.models.compiled import compiled_logits
 from tfadv.pipeline import dataset, networks, reporting, stages, steps
 from tfadv.pipeline.networks import OwnModel, description
+from tfadv.pipeline.run import Run
 from tfadv.pipeline.training import _Job, loaded, schedule
 from tfadv.runtime import compilation
+from tfadv.store.workdir import Workdir
 
 
 @pytest.fixture
@@ -159,6 +161,27 @@ def test_a_first_answer_about_all_models_comes_before_long_attacks(monkeypatch, 
         "of 360 test images, the first ones are attacked: pgd on 360, autoattack on 100; --eval_size=360 attacks all"
     )
     assert lines[1:] == ["2 more models to evaluate like this: at most about 80 s"] * 3
+
+
+def test_hosts_wait_for_each_other_equally_often(smoke, tmp_path):
+    """Also where one of them has something to remove."""
+    config, waits = CommandLine(["--flagfile=smoke", f"--data_dir={smoke.data_dir}"]).config(), []
+    for follower in (True, False):
+        with Workdir(smoke.copy(tmp_path / str(follower)).workdir, follower=follower) as workdir:
+            leftovers = [workdir.root / name for name in ("checkpoints/resnet_tiny/baseline/a", "parts/surrogate/a")]
+            this = Run(config, workdir)
+            waits.append(0)
+
+            def wait():
+                waits[-1] += 1
+
+            workdir.barrier = wait
+            for folder in leftovers:
+                folder.mkdir(parents=True)
+            for trained in steps.all_trained(this):
+                steps.evaluate_fgsm(this, trained)
+            assert not this.cache.built and leftovers[0].exists() == follower
+    assert waits[0] == waits[1]
 
 
 def test_records_are_those_of_results_json(run, smoke):

@@ -132,7 +132,7 @@ def trained_by(run: Run, model: str, defense: Defense, start: Trained | None, st
         stage=defense.stage,
         keep=defense.start is not None or not network.is_own,
     )
-    if entry.content and not run.workdir.follower:
+    if entry.content:
         job.checkpoints({}).remove()
     return Trained(model, defense, network, entry, start)
 

@@ -61,9 +61,8 @@ class Checkpoints:
             self._workdir.remove(self._entry(old))
 
     def remove(self) -> None:
-        """Removes all checkpoints of this run."""
-        if self.folder.exists():
-            self._workdir.remove(self._name)
+        """Removes all checkpoints of this run, which no worker reads any more."""
+        self._workdir.discard(self._name)
 
     def _entry(self, step: int) -> str:
         return f"{self._name}/step-{step:08d}"
