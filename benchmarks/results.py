@@ -23,8 +23,10 @@ from tfadv.evaluation.intervals import Difference
 from tfadv.evaluation.records import WORST_CASE, Record
 from tfadv.paper import EPSILONS, ROWS, STATED_GAINS
 from tfadv.pipeline.results import load_result
-from tfadv.report.data import Training, with_earlier_rounds
+from tfadv.report.data import ReportData, Training, with_earlier_rounds
 from tfadv.report.differences import mean_difference
+from tfadv.report.table import Table
+from tfadv.report.threats import threats_table
 from tfadv.specs import folder_name
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -84,6 +86,13 @@ high. In runs before 2026-11-29, *gradients* leaves out attacks on validation im
 
 {tables}
 
+## What each defense helps against
+
+Accuracy in % with its 95% interval, of networks trained as `flags/threats.flags` says; *images* are attacked in each
+row. The accuracy under *corruptions* is the mean over 70 sets. A size is that of the perturbation in its norm.
+
+{threats}
+
 ## The paper's figures beside ours
 
 How much more accurate a model is than the baseline under FGSM, in percentage points, on average over the eps of the
@@ -130,8 +139,15 @@ class Run:
 
     @property
     def epsilons(self) -> tuple[float, ...]:
-        """All sizes of perturbation, ascending."""
-        return tuple(sorted({record.eps for record in self.records if record.eps is not None}))
+        """The sizes at which FGSM was evaluated, ascending."""
+        return tuple(sorted({r.eps for r in self.records if r.settings is None and r.eps is not None}))
+
+    @property
+    def threats(self) -> Table | None:
+        """The table of all threats, of a run that has several; the defenses of its first network."""
+        own = tuple(dataclasses.replace(r, model="") for r in self.records if r.model == self.models[0])
+        table = threats_table(ReportData(own[0].dataset, (), own, (), "baseline"))
+        return table and dataclasses.replace(table, head=tuple(name.removeprefix("/") for name in table.head))
 
     def find(self, model: str, defense: str, attack: str | None = None, eps: float | None = None) -> Record | None:
         """The accuracy on clean images, under FGSM on all test images, PGD with 20 steps or AutoAttack, or None."""
@@ -185,9 +201,12 @@ def page(runs: Sequence[Run]) -> str:
     for dataset in sorted({run.records[0].dataset for run in runs}):
         tables.append(f"## {TITLES.get(dataset, dataset)}")
         for run in runs:
-            if run.records[0].dataset == dataset and run.name not in NOT_IN_TABLES:
+            if run.records[0].dataset == dataset and run.name not in NOT_IN_TABLES and not run.threats:
                 tables.append(folded(HEAD, [row(run, run.models[0], defense) for defense in shown_defenses(run)]))
-    return TEXT.format(tables="\n\n".join(tables), paper=paper_table(runs))
+    threats = [markdown(run.threats.head, run.threats.texts()) for run in runs if run.threats]
+    titles = [f"### {TITLES.get(run.records[0].dataset)}: `{run.name}`, {run.models[0]}" for run in runs if run.threats]
+    sections = "\n\n".join(f"{title}\n\n{table}" for title, table in zip(titles, threats))
+    return TEXT.format(tables="\n\n".join(tables), threats=sections, paper=paper_table(runs))
 
 
 def shown_defenses(run: Run) -> list[str]:

@@ -11,7 +11,7 @@ from tfadv import attacks
 from tfadv.attacks import loop
 from tfadv.models.compiled import PerModel, compiled_logits
 
-SHORT = {("pgd", 1), ("pgd", 7), ("autoattack", 7)}
+SHORT = {("pgd", 1), ("pgd", 7), ("square", 3)}
 STEPPING = ["pgd", "apgd-ce", "apgd-t", "fab", "fab-t", "square"]
 
 

@@ -89,7 +89,7 @@ def uninterrupted(trained, tmp_path_factory):
 @pytest.mark.parametrize(
     "number, code, devices",
     [
-        (signal.SIGINT, 130, ()),
+        pytest.param(signal.SIGINT, 130, (), marks=pytest.mark.long),  # tests/attacks/test_loop.py resumes as well
         pytest.param(signal.SIGINT, 130, ("--distribute=cpu:2",), marks=pytest.mark.long),
         pytest.param(signal.SIGTERM, 143, (), marks=pytest.mark.long),
         pytest.param(signal.SIGKILL, KILLED, (), marks=pytest.mark.long),

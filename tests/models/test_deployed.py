@@ -85,7 +85,7 @@ def test_a_float_file_is_its_keras_model_image_by_image(folder, trained):
     model, x, y = trained
     file = classified(folder, "float.tflite", trained)
     assert not file.weights
-    for attack in ("fgsm", "autoattack(steps=10, queries=50, targets=2)"):
+    for attack in ("fgsm", "autoattack(attacks=apgd-t+square, steps=5, queries=30, targets=2)"):
         expected = evaluate(tfadv.classifier(model, quiet=True), x, y, attack, EPS)
         found = evaluate(file, x, y, attack, EPS)
         assert 5 < expected.robust.sum() < 60

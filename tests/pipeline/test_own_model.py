@@ -26,7 +26,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 NFGSM = "nfgsm(epochs=6)"
 FLAGS = (
     "--models=mine.keras", "--dataset=folder:photos", "--stage=report", "--defenses=nfgsm(epochs=6)",
-    "--train_size=600", "--epsilons=0.05,0.1", "--attacks=pgd(steps=20)", "--eval_size=128", "--learning_rate=0.003",
+    "--train_size=600", "--epsilons=0.05,0.1", "--attacks=pgd(steps=10)", "--eval_size=64", "--learning_rate=0.003",
     "--batch_size=32", CHEAP,
 )  # fmt: skip
 

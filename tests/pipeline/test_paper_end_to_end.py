@@ -266,7 +266,7 @@ def test_evaluation_without_optimized_clones_gives_the_same_figures(smoke, tmp_p
         pytest.param("mnist", marks=pytest.mark.long),
         pytest.param("cifar10", marks=pytest.mark.long),
         pytest.param("cats_vs_dogs", marks=pytest.mark.long),
-        "oxford_iiit_pet",
+        pytest.param("oxford_iiit_pet", marks=pytest.mark.long),  # test_official_split.py has it as well
     ],
 )
 def test_real_images_from_prepare_to_retrain(real_data, smoke, tmp_path, name):

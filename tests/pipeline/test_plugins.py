@@ -92,6 +92,7 @@ def write(folder, **plugins):
         (folder / f"{name}.py").write_text(source)
 
 
+@pytest.mark.long  # tests/pipeline/test_documented_extensions.py has these as well
 def test_attack_defense_and_report_format(smoke, tmp_path):
     write(tmp_path, toy_attack=ATTACK, toy_defense=DEFENSE, toy_format=FORMAT)
     run = smoke.copy(tmp_path / "run")
