@@ -203,10 +203,12 @@ def page(runs: Sequence[Run]) -> str:
         for run in runs:
             if run.records[0].dataset == dataset and run.name not in NOT_IN_TABLES and not run.threats:
                 tables.append(folded(HEAD, [row(run, run.models[0], defense) for defense in shown_defenses(run)]))
-    threats = [markdown(run.threats.head, run.threats.texts()) for run in runs if run.threats]
-    titles = [f"### {TITLES.get(run.records[0].dataset)}: `{run.name}`, {run.models[0]}" for run in runs if run.threats]
-    sections = "\n\n".join(f"{title}\n\n{table}" for title, table in zip(titles, threats))
-    return TEXT.format(tables="\n\n".join(tables), threats=sections, paper=paper_table(runs))
+    threats = [
+        f"### {TITLES[run.records[0].dataset]}: `{run.name}`\n\n{markdown(table.head, table.texts())}"
+        for run in runs
+        if (table := run.threats)
+    ]
+    return TEXT.format(tables="\n\n".join(tables), threats="\n\n".join(threats), paper=paper_table(runs))
 
 
 def shown_defenses(run: Run) -> list[str]:
@@ -393,14 +395,29 @@ def _outcomes(workdir: pathlib.Path, record: Record) -> np.ndarray | None:
         prefix = "transfer_" if record.protocol == "transfer" else "whitebox_"
         result = load_result(workdir / "evaluations" / model / defense, prefix)
     else:
-        result = load_result(workdir / "attacks" / model / defense / folder_name(record.attack_label))
-    if record.eps is None:
-        correct = result.clean_correct
-    else:
+        result = load_result(_folder_of_attack(workdir / "attacks" / model / defense, record))
+    if record.eps is not None:
         correct = result.robust[np.atleast_1d(result.eps).tolist().index(record.eps)]
+    elif record.settings is None:
+        correct = result.clean_correct
+    elif result.sets:
+        correct = result.robust[result.sets.index((record.settings["corruption"], record.settings["severity"]))]
+    else:
+        correct = result.robust[0]
     if (len(correct), int(correct.sum())) != (record.n, record.correct):
         raise UserError(f"{workdir} has other results of {model}/{defense} than its results.json: run it again.")
     return correct
+
+
+def _folder_of_attack(folder: pathlib.Path, record: Record) -> pathlib.Path:
+    """The evaluation of a record under an attack of `--attacks`, which may have sizes of its own."""
+    for path in sorted(folder.glob("*/manifest.json")):
+        inputs = json.loads(path.read_text(encoding="utf-8"))["inputs"]
+        of_sets = record.attack == "corruptions" == inputs["attack"].split("(")[0]
+        same = (of_sets or inputs["attack"] == record.attack_label) and inputs["images"] == record.n
+        if same and record.eps in (inputs["epsilons"] or [None]):
+            return path.parent
+    raise UserError(f"{folder} has no evaluation under {record.attack_label} at eps {record.eps}: run it again.")
 
 
 def _of_all_rounds(name: str, training: Mapping[str, Training]) -> Training:
