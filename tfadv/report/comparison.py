@@ -105,7 +105,7 @@ def comparison_plot(data: ReportData, model: str, styles: dict[str, tuple[str, s
     axes.set(title=model, xlabel="accuracy on clean images, %", ylabel=f"accuracy under {attack} at eps {eps:g}, %")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", fontsize="small", frameon=False, ncols=3)
+    figure.legend(loc="outside lower center", fontsize="small", frameon=False, ncols=2)
     return figure
 
 

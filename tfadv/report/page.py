@@ -20,7 +20,7 @@ from tfadv.report.markdown import legend_entries
 from tfadv.report.plots import accuracy_curves, pictures, styles
 from tfadv.report.summary import overview, sentence, warnings
 from tfadv.report.svg import inline_svg, plot_area, png_data_uri
-from tfadv.report.table import figure
+from tfadv.report.table import Table, figure
 from tfadv.report.tables import matrix_table, report_tables
 
 TEMPLATES = ("report.html", "style.css", "page.js")
@@ -50,7 +50,8 @@ def write(folder: pathlib.Path, data: ReportData) -> None:
     environment.filters["zip"] = lambda a, b: zip(a, b, strict=True)
     environment.filters["figure"] = figure
     topics, tables = _topics(data), report_tables(data)
-    for name in ("matrix", "checks"):  # have sections of their own
+    threats = tables.pop("threats", None)
+    for name in ("matrix", "checks"):  # have sections of their own, too
         tables.pop(name, None)
     page = environment.get_template("report.html").render(
         data=data,
@@ -59,7 +60,8 @@ def write(folder: pathlib.Path, data: ReportData) -> None:
         sentence=sentence(data),
         warnings=warnings(data),
         suspicious=data.suspicious,
-        sections=_sections(data, topics),
+        sections=_sections(data, topics, threats),
+        threats=threats,
         overview=overview(data),
         tables=tables,
         legend=legend_entries(data),
@@ -91,7 +93,7 @@ def _dataset(name: str) -> str:
     return pathlib.PurePath(path).name or name if kind in ("folder", "npz") else name
 
 
-def _sections(data: ReportData, topics: list[dict[str, Any]]) -> list[tuple[str, str]]:
+def _sections(data: ReportData, topics: list[dict[str, Any]], threats: Table | None) -> list[tuple[str, str]]:
     """(id, name) of the sections, for links, in the order of the page."""
     titles = {topic["id"]: topic["title"] for topic in topics}
     optional = {
@@ -101,6 +103,7 @@ def _sections(data: ReportData, topics: list[dict[str, Any]]) -> list[tuple[str,
     }
     return [
         ("overview", "All models"),
+        *([("threats", "Threats")] if threats else []),
         *((name, titles.pop(name)) for name in MAIN_TOPICS if name in titles),
         *((name, title) for name, (title, shown) in optional.items() if shown),
         *titles.items(),
@@ -160,7 +163,7 @@ def _gallery(gallery: Gallery, class_names: tuple[str, ...]) -> str:
     }
     content = {
         "attack": gallery.attack,
-        "epsilons": gallery.epsilons,
+        "epsilons": [float(f"{eps:.4g}") for eps in gallery.epsilons],  # as text
         "classes": class_names,
         "labels": gallery.labels[shown].tolist(),
         "size": images.shape[1:3],
