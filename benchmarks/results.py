@@ -145,9 +145,8 @@ class Run:
     @property
     def threats(self) -> Table | None:
         """The table of all threats, of a run that has several; the defenses of its first network."""
-        own = tuple(dataclasses.replace(r, model="") for r in self.records if r.model == self.models[0])
-        table = threats_table(ReportData(own[0].dataset, (), own, (), "baseline"))
-        return table and dataclasses.replace(table, head=tuple(name.removeprefix("/") for name in table.head))
+        own = tuple(record for record in self.records if record.model == self.models[0])
+        return threats_table(ReportData(own[0].dataset, (), own, (), "baseline"))
 
     def find(self, model: str, defense: str, attack: str | None = None, eps: float | None = None) -> Record | None:
         """The accuracy on clean images, under FGSM on all test images, PGD with 20 steps or AutoAttack, or None."""

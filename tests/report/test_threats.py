@@ -39,7 +39,7 @@ def data():
 
 def test_a_row_for_each_threat(data):
     table = threats_table(data)
-    assert table.head == ("threat", "attack", "images", "m/baseline", "m/nfgsm")
+    assert table.head == ("threat", "attack", "images", "baseline", "nfgsm")
     shown = {row[:2]: [float(cell.split(" ")[0]) for cell in row[3:]] for row in table.rows}
     assert {row[2] for row in table.rows} == {"100"} and list(shown) == [
         ("none", ""),

@@ -18,8 +18,9 @@ _Row = tuple[str, str, set[int], Callable[[str], Cell]]  # threat, attack, image
 
 
 def threats_table(data: ReportData) -> Table | None:
-    """A row per threat, a column per model and defense; None where FGSM and attacks of one norm are all there is.
+    """A row per threat, a column per defense; None where FGSM and attacks of one norm are all there is.
 
+    Of several models, each has columns of its own.
     Attacks stand at the largest eps of the run, or at each size of their own.  The accuracy under all corruptions is
     the mean over the sets.
     """
@@ -32,7 +33,8 @@ def threats_table(data: ReportData) -> Table | None:
     if len({str(row[0]).split(" ")[0] for row in rows} - {"none", "stored"}) < 2:
         return None
     title = "Threats. Accuracy, % [95% interval], without a change and under each kind of change"
-    return Table(title, ("threat", "attack", "images", *names), rows)
+    heads = names if len(data.models) > 1 else [name.split("/", 1)[1] for name in names]
+    return Table(title, ("threat", "attack", "images", *heads), rows)
 
 
 def _row(threat: str, attack: str, records: list[Record]) -> _Row:
