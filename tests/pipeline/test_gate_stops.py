@@ -15,7 +15,6 @@ def a_run(specs, **config):
         config=types.SimpleNamespace(**settings | config),
         attacks=[attacks.parse(spec) for spec in specs],
         compares=True,
-        sizes={},
         cache=types.SimpleNamespace(looking=contextlib.nullcontext),
         dataset=types.SimpleNamespace(sizes={"test": 100}),
     )
@@ -51,7 +50,7 @@ def test_which_verdicts_are_final(monkeypatch, verdicts, specs, expected):
 def test_attacks_run_from_cheap_to_dear_and_those_that_change_nothing_are_skipped(monkeypatch, caplog):
     done, on_disk = [], {("b", "square")}
 
-    def evaluate_attack(run, each, attack, sizes):
+    def evaluate_attack(run, each, attack):
         if caught_looking:
             return types.SimpleNamespace(
                 entry=types.SimpleNamespace(content=(each.name, attack.label) in on_disk or None)

@@ -39,6 +39,8 @@ class HopSkipJump(LabelsOnlyAttack):
     queries: int = setting(25000, least=10)
     targeted: bool = False
 
+    revision = 1  # version 0.3.0 left queries unused
+
     def begin(self, search: Search, call: Call) -> None:
         """Starts at the first of some images of noise that is adversarial, moved to the boundary."""
         (low, high), shape = call.clip, search.x.shape[1:]

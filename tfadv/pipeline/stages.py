@@ -118,7 +118,7 @@ def _evaluate(run: Run, baseline: Sequence[Record] = ()) -> tuple[list[Evaluatio
         attacks = sorted(attacks, key=lambda each: order.index(each.name))
     for number, attack in enumerate(attacks):
         own = [i for i, each in enumerate(trained) if not (number and _is_needless(run, each, attack, baseline))]
-        evaluate = functools.partial(steps.evaluate_attack, run, attack=attack, sizes=run.sizes.get(attack.label, ()))
+        evaluate = functools.partial(steps.evaluate_attack, run, attack=attack)
         for i, evaluation in zip(own, _in_turn(run, [trained[i] for i in own], evaluate)):
             by_model[i].append(evaluation)
     evaluations = [evaluation for of_model in by_model for evaluation in of_model]
@@ -138,7 +138,7 @@ def _is_needless(run: Run, trained: Trained, attack: Attack, baseline: Sequence[
     if not run.config.require or not has_failed(run, trained, baseline):
         return False
     with run.cache.looking():
-        if steps.evaluate_attack(run, trained, attack, sizes=run.sizes.get(attack.label, ())).entry.content:
+        if steps.evaluate_attack(run, trained, attack).entry.content:
             return False
     LOG.info(
         "%s is skipped: %s has failed every requirement about attacks; a run without --require includes it",

@@ -61,8 +61,7 @@ def _states(run: Run) -> dict[str, str]:
             evaluations.append(steps.evaluate_fgsm(run, each))
             for attack in run.attacks:
                 images = run.config.attacked_images(attack.name, n)
-                sizes = run.sizes.get(attack.label, ())
-                evaluations.append(steps.evaluate_attack(run, each, attack, images, sizes))
+                evaluations.append(steps.evaluate_attack(run, each, attack, images))
             if run.attacks:
                 images = min(run.config.eval_size or n, n)
                 further += [steps.transfer(run, each, trained, images), steps.check(run, each, images)]

@@ -202,7 +202,7 @@ def evaluate_fgsm(run: Run, trained: Trained) -> Evaluation:
 
 
 def evaluate_attack(
-    run: Run, trained: Trained, attack: Attack, n: int | None = None, sizes: Sequence[float] = ()
+    run: Run, trained: Trained, attack: Attack, n: int | None = None, sizes: tuple[float, ...] | None = None
 ) -> Evaluation:
     """Robust accuracy under an attack on the first n test images; None: as many as the settings ask for.
 
@@ -214,9 +214,10 @@ def evaluate_attack(
       trained: the model.
       attack: the attack.
       n: number of images.
-      sizes: of perturbations, where they are the attack's own and not those of `--epsilons`.
+      sizes: the attack's own, empty where those of `--epsilons` hold; None: what the settings ask for.
     """
     config, dataset = run.config, prepare(run)
+    sizes = run.sizes.get(attack.label, ()) if sizes is None else sizes
     n = n or config.attacked_images(attack.name, dataset.sizes["test"])
     epsilons = list(sizes or config.epsilons) if attack.has_eps else None
     nearest = attack.has_eps and attack.uses_gradient and not attack.limited
@@ -256,6 +257,7 @@ def evaluate_attack(
             "epsilons": epsilons,
             "images": n,
             **({"own_sizes": True} if sizes else {}),
+            **({"revision": attack.revision} if attack.revision else {}),
             **({"distances": True} if nearest else {}),  # version 0.3.0 did not keep them
             **_randomness(run),
         },
@@ -264,7 +266,7 @@ def evaluate_attack(
         join,
         stage="evaluate",
     )
-    return Evaluation(run, trained, attack, entry, sizes=tuple(sizes))
+    return Evaluation(run, trained, attack, entry, sizes=sizes)
 
 
 def _ranges(n: int, size: int) -> list[range]:
