@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tfadv.explanation import Explanation
     from tfadv.report.gallery import Gallery
 
+NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}  # as pages name them
+
 
 class Defense(Protocol):
     """What a report needs to know of a `tfadv.defenses.base.Defense`."""

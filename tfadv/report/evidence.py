@@ -17,10 +17,9 @@ import numpy as np
 
 from tfadv.evaluation.checks import Check
 from tfadv.evaluation.records import WORST_CASE, Record, wilson_interval
-from tfadv.report.data import ReportData
+from tfadv.report.data import NORMS, ReportData
 from tfadv.report.table import Cell, Table
 
-NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
 OUTPUTS_ONLY = {"square", "hopskipjump", "rays", "spatial"}
 FULL_AUTOATTACK = {"autoattack", "autoattack(norm=l2)"}  # contains square
 STATES = {True: "passed", False: "suspicious", None: "not evaluated"}

@@ -163,7 +163,7 @@ def _gallery(gallery: Gallery, class_names: tuple[str, ...]) -> str:
     }
     content = {
         "attack": gallery.attack,
-        "epsilons": [float(f"{eps:.4g}") for eps in gallery.epsilons],  # as text
+        "epsilons": [float(f"{eps:g}") for eps in gallery.epsilons],  # as the rest of the page shows them
         "classes": class_names,
         "labels": gallery.labels[shown].tolist(),
         "size": images.shape[1:3],

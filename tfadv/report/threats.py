@@ -8,10 +8,9 @@ import numpy as np
 
 from tfadv.evaluation.intervals import mean_interval
 from tfadv.evaluation.records import WORST_CASE, Record
-from tfadv.report.data import ReportData
+from tfadv.report.data import NORMS, ReportData
 from tfadv.report.table import Cell, Table
 
-NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
 OTHERS = {"spatial": "rotation and shift", "patch": "patch"}
 
 _Row = tuple[str, str, set[int], Callable[[str], Cell]]  # threat, attack, images, and the cell of a "model/defense"
@@ -60,14 +59,14 @@ def _under_attacks(data: ReportData) -> Iterator[_Row]:
         label = "FGSM" if record.settings is None else record.attack_label
         found.setdefault((list(NORMS).index(record.norm), record.eps or 0.0, label), []).append(record)
     for (norm, size, label), records in sorted(found.items(), key=lambda item: item[0]):
-        yield _row(f"{list(NORMS.values())[norm]} {size:.4g}", label, records)
+        yield _row(f"{list(NORMS.values())[norm]} {size:g}", label, records)
 
 
 def _transfer(data: ReportData) -> Iterator[_Row]:
     eps = max(data.epsilons, default=None)
     records = [record for record in data.records if record.protocol == "transfer" and record.eps == eps]
     if records:
-        yield _row(f"stored images {eps:.4g}", "FGSM on the surrogate", records)
+        yield _row(f"stored images {eps:g}", "FGSM on the surrogate", records)
 
 
 def _other_changes(data: ReportData) -> Iterator[_Row]:
@@ -106,4 +105,4 @@ def _certified(data: ReportData) -> Iterator[_Row]:
         low, high = found.interval(radius)
         cells[name] = f"{100 * found.accuracy(radius):.1f} [{100 * low:.1f}, {100 * high:.1f}]"
     images = {len(found.radius) for found in data.certificates.values()}
-    yield f"any within L2 {radius:.4g}", "certified", images, cells.get
+    yield f"any within L2 {radius:g}", "certified", images, cells.get
