@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from tests.attacks.conftest import is_right, perceptron
-from tests.attacks.test_loop import Interrupted, MemoryLog
+from tests.attacks.test_loop import continued
 from tfadv import evaluate
 from tfadv.attacks import APGD, Cost, Fast, fast, loop
 
@@ -149,12 +149,6 @@ def test_resumed_is_unbroken(ten, monkeypatch):
         return Fast(steps=3, queries=4)(model, x, y, [0.02, 0.01], batch_size=25, cost=cost, resume=log), cost
 
     expected, expected_cost = call(None)
-    log = MemoryLog(stop_after=7)
-    while True:
-        try:
-            resumed, cost = call(log)
-            break
-        except Interrupted:
-            log = MemoryLog(log.units, log.state, 7)
+    (resumed, cost), log, _ = continued(call, 7)
     np.testing.assert_array_equal(resumed, expected)
     assert cost == expected_cost and log.served > 0

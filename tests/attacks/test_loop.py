@@ -145,6 +145,17 @@ class MemoryLog:
         self.state = None
 
 
+def continued(call, every):
+    """(what `call(log)` returns when it is interrupted after so many chunks again and again, the log, how often)."""
+    log, interruptions = MemoryLog(stop_after=every), 0
+    while True:
+        try:
+            return call(log), log, interruptions
+        except Interrupted:
+            interruptions += 1
+            log = MemoryLog(log.units, log.state, every)
+
+
 @pytest.mark.parametrize(
     "name, every",
     [
@@ -176,14 +187,7 @@ def test_resuming_gives_the_same_images_and_cost(small, name, every, monkeypatch
     np.testing.assert_array_equal(without, expected)
     assert cost == expected_cost
 
-    log, interruptions = MemoryLog(stop_after=every), 0
-    while True:
-        try:
-            resumed, cost = call(log)
-            break
-        except Interrupted:
-            interruptions += 1
-            log = MemoryLog(log.units, log.state, every)
+    (resumed, cost), log, interruptions = continued(call, every)
     np.testing.assert_array_equal(resumed, expected)
     assert cost == expected_cost
     assert interruptions == (unbroken_log.chunks - (log.chunks > 0)) // every or interruptions > 0

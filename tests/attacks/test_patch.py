@@ -5,7 +5,7 @@ import tensorflow as tf
 
 import tfadv
 from tests.attacks.conftest import is_right
-from tests.attacks.test_loop import Interrupted, MemoryLog
+from tests.attacks.test_loop import continued
 from tfadv.attacks import Cost, Patch, loop, parse
 from tfadv.attacks.losses import margin
 
@@ -78,14 +78,8 @@ def test_resumed_is_unbroken(small, monkeypatch):
     def call(log):
         return Patch(size=0.1, steps=5, restarts=2)(model, x, y, None, batch_size=25, resume=log).numpy()
 
-    expected, log, interruptions = call(None), MemoryLog(stop_after=2), 0
-    while True:
-        try:
-            np.testing.assert_array_equal(call(log), expected)
-            break
-        except Interrupted:
-            interruptions += 1
-            log = MemoryLog(log.units, log.state, 2)
+    resumed, _, interruptions = continued(call, 2)
+    np.testing.assert_array_equal(resumed, call(None))
     assert interruptions > 1
 
 

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.attacks.conftest import is_right
-from tests.attacks.test_loop import Interrupted, MemoryLog
+from tests.attacks.test_loop import continued
 from tfadv.attacks import MIFGSM, Cost, loop, randomness
 from tfadv.attacks.spatial import transformed
 from tfadv.attacks.transfer import numbers_of_blocks, shrunk, shuffled, smoothed
@@ -122,14 +122,8 @@ def test_resumed_is_unbroken(small, monkeypatch):
     def call(log):
         return MIFGSM(steps=4, **ALL)(model, x, y, 0.03, batch_size=25, resume=log).numpy()
 
-    expected, log, interruptions = call(None), MemoryLog(stop_after=2), 0
-    while True:
-        try:
-            np.testing.assert_array_equal(call(log), expected)
-            break
-        except Interrupted:
-            interruptions += 1
-            log = MemoryLog(log.units, log.state, 2)
+    resumed, _, interruptions = continued(call, 2)
+    np.testing.assert_array_equal(resumed, call(None))
     assert interruptions > 1
 
 

@@ -10,16 +10,6 @@ the likelihoods of all accuracies, divided by that of p, is a martingale of mean
 (Robbins 1970, https://doi.org/10.1214/aoms/1177696786).  The weights are those of a beta distribution with the mean p
 (Proposition 7 of Howard et al. 2021, https://doi.org/10.1214/20-AOS1991).  Like Wilson's, the interval is about other
 images of the same kind.  In random order, the images are a random sample as long as all that were given are one.
-
-Medians of the images needed, measured on 2026-11-30 with `python -m benchmarks.sequential`:
-
-| accuracy | ±5 points | ±2 points |
-| --- | --- | --- |
-| 2% | 256 | 768 |
-| 20% | 768 | 3,968 |
-| 50% | 1,024 | 6,016 |
-| 80% | 768 | 3,968 |
-| 99% | 256 | 640 |
 """
 
 from __future__ import annotations
