@@ -87,6 +87,8 @@ def split_sized(text: str, known: Registry) -> list[tuple[str, dict[str, Any], t
         if not match:
             raise UserError(f"cannot read {text!r} from {text[position:]!r} on: {_FORM}.")
         name, settings, sizes, separator = match.groups()
+        if specs and _FRACTION.fullmatch(name):
+            raise UserError(f"cannot read {text!r} from {name!r} on: join sizes by +, as in {specs[-1][0]}@0.1+{name}.")
         name = next((own for own in known if own.lower() == name.lower()), name)
         known.check(name)
         numbers = () if sizes is None else tuple(sorted({number(size.strip()) for size in sizes.split("+")}))

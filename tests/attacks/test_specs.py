@@ -49,6 +49,7 @@ def test_values(text, value):
         ("pgd(step_size=1/0)", "cannot be represented"),
         ("pgd(step_size=1/2/3)", "cannot read the value"),
         ("pgd(norm=l2;)", "cannot read the value"),
+        ("pgd@0.1,0.2", r"join sizes by \+, as in pgd@0.1\+0.2"),
     ],
 )
 def test_bad_text(text, words):

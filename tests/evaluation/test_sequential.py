@@ -161,6 +161,7 @@ def test_a_sample_is_not_joined_with_other_results(model, labeled):
     [
         (FGSM(), 0.1, {"precision": 2}, "such as 0.02 for ±2 points"),
         (FGSM(), 0.1, {"precision": 0.0}, "such as 0.02 for ±2 points"),
+        (FGSM(), 0.1, {"precision": "0.1"}, "such as 0.02 for ±2 points"),
         ("fmn", None, {}, "measured by distances"),
         ("corruptions", None, {}, "measured by sets of images"),
         (FixedImages(np.zeros((1, 8, 2, 2, 1), "float32")), 0.1, {}, "attacks that are run"),

@@ -30,7 +30,7 @@ def test_models_of_one_name_in_half_precision_and_of_another_range_fit():
     assert loss(y, both(adversarial)) > loss(y, both(x))
 
 
-@pytest.mark.parametrize("kind", ["none", "classes", "softmax", "random", "shapeless"])
+@pytest.mark.parametrize("kind", ["none", "classes", "softmax", "random", "shapeless", "one"])
 def test_what_can_not_be_averaged_is_refused(kind):
     a = perceptron(4)
     softmax = keras.Sequential([keras.Input((6, 6, 2)), *a.layers, keras.layers.Softmax()])
@@ -40,8 +40,9 @@ def test_what_can_not_be_averaged_is_refused(kind):
         "softmax": [softmax, a],
         "random": [a, tfadv.expectation(a)],
         "shapeless": [a, keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(4)], name="mine")],
+        "one": a,
     }[kind]
     words = {"none": "got none", "classes": r"\(4,\)", "softmax": "softmax", "random": "expectation of the ensemble"}
-    words["shapeless"] = "mine has none: use tfadv.classifier"
+    words |= {"shapeless": "mine has none: use tfadv.classifier", "one": "a list of models"}
     with pytest.raises(ValueError, match=words[kind]):
         tfadv.ensemble(parts)

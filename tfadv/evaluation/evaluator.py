@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import numbers
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -242,7 +243,7 @@ class _Evaluation:
         precision = self.precision
         if precision is None:
             return
-        if not 0 < precision < 1:
+        if not isinstance(precision, numbers.Real) or not 0 < precision < 1:
             raise ValueError(f"precision must be above 0 and below 1, such as 0.02 for ±2 points; got {precision!r}.")
         if data.n is None:
             raise ValueError(

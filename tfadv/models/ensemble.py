@@ -31,6 +31,8 @@ def ensemble(models: Sequence[keras.Model]) -> keras.Model:
       ValueError: there is no model, one ends in a softmax or is a `tfadv.expectation`, or their shapes differ or are
         unknown, as those of a subclassed model.
     """
+    if isinstance(models, keras.Model):
+        raise ValueError(f"an ensemble is made of a list of models, such as [a, b], got {models.name}.")
     parts = [image_model(model) for model in models]
     for part in parts:
         if not hasattr(part, "input_shape"):
