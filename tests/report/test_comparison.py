@@ -12,6 +12,7 @@ from tfadv.paper import Baseline
 from tfadv.report.comparison import comparison_plot, comparison_table, fgsm_tables, strongest
 from tfadv.report.data import ReportData, Training
 from tfadv.report.plots import pictures, styles
+from tfadv.report.price import price_plot, priced
 
 PGD, AUTO = "pgd(steps=20)", "autoattack"
 # defense → clean, FGSM at 0.01 and 0.1, PGD and AutoAttack at 0.1, in %
@@ -92,3 +93,24 @@ def test_the_tables_of_a_comparison(results):
     (table,) = fgsm_tables(results).values()
     assert table.head == ("model", "defense", "clean", "eps 0.01", "eps 0.1")
     assert table.rows[2][2:] == pytest.approx((70, 60, 40))
+
+
+def test_attacks_are_plotted_over_their_passes_from_cheap_to_dear(results):
+    assert not priced(results, "resnet18")  # the records have no costs
+    costs = {PGD: (18.0, 3.0), "autoattack": (900.0, 100.0)}
+    names = ("gradients_per_image", "forwards_per_image")
+    records = tuple(
+        dataclasses.replace(r, cost=dict(zip(names, costs[r.attack_label]))) if r.settings else r
+        for r in results.records
+    )
+    results = dataclasses.replace(results, records=records)
+    found = priced(results, "resnet18")
+    assert [(passes, r.attack_label) for passes, r in found["nfgsm"]] == [(21, PGD), (1000, AUTO)]
+    axes = price_plot(results, "resnet18", styles(results)).axes[0]
+    joined = [line.get_xydata().round().tolist() for line in axes.lines if len(line.get_xydata()) == 2]
+    assert [[21, 36], [1000, 34]] in joined and len(joined) == len(FIGURES)
+    assert "price_resnet18.png" in [picture.file for picture in pictures(results)]
+    other_norm = tuple(
+        dataclasses.replace(r, settings={"norm": "l2"}) if r.attack == AUTO else r for r in results.records
+    )
+    assert not priced(dataclasses.replace(results, records=other_norm), "resnet18")

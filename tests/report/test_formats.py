@@ -52,7 +52,12 @@ def test_all_formats_are_written(full_data, tmp_path):
     write_report(tmp_path, full_data)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     pictures = {"accuracy_resnet18.png", "accuracy_resnet50.png", "matrix.png", "examples.png", "training_resnet18.png"}
-    pictures |= {"vulnerability_resnet18.png", "explanations_resnet18.png", "defenses_resnet50.png"}
+    pictures |= {
+        "vulnerability_resnet18.png",
+        "explanations_resnet18.png",
+        "defenses_resnet50.png",
+        "price_resnet18.png",
+    }
     tables = {f"{name}.csv" for name in report_tables(full_data)}
     others = {"report.md", "report.html", "checks.md", "tensorboard", "summary.txt", "model_cards", "evidence.json"}
     assert {path.name for path in tmp_path.iterdir()} == {*others, *pictures, *tables}

@@ -27,6 +27,7 @@ TEMPLATES = ("report.html", "style.css", "page.js")
 TOPICS = {
     "accuracy": "Accuracy over eps",
     "defenses": "Clean and robust accuracy",
+    "price": "What attacks cost",
     "training": "Training",
     "certified": "Certified accuracy",
     "vulnerability": "Vulnerability",

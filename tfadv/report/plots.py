@@ -18,6 +18,7 @@ from tfadv.report.comparison import comparison_plot, strongest
 from tfadv.report.data import ReportData
 from tfadv.report.example_sheet import example_sheet
 from tfadv.report.explanations import EXPLANATIONS, VULNERABILITY, explanation_sheet, vulnerability_plot
+from tfadv.report.price import PRICE, price_plot, priced
 from tfadv.report.tables import matrix_table
 
 DPI = 120
@@ -37,7 +38,7 @@ class Picture:
     """A picture of the report.
 
     Attributes:
-      topic: what it is about: "accuracy", "defenses", "transfer", "examples", "training", "certified",
+      topic: what it is about: "accuracy", "defenses", "price", "transfer", "examples", "training", "certified",
         "vulnerability" or "explanations".
       file: name of the PNG file.
       title: short text for those who do not see it.
@@ -77,6 +78,10 @@ def pictures(data: ReportData) -> list[Picture]:
             )
             drawing = _drawing(comparison_plot, data, model, styles(data))
             listed.append(Picture("defenses", f"defenses_{model}.png", title, caption, drawing))
+    for model in data.models:
+        if priced(data, model):
+            title, drawing = f"Attacks on {model}", _drawing(price_plot, data, model, styles(data))
+            listed.append(Picture("price", f"price_{model}.png", title, PRICE, drawing))
     if data.transfer_matrix:
         caption = "Transfer matrix: dark where images attacked on the model of the row also fool the one of the column."
         listed.append(Picture("transfer", "matrix.png", "Transfer matrix", caption, _drawing(matrix_plot, data)))

@@ -1,0 +1,66 @@
+"""What each attack found for its price: a plot of the accuracy that it leaves over its passes."""
+
+from __future__ import annotations
+
+import itertools
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from tfadv.evaluation.records import Record
+from tfadv.report.data import ReportData
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
+
+PRICE = (
+    "Accuracy under each attack in L∞, with 95% intervals, over its forward and backward passes per image for all eps "
+    "together. A line joins the attacks on one model, from cheap to dear. Where it is flat, the dearer attack finds no "
+    "more."
+)
+
+
+def priced(data: ReportData, model: str) -> dict[str, list[tuple[float, Record]]]:
+    """Defense → (passes per image, record) of the attacks in L∞ at the largest eps, from cheap to dear.
+
+    Empty where there is one attack only.
+    """
+    found: dict[str, list[tuple[float, Record]]] = {}
+    for record in data.under_attacks:
+        if record.model == model and record.norm == "linf" and record.cost:
+            passes = record.cost["gradients_per_image"] + record.cost["forwards_per_image"]
+            found.setdefault(record.defense, []).append((passes, record))
+    if len({record.attack_label for each in found.values() for _, record in each}) < 2:
+        return {}
+    return {defense: sorted(each, key=lambda pair: pair[0]) for defense, each in found.items()}
+
+
+def price_plot(data: ReportData, model: str, styles: dict[str, tuple[str, str, str]]) -> Figure:
+    """The accuracy of each defense over the passes of the attacks.
+
+    Args:
+      data: the results.
+      model: name of the model.
+      styles: defense → (title, color, marker), see `tfadv.report.plots.styles`.
+    """
+    found = priced(data, model)
+    attacks = dict.fromkeys(record.attack_label for each in found.values() for _, record in each)
+    markers = dict(zip(attacks, itertools.cycle(MARKERS)))
+    figure = Figure(figsize=(6.4, 5), layout="constrained")
+    axes = figure.subplots()
+    for defense, each in found.items():
+        _, color, _ = styles[defense]
+        axes.plot([passes for passes, _ in each], [100 * r.accuracy for _, r in each], color=color, alpha=0.5)
+        for passes, record in each:
+            height = 100 * record.accuracy
+            low, high = (abs(height - 100 * bound) for bound in record.interval)
+            marker = markers[record.attack_label]
+            axes.errorbar(
+                passes, height, yerr=[[low], [high]], color=color, marker=marker, capsize=3, ls="", clip_on=False
+            )
+    lines = [Line2D([], [], color=styles[defense][1], label=styles[defense][0]) for defense in found]
+    points = [Line2D([], [], color="black", marker=marker, ls="", label=name) for name, marker in markers.items()]
+    axes.set(title=model, xlabel="passes per image", ylabel=f"accuracy at eps {max(data.epsilons):g}, %", xscale="log")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    figure.legend(handles=lines + points, loc="outside lower center", fontsize="small", frameon=False, ncols=3)
+    return figure
