@@ -10,6 +10,7 @@ import shutil
 import tfadv  # noqa: F401  before TensorFlow, because it switches oneDNN on
 
 import filelock
+import hypothesis
 import keras
 import numpy as np
 import pytest
@@ -21,6 +22,11 @@ from tfadv.runtime import console
 
 # Each traced function adds many objects that live, which Python would visit again and again.
 gc.set_threshold(50_000, 20, 10)
+# A busy machine is no fault of the code.
+hypothesis.settings.register_profile(
+    "any_speed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any_speed")
 REAL = pathlib.Path(__file__).parents[2] / "shared" / "tfds"
 
 

@@ -23,6 +23,18 @@ def test_digits_upscaled_keep_dtype_and_range(digits):
     assert digits.images.max() > 250
 
 
+def test_reading_does_not_wait_for_the_autotuning_of_tf_data(data_dir, monkeypatch):
+    read, autotuned = tf.data.Dataset.as_numpy_iterator, []
+
+    def spy(dataset):
+        autotuned.append(dataset.options().autotune.enabled)
+        return read(dataset)
+
+    monkeypatch.setattr(tf.data.Dataset, "as_numpy_iterator", spy)
+    sources.load("digits", data_dir, 8)
+    assert autotuned == [False]
+
+
 def digits_as(source, data_dir, folder):
     """The name of a data set with the first 40 digits, 8x8 pixels: of TFDS, of a folder or of a file."""
     digits = sources.load("digits", data_dir, 8)

@@ -172,7 +172,7 @@ def training_batches(
     dataset = tf.data.Dataset.range(epoch, epochs).flat_map(order).skip(step)
     # flat_map loses the cardinality, without which Keras counts one step too many (keras#23084).
     dataset = dataset.apply(tf.data.experimental.assert_cardinality((epochs - epoch) * steps - step))
-    return _prefetched(dataset.map(batch, PARALLEL, deterministic=True)), steps
+    return prefetched(dataset.map(batch, PARALLEL, deterministic=True)), steps
 
 
 def evaluation_batches(samples: Samples, *, batch_size: int, share: tuple[int, int] = (0, 1)) -> tf.data.Dataset:
@@ -194,7 +194,7 @@ def evaluation_batches(samples: Samples, *, batch_size: int, share: tuple[int, i
         numbers = start + tf.range(batch_size, dtype=tf.int64)[_part(batch_size, share)]
         return *batch_of(numbers % n), tf.cast(numbers < n, tf.float32)
 
-    return _prefetched(tf.data.Dataset.range(0, n, batch_size).map(batch, PARALLEL, deterministic=True))
+    return prefetched(tf.data.Dataset.range(0, n, batch_size).map(batch, PARALLEL, deterministic=True))
 
 
 def _part(batch_size: int, share: tuple[int, int]) -> slice:
@@ -215,9 +215,9 @@ def full_batches(n: int, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
         yield np.arange(start, start + batch_size) % n, min(batch_size, n - start)
 
 
-def _prefetched(dataset: tf.data.Dataset) -> tf.data.Dataset:
+def prefetched(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """Prepares batches before they are needed."""
     options = tf.data.Options()
-    # Autotuning gained nothing in a steady run and lost seconds in another (results/LOG.md).
+    # With TensorFlow 2.21, the end of an iterator waits for its autotuning, up to as long as it was in use.
     options.autotune.enabled = False
     return dataset.prefetch(PARALLEL).with_options(options)

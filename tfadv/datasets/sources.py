@@ -17,6 +17,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from tfadv.datasets import DatasetSpec, find, reader
+from tfadv.datasets.batches import prefetched
 from tfadv.datasets.storage import Allocate, Images, parts, take
 from tfadv.errors import UserError
 from tfadv.specs import sides
@@ -123,7 +124,7 @@ def _load_tfds(
             # By default, TFDS mixes the files, and keeps what it reads from small ones for a second pass.
             in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
             dataset = builder.as_dataset(split=split, shuffle_files=False, decoders=decoders, read_config=in_order)
-            dataset = dataset.map(image_and_label, tf.data.AUTOTUNE).batch(1024).prefetch(2)
+            dataset = prefetched(dataset.map(image_and_label, tf.data.AUTOTUNE).batch(1024))
             official[split] = range(done, done + size)
             for x, y in dataset.as_numpy_iterator():
                 images[done : done + len(y)], labels[done : done + len(y)] = x, y

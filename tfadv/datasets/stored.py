@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from tfadv.datasets.batches import Samples
+from tfadv.datasets.batches import Samples, prefetched
 from tfadv.datasets.storage import Allocate, Images, Signs
 from tfadv.errors import UserError
 
@@ -274,7 +274,7 @@ def read(
         }
         if images is None:
             images = arrays["image"] = allocate(shape, np.uint8)
-        for batch in dataset.batch(SAMPLES_READ).prefetch(2).as_numpy_iterator():
+        for batch in prefetched(dataset.batch(SAMPLES_READ)).as_numpy_iterator():
             rows = slice(done, done + len(batch["label"]))
             signs = arrays["perturbation"]
             if isinstance(signs, Signs) and not Signs.can_hold(batch["perturbation"]):  # of another attack than FGSM
