@@ -19,6 +19,7 @@ from tfadv.defenses.clean import Original
 from tfadv.report import cards, page, summary
 from tfadv.report.data import ReportData
 from tfadv.report.gallery import fooled_first
+from tfadv.report.table import Table
 
 VOID = {"meta", "br", "img", "link", "input", "path", "use"}
 
@@ -78,7 +79,7 @@ def test_the_page_needs_nothing_else(written):
     assert links == [name for name in parser.ids if name in links]  # in the order of the page
     assert "import" not in page.template("style.css") and "url(" not in page.template("style.css")
     assert "fetch" not in page.template("page.js")
-    assert "Gradient masking is suspected: resnet18/baseline." in text
+    assert "Gradient masking is suspected: resnet18/baseline." in text and "FGSM is a weak attack." in text
     assert "It succeeds on 9." in text and "--dataset=cifar10" in text
     for table in ("Table 1", "Table 2", "Transfer matrix", "Attacks. Robust accuracy"):
         assert table in text
@@ -129,6 +130,16 @@ def test_the_cards_say_neither_all_nor_none_without_reason(data):
         (found,) = cards.cards(dataclasses.replace(data, records=(clean, attacked)))
         return found
 
+    def gain(correct):
+        records = [make_record("mine", name, "clean", accuracy=0.9) for name in ("baseline", "retrained")]
+        of_100 = {"baseline": np.arange(100) < 40, "retrained": np.arange(100) >= 100 - correct}
+        for defense, right in of_100.items():
+            own = {"accuracy": float(right.mean()), "correct": int(right.sum()), "per_image": right}
+            records.append(make_record("mine", defense, "whitebox", 0.03, **own))
+        return cards.cards(dataclasses.replace(data, records=tuple(records)))[0].sentence
+
+    assert gain(42).endswith("and 42 under attack. The gain may be chance.")
+    assert gain(90).endswith("and 90 under attack.")
     assert card().sentence == (
         "Of 100 images, more than 99 are classified correctly. Small changes that people hardly see leave 52."
     )
@@ -210,6 +221,7 @@ def test_the_sentence_compares_defenses_on_the_images_that_all_have(data):
 def test_the_page_of_few_results(data, tmp_path):
     _, text = parse(write(tmp_path, data))
     assert "Confusion" not in text and "Gradient masking" not in text
+    assert "FGSM is a weak attack." in text
     clean = tuple(record for record in data.records if record.protocol == "clean")
     nothing = ReportData("cifar10", data.class_names, clean, data.known_defenses, "baseline")
     assert "resnet18 was not attacked." in parse(write(tmp_path, nothing))[1]
@@ -319,6 +331,24 @@ def test_tables_are_sorted_by_their_headers(browser, written):
     tab.close()
 
 
+def test_the_rows_of_a_long_table_are_filtered(browser, tmp_path):
+    table = Table("Numbers", ("number", "kind"), [(str(i), ("even", "odd")[i % 2]) for i in range(30)])
+    rendered = (
+        page.environment().from_string('{% from "table.html" import table %}{{ table(shown) }}').render(shown=table)
+    )
+    (tmp_path / "page.html").write_text(f"<body>{rendered}<script>{page.template('table.js')}</script>")
+    tab = browser.new_page()
+    tab.goto(f"file://{tmp_path / 'page.html'}")
+    field, count = tab.query_selector("input"), tab.query_selector("output")
+    assert count.inner_text() == "30 rows"
+    for words, rows in (("ODD 2", ["21", "23", "25", "27", "29"]), ("none", []), ("", [str(i) for i in range(30)])):
+        field.fill(words)
+        shown = tab.query_selector_all("tbody tr:not([hidden])")
+        assert [row.query_selector("td").inner_text() for row in shown] == rows
+        assert count.inner_text() == (f"{len(rows)} of 30 rows" if words else "30 rows")
+    tab.close()
+
+
 def test_the_plot_shows_the_accuracies_at_the_pointer_and_at_the_slider(browser, data, written):
     tab, messages = opened(browser, written)
     readout, chart = page._readout(data, "resnet50"), tab.query_selector_all(".chart")[1]
@@ -394,7 +424,7 @@ def test_the_controls_of_the_gallery_work(browser, full_data, written, width, sc
         wrong = attacked.classes[:, rows] != gallery.labels[rows]
         first = np.where(wrong[0] | ~wrong[1:].any(axis=0), len(gallery.epsilons), wrong[1:].argmax(axis=0))
         rows = rows[np.argsort(first, kind="stable")]  # fooled at the smallest eps first
-        said = f"{model}, {defense}: fgsm at eps {gallery.epsilons[level]:g} fools"
+        said = f"{model}, {defense}: FGSM at eps {gallery.epsilons[level]:g} fools"
         shown = "([said, n]) => document.querySelector('#summary').textContent.startsWith(said) && "
         shown += "document.querySelectorAll('#gallery li').length === n"
         tab.wait_for_function(shown, arg=[said, len(rows)])

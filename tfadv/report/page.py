@@ -40,7 +40,7 @@ FEWEST_IMAGES = 6
 
 def write(folder: pathlib.Path, data: ReportData) -> None:
     """Writes report.html."""
-    topics, tables = _topics(data), report_tables(data)
+    shown, topics, tables = cards(data), _topics(data), report_tables(data)
     threats = tables.pop("threats", None)
     for name in ("matrix", "checks"):  # have sections of their own, too
         tables.pop(name, None)
@@ -50,8 +50,9 @@ def write(folder: pathlib.Path, data: ReportData) -> None:
         .render(
             data=data,
             title=f"Robustness on {_dataset(data.dataset)}",
-            cards=cards(data),
+            cards=shown,
             sentence=sentence(data),
+            only_fgsm=any(card.attack.startswith("FGSM") for card in shown),
             warnings=warnings(data),
             suspicious=data.suspicious,
             sections=_sections(data, topics, threats),
@@ -172,7 +173,7 @@ def _gallery(gallery: Gallery, class_names: tuple[str, ...]) -> str:
         for name, attacked in gallery.models.items()
     }
     content = {
-        "attack": gallery.attack,
+        "attack": gallery.attack.upper(),
         "epsilons": [float(f"{eps:g}") for eps in gallery.epsilons],  # as the rest of the page shows them
         "classes": class_names,
         "labels": gallery.labels[shown].tolist(),

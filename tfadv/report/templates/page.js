@@ -153,7 +153,7 @@ const gallery = async (data) => {
       const label = data.labels[i];
       const [before, after] = [clean, attacked].map((strip) => strip.getImageData(i * width, 0, width, height));
       const row = element("div", { className: "row" }, picture(before, "clean"),
-        picture(difference(before, after, size), `perturbation × ${(0.5 / size).toPrecision(2)}`), picture(after, "attacked"));
+        picture(difference(before, after, size), `change × ${(0.5 / size).toPrecision(2)}`), picture(after, "attacked"));
       const lines = [["clean:", 0], ["attacked:", level + 1]].map(([words, k]) =>
         prediction(words, selected.classes[k][i], selected.confidences[k][i], label));
       const verdict = element("b", { textContent: fooled(selected, i).text });
@@ -168,7 +168,7 @@ const gallery = async (data) => {
     const [first, second] = [selected.confusion[0], selected.confusion[level + 1]];
     const many = data.classes.length > MOST ? `, the ${MOST} classes with the fewest` : "";
     document.getElementById("classes-caption").textContent =
-      `${model.value}, ${defense.value}: how many test images of each class are predicted as that class, clean and ` +
+      `${model.value}, ${defense.value}: the share of the test images of each class that is predicted as it, clean and ` +
       `under ${data.attack} at eps ${size}${many}. The controls above select the model and eps.`;
     document.getElementById("bars").replaceChildren(classBars(first, second));
     document.getElementById("confusion").replaceChildren(
