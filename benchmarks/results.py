@@ -21,7 +21,7 @@ from absl import app
 from tfadv.errors import UserError
 from tfadv.evaluation.intervals import Difference
 from tfadv.evaluation.records import WORST_CASE, Record
-from tfadv.paper import EPSILONS, ROWS, STATED_GAINS
+from tfadv.paper import EPSILONS, MODELS, ROWS, STATED_GAINS
 from tfadv.pipeline.results import load_result
 from tfadv.report import leaderboard
 from tfadv.report.data import ReportData
@@ -102,20 +102,19 @@ row. The accuracy under *corruptions* is the mean over 70 sets. A size is that o
 How much more accurate a model is than the baseline under FGSM, in percentage points, on average over the eps of the
 run. The *control* is `augmented` and the *method* `retrained`, both for ResNet18, whose adversarial images are stored;
 the *other networks* train on the same images. *Paper* is the gain that the paper states for three networks and these
-eps, perhaps on the stored images; ours are new attacks on each model. Runs with `_seed1` and `_seed2` differ from
-`paper_cifar10` in the seed only. Intervals compare models image by image if the run has a file `correct.npz`. Otherwise
-they are wider.
+eps, perhaps on the stored images; ours are new attacks on each model. *Size* compares baselines: that of the largest
+network of the run less that of ResNet18. Runs with `_seed1` and `_seed2` differ from `paper_cifar10` in the seed only.
+Intervals compare models image by image if the run has a file `correct.npz`. Otherwise they are wider.
 
 {paper}
 
 ## Files
 
 Each folder of `results/` has a run's accuracies (`results.json`), how its models were trained (`training.json`) and its
-settings (`flags.txt`, with the flags of its time).
+settings (`flags.txt`, with the flags of its time). From your own runs, this command makes the table of models, as a
+page `leaderboard.html`:
 
     python -m tfadv.report.leaderboard runs/a runs/b
-
-makes the table of models from your own runs, as a page `leaderboard.html`.
 """
 README_TEXT = """ResNet18 on CIFAR-10, accuracy in % with its 95% interval: PGD-20 on the first {few} test images, the
 rest on all {all}. Compare rows with the same number of training images. [More results](docs/results.md).
@@ -159,15 +158,17 @@ class Run(leaderboard.Run):
         (line,) = [line for line in leaderboard.lines(self) if line.name == f"{model}/{defense}"]
         return line
 
-    def gain(self, defense: str, models: Sequence[str]) -> Difference | None:
-        """How much more accurate a defense is than the baseline under FGSM, on average over the models and all eps."""
+    def gain(self, defense: str, models: Sequence[str], over: str = "baseline") -> Difference | None:
+        """How much more accurate a defense is than another under FGSM, on average over the models and all eps."""
         return mean_difference(
-            [
-                (self.find(model, defense, eps), self.find(model, "baseline", eps))
-                for model in models
-                for eps in self.epsilons
-            ]
+            [(self.find(model, defense, eps), self.find(model, over, eps)) for model in models for eps in self.epsilons]
         )
+
+    def gain_of_size(self) -> Difference | None:
+        """How much more accurate the baseline of the largest network is than that of the smallest, in the same way."""
+        own = [model for model in MODELS if model in self.models]
+        small, large = ([self.find(model, "baseline", eps) for eps in self.epsilons] for model in (own[0], own[-1]))
+        return mean_difference(list(zip(large, small))) if len(own) > 1 else None
 
 
 def read(folder: pathlib.Path) -> Run:
@@ -224,11 +225,16 @@ def paper_table(runs: Sequence[Run]) -> str:
                     *(TITLES.get(dataset, dataset), run.name, f"{run.epsilons[0]:g} to {run.epsilons[-1]:g}"),
                     f"{own.n:,}",
                     *(points(gain) for gain in (run.gain("augmented", [first]), own)),
+                    points(run.gain("retrained", [first], over="augmented")),
                     points(run.gain("retrained", others)),
                     stated_gain(run),
+                    points(run.gain_of_size()),
                 )
             )
-    head = ("data set", "run", "eps", "n", "control", "method", "method, other networks", "paper")
+    head = (
+        *("data set", "run", "eps", "n", "control", "method", "method less control", "method, other networks"),
+        *("paper", "size"),
+    )
     return markdown(head, rows)
 
 
