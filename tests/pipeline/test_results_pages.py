@@ -73,6 +73,14 @@ def test_a_recount_gives_the_accuracies_of_the_page():
     assert models == expected and len(models) > 100
 
 
+def test_the_figures_of_the_page_about_the_paper_are_those_of_the_results(runs):
+    text = " ".join((results.ROOT / "docs/paper.md").read_text(encoding="utf-8").split())
+    accuracies = {leaderboard.percent(each) for run in runs for each in run.records}
+    gains = set(re.findall(r"\d+\.\d ± \d+\.\d", results.paper_table(runs)))
+    shown = re.findall(r"\d+\.\d ± \d+\.\d", text)
+    assert len(shown) > 10 and set(shown) <= accuracies | gains
+
+
 def record(model, defense, protocol, correct, eps=None, n=1000, **fields):
     values = {"source": None, "attack": None if eps is None else "fgsm", "settings": None, "cost": None, "seed": 0}
     return Record(
