@@ -96,6 +96,15 @@ def test_a_line_has_the_figures_of_its_records():
     assert (linf["place"], l1["place"], linf["checks"], linf["run"]) == ("1", "1", "–", "a")
 
 
+def test_autoattack_with_other_settings_is_an_attack_like_others():
+    short = {"attack": "autoattack", "label": "autoattack(steps=2)", "settings": {"steps": 2}}
+    models = [records("short"), records("full", autoattack=0.1)]
+    models[0].append(make_record("resnet18", "short", "whitebox", 0.1, 0.8, **short))
+    full, other = leaderboard.leaderboard([run(*models)])
+    assert (full["defense"], full["place"], full["strongest attack"]) == ("full", "1", "autoattack")
+    assert (other["AutoAttack"], other["strongest attack"]) == ("–", "autoattack(steps=2) 80.0 ± 80.0")
+
+
 def test_of_several_rounds_the_last_has_a_line():
     names = ["rounds(round=9)", "nfgsm", "rounds(round=10)", "rounds(size=5, round=2)"]
     shown = leaderboard.last_rounds(record for name in names for record in records(name))
@@ -152,7 +161,7 @@ def test_the_page_of_your_own_runs(tmp_path, monkeypatch, capsys):
     content = (tmp_path / "leaderboard.html").read_text(encoding="utf-8")
     assert capsys.readouterr().out.strip() == str(tmp_path / "leaderboard.html")
     links = re.findall(r'<a href="([^"]*)">([^<]*)</a>', content)
-    assert links == [("runs/b/report/report.html", "b"), ("runs/a/results.json", "a")]  # b is more robust
+    assert links == [("runs/b/report/report.html", "runs/b"), ("runs/a/results.json", "runs/a")]  # b is more robust
     assert all((tmp_path / link).is_file() for link, _ in links)
     assert leaderboard.ORDER in content and not re.search(r'(src|href)="http', content)
 
@@ -161,7 +170,7 @@ def test_what_is_no_run_is_named(tmp_path):
     with pytest.raises(UserError, match="has no results.json: run tfadv with --stage=report first"):
         leaderboard.read(tmp_path)
     (tmp_path / "results.json").write_text('[{"accuracy": 1}]')
-    with pytest.raises(UserError, match="results.json is not the results.json of a run"):
+    with pytest.raises(UserError, match="can't be read as a run of this version of tfadv .TypeError"):
         leaderboard.read(tmp_path)
     for arguments in ([], ["--help"]):
         with pytest.raises(SystemExit, match="Usage: python -m"):

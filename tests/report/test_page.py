@@ -164,7 +164,7 @@ def test_the_page_of_your_own_model_and_folder(data, tmp_path):
     _, text = parse(write(tmp_path, dataclasses.replace(without_published(data), records=records, **own)))
     assert "Robustness on photos" in text and "/home/me" not in text
     assert "your own model as it is" in text and "trained from" not in text
-    assert page._dataset("mnist:3.0.1") == "mnist:3.0.1" and page._dataset("npz:a/b.npz") == "b.npz"
+    assert page.dataset_name("mnist:3.0.1") == "mnist:3.0.1" and page.dataset_name("npz:a/b.npz") == "b.npz"
 
 
 def test_the_sentence_compares_the_most_robust_defense_with_the_first(full_data, data):

@@ -23,8 +23,9 @@ from tfadv.errors import UserError
 from tfadv.evaluation.guessing import hardly_better_than_guessing
 from tfadv.evaluation.records import WORST_CASE, Record
 from tfadv.report.data import NORMS, Training, with_earlier_rounds
-from tfadv.report.page import environment, template
-from tfadv.report.table import Table
+from tfadv.report.evidence import FULL_AUTOATTACK
+from tfadv.report.page import dataset_name, environment, template
+from tfadv.report.table import Cell, Table
 
 HEAD = (
     *("place", "data set", "network", "defense", "eps", "clean", "FGSM", "PGD-20", "AutoAttack", "strongest attack"),
@@ -100,8 +101,8 @@ class Line:
 
     @property
     def autoattack(self) -> Record | None:
-        """Under AutoAttack."""
-        return next((r for r in self.attacked if r.attack == "autoattack"), None)
+        """Under AutoAttack with its default settings."""
+        return next((r for r in self.attacked if r.attack_label in FULL_AUTOATTACK), None)
 
     @property
     def strongest(self) -> Record:
@@ -129,7 +130,7 @@ class Line:
         shown = (self.clean, self.fgsm, self.pgd, self.autoattack)
         label = "FGSM only" if strongest is self.fgsm else strongest.attack_label
         values = (
-            *(str(place or "–"), self.clean.dataset, self.clean.model, self.clean.defense),
+            *(str(place or "–"), dataset_name(self.clean.dataset), self.clean.model, self.clean.defense),
             f"{NORMS[self.norm]} {self.eps:.3g}",
             *map(percent, shown),
             label if any(strongest is each for each in shown) else f"{label} {percent(strongest)}",
@@ -197,17 +198,16 @@ def read(folder: pathlib.Path) -> Run:
     """The run in a work folder, or in a folder of `results/`.
 
     Raises:
-      UserError: it has no results.json, or one of another version.
+      UserError: it has no results.json, or files of another version.
     """
     path = folder / "results.json"
     if not path.is_file():
         raise UserError(f"{folder} has no results.json: run tfadv with --stage=report first.")
     try:
         records = tuple(map(Record.from_dict, _json(path)))
-    except (ValueError, TypeError, AttributeError, KeyError):
-        raise UserError(f"{path} is not the results.json of a run of this version.")
-    checks, share = checks_of(folder, records)
-    return Run(folder.resolve().name, records, training_of(folder), checks, share)
+        return Run(folder.resolve().name, records, training_of(folder), *checks_of(folder, records))
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise UserError(f"{folder} can't be read as a run of this version of tfadv ({type(error).__name__}: {error}).")
 
 
 def training_of(folder: pathlib.Path) -> dict[str, Training]:
@@ -259,27 +259,23 @@ def _json(path: pathlib.Path) -> Any:
 
 def write(folders: Sequence[pathlib.Path], path: pathlib.Path) -> None:
     """Writes a page that needs no network, with links to the report of each run, or to its results.json."""
-    links = {}
-    runs = []
+    runs, links = [], {}
     for folder in folders:
-        run = read(folder)
+        run = dataclasses.replace(read(folder), name=folder.as_posix())  # folders of two runs may have the same name
+        runs.append(run)
         pages = [folder / "report/report.html", folder / "comparison/report.html", folder / "results.json"]
         target = next(page for page in pages if page.is_file())
         href = pathlib.PurePath(os.path.relpath(target, path.parent)).as_posix()
         links[run.name] = markupsafe.Markup('<a href="{}">{}</a>').format(href, run.name)
-        runs.append(run)
-    rows = [tuple({**row, "run": links[row["run"]]}.values()) for row in leaderboard(runs)]
-    page = (
-        environment()
-        .get_template("leaderboard.html")
-        .render(
-            table_of_models=Table("Accuracy in %, ± the larger side of its 95% interval", HEAD, rows),
-            order=ORDER,
-            style=markupsafe.Markup(template("style.css")),
-            script=markupsafe.Markup(template("table.js")),
-        )
+    rows: list[tuple[Cell, ...]] = [tuple((row | {"run": links[row["run"]]}).values()) for row in leaderboard(runs)]
+    page = environment().get_template("leaderboard.html")
+    text = page.render(
+        models=Table("Accuracy in %, ± the larger side of its 95% interval", HEAD, rows),
+        order=ORDER,
+        style=markupsafe.Markup(template("style.css")),
+        script=markupsafe.Markup(template("table.js")),
     )
-    path.write_text(page, encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -56,6 +56,4 @@ def legend_entries(data: ReportData) -> list[tuple[str, str]]:
     if published and published.covers(data.dataset):
         text = "this run minus the published figure, which is of other images: no interval can be given."
         entries.append(("Δ beside a published figure", text))
-    elif published:
-        entries.append(("", "There are no published figures for this data set."))
     return entries

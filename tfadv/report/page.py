@@ -49,7 +49,7 @@ def write(folder: pathlib.Path, data: ReportData) -> None:
         .get_template("report.html")
         .render(
             data=data,
-            title=f"Robustness on {_dataset(data.dataset)}",
+            title=f"Robustness on {dataset_name(data.dataset)}",
             cards=shown,
             sentence=sentence(data),
             only_fgsm=any(card.attack.startswith("FGSM") for card in shown),
@@ -98,7 +98,7 @@ def template(name: str) -> str:
     return resources.files("tfadv.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
-def _dataset(name: str) -> str:
+def dataset_name(name: str) -> str:
     """The name of a data set for titles: of the user's own folder or file, the last part of its path."""
     kind, _, path = name.partition(":")
     return pathlib.PurePath(path).name or name if kind in ("folder", "npz") else name
