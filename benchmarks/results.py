@@ -3,7 +3,7 @@
     python -m benchmarks.results runs/paper_cifar10     # takes over the results of a work folder, then as below
     python -m benchmarks.results                        # writes docs/results.md and the table of README.md
 
-Every number in docs/results.md and in that table comes from results/*/results.json and training.json.
+Every number in docs/results.md and in that table comes from results.json, training.json and checks.json in results/*/.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ Each row is a model, trained once. On the site, a click on a heading sorts the t
   overlap may change places on other images.
 - *Gradients* are the forward and backward passes of training, for single images: with all rounds, without the baseline
   that training starts from. Times are not shown, because other work ran beside most runs.
-- *Checks*: how many checks for gradient masking passed. "–": the folder of the run has none.
+- *Checks*: how many checks for gradient masking passed. "–": the folder of the run has no `checks.json`.
 - *run* links to the records. Runs differ in training images and epochs: compare models of one run.
 
 </details>
