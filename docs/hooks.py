@@ -1,9 +1,11 @@
-"""The pages of the documentation that MkDocs generates from the code: flags, attacks, defenses and masking checks."""
+"""What MkDocs adds to the documentation: pages generated from the code, records of runs, the script of tables."""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import pathlib
+from importlib import resources
 from typing import Any
 
 from mkdocs.structure.files import File, Files
@@ -18,11 +20,16 @@ from tfadv.registry import Registry
 from tfadv.settings import explained
 
 CHECKS = "<!-- checks -->"  # the place in gradient_masking.md
+RESULTS = pathlib.Path(__file__).parents[1] / "results"
 
 
 def on_files(files: Files, config) -> Files:
-    """Adds the generated pages."""
+    """Adds the generated pages, results.json of each run, and the script that sorts tables."""
+    script = resources.files("tfadv.report").joinpath("templates/table.js")
+    records = sorted(RESULTS.glob("*/results.json"))
     for path, text in {
+        "table.js": script.read_text(encoding="utf-8"),
+        **{f"results/{record.parent.name}/results.json": record.read_text(encoding="utf-8") for record in records},
         "reference/flags.md": flags_page(),
         "reference/attacks.md": table_page("Attacks", "--attacks", ATTACKS),
         "reference/defenses.md": table_page("Defenses", "--defenses", DEFENSES),
@@ -32,8 +39,8 @@ def on_files(files: Files, config) -> Files:
 
 
 def on_page_markdown(markdown: str, page, config, files) -> str:
-    """Inserts the checks for gradient masking."""
-    return markdown.replace(CHECKS, "\n".join(map(check_text, RULES)))
+    """Inserts the checks for gradient masking, and directs links to records to those that the site has."""
+    return markdown.replace(CHECKS, "\n".join(map(check_text, RULES))).replace("](../results/", "](results/")
 
 
 def flags_page() -> str:

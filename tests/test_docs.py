@@ -136,6 +136,13 @@ def test_the_site_has_every_page_and_loads_nothing_from_elsewhere(site):
 
 
 @pytest.mark.packaging
+def test_the_table_of_models_is_sorted_by_the_script_of_the_site(site):
+    text = (site / "results.html").read_text(encoding="utf-8")
+    assert '<div class="sortable">\n<table>' in text and 'src="table.js"' in text and 'href="table.css"' in text
+    assert (site / "table.js").is_file() and len(set(re.findall(r'href="(results/\w+/results.json)"', text))) > 15
+
+
+@pytest.mark.packaging
 def test_the_site_lists_every_flag_attack_defense_and_check(site):
     from tfadv.attacks import ATTACKS
     from tfadv.config import Config

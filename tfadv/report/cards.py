@@ -7,7 +7,7 @@ import dataclasses
 from tfadv.evaluation.records import Record
 from tfadv.report.comparison import strongest
 from tfadv.report.data import ReportData
-from tfadv.report.differences import on_shared_images
+from tfadv.report.differences import difference, on_shared_images
 
 HARDLY_SEEN = 8 / 255  # in L∞; papers on color images use it as the largest change that people hardly see
 
@@ -85,6 +85,9 @@ def _sentence(data: ReportData, model: str, rows: list[Row]) -> str:
     for other in others:
         clean = f"{_of_100(other.clean)}, and " if other.clean else ""
         parts.append(f"With the defense {other.defense}: {clean}{_of_100(other.attacked)} under attack.")
+        gain = difference(other.attacked, first.attacked)
+        if gain and not gain.tells:
+            parts.append("The gain may be chance.")
     return " ".join(parts)
 
 

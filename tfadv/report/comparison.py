@@ -91,14 +91,14 @@ def comparison_plot(data: ReportData, model: str, styles: dict[str, tuple[str, s
     axes = figure.subplots()
     families: dict[str, list[tuple[float, float]]] = {}
     for defense, record in robust.items():
-        clean = data.accuracy(model, defense, "clean")
+        clean = data.record(model, defense, "clean")
         if clean is None:
             continue
         title, color, marker = styles[defense]
-        height = 100 * record.accuracy
-        low, high = (abs(height - 100 * bound) for bound in record.interval)
-        axes.errorbar(clean, height, yerr=[[low], [high]], color=color, marker=marker, capsize=3, label=title, ls="")
-        families.setdefault(defense.split("(")[0], []).append((clean, height))
+        point = 100 * clean.accuracy, 100 * record.accuracy
+        xerr, yerr = ([[abs(value - 100 * end)] for end in of.interval] for value, of in zip(point, (clean, record)))
+        axes.errorbar(*point, yerr, xerr, color=color, marker=marker, capsize=3, label=title, ls="")
+        families.setdefault(defense.split("(")[0], []).append(point)
     for points in families.values():
         axes.plot(*zip(*sorted(points)), color="0.6", linewidth=1, zorder=0)
     eps = next(iter(robust.values())).eps

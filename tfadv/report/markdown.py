@@ -41,9 +41,13 @@ def legend_entries(data: ReportData) -> list[tuple[str, str]]:
     """(word of the tables, sentence that explains it); the word is "" where the sentence explains none."""
     defenses = {defense.label: defense for defense in data.known_defenses}
     entries = [(name, f"{defenses[name].summary}.") for name in data.defenses if name in defenses]
+    entries.append(("Clean", "test images as they are."))
+    entries.append(
+        ("FGSM", "an attack of one step along the gradient, fast and weak: a stronger one may leave much less.")
+    )
     entries.append(("White-box", "attacked on the evaluated model itself."))
     if any(record.protocol == "transfer" for record in data.records):
-        entries.append(("Transfer", "the stored adversarial images of the surrogate."))
+        entries.append(("Transfer", "adversarial images that were made for another model, the surrogate, and stored."))
     entries.append(("eps", "the largest change of a pixel, whose range is [0, 1]."))
     entries.append(("", "An image that is misclassified without an attack counts as misclassified under it."))
     if len(data.defenses) > 1:
@@ -52,6 +56,4 @@ def legend_entries(data: ReportData) -> list[tuple[str, str]]:
     if published and published.covers(data.dataset):
         text = "this run minus the published figure, which is of other images: no interval can be given."
         entries.append(("Δ beside a published figure", text))
-    elif published:
-        entries.append(("", "There are no published figures for this data set."))
     return entries

@@ -23,7 +23,7 @@ from tfadv.report.svg import inline_svg, plot_area, png_data_uri
 from tfadv.report.table import Table, figure
 from tfadv.report.tables import matrix_table, report_tables
 
-TEMPLATES = ("report.html", "style.css", "page.js")
+TEMPLATES = ("report.html", "table.html", "style.css", "table.js", "page.js")
 TOPICS = {
     "accuracy": "Accuracy over eps",
     "defenses": "Clean and robust accuracy",
@@ -41,54 +41,65 @@ FEWEST_IMAGES = 6
 
 def write(folder: pathlib.Path, data: ReportData) -> None:
     """Writes report.html."""
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_template),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["zip"] = lambda a, b: zip(a, b, strict=True)
-    environment.filters["figure"] = figure
-    topics, tables = _topics(data), report_tables(data)
+    shown, topics, tables = cards(data), _topics(data), report_tables(data)
     threats = tables.pop("threats", None)
     for name in ("matrix", "checks"):  # have sections of their own, too
         tables.pop(name, None)
-    page = environment.get_template("report.html").render(
-        data=data,
-        title=f"Robustness on {_dataset(data.dataset)}",
-        cards=cards(data),
-        sentence=sentence(data),
-        warnings=warnings(data),
-        suspicious=data.suspicious,
-        sections=_sections(data, topics, threats),
-        threats=threats,
-        overview=overview(data),
-        tables=tables,
-        legend=legend_entries(data),
-        topics=topics,
-        main_topics=MAIN_TOPICS,
-        matrix=matrix_table(data),
-        gallery=_gallery(data.gallery, data.class_names) if data.gallery else None,
-        threat_model=threat_model(data),
-        not_tested=not_tested(data),
-        class_tables=list(class_tables(data)),
-        style=markupsafe.Markup(_template("style.css")),
-        script=markupsafe.Markup(_template("page.js")),
+    page = (
+        environment()
+        .get_template("report.html")
+        .render(
+            data=data,
+            title=f"Robustness on {dataset_name(data.dataset)}",
+            cards=shown,
+            sentence=sentence(data),
+            only_fgsm=any(card.attack.startswith("FGSM") for card in shown),
+            warnings=warnings(data),
+            suspicious=data.suspicious,
+            sections=_sections(data, topics, threats),
+            threats=threats,
+            overview=overview(data),
+            tables=tables,
+            legend=legend_entries(data),
+            topics=topics,
+            main_topics=MAIN_TOPICS,
+            matrix=matrix_table(data),
+            gallery=_gallery(data.gallery, data.class_names) if data.gallery else None,
+            threat_model=threat_model(data),
+            not_tested=not_tested(data),
+            class_tables=list(class_tables(data)),
+            style=markupsafe.Markup(template("style.css")),
+            script=markupsafe.Markup(template("table.js") + template("page.js")),
+        )
     )
     (folder / "report.html").write_text(page, encoding="utf-8")
 
 
 def templates_hash() -> str:
     """The SHA-256 of the files that the page is made from, in addition to the code."""
-    return hashlib.sha256("\0".join(map(_template, TEMPLATES)).encode()).hexdigest()
+    return hashlib.sha256("\0".join(map(template, TEMPLATES)).encode()).hexdigest()
 
 
-def _template(name: str) -> str:
+def environment() -> jinja2.Environment:
+    """Renders the templates of this folder."""
+    found = jinja2.Environment(
+        loader=jinja2.FunctionLoader(template),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    found.filters["zip"] = lambda a, b: zip(a, b, strict=True)
+    found.filters["figure"] = figure
+    return found
+
+
+def template(name: str) -> str:
+    """The text of a file in `templates`."""
     return resources.files("tfadv.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
-def _dataset(name: str) -> str:
+def dataset_name(name: str) -> str:
     """The name of a data set for titles: of the user's own folder or file, the last part of its path."""
     kind, _, path = name.partition(":")
     return pathlib.PurePath(path).name or name if kind in ("folder", "npz") else name
@@ -163,7 +174,7 @@ def _gallery(gallery: Gallery, class_names: tuple[str, ...]) -> str:
         for name, attacked in gallery.models.items()
     }
     content = {
-        "attack": gallery.attack,
+        "attack": gallery.attack.upper(),
         "epsilons": [float(f"{eps:g}") for eps in gallery.epsilons],  # as the rest of the page shows them
         "classes": class_names,
         "labels": gallery.labels[shown].tolist(),

@@ -8,7 +8,7 @@ import io
 import re
 
 Cell = str | float | None
-_FIGURE = re.compile(r"([-+]?\d[\d,]*(?:\.\d+)?)(?: \[.*\])?$")  # such as "12.34" and "12.3 [10.0, 15.0]"
+_FIGURE = re.compile(r"([-+]?\d[\d,]*(?:\.\d+)?)(?: \[.*\]| ± .*)?$")  # "12.34", "12.3 [10.0, 15.0]", "12.3 ± 2.1"
 
 
 @dataclasses.dataclass(frozen=True)

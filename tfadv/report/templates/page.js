@@ -1,39 +1,5 @@
-"use strict";
-// Sorts tables, shows the accuracies at the chosen eps, and shows the gallery of the model that the controls select.
-const element = (name, properties = {}, ...children) => {
-  const created = Object.assign(document.createElement(name), properties);
-  created.append(...children);
-  return created;
-};
+// Shows the accuracies at the chosen eps, and the gallery of the model that the controls select.  Uses table.js.
 const percent = (share) => `${(100 * share).toFixed(0)}%`;
-
-// ---- tables: a button in each header sorts by its column, figures from the largest; empty cells stay last
-for (const table of document.querySelectorAll("table.sortable")) {
-  const body = table.tBodies[0];
-  if (body.rows.length < 2) continue;
-  const heads = [...table.tHead.rows[0].cells];
-  heads.forEach((head, column) => {
-    const button = element("button", { type: "button" }, ...head.childNodes);
-    head.append(button);
-    head.setAttribute("aria-sort", "none");
-    button.addEventListener("click", () => {
-      const key = (row) => row.cells[column].dataset.key;
-      const numeric = [...body.rows].some((row) => key(row) !== undefined);
-      const order = { none: numeric ? "descending" : "ascending", ascending: "descending", descending: "ascending" };
-      const next = order[head.getAttribute("aria-sort")];
-      const sign = next === "ascending" ? 1 : -1;
-      const text = (row) => row.cells[column].textContent;
-      const compare = (a, b) => {
-        if (!numeric) return sign * text(a).localeCompare(text(b), "en", { numeric: true });
-        const [first, second] = [key(a), key(b)];
-        if (first === undefined || second === undefined) return (first === undefined) - (second === undefined);
-        return sign * (first - second);
-      };
-      heads.forEach((other) => other.setAttribute("aria-sort", other === head ? next : "none"));
-      body.append(...[...body.rows].sort(compare));
-    });
-  });
-}
 
 // ---- accuracy over eps: the accuracies at the eps of the slider, which follows the pointer over the plot
 for (const chart of document.querySelectorAll(".chart")) {
@@ -187,7 +153,7 @@ const gallery = async (data) => {
       const label = data.labels[i];
       const [before, after] = [clean, attacked].map((strip) => strip.getImageData(i * width, 0, width, height));
       const row = element("div", { className: "row" }, picture(before, "clean"),
-        picture(difference(before, after, size), `perturbation × ${(0.5 / size).toPrecision(2)}`), picture(after, "attacked"));
+        picture(difference(before, after, size), `change × ${(0.5 / size).toPrecision(2)}`), picture(after, "attacked"));
       const lines = [["clean:", 0], ["attacked:", level + 1]].map(([words, k]) =>
         prediction(words, selected.classes[k][i], selected.confidences[k][i], label));
       const verdict = element("b", { textContent: fooled(selected, i).text });
@@ -202,7 +168,7 @@ const gallery = async (data) => {
     const [first, second] = [selected.confusion[0], selected.confusion[level + 1]];
     const many = data.classes.length > MOST ? `, the ${MOST} classes with the fewest` : "";
     document.getElementById("classes-caption").textContent =
-      `${model.value}, ${defense.value}: how many test images of each class are predicted as that class, clean and ` +
+      `${model.value}, ${defense.value}: the share of the test images of each class that is predicted as it, clean and ` +
       `under ${data.attack} at eps ${size}${many}. The controls above select the model and eps.`;
     document.getElementById("bars").replaceChildren(classBars(first, second));
     document.getElementById("confusion").replaceChildren(
