@@ -56,7 +56,7 @@ def split_specs(text: str, known: Registry) -> list[tuple[str, dict[str, Any]]]:
 
     Args:
       text: entries separated by commas, each a name or name(setting=value,...).  A value is a number, a fraction such
-        as 2/255, true, false, none, or a word; words joined by + are several.
+        as 2/255, true, false, none, or a word; words or numbers joined by + are several.
       known: the table of names.
 
     Returns:
@@ -121,6 +121,9 @@ def _value(key: str, text: str) -> Any:
             raise UserError(f"{key}={text}: this number cannot be represented.") from None
     if re.fullmatch(r"[A-Za-z][\w+-]*", text):
         return text
+    parts = text.split("+")
+    if all(_FRACTION.fullmatch(part) for part in parts):
+        return tuple(map(number, parts))
     raise UserError(f"cannot read the value of {key}={text}: it is a number, 2/255, true, false, none or a word.")
 
 
@@ -185,7 +188,7 @@ def folder_name(text: str) -> str:
 
 def _text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
-        return "+".join(value)
+        return "+".join(map(str, value))
     return (
         {None: "none", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else str(value)
     )
@@ -300,7 +303,7 @@ def _checked(field: dataclasses.Field, value: Any) -> Any:
     if value is None and "None" in kind:
         return None
     if kind.startswith("tuple"):
-        value = tuple(value.split("+")) if isinstance(value, str) else tuple(value)
+        value = tuple(value.split("+")) if isinstance(value, str) else tuple(map(str, value))
         if not value:
             raise ValueError(f"{name} must not be empty.")
         for item in value if limits["choices"] else ():
@@ -317,6 +320,9 @@ def _checked(field: dataclasses.Field, value: Any) -> Any:
         if not isinstance(value, (bool, np.bool_)):
             raise ValueError(f"{name} must be true or false, got {value!r}.")
         return bool(value)
+    if isinstance(value, (list, tuple)) and len(value) and "tuple[float" in kind:
+        value = tuple(_checked_number(name, each, False, limits) for each in value)
+        return value if len(value) > 1 else value[0]
     if kind.startswith(("int", "float")):
         return _checked_number(name, value, kind.startswith("int"), limits)
     return value

@@ -29,6 +29,7 @@ IN_L2 = (
     *("pgd", "apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "fmn", "ddn", "square", "hopskipjump", "fast"),
     "autoattack",
 )
+IN_L1 = ("pgd", "apgd-ce", "apgd-dlr", "apgd-t", "fmn")
 EARLY_STOP = [name for name in NAMES if name not in ("fgsm", "onestep")]
 
 
@@ -42,10 +43,13 @@ def attack(name, *inputs, seed=0, clip=(0.0, 1.0), cost=None, image_numbers=None
 
 def norms(d, norm):
     d = d.reshape(len(d), -1)
-    return np.abs(d).max(1) if norm == "linf" else np.sqrt((d.astype("float64") ** 2).sum(1))
+    return np.linalg.norm(d.astype("float64"), {"linf": np.inf, "l2": 2, "l1": 1}[norm], axis=1)
 
 
-@pytest.mark.parametrize("name, norm", [(n, "linf") for n in NAMES if n != "ddn"] + [(n, "l2") for n in IN_L2])
+@pytest.mark.parametrize(
+    "name, norm",
+    [*((n, "linf") for n in NAMES if n != "ddn"), *((n, "l2") for n in IN_L2), *((n, "l1") for n in IN_L1)],
+)
 def test_stays_within_eps_and_clip(small, name, norm):
     model, x, y = small
 
@@ -54,7 +58,7 @@ def test_stays_within_eps_and_clip(small, name, norm):
     @hypothesis.example(eps=0.0, seed=0)
     @hypothesis.example(eps=1e-30, seed=0)
     def holds(eps, seed):
-        adversarial = attack(name, model, x, y, eps, seed=seed, **({"norm": norm} if norm == "l2" else {}))
+        adversarial = attack(name, model, x, y, eps, seed=seed, **({} if norm == "linf" else {"norm": norm}))
         assert adversarial.dtype == np.float32 and adversarial.shape == x.shape
         assert norms(adversarial - x, norm).max() <= eps * (1 + 1e-5) + 1e-6
         assert adversarial.min() >= 0 and adversarial.max() <= 1
@@ -139,12 +143,14 @@ def test_few_classes(of_classes, name, classes):
         (Square, {"steps": 20}),
     ],
 )
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_a_target_is_reached_and_only_that_counts(small, kind, settings, norm):
+    if norm == "l1" and kind in (FAB, Square):
+        pytest.skip("not in L1")
     model, x, y = small
     target = (y + 1) % 5
     start = is_right(model, x, target)
-    eps = 2.0 if norm == "l2" else 0.3
+    eps = {"linf": 0.3, "l2": 2.0, "l1": 12.0}[norm]
     adversarial = kind(targeted=True, norm=norm, **settings)(model, x, target, eps).numpy()
     reached = is_right(model, adversarial, target)
     assert reached.sum() > start.sum() + 15
@@ -272,7 +278,7 @@ def test_zero_gradient_does_no_harm(name):
     [
         (PGD, {"restarts": 0}, "restarts"),
         (PGD, {"loss": "dlr-t"}, "unknown loss"),
-        (PGD, {"norm": "l1"}, "unknown norm"),
+        (Square, {"norm": "l1"}, "unknown norm"),
         (APGD, {"steps": 0}, "steps"),
         (APGD, {"steps": 1.5}, "steps"),
         (APGD, {"loss": "dlrt"}, "unknown loss 'dlrt': did you mean 'dlr-t'"),

@@ -31,23 +31,32 @@ def test_l2_projects_along_the_line():
 @hypothesis.settings(deadline=None, max_examples=60)
 @hypothesis.given(
     d=st.lists(st.floats(-2, 2, width=32), min_size=4, max_size=4),
-    eps=st.one_of(st.just(0.0), st.floats(0, 9, width=32)),
+    x=st.lists(st.floats(0, 1, width=32), min_size=4, max_size=4),
+    eps=st.one_of(st.just(0.0), st.floats(0, 4, width=32)),
 )
-def test_l1_projects_to_the_nearest_image(d, eps):
+@hypothesis.example(d=[1, 0.6, 0, 0], x=[0.9, 0, 0, 0], eps=0.7)  # 0.1 and 0.6; clipped after the ball, 0.1 and 0.15
+def test_l1_projects_to_the_nearest_image_in_the_box(d, x, eps):
     """The optimum by SLSQP, of the sizes of the changes: signs do not change."""
-    d = np.array(d)
-    found = L1.project(d.reshape(1, 2, 2, 1).astype("float32"), np.zeros((1, 2, 2, 1), "float32"), eps, -9.0, 9.0)
-    found = found.numpy().reshape(-1).astype(float)
-    assert np.abs(found).sum() <= eps * (1 + 1e-5) + 1e-6
+    x = np.array(x, "float32")
+    z = (x + np.array(d, "float32")).astype("float32")
+
+    def project(z):
+        found = L1.project(z.reshape(1, 2, 2, 1), x.reshape(1, 2, 2, 1), eps, 0.0, 1.0)
+        return found.numpy().reshape(-1)
+
+    found, d = project(z), z.astype(float) - x
+    assert found.min() >= 0 and found.max() <= 1
+    assert np.abs(found.astype(float) - x).sum() <= eps * (1 + 1e-5) + 1e-6
+    np.testing.assert_allclose(project(found), found, atol=1e-6)
     best = scipy.optimize.minimize(
         lambda v: np.square(v - np.abs(d)).sum(),
-        np.full(4, min(eps, 1) / 8),
+        np.zeros(4),
         jac=lambda v: 2 * (v - np.abs(d)),
-        bounds=[(0, None)] * 4,
+        bounds=[(0, room) for room in np.where(d > 0, 1 - x, x)],
         constraints={"type": "ineq", "fun": lambda v: eps - v.sum(), "jac": lambda v: -np.ones(4)},
         options={"ftol": 1e-12},
     )
-    np.testing.assert_allclose(found, np.sign(d) * best.x, atol=2e-4)
+    np.testing.assert_allclose(found - x.astype(float), np.sign(d) * best.x, atol=2e-4)
 
 
 def test_l1_projection_of_many_images_each_by_itself():
@@ -86,7 +95,29 @@ def test_steepest_ascent_has_norm_one_and_the_largest_gain(norm, dual):
     np.testing.assert_allclose(gain, np.linalg.norm(g.reshape(5, -1).astype("float64"), dual, axis=1), rtol=1e-5)
 
 
-@pytest.mark.parametrize("norm", [Linf, L2])
+@pytest.mark.parametrize("share, moved", [(0.0, 1), (0.1, 4), (1.0, 48), (np.float32([0, 0.5, 1, 0.1, 0]), 0)])
+def test_steepest_ascent_in_l1_moves_the_largest_values(share, moved):
+    g = rng.normal(size=(5, 4, 4, 3)).astype("float32") * 1e-25
+    number = np.array([1, 24, 48, 4, 1]) if moved == 0 else np.full(5, moved)
+    direction = L1.steepest_ascent(g, share).numpy()
+    np.testing.assert_allclose(L1.norm(direction), 1, rtol=1e-6)
+    gain = (direction.astype("float64") * g).sum((1, 2, 3))
+    falling = np.sort(np.abs(g.reshape(5, -1).astype("float64")), axis=1)[:, ::-1]
+    np.testing.assert_allclose(gain, [row[:n].mean() for row, n in zip(falling, number)], rtol=1e-5)
+
+
+def test_a_step_in_l1_does_not_spend_on_pixels_at_their_bound():
+    """The largest values of the gradient lead out of the box; they stay there, and the next ones move."""
+    x, at = np.full((1, 2, 5, 2), 0.5, "float32"), np.full((1, 2, 5, 2), 0.5, "float32")
+    g = np.arange(20, 0, -1).reshape(x.shape).astype("float32") * np.where(np.arange(20) % 2, -1, 1).reshape(x.shape)
+    at.reshape(-1)[:3] = 1, 0, 1
+    moved = L1.ascend(at, g, 0.2, x, 9.0, 0.0, 1.0).numpy().reshape(-1)  # 5% of 20 values: one at a time
+    np.testing.assert_allclose(moved, [1, 0, 1, 0.3, *[0.5] * 16], atol=1e-6)
+    full = L1.ascend(at, g, 0.2, x, 1.5, 0.0, 1.0).numpy().reshape(-1)  # eps is spent already, and well
+    np.testing.assert_allclose(full, at.reshape(-1), atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", [Linf, L2, L1])
 def test_steepest_ascent_of_a_gradient_that_is_not_finite(norm):
     g = np.ones((3, 2, 2, 1), "float32")
     g[0, 0, 0], g[1, 0, 0], g[2] = np.nan, np.inf, 0
@@ -99,7 +130,7 @@ def test_steepest_ascent_of_a_gradient_that_is_not_finite(norm):
     )
 
 
-@pytest.mark.parametrize("norm", [Linf, L2])
+@pytest.mark.parametrize("norm", [Linf, L2, L1])
 def test_samples_are_uniform_in_the_ball(norm):
     numbers, first = np.arange(4000), np.zeros(4000, int)
 
@@ -121,7 +152,7 @@ def test_samples_are_uniform_in_the_ball(norm):
     assert np.abs(np.corrcoef(x[1:, 0], x[:-1, 0])[0, 1]) < 0.05
 
 
-@pytest.mark.parametrize("norm", [Linf, L2])
+@pytest.mark.parametrize("norm", [Linf, L2, L1])
 def test_draws_inside_a_step_are_uniform_in_the_ball(norm):
     draw = norm.draw(tf.zeros((4000, 1, 1, 2)), tf.constant((3, 4), tf.int64)).numpy()
     size = norm.norm(draw).numpy().ravel()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfadv import models
+from tfadv import models, specs
 from tfadv.defenses import DEFENSES
 from tfadv.defenses.base import Defense
 from tfadv.defenses.losses import kl_divergence, smoothed_cross_entropy
@@ -247,3 +247,108 @@ def test_sizes_above_the_range_of_pixels_need_l2():
     assert PGD(norm="l2", eps=2).eps == 2
     with pytest.raises(ValueError, match="at most 1 with norm=linf"):
         PGD(eps=2)
+
+
+SEVERAL = {"norm": "linf+l2+l1", "eps": (0.05, 0.5, 4.0)}
+
+
+def sizes_in(norm, moved):
+    d = np.asarray(moved, "float64").reshape(len(moved), -1)
+    return np.linalg.norm(d, {"linf": np.inf, "l2": 2, "l1": 1}[norm], axis=1)
+
+
+@pytest.mark.parametrize("defense", ATTACKING[2:], ids=name)
+def test_perturbations_in_l1(network, batch, defense):
+    x, y = batch
+    moved = (dataclasses.replace(defense, norm="l1").perturb(network, x, y, tf.constant(4.0), SEED) - x).numpy()
+    size = sizes_in("l1", moved)
+    assert (size <= 4 * (1 + 1e-5)).all() and (size > 2).all()
+    assert (sizes_in("linf", moved) > 4 * 4 / 768).all()  # far from the same change of all pixels
+
+
+@pytest.mark.parametrize("defense", ATTACKING[2:], ids=name)
+def test_with_several_norms_each_image_has_one_of_them(network, batch, defense):
+    """What the others of the batch draw does not matter: an image moves as it does in its norm alone."""
+    x, y = batch
+    several = dataclasses.replace(defense, **SEVERAL)
+
+    def moved(defense, eps, seed=SEED):
+        return (defense.perturb(network, x, y, tf.constant(eps), seed) - x).numpy()
+
+    alone = [moved(dataclasses.replace(defense, norm=n), eps / 2) for n, eps in zip(several.norms, several.sizes)]
+
+    def drawn(images):
+        return np.array([np.abs(images - each).max(axis=(1, 2, 3)) < 1e-5 for each in alone])
+
+    together = moved(several, 0.025)  # half of all sizes
+    same = drawn(together)
+    assert (same.sum(axis=0) == 1).all() and (same.sum(axis=1) > 0).all()
+    for norm, eps, own in zip(several.norms, several.sizes, same):
+        assert (sizes_in(norm, together[own]) <= eps / 2 * (1 + 1e-5)).all()
+    np.testing.assert_array_equal(together, moved(several, 0.025))
+
+
+def test_all_norms_are_drawn_equally_often_and_anew_in_each_step():
+    defense = PGD(**SEVERAL)
+    _, eps = defense.norm_and_sizes(tf.zeros((3000, 1, 1, 1)), tf.constant(0.05), SEED)
+    _, other = defense.norm_and_sizes(tf.zeros((3000, 1, 1, 1)), tf.constant(0.05), tf.constant((0, 2), tf.int64))
+    assert 0.6 < np.mean(eps != other) < 0.73
+    found, counts = np.unique(np.round(eps, 5), return_counts=True)
+    np.testing.assert_allclose(found, SEVERAL["eps"])
+    assert (np.abs(counts - 1000) < 120).all()
+    each = tf.reshape(tf.linspace(0.0, 0.05, 3000), (-1, 1, 1, 1))  # eps_schedule=uniform
+    _, drawn = defense.norm_and_sizes(tf.zeros((3000, 1, 1, 1)), each, SEED)
+    np.testing.assert_allclose(drawn, each * eps / 0.05, rtol=1e-6)
+
+
+def test_robust_in_several_norms_means_in_each_of_them():
+    """On a linear model of two classes, where the three norms leave different numbers of images."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(2)])
+    x = tf.constant(np.random.default_rng(0).uniform(0.4, 0.6, (200, 4, 4, 1)).astype("float32"))
+    logits, kernel = model(x).numpy(), model.layers[-1].get_weights()[0]
+    margin, w = np.abs(logits[:, 0] - logits[:, 1]), kernel[:, 1] - kernel[:, 0]
+    sizes = tuple(
+        np.median(margin) / np.linalg.norm(w, dual) * share for dual, share in ((1, 0.6), (2, 1), (np.inf, 0.8))
+    )
+    several, y = PGD(norm="linf+l2+l1", eps=sizes), tf.constant(logits.argmax(1))
+    alone = [PGD(norm=n).robust(model, x, y, tf.constant(e, tf.float32)).numpy() for n, e in zip(several.norms, sizes)]
+    found = several.robust(model, x, y, tf.constant(sizes[0], tf.float32)).numpy()
+    np.testing.assert_array_equal(found, np.logical_and.reduce(alone))
+    counts = [each.sum() for each in alone]
+    assert len(set(counts)) == 3 and 80 < min(counts) <= max(counts) < 180, counts
+    assert several.validation_cost == 3 * PGD().validation_cost
+
+
+@pytest.mark.parametrize(
+    "kind, settings, words",
+    [
+        (NFGSM, {"norm": "l1"}, "norm=l1 needs several attack steps: take pgd"),
+        (RSFGSM, {"norm": "linf+l2", "eps": (0.1, 1)}, "norm=linf.l2 needs several attack steps"),
+        (PGD, {"norm": "linf+l1", "eps": 0.1}, "one size for each of norm=linf.l1, such as"),
+        (PGD, {"norm": "l1", "eps": (1, 2)}, "one size for each"),
+        (PGD, {"norm": "linf+l1", "eps": (0, 2)}, "each eps must be above 0"),
+        (PGD, {"norm": "l1+linf", "eps": (0.1, 12)}, "at most 1 with norm=linf"),
+        (PGD, {"norm": "l1+l1"}, "twice"),
+        (PGD, {"eps": ()}, "eps must be"),
+    ],
+)
+def test_wrong_norms_and_sizes_are_named(kind, settings, words):
+    with pytest.raises(ValueError, match=words):
+        kind(**settings)
+
+
+def test_several_norms_need_sizes(network, batch):
+    with pytest.raises(ValueError, match="pgd.norm=linf.l1. needs eps, one size for each norm"):
+        PGD(norm="linf+l1").perturb(network, *batch, tf.constant(0.1), SEED)
+
+
+def test_several_norms_and_sizes_as_text():
+    text = "pgd(norm=linf+L1, eps=8/255+12, steps=2), trades(norm=l1, eps=12)"
+    several, one = (specs.build_with(*each, DEFENSES) for each in specs.split_specs(text, DEFENSES))
+    assert several == PGD(norm="linf+l1", eps=(8 / 255, 12), steps=2) and one == TRADES(norm="l1", eps=12)
+    for defense in (several, one):
+        assert [specs.build_with(*each, DEFENSES) for each in specs.split_specs(defense.label, DEFENSES)] == [defense]
+    assert several.settings()["eps"] == [8 / 255, 12.0] and one.settings()["eps"] == 12.0
+    assert several.label == f"pgd(eps={8 / 255}+12.0, norm=linf+l1, steps=2)"
+    assert specs.folder_name(several.label) != specs.folder_name(several.label.replace("+12", "_12"))

@@ -118,3 +118,11 @@ def test_the_defenses_of_a_run():
     assert labels("--stage=compare", "--defenses=nfgsm,control(epochs=3)") == ["nfgsm", "control(epochs=3)"]
     with pytest.raises(UserError, match="baseline has no settings of its own: use --epochs"):
         labels("--defenses=baseline(epochs=3)")
+
+
+def test_several_norms_have_sizes_of_their_own():
+    _, how = scheduled("pgd(norm=linf+l1, eps=0.05+4)")
+    assert (how.eps, how.validation_eps) == ((0.05, 4.0), 0.05)  # and not the largest of --epsilons
+    assert scheduled("pgd(norm=l1, eps=4)")[1].validation_eps == scheduled("pgd(norm=l1, eps=4)")[1].eps == 4.0
+    with pytest.raises(UserError, match="needs a size of its own in each norm, such as pgd.norm=linf.l1, eps=8/255.12"):
+        _defenses(CommandLine(["--dataset=digits", "--defenses=pgd(norm=linf+l2)"]).config())

@@ -135,17 +135,20 @@ def test_stopped_and_restored_equals_unbroken(accumulated, small_digits, tmp_pat
     assert_same(model, whole)
 
 
-def test_saved_and_loaded_it_goes_on(small_digits, tmp_path):
+@pytest.mark.parametrize(
+    "fixed, eps",
+    [("nfgsm(eps_schedule=fixed, noise=1)", 0.1), ("pgd(eps_schedule=fixed, norm=linf+l1, steps=1)", (0.1, 2.0))],
+)
+def test_saved_and_loaded_it_goes_on(fixed, eps, small_digits, tmp_path):
     x, y = small_digits
     model, whole = mlp(), mlp()
-    fixed = "nfgsm(eps_schedule=fixed, noise=1)"
-    wrapper = robust(model, fixed)
+    wrapper = robust(model, fixed, eps)
     fit(wrapper, x, y)
     wrapper.save(tmp_path / "robust.keras")
     loaded = keras.models.load_model(tmp_path / "robust.keras")
-    assert (loaded.defense, loaded.eps, loaded.input_range) == (wrapper.defense, 0.1, (0.0, 1.0))
+    assert (loaded.defense, loaded.eps, loaded.input_range) == (wrapper.defense, eps, (0.0, 1.0))
     fit(loaded, x, y)
-    unbroken = robust(whole, fixed)
+    unbroken = robust(whole, fixed, eps)
     fit(unbroken, x, y)
     fit(unbroken, x, y)
     assert_same(loaded.model, whole)

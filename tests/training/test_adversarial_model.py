@@ -79,12 +79,12 @@ def test_every_defense_trains_every_kind_of_model(kind, defense, small_digits):
     assert names == [v.path for v in model.weights] and not model.compiled
 
 
-@pytest.mark.parametrize("defense", DEFENSES)
+@pytest.mark.parametrize("defense", [*DEFENSES, "pgd(steps=2, norm=linf+l1)"])
 def test_two_steps_are_those_of_the_command_line(defense, small_digits):
     x, y = (part[:64] for part in small_digits)
     ours, other = cnn(), cnn()
     defense = f"{defense[:-1]}, eps_schedule=fixed)" if "(" in defense else f"{defense}(eps_schedule=fixed)"
-    wrapper = robust(ours, defense, optimizer=_sgd())
+    wrapper = robust(ours, defense, (0.1, 2) if "+" in defense else 0.1, optimizer=_sgd())
     fit(wrapper, x, y)
     optimizer = _sgd()
     optimizer.build(other.trainable_variables)
@@ -222,6 +222,9 @@ def test_two_devices_train_as_one():
         ({"defense": "pgd(awp=0.01)"}, ValueError, "only the command line does"),
         ({"eps": 8}, ValueError, "eps must be at most 1, .* write eps=8 / 255"),
         ({"eps": (0.1, 0.2)}, ValueError, "eps must be one number"),
+        ({"defense": "pgd(norm=linf+l1)"}, ValueError, "eps must be a number for each of norm=linf.l1"),
+        ({"defense": "pgd(norm=l1+linf)", "eps": (12, 8)}, ValueError, "eps must be at most 1"),
+        ({"defense": "pgd(norm=linf+l1)", "eps": (0.1, 99)}, ValueError, "eps must be at most 64,"),
         ({"eps": 9, "defense": "pgd(norm=l2)"}, ValueError, "eps must be at most 8,"),
         ({"defense": "pgd(norm=l7)"}, UserError, "norm"),
         ({"input_range": (1, 0)}, ValueError, "input_range must be the pair"),

@@ -161,6 +161,11 @@ def test_wrong_uses_are_named(data):
     robust = compiled(AdversarialModel(mlp(), "pgd(norm=l2, steps=1)", 0.4, (0, 255)))
     with pytest.raises(ValueError, match="give eps for pgd.steps=5.: that of the model is for perturbations in l2"):
         fit(robust, data, [callback(data, eps=None, attack="pgd(steps=5)")])
+    robust = compiled(AdversarialModel(mlp(), "pgd(norm=l2+l1)", (0.4, 4), (0, 255)))
+    with pytest.raises(ValueError, match="give an attack and its eps: .* in l2.l1"):
+        fit(robust, data, [callback(data, input_range=None)])
+    with pytest.raises(ValueError, match="give eps for pgd.steps=5.: that of the model is for perturbations in l2.l1"):
+        fit(robust, data, [callback(data, eps=None, attack="pgd(steps=5)")])
     with pytest.raises(ValueError, match="eps must be one number"):
         RobustAccuracy(*data, eps=[0.1, 0.2])
     assert tfadv.RobustAccuracy is callbacks.RobustAccuracy

@@ -398,6 +398,7 @@ def test_mixed_precision_needs_optimized_clones():
 ROBUST = {
     "awp": PGD(steps=1, awp=0.01, eps_schedule="uniform"),
     "averaged": NFGSM(share=0.5, eps_schedule="uniform"),
+    "norms": PGD(steps=1, norm="linf+l1", eps=(0.1, 4.0), eps_schedule="uniform"),
 }
 
 
@@ -407,8 +408,8 @@ def test_adversarial_training_resumes_to_the_same_bits(halves, which, clock):
     settings = dict(steps=20, eps=0.1, average=0.9 if which == "averaged" else 0.0)
     record, before = fit(t, halves, checkpoints=kept, **settings), MemoryCheckpoints()
     assert record["steps"] == 20 and len(record["history"]["loss"]) == 4
-    # 100 validation images are attacked before training and after each of 4 epochs.
-    assert record["gradients"] == 20 * 64 * ROBUST[which].cost + 10 * 100 * (4 + 1)
+    # 100 validation images are attacked, in each norm, before training and after each of 4 epochs.
+    assert record["gradients"] == 20 * 64 * ROBUST[which].cost + ROBUST[which].validation_cost * 100 * (4 + 1)
     before.saved, expected = [entry for entry in kept.saved if entry[0] == 16], t.model.get_weights()
     forget(t)
     assert len(before.saved) == 1 and fit(t, halves, checkpoints=before, **settings) == record
@@ -454,7 +455,8 @@ def test_the_eps_of_the_steps(halves, monkeypatch):
             seen.append((eps, uniform))
             return sums
 
-        monkeypatch.setattr(t, "_defense", NFGSM(eps=0.2, eps_schedule=schedule))
+        defense = NFGSM(eps=0.2, eps_schedule=schedule)
+        monkeypatch.setattr(t, "_defense", defense)
         monkeypatch.setattr(t, "train_step", recorded)
         fit(t, halves, epochs=2, eps=0.1)
         assert (seen[0][0], seen[-1][0]) == pytest.approx(sizes)

@@ -12,7 +12,7 @@ from tfadv.attacks.apgd import APGD
 from tfadv.attacks.base import precision_setting
 from tfadv.attacks.fab import FAB
 from tfadv.attacks.iterative import IterativeAttack
-from tfadv.attacks.norms import NORMS
+from tfadv.attacks.norms import DENSE
 from tfadv.attacks.square import Square
 from tfadv.attacks.sweep import AttackOfParts, Sweep
 from tfadv.specs import setting
@@ -41,7 +41,7 @@ class AutoAttack(AttackOfParts):
         adversarial is decided in float32.
     """
 
-    norm: str = setting("linf", choices=tuple(NORMS))
+    norm: str = setting("linf", choices=DENSE)
     attacks: tuple[str, ...] = setting(STANDARD, choices=PARTS)
     steps: int = setting(100, least=1)
     restarts: int = setting(1, least=1)

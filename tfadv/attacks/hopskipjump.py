@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfadv.attacks.base import Call
 from tfadv.attacks.labels_only import LabelsOnlyAttack, Search
-from tfadv.attacks.norms import NORMS, get_norm
+from tfadv.attacks.norms import DENSE, get_norm
 from tfadv.attacks.randomness import QUERY, START, generators
 from tfadv.specs import setting
 
@@ -35,7 +35,7 @@ class HopSkipJump(LabelsOnlyAttack):
       targeted: True moves the images to class y instead of away from it.
     """
 
-    norm: str = setting("linf", choices=tuple(NORMS))
+    norm: str = setting("linf", choices=DENSE)
     queries: int = setting(25000, least=10)
     targeted: bool = False
 

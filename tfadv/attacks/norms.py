@@ -5,6 +5,7 @@ Images are float32 (N, H, W, C); eps is a number or one per image, (N, 1, 1, 1).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,25 @@ import tensorflow as tf
 from tfadv.errors import check_name
 
 _PIXELS = (1, 2, 3)
+_HALVINGS = 30  # of an interval, to the precision of float32
+L1_SHARE = 0.05  # of the values of an image that move in one step in L1, unless an attack adapts it
 
 
-class Linf:
+class _Norm:
+    """What limits an attack."""
+
+    steepest_ascent: Any
+    project: Any
+
+    @classmethod
+    def ascend(
+        cls, at: tf.Tensor, gradient: tf.Tensor, size: tf.Tensor, x: tf.Tensor, eps: tf.Tensor, low: Any, high: Any
+    ) -> tf.Tensor:
+        """The images after a step of this size, in the norm, in the direction of steepest ascent; see `project`."""
+        return cls.project(at + size * cls.steepest_ascent(gradient), x, eps, low, high)
+
+
+class Linf(_Norm):
     """max |d|: no pixel changes by more than eps."""
 
     @staticmethod
@@ -49,7 +66,7 @@ class Linf:
         return tf.random.stateless_uniform(tf.shape(x), seed, -1.0, 1.0)
 
 
-class L2:
+class L2(_Norm):
     """√Σd²: the Euclidean norm."""
 
     @staticmethod
@@ -91,13 +108,10 @@ class L2:
     def draw(x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """As `sample` for each image of x (N, H, W, C), inside a compiled step; seed int64 (2,)."""
         d = tf.random.stateless_normal(tf.shape(x), seed)
-        of_radius = tf.random.experimental.stateless_fold_in(seed, 0)
-        share = tf.random.stateless_uniform((tf.shape(x)[0], 1, 1, 1), of_radius)
-        dimensions = tf.cast(tf.reduce_prod(tf.shape(x)[1:]), tf.float32)
-        return d * tf.math.divide_no_nan(share ** (1 / dimensions), L2.norm(d))
+        return d * tf.math.divide_no_nan(_radius(x, seed), L2.norm(d))
 
 
-class L1:
+class L1(_Norm):
     """Σ|d|: the sum of all changes."""
 
     @staticmethod
@@ -111,20 +125,77 @@ class L1:
         return Linf.norm(gradient)
 
     @staticmethod
-    def project(z: tf.Tensor, x: tf.Tensor, eps: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
-        """The image nearest to z, in L2, that is within eps of x, then clipped, which brings it nearer to x.
+    def steepest_ascent(
+        gradient: tf.Tensor, share: float | tf.Tensor = L1_SHARE, free: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """A direction of norm 1: equal steps along the signs of the largest values of the gradient.
 
-        All changes shrink by the same θ, but not beyond 0; sorting finds it (Duchi et al. 2008,
-        https://doi.org/10.1145/1390156.1390191).
+        A linear function rises most along the one largest value; but there the pixel soon reaches its bound, and one
+        pixel a step is slow.  Attacks move a share of the values (Tramèr & Boneh 2019,
+        https://arxiv.org/abs/1904.13000), or adapt it (`APGD`).
+
+        Args:
+          gradient: float32 (N, H, W, C).
+          share: of the H · W · C values, in [0, 1], a number or float32 (N,); 0 means the largest one alone.
+          free: bool (N, H, W, C), which values count; None means all.
+
+        Returns:
+          float32 (N, H, W, C), of norm 1 in the values that count; more of them move where some are equally large.
+        """
+        gradient = finite(gradient)
+        size = tf.abs(gradient if free is None else tf.where(free, gradient, 0.0))
+        number = tf.maximum(tf.floor(share * tf.cast(tf.reduce_prod(tf.shape(size)[1:]), tf.float32)), 1.0)
+        number = tf.reshape(number * tf.ones_like(size[:, 0, 0, 0]), (-1, 1, 1, 1))
+
+        def above(limit: tf.Tensor) -> tf.Tensor:
+            return tf.reduce_sum(tf.cast(size > limit, tf.float32), _PIXELS, keepdims=True)
+
+        below, _ = _halved(lambda limit: above(limit) < number, Linf.norm(size))
+        direction = tf.where(tf.abs(gradient) > below, tf.sign(gradient), 0.0)
+        return tf.math.divide_no_nan(direction, above(below))
+
+    @classmethod
+    def ascend(
+        cls, at: tf.Tensor, gradient: tf.Tensor, size: tf.Tensor, x: tf.Tensor, eps: tf.Tensor, low: Any, high: Any
+    ) -> tf.Tensor:
+        """As `Linf.ascend`; pixels at the bound that they move to do not count in the share that moves.
+
+        They move along all the same, beyond the bound, so that the projection leaves them there.
+        """
+        free = tf.where(gradient > 0, at < high, at > low)
+        return cls.project(at + size * cls.steepest_ascent(gradient, free=free), x, eps, low, high)
+
+    @staticmethod
+    def project(z: tf.Tensor, x: tf.Tensor, eps: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
+        """The image nearest to z, in L2, that is within eps of x and within [low, high], where x is.
+
+        All changes shrink by the same θ, but not beyond 0, and are then clipped (Croce & Hein 2021,
+        https://arxiv.org/abs/2103.01208).  The θ of the ball alone would leave a part of eps unused.
+        θ is found by halving an interval, which takes less time than sorting all changes.
         """
         d = z - x
-        size = tf.abs(d)
-        falling = tf.sort(tf.reshape(size, (tf.shape(d)[0], -1)), axis=1, direction="DESCENDING")
-        number = tf.range(1, tf.shape(falling)[1] + 1, dtype=tf.float32)
-        excess = (tf.cumsum(falling, axis=1) - tf.reshape(eps * tf.ones_like(d[:, :1, :1, :1]), (-1, 1))) / number
-        theta = tf.reduce_max(excess, axis=1)  # the number of changes that stay is the one at which it is largest
-        shrunk = tf.maximum(size - tf.maximum(theta, 0.0)[:, None, None, None], 0.0)
-        return tf.clip_by_value(x + tf.sign(d) * shrunk, low, high)
+        size, room = tf.abs(d), tf.maximum(tf.where(d > 0, high - x, x - low), 0.0)
+
+        def shrunk(theta: tf.Tensor) -> tf.Tensor:
+            return tf.minimum(tf.maximum(size - theta, 0.0), room)
+
+        fits = L1.norm(shrunk(0.0)) <= eps
+        _, theta = _halved(lambda theta: L1.norm(shrunk(theta)) <= eps, tf.where(fits, 0.0, Linf.norm(d)))
+        return tf.clip_by_value(x + tf.sign(d) * shrunk(theta), low, high)
+
+    @staticmethod
+    def sample(shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+        """float32, uniform in the ball of radius 1; `shape` is (H, W, C)."""
+        d = generator.standard_exponential(shape, np.float32)
+        radius = generator.random() ** (1 / d.size)
+        return np.where(generator.random(shape) < 0.5, -d, d) * np.float32(radius / d.sum())
+
+    @staticmethod
+    def draw(x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """As `sample` for each image of x (N, H, W, C), inside a compiled step; seed int64 (2,)."""
+        u = tf.random.stateless_uniform(tf.shape(x), seed, -1.0, 1.0)
+        d = -tf.sign(u) * tf.math.log(tf.maximum(1.0 - tf.abs(u), 1e-30))  # of exponential size
+        return d * tf.math.divide_no_nan(_radius(x, seed), L1.norm(d))
 
 
 class L0:
@@ -144,14 +215,37 @@ class L0:
         return tf.clip_by_value(tf.where(tf.cast(rank + 1, tf.float32) <= eps, z, x), low, high)
 
 
-NORMS: dict[str, type[Linf] | type[L2]] = {"linf": Linf, "l2": L2}  # in which attacks and defenses are limited
-DISTANCES: dict[str, Any] = {**NORMS, "l1": L1, "l0": L0}  # in which an attack may look for the nearest image
+NORMS: dict[str, Any] = {"linf": Linf, "l2": L2, "l1": L1}  # in which attacks and defenses are limited
+DENSE = ("linf", "l2")  # of attacks whose steps change all pixels, or a square of them
+DISTANCES: dict[str, Any] = {**NORMS, "l0": L0}  # in which an attack may look for the nearest image
 
 
 def get_norm(name: str) -> Any:
     """`Linf`, `L2`, `L1` or `L0` by name; raises UserError where the name is unknown."""
     check_name("norm", name, DISTANCES)
     return DISTANCES[name]
+
+
+def _halved(holds: Callable[[tf.Tensor], tf.Tensor], most: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The ends of a tiny interval, float32 (N, 1, 1, 1): a condition does not hold at the first, but at the second.
+
+    Args:
+      holds: function of float32 (N, 1, 1, 1), bool (N, 1, 1, 1): False from 0 to some limit, and True above it.
+      most: float32 (N, 1, 1, 1), where it is True.
+    """
+
+    def halve(i: tf.Tensor, least: tf.Tensor, most: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        middle = (least + most) / 2
+        found = holds(middle)
+        return i + 1, tf.where(found, least, middle), tf.where(found, middle, most)
+
+    return tf.while_loop(lambda i, *_: i < _HALVINGS, halve, (0, tf.zeros_like(most), most))[1:]
+
+
+def _radius(x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Distances from the centre of points that are uniform in balls of radius 1, (N, 1, 1, 1); arguments of `draw`."""
+    share = tf.random.stateless_uniform((tf.shape(x)[0], 1, 1, 1), tf.random.experimental.stateless_fold_in(seed, 0))
+    return share ** (1 / tf.cast(tf.reduce_prod(tf.shape(x)[1:]), tf.float32))
 
 
 def finite(gradient: tf.Tensor) -> tf.Tensor:

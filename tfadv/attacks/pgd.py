@@ -131,7 +131,7 @@ class IteratedGradient(IterativeAttack):
         logits, grad, more = self.ascent(model, inputs, i, state)
         momentum = inputs.decay * state.momentum
         momentum += tf.math.divide_no_nan(grad, tf.reduce_mean(tf.abs(grad), (1, 2, 3), True))
-        at = norm.project(state.at + inputs.step_size * norm.steepest_ascent(momentum), state.x, eps, low, high)
+        at = norm.ascend(state.at, momentum, inputs.step_size, state.x, eps, low, high)
         next_state = state._replace(at=at, momentum=momentum, more=more)
         if not self.early_stop:
             nobody = tf.zeros_like(state.y, tf.bool)
@@ -176,7 +176,7 @@ class PGD(IteratedGradient):
 
     Attributes:
       loss: "ce", "cw" or "dlr" (`losses.LOSSES`); see `losses.resolve_loss` for DLR with too few classes.
-      norm: "linf" or "l2".
+      norm: "linf", "l2" or "l1"; see `L1.steepest_ascent` for the pixels that move.
       step_size: in units of x; None means eps / 4.
       random_start: True starts at a uniformly random point within eps, False at x.
       restarts: number of random starts; an image that is adversarial is not restarted.  With several restarts, the

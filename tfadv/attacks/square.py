@@ -12,7 +12,7 @@ from tfadv.attacks import gradient, losses, squares
 from tfadv.attacks.base import Bounds, Images, precision_setting
 from tfadv.attacks.iterative import IterativeAttack, Passes
 from tfadv.attacks.loop import Step, score
-from tfadv.attacks.norms import NORMS, get_norm
+from tfadv.attacks.norms import DENSE, get_norm
 from tfadv.attacks.randomness import START, drawn
 from tfadv.models.expectation import Expectation
 from tfadv.specs import setting
@@ -52,7 +52,7 @@ class Square(IterativeAttack):
       precision: "float32" or "mixed_bfloat16", of the search; which images are adversarial is decided in float32.
     """
 
-    norm: str = setting("linf", choices=tuple(NORMS))
+    norm: str = setting("linf", choices=DENSE)
     steps: int = setting(5000, least=1)
     restarts: int = setting(1, least=1)
     targeted: bool = False

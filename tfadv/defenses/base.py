@@ -43,7 +43,6 @@ class Defense(Spec):
     images: ClassVar[Literal["clean", "repeated", "stored"]] = "clean"
     attacks: ClassVar[bool] = False  # whether it attacks the images of each step, or otherwise changes them
     in_each_step: ClassVar[str] = "attacked in each step"  # in legends, where it does
-    validation_cost: ClassVar[int] = 0  # passes per validation image of `robust`
     augment: ClassVar[bool] = True
     balance: ClassVar[bool] = False  # whether larger classes are undersampled to the size of the smallest one
     uses_budget: ClassVar[bool] = True  # whether --budget decides how long it trains
@@ -61,6 +60,11 @@ class Defense(Spec):
     def cost(self) -> float:
         """Forward and backward passes per image of a batch: one for the update, and those of the attack."""
         return 1.0
+
+    @property
+    def validation_cost(self) -> int:
+        """Passes per validation image of `robust`."""
+        return 0
 
     def perturb(self, model: Any, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor, seed: tf.Tensor) -> tf.Tensor | None:
         """Computes the adversarial images of a step; their gradients do not reach the weights.

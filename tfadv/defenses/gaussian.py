@@ -27,13 +27,17 @@ class Gaussian(AdversarialTraining):
 
     full_name: ClassVar[str] = "Gaussian noise"
     in_each_step: ClassVar[str] = "Gaussian noise in each step"
-    validation_cost: ClassVar[int] = 1
 
     # Not settings: the guarantee is in L2, and nothing depends on the sizes of a run.
     norm: str = dataclasses.field(default="l2", init=False)
     eps: float | None = dataclasses.field(default=0.0, init=False)
     eps_schedule: str = dataclasses.field(default="fixed", init=False)
     sigma: float = setting(0.25, above=0)
+
+    @property
+    def validation_cost(self) -> int:
+        """See `Defense.validation_cost`."""
+        return 1
 
     @property
     def attack_steps(self) -> int:

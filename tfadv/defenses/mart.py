@@ -26,6 +26,7 @@ class MART(OnlineDefense):
     """
 
     full_name: ClassVar[str] = "MART"
+    several_steps: ClassVar[bool] = True
 
     beta: float = setting(5.0, least=0)
     steps: int = setting(10, least=1)
@@ -37,8 +38,8 @@ class MART(OnlineDefense):
 
     def perturb(self, model: Any, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """PGD on the cross-entropy from a uniformly random start."""
-        start = random_start(x, eps, seed, self.norm)
-        return ascend(model, x, y, start, eps, steps=self.steps, norm=self.norm)
+        norm, eps = self.norm_and_sizes(x, eps, seed)
+        return ascend(model, x, y, random_start(x, eps, seed, norm), eps, steps=self.steps, norm=norm)
 
     def loss(
         self, model: Any, x: tf.Tensor, y: tf.Tensor, adversarial: tf.Tensor | None

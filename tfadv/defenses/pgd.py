@@ -21,6 +21,7 @@ class PGD(AdversarialTraining):
     """
 
     full_name: ClassVar[str] = "PGD training"
+    several_steps: ClassVar[bool] = True
 
     steps: int = setting(7, least=1)
     awp: float = setting(0.0, least=0)
@@ -37,8 +38,8 @@ class PGD(AdversarialTraining):
 
     def attack(self, model: Any, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """See `AdversarialTraining.attack`."""
-        start = random_start(x, eps, seed, self.norm)
-        return ascend(model, x, y, start, eps, steps=self.steps, norm=self.norm)
+        norm, eps = self.norm_and_sizes(x, eps, seed)
+        return ascend(model, x, y, random_start(x, eps, seed, norm), eps, steps=self.steps, norm=norm)
 
 
 def two_steps(defense: AdversarialTraining) -> PGD:

@@ -31,9 +31,10 @@ class RSFGSM(AdversarialTraining):
 
     def attack(self, model: Any, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """See `AdversarialTraining.attack`."""
-        start, geometry = random_start(x, eps, seed, self.norm), NORMS[self.norm]
+        norm = NORMS[self.norm]
+        start = random_start(x, eps, seed, norm)
         _, gradient = logits_and_gradient(model, start, y)
-        return geometry.project(start + self.step * eps * geometry.steepest_ascent(gradient), x, eps, 0.0, 1.0)
+        return norm.ascend(start, gradient, self.step * eps, x, eps, 0.0, 1.0)
 
     def fallback(self) -> Defense:
         """Two steps of PGD."""

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import tensorflow as tf
 
 from tfadv.attacks.gradient import logits_of
-from tfadv.attacks.norms import NORMS
 from tfadv.defenses.losses import kl_divergence, smoothed_cross_entropy
 from tfadv.defenses.online import OnlineDefense, ascend
 from tfadv.specs import setting
@@ -29,6 +28,7 @@ class TRADES(OnlineDefense):
     """
 
     full_name: ClassVar[str] = "TRADES"
+    several_steps: ClassVar[bool] = True
 
     beta: float = setting(6.0, least=0)
     steps: int = setting(10, least=1)
@@ -43,14 +43,15 @@ class TRADES(OnlineDefense):
         """The images within eps whose outputs differ most from those of x."""
         if not self.beta:
             return None
+        norm, eps = self.norm_and_sizes(x, eps, seed)
         clean = tf.stop_gradient(logits_of(model, x))
         noise = _START_NOISE * tf.random.stateless_normal(tf.shape(x), seed)
-        start = tf.clip_by_value(x + NORMS[self.norm].project(noise, tf.zeros_like(x), eps, -1.0, 1.0), 0.0, 1.0)
+        start = tf.clip_by_value(x + norm.project(noise, tf.zeros_like(x), eps, -1.0, 1.0), 0.0, 1.0)
 
         def divergence(logits: tf.Tensor, *_: Any) -> tf.Tensor:
             return kl_divergence(clean, logits)
 
-        return ascend(model, x, y, start, eps, steps=self.steps, loss=divergence, norm=self.norm)
+        return ascend(model, x, y, start, eps, steps=self.steps, loss=divergence, norm=norm)
 
     def loss(
         self, model: Any, x: tf.Tensor, y: tf.Tensor, adversarial: tf.Tensor | None

@@ -163,7 +163,8 @@ def _defenses(config: Config) -> list[Defense]:
                 f"{defense.label}: models={'+'.join(unknown)} is none of --models={','.join(config.models)}."
             )
         if getattr(defense, "norm", "linf") != "linf" and defense.eps is None:
-            raise UserError(f"{defense.label} needs a size of its own, such as {defense.name}(norm=l2, eps=0.5).")
+            example = "pgd(norm=linf+l1, eps=8/255+12)" if "+" in defense.norm else f"{defense.name}(norm=l2, eps=0.5)"
+            raise UserError(f"{defense.label} needs a size of its own in each norm, such as {example}.")
         if defense.name not in DEFENSES:
             raise UserError(f"{defense.name}: the name of the class must be the name that is registered.")
         if isinstance(defense, Rounds):

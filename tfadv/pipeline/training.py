@@ -49,8 +49,8 @@ class Schedule:
     weight_decay: float
     augmentations: tuple[str, ...]
     levels: tuple[float, ...]  # the sizes of eps at which each training image is seen; 0 is the clean image
-    eps: float  # that training images are attacked with
-    validation_eps: float  # that validation images are attacked with
+    eps: float | tuple[float, ...]  # that training images are attacked with, in each norm
+    validation_eps: float  # that validation images are attacked with, in the first norm
 
 
 def schedule(run: Run, defense: Defense, network: Network) -> Schedule:
@@ -62,8 +62,7 @@ def schedule(run: Run, defense: Defense, network: Network) -> Schedule:
     # The rate of the run is for SGD, unless the model is the user's own.
     rate = 0.0 if adam and not network.is_own else config.learning_rate
     budget = config.budget / (defense.number if isinstance(defense, Rounds) else 1)
-    of_epsilons, own_eps = max(config.epsilons), getattr(defense, "eps", None)
-    eps = of_epsilons if own_eps is None else own_eps
+    of_epsilons, sizes = max(config.epsilons), getattr(defense, "sizes", ()) or (max(config.epsilons),)
     return Schedule(
         epochs=defense.epochs or (config.epochs if defense.start is None else of_run),
         budget=budget if defense.uses_budget else 0,
@@ -72,9 +71,9 @@ def schedule(run: Run, defense: Defense, network: Network) -> Schedule:
         weight_decay=config.weight_decay if defense.weight_decay is None else defense.weight_decay,
         augmentations=config.augmentations if defense.augment else (),
         levels=(0.0,) if defense.images == "clean" else (0.0, *(share * eps for eps in config.epsilons)),
-        eps=eps,
+        eps=sizes if len(sizes) > 1 else sizes[0],
         # --epsilons are sizes in linf.
-        validation_eps=of_epsilons if getattr(defense, "norm", "linf") == "linf" else eps,
+        validation_eps=of_epsilons if getattr(defense, "norm", "linf") == "linf" else sizes[0],
     )
 
 

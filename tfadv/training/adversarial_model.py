@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import types
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -70,7 +72,7 @@ class AdversarialModel(keras.Model):
         self,
         model: keras.Model,
         defense: str | Defense = "nfgsm",
-        eps: float | str = 8 / 255,
+        eps: float | str | Sequence[float | str] = 8 / 255,
         input_range: tuple[float, float] = (0.0, 1.0),
         *,
         seed: int = 0,
@@ -86,8 +88,8 @@ class AdversarialModel(keras.Model):
             trades, mart and a defense with `smoothing` have a loss of their own; that of `compile` is the loss of
             validation.
           eps: size of the perturbation for pixels in [0, 1], in the norm of the defense; a number, or a text such as
-            "8/255".  It grows from 0 during the first half of `fit`, unless the defense says eps_schedule=fixed.
-            gaussian has a sigma in its place.
+            "8/255"; for each norm one where there are several, as in "pgd(norm=linf+l1)".  It grows from 0 during the
+            first half of `fit`, unless the defense says eps_schedule=fixed.  gaussian has a sigma in its place.
           input_range: the (least, greatest) pixel value of the images that the model takes.
           seed: of the attacks.  Their random numbers follow from it and the number of the optimizer's step.
           **kwargs: of `keras.Model`.
@@ -99,19 +101,24 @@ class AdversarialModel(keras.Model):
         """
         # The policy decides on the scaling of the loss; the layers of the model cast the pixels, if they want to.
         super().__init__(autocast=False, **{"name": f"adversarial_{model.name}", "dtype": model.dtype_policy} | kwargs)
-        sizes = sizes_of(eps)
-        if len(sizes) != 1:
-            raise ValueError(f"eps must be one number, for pixels in [0, 1], got {eps}.")
+        self.defense, sizes = _parsed(defense), sizes_of(eps)
+        if len(sizes) != len(self.defense.norms):
+            wanted = "one number" if len(self.defense.norms) == 1 else f"a number for each of norm={self.defense.norm}"
+            raise ValueError(f"eps must be {wanted}, for pixels in [0, 1], got {eps}.")
         if is_quantized(model):
             raise UserError(
                 f"{model.name} is quantized, and can't be trained: harden the float model, then quantize it."
             )
-        self.model, self.eps, self.seed = model, sizes[0], seed
+        self.model, self.seed = model, seed
+        self.eps = sizes[0] if len(sizes) == 1 else tuple(sizes)
+        if len(sizes) > 1:
+            self.defense = dataclasses.replace(self.defense, eps=self.eps)
         self.input_range = (float(input_range[0]), float(input_range[1]))
-        self.defense = _parsed(defense)
         # In a namespace, because Keras would list its layers and variables a second time.
         self._hidden = types.SimpleNamespace(classifier=classifier(model, input_range, quiet=True))
-        check_sizes(sizes, (0.0, 1.0), self.defense.norm, math.prod(s or 1024 for s in self.classifier.input_shape[1:]))
+        pixels = math.prod(s or 1024 for s in self.classifier.input_shape[1:])
+        for norm, size in zip(self.defense.norms, sizes):
+            check_sizes([size], (0.0, 1.0), norm, pixels)
         # Variables and not Python numbers, which would be compiled into the step.
         self._first, self._total = (tf.Variable(0, trainable=False, dtype=tf.int64) for _ in range(2))
         self._pixels = tf.Variable(  # the least and the greatest of the images of `fit` so far
@@ -240,8 +247,8 @@ class AdversarialModel(keras.Model):
         return tf.argmax(y, axis=1) if y.shape.rank == 2 and y.shape[1] == classes else numbers()
 
     def _size(self, step: tf.Tensor) -> tf.Tensor:
-        """eps of a step, float32 (); the full one outside `fit`."""
-        peak = tf.constant(self.eps, tf.float64)
+        """eps of a step, in the first norm, float32 (); the full one outside `fit`."""
+        peak = tf.constant(tf.nest.flatten(self.eps)[0], tf.float64)
         if self.defense.eps_schedule == "ramp":
             total = tf.cast(self._total, tf.float64)
             ramp = (tf.cast(step - self._first, tf.float64) - CLEAN_SHARE * total) / (RAMP_SHARE * total)
@@ -305,7 +312,9 @@ class AdversarialModel(keras.Model):
             raise ValueError(f"{self.defense.label} is not registered in DEFENSES: save robust.model instead.")
         return super().get_config() | {
             "model": keras.saving.serialize_keras_object(self.model),
-            "defense": self.defense.label,
+            "defense": (
+                self.defense if isinstance(self.eps, float) else dataclasses.replace(self.defense, eps=None)
+            ).label,
             "eps": self.eps,
             "input_range": self.input_range,
             "seed": self.seed,
@@ -325,9 +334,9 @@ class _Position(keras.callbacks.Callback):
         steps, ramps = self.params["steps"], self.model.defense.eps_schedule == "ramp"
         if ramps and steps is None:
             LOG.warning(
-                "the data set does not tell its length, so eps is %g from the first step on: give fit(steps_per_epoch="
+                "the data set does not tell its length, so eps is %s from the first step on: give fit(steps_per_epoch="
                 "...), and it grows during the first half.",
-                self.model.eps,
+                " and ".join(f"{size:g}" for size in tf.nest.flatten(self.model.eps)),
             )
         self.model._total.assign((steps or 0) * self.params["epochs"])
         self.model._pixels.assign([self.model.input_range[0]] * 2)

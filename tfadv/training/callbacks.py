@@ -56,7 +56,7 @@ class RobustAccuracy(keras.callbacks.Callback):
           x: validation images in any form that `tfadv.evaluate` takes.  A few hundred suffice.
           y: their labels; None where `x` is a data set.
           attack: an attack, or its text such as "pgd(steps=50)".  None takes 10 steps of PGD, in the norm of the
-            defense of an `AdversarialModel`.
+            defense of an `AdversarialModel` where it has one.
           eps: one size of the perturbation for pixels in [0, 1]; None takes that of an `AdversarialModel`, and 8/255
             for other models.
           input_range: the (least, greatest) pixel value that the model takes; None takes that of an `AdversarialModel`,
@@ -88,9 +88,11 @@ class RobustAccuracy(keras.callbacks.Callback):
     def _prepare(self, robust: AdversarialModel | None) -> None:
         """Fills in what was not given, for this AdversarialModel or for a model of another kind."""
         own_range, norm = (0.0, 1.0), "linf"
-        eps: float | None = 8 / 255
+        eps: Any = 8 / 255
         if robust:
             own_range, norm, eps = robust.input_range, robust.defense.norm, robust.eps
+        if self._attack is None and "+" in norm:
+            raise ValueError(f"give an attack and its eps: the model trains against perturbations in {norm}.")
         attack = PGD(steps=10, norm=norm) if self._attack is None else self._attack
         self._used = parse(attack) if isinstance(attack, str) else attack
         if not getattr(self._used, "has_eps", True):

@@ -366,8 +366,8 @@ class Trainer:
 
     def _perturbation(self, settings: TrainingSettings, step: int, total: int) -> tuple[float, tuple[int, int], bool]:
         """(size, seed, whether sizes are drawn for each image) of a step's perturbations."""
-        given, schedule = getattr(self._defense, "eps", None), getattr(self._defense, "eps_schedule", "fixed")
-        peak = settings.eps if given is None else given
+        given, schedule = getattr(self._defense, "sizes", ()), getattr(self._defense, "eps_schedule", "fixed")
+        peak = given[0] if given else settings.eps
         size = delayed_ramp(step, peak=peak, total=total) if schedule == "ramp" else peak
         return size, (settings.seed, -1 - step), schedule == "uniform"  # augmentation draws from steps >= 0
 
