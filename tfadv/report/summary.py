@@ -80,6 +80,12 @@ def warnings(data: ReportData) -> list[str]:
             f"Upper bounds: {', '.join(data.upper_bounds)}. Robust images have no gradient for the attack to follow, "
             "and a stronger attack may find more."
         )
+    early = {f"{r.model}/{r.defense} under {r.attack_label} ({r.n:,} of {r.of:,})": r for r in data.records if r.of}
+    if early:
+        found.append(
+            f"On the first images only, which decided --require: {', '.join(early)}. These intervals are of 97.5% and "
+            "hold whenever one stops."
+        )
     return found
 
 
