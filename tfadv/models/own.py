@@ -114,6 +114,7 @@ def image_shape(name: str) -> tuple[int | None, int | None, int | None]:
     try:
         with zipfile.ZipFile(normalized(name)) as file:
             config = json.loads(file.read("config.json"))
+        config = config["config"].get("model", config)  # of a `tfadv.expectation`
         layers = config["config"].get("layers") or [{}]
         shape = (config.get("build_config") or {}).get("input_shape") or layers[0]["config"]["batch_shape"]
         shape = (*shape, 1) if len(shape) == 3 else shape
