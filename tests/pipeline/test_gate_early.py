@@ -56,13 +56,13 @@ def run(folder, tmp_path, monkeypatch):
     original = steps.evaluate
     monkeypatch.setattr(steps, "evaluate", evaluate)
 
-    def run(require=""):
+    def run(require="", stage="evaluate"):
         pieces.clear()
         given = ("--dataset=npz:half.npz", "--models=half.keras", "--epsilons=0.1", f"--attacks={ATTACK}")
         required = f"--require={require}" if require else "--require="
         text, code = stages.run(
             CommandLine(
-                ("--input_range=0,1", "--stage=evaluate", f"--workdir={tmp_path}/run", *given, required)
+                ("--input_range=0,1", f"--stage={stage}", f"--workdir={tmp_path}/run", *given, required)
             ).config()
         )
         return code, text.splitlines(), list(pieces)
@@ -117,6 +117,8 @@ def test_what_the_first_images_may_decide(attack, require, expected):
 
 def test_a_command_without_require_goes_on_with_the_same_results(run, tmp_path):
     assert run(f"{ATTACK}@0.1>=0.9")[::2] == (1, [(0, 50)])
+    (line,) = [line for line in run(stage="status")[1] if "attacks/" in line]
+    assert line.startswith("unfinished")
     assert run()[2] == [(50, 200)]
     joined = outcomes(tmp_path)
     (tmp_path / "run").rename(tmp_path / "before")
