@@ -101,7 +101,7 @@ def _import_plugins(names: Sequence[str]) -> None:
     for name in names:
         try:
             importlib.import_module(name)
-        except Exception as error:  # whatever a user's module raises
+        except (Exception, SystemExit) as error:  # whatever a user's module raises
             message = " ".join(f"{type(error).__name__}: {error}".split())
             raise UserError(f"--plugins: module {name!r} can't be imported ({message[:300]}).")
 

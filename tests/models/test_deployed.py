@@ -1,5 +1,8 @@
 """LiteRT and ONNX files and functions of arrays as models: predictions of the file, gradient of the twin."""
 
+import sys
+import types
+
 import keras
 import numpy as np
 import pytest
@@ -334,3 +337,90 @@ def test_names_of_the_command_line(folder, tmp_path, monkeypatch):
     assert runtimes.takes_images(own.load("mine_of_a_test:labels"))
     assert own.channels("mine_of_a_test:labels") is None
     assert len(own.identity("mine_of_a_test:labels")["source_sha256"]) == 64
+
+
+@pytest.mark.parametrize(
+    "code, message",
+    [
+        ("return [[1.0], [1.0, 2.0]] * 24", "must return one row of numbers per image, all of the same length"),
+        ("import sys; sys.exit(0)", r"f ended with sys.exit\(0\) and returned nothing"),
+        ("return 1 / 0", "of_a_test:f fails on random images .ZeroDivisionError: division by zero"),
+        ("return [9] * len(images)", "f returned class 9, and there are 3 classes"),
+    ],
+)
+def test_functions_that_do_not_return_rows_are_one_line(code, message, tmp_path, monkeypatch):
+    (tmp_path / "of_a_test.py").write_text(f"def f(images):\n    {code}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "of_a_test", raising=False)
+    with pytest.raises(UserError, match=message):
+        compiled_logits(own.load("of_a_test:f", "", (4, 4, 1), 3), np.zeros((2, 4, 4, 1), np.float32))
+
+
+@pytest.mark.parametrize(
+    "code, message",
+    [
+        ("import sys; sys.exit(0)", "of_a_test calls sys.exit when it is imported"),
+        ("import sys\ndef f(): sys.exit(0)", "the model of_a_test:f can't be built .SystemExit: 0"),
+        ("", "of_a_test:f can't be built .AttributeError"),
+    ],
+)
+def test_modules_that_end_the_process_are_one_line(code, message, tmp_path, monkeypatch):
+    """With exit code 0, a gate would have passed."""
+    (tmp_path / "of_a_test.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "of_a_test", raising=False)
+    with pytest.raises(UserError, match=message):
+        own.load("of_a_test:f")
+
+
+def test_a_function_without_source(monkeypatch):
+    """Its module was compiled, or typed."""
+    module = types.ModuleType("of_a_test")
+    exec("def labels(images):\n    return images[:, 0, 0, 0] > 0.5", module.__dict__)
+    monkeypatch.setitem(sys.modules, "of_a_test", module)
+    with pytest.raises(UserError, match="name a function of a .py file"):
+        own.identity("of_a_test:labels")
+
+
+def test_a_file_of_any_size_is_tried_with_the_images_that_are_given(tmp_path):
+    """The smallest size that a convolution without padding takes is not that of the file, 1 x 1."""
+    layers = keras.layers.Conv2D(4, 3), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)
+    model = keras.Sequential([keras.Input((None, None, 1)), *layers])
+    model.export(tmp_path / "saved", verbose=False)
+    content = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "saved")).convert()
+    (tmp_path / "any.tflite").write_bytes(content)
+    x = np.random.default_rng(0).uniform(size=(5, 8, 8, 1)).astype("float32")
+    for options in ({}, {"input_shape": (8, 8, 1)}):
+        np.testing.assert_allclose(
+            tfadv.deployed(tmp_path / "any.tflite", **options)(x), model(x), rtol=1e-3, atol=1e-4
+        )
+
+
+def test_an_onnx_file_of_open_sizes_that_takes_one(tmp_path):
+    onnx = pytest.importorskip("onnx", reason="needs the extra test")
+    model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(3)])
+    onnx_file(tmp_path / "model.onnx", model, False)
+    made = onnx.load(tmp_path / "model.onnx")
+    for axis in made.graph.input[0].type.tensor_type.shape.dim[1:3]:
+        axis.dim_param = "any"
+    onnx.save(made, tmp_path / "open.onnx")
+    x = np.random.default_rng(0).uniform(size=(5, 4, 4, 1)).astype("float32")
+    np.testing.assert_allclose(own.load(str(tmp_path / "open.onnx"), "", (4, 4, 1))(x), model(x), rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match="open.onnx fails on random images"):
+        own.load(str(tmp_path / "open.onnx"))
+
+
+def test_an_onnx_file_of_texts(tmp_path):
+    onnx = pytest.importorskip("onnx", reason="needs the extra test")
+    pytest.importorskip("onnxruntime", reason="needs the extra deployed")
+    helper, kinds = onnx.helper, onnx.TensorProto
+    nodes = [helper.make_node("ArgMax", ["x"], ["a"], axis=1), helper.make_node("Cast", ["a"], ["y"], to=kinds.STRING)]
+    takes = helper.make_tensor_value_info("x", kinds.FLOAT, ["n", 4, 4, 1])
+    returns = helper.make_tensor_value_info("y", kinds.STRING, ["n", 1, 4, 1])
+    made = helper.make_model(
+        helper.make_graph(nodes, "g", [takes], [returns]), opset_imports=[helper.make_opsetid("", 13)]
+    )
+    made.ir_version = 8
+    onnx.save(made, tmp_path / "texts.onnx")
+    with pytest.raises(UserError, match="texts.onnx must return numbers; it returned an array of object"):
+        tfadv.deployed(tmp_path / "texts.onnx")

@@ -124,6 +124,7 @@ def changed(change):
         (answers({"error": "busy"}, 429), 3, "after 3 attempts (status 429: 'busy')"),
         (answers({"error": "wrong shape"}, 400), 1, "refuses the images (status 400: 'wrong shape')"),
         (answers(b"<html>hello</html>"), 1, "it answered '<html>hello</html>'"),
+        (answers(b"[" * 100_000), 1, 'must answer {"predictions": [...]}'),
         (answers(b"\xff{"), 1, 'must answer {"predictions": [...]}'),
         (answers([1, 2]), 1, 'must answer {"predictions": [...]}'),
         (answers({"outputs": []}), 1, 'must answer {"predictions": [...]}'),

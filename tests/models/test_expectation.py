@@ -1,5 +1,8 @@
 """Random models: attacks follow their mean gradient, and new passes decide."""
 
+import sys
+import types
+
 import keras
 import numpy as np
 import pytest
@@ -10,20 +13,27 @@ from tfadv import evaluate
 from tfadv.attacks import ATTACKS, FGSM, PGD, AutoAttack, Cost, parse
 from tfadv.attacks.gradient import logits_and_gradient
 from tfadv.errors import UserError
+from tfadv.models import own
 from tfadv.models.compiled import compiled_logits
+from tfadv.models.expectation import passes_of
+from tfadv.models.logits import input_range_of, original
 
 RAND = "autoattack(attacks=apgd-ce+apgd-dlr, steps=5)"
 
 
+@keras.saving.register_keras_serializable("tests")
 class Jitter(keras.layers.Layer):
     """Adds Gaussian noise at inference, too."""
 
-    def __init__(self, sigma):
-        super().__init__()
+    def __init__(self, sigma, **kwargs):
+        super().__init__(**kwargs)
         self.sigma, self.seed = sigma, keras.random.SeedGenerator(0)
 
     def call(self, x):
         return x + self.sigma * keras.random.normal(keras.ops.shape(x), seed=self.seed)
+
+    def get_config(self):
+        return super().get_config() | {"sigma": self.sigma}
 
 
 @pytest.fixture
@@ -162,3 +172,24 @@ def test_an_attack_on_a_certain_model_finds_what_it_finds_without(linear, long):
         # Without early stopping, other images are the last ones of a search.
         assert abs(int(expected.sum()) - int(found.sum())) <= 3 and 0 < expected.sum() < 60, name
     assert not parse("fab").takes_random and not parse("autoattack").takes_random
+
+
+def test_as_the_model_of_a_run(tmp_path, monkeypatch):
+    """A saved expectation of a model of grey levels that ends in a softmax; as a file, and from a function."""
+    image = keras.Input((8, 8, 1))
+    noisy = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(Jitter(100.0)(image)))
+    model = keras.Model(image, keras.layers.Dense(3, activation="softmax")(noisy))
+    average = tfadv.expectation(model, samples=7)
+    average.save(tmp_path / "mean.keras")
+    monkeypatch.setitem(sys.modules, "of_a_user", types.SimpleNamespace(mean=lambda: average))
+    assert own.image_shape(str(tmp_path / "mean.keras")) == (8, 8, 1)
+    x = np.random.default_rng(0).uniform(size=(40, 8, 8, 1)).astype("float32")
+    for loaded in (own.load(str(tmp_path / "mean.keras")), own.load("of_a_user:mean")):
+        converted = tfadv.classifier(loaded, (0, 255))
+        assert passes_of(converted) == 7 and original(converted) is loaded and input_range_of(converted) == (0, 255)
+        first, second = (compiled_logits(converted, x) for _ in range(2))
+        assert not np.array_equal(first, second)
+        # The mean of the probabilities, not of what a softmax makes of these.
+        expected = np.mean([model(255 * x) for _ in range(200)], axis=0)
+        found = np.mean([np.exp(compiled_logits(converted, x)) for _ in range(30)], axis=0)
+        np.testing.assert_allclose(found, expected, atol=0.1)

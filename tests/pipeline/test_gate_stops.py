@@ -6,13 +6,14 @@ import types
 import pytest
 
 from tfadv import attacks, gate
-from tfadv.pipeline import reporting, stages
+from tfadv.pipeline import judging, stages
 
 
 def a_run(specs, **config):
     settings = {"require": "worst@0.1>=0.5", "eval_size": 0, "shard": "", "attacked_images": lambda name, n: n}
     return types.SimpleNamespace(
         config=types.SimpleNamespace(**settings | config),
+        sizes={},
         attacks=[attacks.parse(spec) for spec in specs],
         compares=True,
         cache=types.SimpleNamespace(looking=contextlib.nullcontext),
@@ -40,11 +41,11 @@ def a_run(specs, **config):
 def test_which_verdicts_are_final(monkeypatch, verdicts, specs, expected):
     model = types.SimpleNamespace(name="mine/original")
     found = [gate.Decision(model.name, gate.requirements(text)[0], verdicts[text], "") for text in verdicts]
-    monkeypatch.setattr(reporting, "_decisions", lambda *_: found)
-    monkeypatch.setattr(reporting, "_judged", lambda run: [model])
+    monkeypatch.setattr(judging, "_decisions", lambda *_: found)
+    monkeypatch.setattr(judging, "judged", lambda run: [model])
     run = a_run(specs, attacked_images=lambda name, n: 50 if name == "square" else n)
-    assert reporting.has_failed(run, model, []) == expected
-    assert not reporting.has_failed(run, types.SimpleNamespace(name="mine/baseline"), [])  # which is not judged
+    assert judging.has_failed(run, model, []) == expected
+    assert not judging.has_failed(run, types.SimpleNamespace(name="mine/baseline"), [])  # which is not judged
 
 
 def test_attacks_run_from_cheap_to_dear_and_those_that_change_nothing_are_skipped(monkeypatch, caplog):

@@ -170,6 +170,13 @@ def test_functions_that_return_no_model(start, tmp_path, name, message):
         start(f"--models=broken_models:{name}").network(f"broken_models:{name}").inputs()
 
 
+def with_nan(path):
+    save_model(path, None)
+    model = keras.models.load_model(path)
+    model.set_weights([np.full_like(w, np.nan) for w in model.get_weights()])
+    model.save(path)
+
+
 def no_model(path):
     path.write_bytes(b"PK not a zip")
 
@@ -188,6 +195,8 @@ def no_model(path):
             "has 28x40x1: give --image_size=28.$",
         ),
         (lambda path: save_model(path, None, classes=7), [], r"returns 7 classes and digits has 10 \(0, 1, 2,"),
+        (lambda path: save_model(path, None, shape=(32, 32, 4)), [], "has 32x32x1: the channels must be the same"),
+        (with_nan, [], "bad.keras returns NaN or infinity for validation images"),
         (no_model, [], "bad.keras is not a .keras file"),
     ],
 )

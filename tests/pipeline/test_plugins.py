@@ -8,6 +8,8 @@ import pytest
 
 from tests.pipeline.conftest import CHEAP
 from tests.smoke import Smoke
+from tfadv import main
+from tfadv.errors import UserError
 
 ATTACK = '''
 """An attack that moves each image to a single gray level."""
@@ -171,3 +173,11 @@ def test_without_the_plugin_the_name_is_unknown(tmp_path, data_dir):
     run = Smoke(tmp_path / "run", data_dir)
     failed = run("--attacks=gray", cwd=tmp_path)
     assert failed.returncode == 1 and "unknown attack 'gray'" in failed.stderr and "Traceback" not in failed.stderr
+
+
+def test_a_plugin_that_ends_the_process_is_an_error(tmp_path, monkeypatch):
+    """With exit code 0, a gate would have passed."""
+    (tmp_path / "plugin_that_exits.py").write_text("import sys\nsys.exit(0)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="module 'plugin_that_exits' can't be imported .SystemExit: 0"):
+        main._import_plugins(["plugin_that_exits"])

@@ -17,7 +17,7 @@ def evaluation(spec, robust, sizes=()):
     attack, robust = attacks.parse(spec), np.array([robust], bool)
     cost = CostSummary(gradients=1, forwards=1)
     result = Result(attack.name, attack.settings(), 0.5, np.ones(4, bool), robust, cost=cost)
-    return types.SimpleNamespace(result=result, attack=attack, sizes=sizes)
+    return types.SimpleNamespace(result=result, attack=attack, sizes=sizes, of=None)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_one_norm(monkeypatch, specs, correct, labels):
     monkeypatch.setattr(steps, "surrogate", lambda *_: types.SimpleNamespace(name="mine/original"))
     found = [evaluation(spec, robust[spec]) for spec in specs]
     found.append(evaluation("bim", [0, 0, 0, 0], sizes=(0.9,)))  # a size of its own joins nothing
-    monkeypatch.setattr(reporting, "_attacked", lambda *_: found)
+    monkeypatch.setattr(reporting, "attacked_on_disk", lambda *_: found)
     run = types.SimpleNamespace(
         cache=types.SimpleNamespace(looking=contextlib.nullcontext), config=types.SimpleNamespace(epsilons=(0.5,))
     )
@@ -55,7 +55,7 @@ def test_an_attack_has_one_accuracy_at_a_size(monkeypatch):
     monkeypatch.setattr(steps, "evaluate_fgsm", lambda *_: fgsm)
     monkeypatch.setattr(steps, "model_id", lambda *_: ModelId("digits", "mine", "original", 0))
     monkeypatch.setattr(steps, "surrogate", lambda *_: types.SimpleNamespace(name="mine/original"))
-    monkeypatch.setattr(reporting, "_attacked", lambda *_: [first, second])
+    monkeypatch.setattr(reporting, "attacked_on_disk", lambda *_: [first, second])
     run = types.SimpleNamespace(
         cache=types.SimpleNamespace(looking=contextlib.nullcontext), config=types.SimpleNamespace(epsilons=(0.5,))
     )
@@ -64,22 +64,23 @@ def test_an_attack_has_one_accuracy_at_a_size(monkeypatch):
 
 
 def test_what_this_run_asks_for_comes_first_then_most_images(monkeypatch, tmp_path):
-    made = {"a": ([0.1], 20, False), "b": ([0.3, 0.6], 30, True), "c": ([0.6], 90, True), "d": ([0.7], 10, True)}
-    manifests = {}
-    for name, (epsilons, n, own) in made.items():
-        (tmp_path / "attacks/m/original" / name).mkdir(parents=True)
+    made = [([0.1], 20, False), ([0.3, 0.6], 30, True), ([0.6], 90, True), ([0.7], 10, True)]
+    manifests, trained = {}, types.SimpleNamespace(folder="m/original")
+    for epsilons, n, own in made:
+        name = steps.folder_of_attack(trained, attacks.parse("bim"), tuple(epsilons if own else ()))
+        (tmp_path / name).mkdir(parents=True)
         inputs = {"attack": "bim", "epsilons": epsilons, "images": n} | ({"own_sizes": True} if own else {})
-        manifests[f"attacks/m/original/{name}"] = {"inputs": inputs}
+        manifests[name] = {"inputs": inputs}
 
-    def evaluate_attack(run, trained, attack, n, sizes):
+    def evaluate_attack(run, trained, attack, n, sizes, of):
         return types.SimpleNamespace(entry=types.SimpleNamespace(content="a"), found=(n, sizes))
 
     monkeypatch.setattr(steps, "evaluate_attack", evaluate_attack)
     workdir = types.SimpleNamespace(root=tmp_path, manifest=manifests.get)
-    trained = types.SimpleNamespace(folder="m/original")
+    cache = types.SimpleNamespace(looking=contextlib.nullcontext)
     for sizes, expected in (
         ({}, [(20, ()), (90, (0.6,)), (30, (0.3, 0.6)), (10, (0.7,))]),
         ({"bim": (0.3, 0.6)}, [(30, (0.3, 0.6)), (90, (0.6,)), (20, ()), (10, (0.7,))]),
     ):
-        run = types.SimpleNamespace(workdir=workdir, sizes=sizes)
-        assert [each.found for each in reporting._attacked(run, trained)] == expected
+        run = types.SimpleNamespace(workdir=workdir, sizes=sizes, cache=cache)
+        assert [each.found for each in reporting.attacked_on_disk(run, trained)] == expected

@@ -24,7 +24,7 @@ def evaluation(spec, counts, eps=None, sets=()):
     rows = np.arange(N) < np.array(counts)[:, None]
     settings = attack.settings() | ({"constants": "CIFAR-C"} if sets else {})
     result = Result(attack.name, settings, eps, np.arange(N) < 9, rows, CostSummary(), sets=sets)
-    return types.SimpleNamespace(result=result, attack=attack, sizes=())
+    return types.SimpleNamespace(result=result, attack=attack, sizes=(), of=None)
 
 
 def found(monkeypatch, *others):
@@ -34,7 +34,7 @@ def found(monkeypatch, *others):
     monkeypatch.setattr(steps, "evaluate_fgsm", lambda *_: fgsm)
     monkeypatch.setattr(steps, "model_id", lambda *_: ModelId("digits", "mine", "original", 0))
     monkeypatch.setattr(steps, "surrogate", lambda *_: types.SimpleNamespace(name="mine/original"))
-    monkeypatch.setattr(reporting, "_attacked", lambda *_: others)
+    monkeypatch.setattr(reporting, "attacked_on_disk", lambda *_: others)
     run = types.SimpleNamespace(
         cache=types.SimpleNamespace(looking=contextlib.nullcontext), config=types.SimpleNamespace(epsilons=(0.5,))
     )

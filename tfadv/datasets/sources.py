@@ -36,6 +36,7 @@ class ImageDataset:
       class_names: one per class.
       full_name: the TFDS name and version, such as "mnist/3.0.1".
       official_splits: TFDS split name → positions of its images.
+      random_order: whether the images of each split were mixed.
     """
 
     images: Images
@@ -43,6 +44,7 @@ class ImageDataset:
     class_names: list[str]
     full_name: str
     official_splits: dict[str, range]
+    random_order: bool = True
 
     def digest(self) -> str:
         """The SHA-256 of images and labels: ties splits to exactly these pixels."""
@@ -135,7 +137,8 @@ def _load_tfds(
     if done != total:
         raise UserError(f"data set {name} in {builder.data_path} holds {done} images of {total}: provide it again.")
     class_names = list(builder.info.features[label_key].names)
-    dataset = ImageDataset(images, labels, class_names, builder.info.full_name, official)
+    random_order = not builder.info.disable_shuffling  # else TFDS has shuffled them when it wrote the files
+    dataset = ImageDataset(images, labels, class_names, builder.info.full_name, official, random_order)
     if labels.min(initial=0) < 0:
         LOG.warning("%s: %d images without a class are left out", name, (labels < 0).sum())
         dataset = dataset.labeled()

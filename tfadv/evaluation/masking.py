@@ -26,6 +26,7 @@ from tfadv.evaluation import checks
 from tfadv.evaluation.checks import TOLERATED_CHANGE, Check, run_checks
 from tfadv.evaluation.evaluator import Execution, FixedImages, evaluate
 from tfadv.evaluation.result import CostSummary
+from tfadv.models.expectation import passes_of
 from tfadv.models.image_model import fitted, image_model
 from tfadv.models.logits import input_range_of
 from tfadv.models.random_layers import random_layers
@@ -134,6 +135,7 @@ def collect_diagnostics(
         "n", "eps", "settings": as given.
         "probability_rows": int, outputs that are all in [0, 1] and sum to 1.
         "change": float, the largest difference between the outputs of two forward passes, relative to their L2 norm.
+        "passes": int, how many passes of a random model an output is the mean of.
         "random_layers": list of str, the names of the layers that cause it, as far as they are found.
         "clean": {"accuracy": float in [0, 1], "right": str}.
         "refused": None, or str, why the attacks refuse the model; the following are then empty.
@@ -187,6 +189,7 @@ def _diagnose_outputs(model: Any, x: tf.Tensor, labels: np.ndarray, batch_size: 
     return {
         "probability_rows": int(rows.sum()),
         "change": change,
+        "passes": passes_of(model),
         "random_layers": random_layers(model) if change > TOLERATED_CHANGE and isinstance(model, keras.Model) else [],
         "clean": {"accuracy": float(right.mean()), "right": _flags(right)},
     }

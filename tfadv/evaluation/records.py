@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from tfadv.evaluation.sequential import anytime_interval
+
 WORST_CASE = "worst"  # the `attack` of records that count the images no attack changed
+_EARLY = {"precision": 0.05, "error": 0.025}  # of intervals of the first images, see `Record.of`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +46,8 @@ class Record:
       eps: size of the perturbation in units of a [0, 1] pixel; None for clean images, and for attacks that have no eps.
       accuracy: correct / n.  An image that is misclassified without an attack counts as misclassified, but for
         corruptions, where the corrupted image alone counts.
-      interval: 95% Wilson interval of the accuracy, (low, high), rounded to 6 digits.
+      interval: 95% Wilson interval of the accuracy, (low, high), rounded to 6 digits; where there is an `of`, the 97.5%
+        interval of `tfadv.evaluation.sequential`.
       correct: number of images classified correctly.
       n: number of images.
       settings: the attack's settings; None for clean images and for the FGSM of the tables.
@@ -56,6 +60,8 @@ class Record:
         attack's norm; inf where it fails on half of the images, null in results.json.  None for other attacks;
         results.json leaves it out then.
       median_interval: its 95% interval, (low, high), in the same form.
+      of: where the attack ended early, because `--require` was decided, the number of images that it was for; None for
+        others; results.json leaves it out then.
       distances: float64 (n,), see `tfadv.evaluation.result.Result`; not in results.json.
     """
 
@@ -76,6 +82,7 @@ class Record:
     label: str = ""
     median_distance: float | None = None
     median_interval: tuple[float, float] | None = None
+    of: int | None = None
     distances: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
     per_image: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
 
@@ -110,6 +117,8 @@ class Record:
         del entry["per_image"], entry["distances"]
         if not self.label:
             del entry["label"]
+        if self.of is None:
+            del entry["of"]
         if self.median_distance is None or self.median_interval is None:
             del entry["median_distance"], entry["median_interval"]
         else:
@@ -282,7 +291,15 @@ def worst_case_records(
 def with_outcomes(record: Record, correct: np.ndarray) -> Record:
     """The record with another accuracy, that of `correct`, bool (n,); distances would be of other images."""
     unknown: dict[str, Any] = {"median_distance": None, "median_interval": None, "distances": None}
-    return dataclasses.replace(record, **unknown, **_accuracy(correct))
+    return of_first_images(dataclasses.replace(record, **unknown, **_accuracy(correct)), record.of)
+
+
+def of_first_images(record: Record, of: int | None) -> Record:
+    """The record with an interval that is valid although the results have ended the attack early; None: as it is."""
+    if of is None:
+        return record
+    low, high = anytime_interval(record.correct, record.n, **_EARLY)
+    return dataclasses.replace(record, of=of, interval=(round(float(low), 6), round(float(high), 6)))
 
 
 def _record(model: ModelId, correct: np.ndarray, **values: Any) -> Record:

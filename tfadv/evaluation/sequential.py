@@ -68,7 +68,7 @@ def log_ratio(p: Any, correct: Any, n: Any, precision: float) -> np.ndarray:
     return mean - correct * np.log(p) - wrong * np.log1p(-np.asarray(p))
 
 
-def anytime_interval(correct: Any, n: int, precision: float) -> tuple[Any, Any]:
+def anytime_interval(correct: Any, n: int, precision: float, error: float = _ERROR) -> tuple[Any, Any]:
     """The 95% interval of an accuracy, valid after any number of images.
 
     Args:
@@ -76,12 +76,13 @@ def anytime_interval(correct: Any, n: int, precision: float) -> tuple[Any, Any]:
       n: number of images, at least 1, drawn at random.
       precision: half the width for which the interval is best, above 0 and below 1.  It is valid for any, which must
         not be chosen by the result.
+      error: the probability that one of all intervals misses the accuracy.
 
     Returns:
       (lower ends, upper ends) in [0, 1], each in the shape of `correct`.
     """
     correct = np.asarray(correct, float)
-    limit, value = -np.log(_ERROR), correct / n
+    limit, value = -np.log(error), correct / n
     ends = []
     for bound in (np.zeros_like(value), np.ones_like(value)):
         inside, outside = value, bound

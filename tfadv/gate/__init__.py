@@ -6,9 +6,9 @@ is not met, never that it is.
 
 from __future__ import annotations
 
-from tfadv.gate.decision import FAILED, PASSED, UNDECIDED, Decision, decide, exit_code
+from tfadv.gate.decision import FAILED, PASSED, UNDECIDED, Decision, decide, exit_code, is_decided
 from tfadv.gate.output import junit, markdown
-from tfadv.gate.requirement import Requirement, about, check, requirements
+from tfadv.gate.requirement import Requirement, about, check, is_under, requirements
 
 __all__ = [
     "FAILED",
@@ -20,6 +20,8 @@ __all__ = [
     "check",
     "decide",
     "exit_code",
+    "is_decided",
+    "is_under",
     "junit",
     "markdown",
     "requirements",

@@ -100,6 +100,12 @@ def decide(
     return Decision(model, requirement, *_verdict(requirement, record, measured, suspicious))
 
 
+def is_decided(requirement: Requirement, records: Sequence[Record]) -> bool:
+    """Whether the interval of a measured accuracy, that of all images under one attack, is beside what is required."""
+    low, high = min(about(requirement, records), key=lambda each: each.accuracy).interval
+    return high < requirement.least or low >= requirement.least
+
+
 def _verdict(requirement: Requirement, record: Record, measured: _Measured, suspicious: int) -> tuple[str, str]:
     """(verdict, reason)."""
     text = measured.text
@@ -116,8 +122,9 @@ def _verdict(requirement: Requirement, record: Record, measured: _Measured, susp
 
 def _of_all_images(requirement: Requirement, record: Record) -> _Measured:
     (low, high), n = record.interval, record.n
+    images = f"the first {n:,} of {record.of:,} images, where it ended early" if record.of else f"{n:,} images"
     needed = _images_needed(record.correct, n, requirement.least)
-    return _Measured(low, high, n, f"{record.accuracy:.1%} of {n:,} images ({low:.1%} to {high:.1%})", needed)
+    return _Measured(low, high, n, f"{record.accuracy:.1%} of {images} ({low:.1%} to {high:.1%})", needed)
 
 
 def _of_worst_class(
@@ -166,6 +173,8 @@ def _beside_baseline(requirement: Requirement, record: Record, baseline: Sequenc
       _Unknown: the baseline has no such accuracy.
     """
     old = _in_baseline(requirement, record, baseline)
+    if old.of:
+        raise _Unknown("in the baseline, the attack ended early: run it again without --require")
     if old.settings != record.settings:
         raise _Unknown("the baseline was attacked with other settings or by other attacks")
     found = _difference(record, old)

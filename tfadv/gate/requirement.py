@@ -124,6 +124,11 @@ def about(requirement: Requirement, records: Sequence[Record]) -> list[Record]:
 def _is_about(requirement: Requirement, record: Record) -> bool:
     if not requirement.attack:
         return record.protocol == "clean"
-    label = requirement.attack if requirement.attack == WORST_CASE else parse(requirement.attack).label
     same_eps = record.eps is not None and math.isclose(record.eps, requirement.eps or 0.0)
-    return record.protocol == "whitebox" and record.attack_label == label and same_eps
+    return record.protocol == "whitebox" and is_under(requirement, record.attack_label) and same_eps
+
+
+def is_under(requirement: Requirement, label: str) -> bool:
+    """Whether a requirement about attacked images names the attack of this label, which may be the worst case."""
+    own = requirement.attack if requirement.attack == WORST_CASE else parse(requirement.attack).label
+    return own == label

@@ -55,7 +55,7 @@ def deployed(
       twin: the Keras model that the file was made from, or the path of its .keras file; it takes the same pixels.
       returns: "logits", "probabilities" or "labels".  "auto" treats integers (N,) as labels, and outputs in [0, 1] that
         sum to 1 as probabilities.
-      input_shape: (H, W, C), for a function, or a service that does not tell it, without a twin.
+      input_shape: (H, W, C), for a function, or a service or file that does not tell it, without a twin.
       classes: their number, for labels without a twin.
 
     Returns:
@@ -191,6 +191,8 @@ def _outputs_of(predictor: Predictor, returns: str, twin: Any, classes: int | No
     images[_PROBED : 2 * _PROBED] *= 255  # the range of the pixels is not known
     images[2 * _PROBED :] = 2 * images[2 * _PROBED :] - 1
     values = predictor(images.astype(np.float32))
+    if values.dtype.kind not in "iufb":
+        raise UserError(f"{predictor.label} must return numbers; it returned an array of {values.dtype}.")
     whole = values.dtype.kind in "iu" or bool(np.all(values == np.round(values)))
     if returns == "labels" or (returns == "auto" and values.ndim == 1 and whole):
         if values.size != len(images):

@@ -91,7 +91,7 @@ def _described(connection: _Connection) -> Description:
         (takes,) = found["metadata"]["signature_def"]["signature_def"]["serving_default"]["inputs"].values()
         shape = [int(axis["size"]) for axis in takes["tensor_shape"]["dim"]]
         whole, version = "INT" in str(takes["dtype"]), str(found["model_spec"]["version"])
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return Description()
     return Description(checked_shape(connection.label, shape) if shape else None, whole, version)
 
@@ -113,6 +113,8 @@ class Endpoint(Predictor):
         self._connection = _Connection(url)
         self.label, description = self._connection.label, _described(self._connection)
         self.image_shape, self._whole = description.image_shape or input_shape, description.whole
+        if self.image_shape and input_shape:
+            self.image_shape = tuple(size or given for size, given in zip(self.image_shape, input_shape))
         if self.image_shape is None:
             raise ValueError(f"give input_shape, the (H, W, C) of the images that {self.label} takes.")
 
@@ -132,7 +134,7 @@ class Endpoint(Predictor):
             raise UserError(f"{self.label} refuses the images (status {status}: {_excerpt(answer)}).")
         try:
             values = np.asarray(json.loads(answer)["predictions"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise UserError(f'{self.label} must answer {{"predictions": [...]}}; it answered {_excerpt(answer)}.')
         if values.dtype.kind not in "iufb":
             raise UserError(f"{self.label} must return one row of numbers per image; it answered {_excerpt(answer)}.")
@@ -195,6 +197,6 @@ def _excerpt(answer: bytes) -> str:
     text = answer.decode(errors="replace")
     try:
         text = str(json.loads(text)["error"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
     return repr(" ".join(text.split())[:100])

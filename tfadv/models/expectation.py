@@ -29,7 +29,8 @@ def expectation(model: keras.Model, samples: int = 20) -> keras.Model:
 
     Args:
       model: a Keras model from float32 images (N, H, W, C) in [0, 1] to logits (N, K) whose layers draw random numbers
-        at inference, such as `keras.layers.Dropout` called with `training=True`.
+        at inference, with `training=False`.  A functional model hands this on to its layers, so that
+        `keras.layers.Dropout(0.5)(x, training=True)` draws nothing; inside the `call` of a layer, it does.
       samples: passes for each answer and each gradient.
 
     Returns:

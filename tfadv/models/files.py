@@ -61,4 +61,6 @@ def load(path: str | os.PathLike) -> keras.Model:
             raise UserError(
                 f"{path} needs {unknown[1] if unknown else 'a class'}, which neither Keras nor tfadv knows."
             )
-        raise UserError(f"{path} can't be loaded as a Keras model: {text.splitlines()[0][:200]}")
+        raise UserError(
+            f"{path} can't be loaded as a Keras model ({text.splitlines()[0][:200]}): save or copy it again."
+        )

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfadv.models.expectation import Expectation
 from tfadv.models.image_model import image_shape, unwrapped, without_axes
 from tfadv.models.twins import is_functional, without_activation
 
@@ -46,7 +47,8 @@ def classifier(
     costs.
 
     Args:
-      model: a Keras model from one batch of images (N, H, W, C), (N, H, W) or (N, D) to one output (N, K) or (N, 1).
+      model: a Keras model from one batch of images (N, H, W, C), (N, H, W) or (N, D) to one output (N, K) or (N, 1); or
+        the `tfadv.expectation` of one.
       input_range: the (least, greatest) pixel value that the model expects.
       outputs: what the model returns if this is not visible: "logits" or "probabilities".  "auto" treats outputs as
         probabilities if, on random images, they are in [0, 1] and, for several classes, sum to 1.
@@ -54,8 +56,9 @@ def classifier(
       quiet: whether to log nothing.
 
     Returns:
-      A functional `keras.Model` from float32 images (N, H, W, C) in [0, 1] to float32 logits (N, max(K, 2)).  A model
-      of (N, H, W) becomes one of (N, H, W, 1), and one of (N, D) becomes one of square images or of (N, D, 1, 1).
+      A functional `keras.Model` from float32 images (N, H, W, C) in [0, 1] to float32 logits (N, max(K, 2)); of an
+      expectation, one of such a model.  A model of (N, H, W) becomes one of (N, H, W, 1), and one of (N, D) becomes one
+      of square images or of (N, D, 1, 1).
 
     Raises:
       ValueError: the model has several inputs or outputs, does not take images, does not return one row per image, or
@@ -66,6 +69,11 @@ def classifier(
         raise ValueError(f"outputs must be one of {', '.join(OUTPUTS)}, got {outputs!r}.")
     if unwrapped(model) is not model:
         return unwrapped(model)
+    if isinstance(model, Expectation):
+        each = classifier(model.model, input_range, outputs=outputs, input_shape=input_shape, quiet=quiet)
+        converted = Expectation(each, model.samples, name=model.name)
+        _ORIGINALS[converted], _RANGES[converted], _OUTPUTS[converted] = model, (low, high), _OUTPUTS[each]
+        return converted
     functional = _functional(model, input_shape)
     _check_shapes(functional)
     images = _random_images(functional, input_shape, low, high)

@@ -114,6 +114,7 @@ def image_shape(name: str) -> tuple[int | None, int | None, int | None]:
     try:
         with zipfile.ZipFile(normalized(name)) as file:
             config = json.loads(file.read("config.json"))
+        config = config["config"].get("model", config)  # of a `tfadv.expectation`
         layers = config["config"].get("layers") or [{}]
         shape = (config.get("build_config") or {}).get("input_shape") or layers[0]["config"]["batch_shape"]
         shape = (*shape, 1) if len(shape) == 3 else shape
@@ -159,22 +160,30 @@ def identity(name: str) -> dict[str, Any]:
 
 @functools.cache
 def _function_identity(name: str) -> dict[str, Any]:
+    """Raises UserError where the source of a function can't be read."""
     from tfadv.models import files
 
     model = load(name)
     if not hasattr(model, "to_json"):  # a function of arrays, known by its code only
-        return {"source_sha256": hashlib.sha256(inspect.getsource(sys.modules[model.__module__]).encode()).hexdigest()}
+        try:
+            source = inspect.getsource(sys.modules[model.__module__])
+        except (OSError, TypeError):  # an empty or a compiled module
+            raise UserError(
+                f"{name}: its source can't be read, which tells results apart: name a function of a .py file."
+            )
+        return {"source_sha256": hashlib.sha256(source.encode()).hexdigest()}
     config = hashlib.sha256(model.to_json().encode()).hexdigest()
     return {"config_sha256": config, "weights_sha256": files.weights_hash(model)}
 
 
-def load(name: str, twin: str = "", shape: tuple[int, int, int] | None = None) -> Any:
+def load(name: str, twin: str = "", shape: tuple[int, int, int] | None = None, classes: int | None = None) -> Any:
     """The Keras model; of a function that takes arrays, the function where no shape is given.
 
     Args:
       name: as `is_own` accepts it.
       twin: the path of a .keras file, whose gradient a model for deployment gets; "" for none.
       shape: (H, W, C) of the images.
+      classes: their number, for a deployed model that returns labels.
 
     Raises:
       UserError: the file or folder is damaged or needs unknown code, or the function fails or returns something else.
@@ -182,10 +191,9 @@ def load(name: str, twin: str = "", shape: tuple[int, int, int] | None = None) -
     import keras
 
     from tfadv.models import files
-    from tfadv.models.deployed import deployed
 
     if name.endswith(DEPLOYED) or is_endpoint(name):
-        return deployed(name, twin or None, input_shape=shape if is_endpoint(name) else None)
+        return _deployed(name, twin, shape, classes)
     if name.endswith(".keras"):
         return files.load(name)
     if is_saved_model(name):
@@ -198,11 +206,11 @@ def load(name: str, twin: str = "", shape: tuple[int, int, int] | None = None) -
     try:
         called = runtimes.function_of(name)
         if runtimes.takes_images(called):
-            return deployed(name, twin or None, input_shape=shape) if shape else called
+            return _deployed(name, twin, shape, classes) if shape else called
         model = called()
     except UserError:
         raise
-    except Exception as error:  # whatever a user's code raises
+    except (Exception, SystemExit) as error:  # whatever a user's code raises
         message = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"the model {name} can't be built ({message[:300]}).")
     if not isinstance(model, keras.Model):
@@ -211,3 +219,20 @@ def load(name: str, twin: str = "", shape: tuple[int, int, int] | None = None) -
             f"it returned {type(model).__name__}."
         )
     return model
+
+
+def _deployed(name: str, twin: str, shape: tuple[int, int, int] | None, classes: int | None) -> Any:
+    """The Keras model of a deployed one.
+
+    Raises:
+      UserError: see `load`.
+    """
+    from tfadv.models.deployed import deployed
+
+    try:
+        return deployed(name, twin or None, input_shape=shape, classes=classes)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a runtime or a user's code raises for some random images
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{name} fails on random images ({message[:300]}).")

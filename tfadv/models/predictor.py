@@ -30,13 +30,19 @@ class Predictor:
         raise NotImplementedError
 
 
-def checked_shape(label: str, shape: Any) -> tuple[int | None, ...]:
-    """(H, W, C) of the shape (N, H, W, C) that a model takes; None for sizes that are open.
+def checked_shape(label: str, shape: Any, given: Any = None) -> tuple[int | None, ...]:
+    """(H, W, C) of the shape (N, H, W, C) that a model takes.
+
+    Args:
+      label: the name in messages.
+      shape: what the model says; None or -1 for a size that is open.
+      given: (H, W, C), the sizes in place of open ones; None leaves them open.
 
     Raises:
       UserError: these are no images.
     """
     found = tuple(None if size is None or size < 0 else int(size) for size in shape)
     if len(found) != 4 or found[3] not in CHANNELS:
-        raise UserError(f"{label} takes {tuple(shape)}: it must be images (N, H, W, C) with one or three channels.")
-    return found[1:]
+        takes = ", ".join("any" if size is None else str(size) for size in found)
+        raise UserError(f"{label} takes ({takes}): it must be images (N, H, W, C) with one or three channels.")
+    return tuple(size or other for size, other in zip(found[1:], given or found[1:]))

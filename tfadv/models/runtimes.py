@@ -29,7 +29,7 @@ def open_model(model: Any, input_shape: tuple | None) -> Predictor:
 
     Args:
       model: the path of a .tflite or .onnx file, or the address of a service, or a function, or its "module:function".
-      input_shape: (H, W, C) of the images of a function or a service; None where it is not known.
+      input_shape: (H, W, C) of the images, where the model does not tell it; None where it is not known.
 
     Raises:
       UserError: the file is damaged, or is of an unknown kind, or a package is missing, or the service is not there.
@@ -48,7 +48,9 @@ def open_model(model: Any, input_shape: tuple | None) -> Predictor:
         raise UserError(f"{model} is none of {', '.join(FILES)}.")
     if not path.is_file():
         raise UserError(f"there is no model file {model}.")
-    return LiteRT(path) if path.suffix == ".tflite" else Onnx(path)
+    if not path.stat().st_size:
+        raise UserError(f"{path.name} can't be read (it is empty): export or copy it again.")
+    return LiteRT(path, input_shape) if path.suffix == ".tflite" else Onnx(path, input_shape)
 
 
 def function_of(name: str) -> Callable[..., Any]:
@@ -56,7 +58,10 @@ def function_of(name: str) -> Callable[..., Any]:
     module, _, function = name.rpartition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    return getattr(importlib.import_module(module), function)
+    try:
+        return getattr(importlib.import_module(module), function)
+    except SystemExit:
+        raise UserError(f"{module} calls sys.exit when it is imported: do so below if __name__ == '__main__'.")
 
 
 def takes_images(function: Callable[..., Any]) -> bool:
@@ -79,7 +84,14 @@ class Function(Predictor):
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """See `Predictor.__call__`."""
         with self._lock:
-            values = np.asarray(self._function(np.array(images)))  # a copy, which it may change
+            try:
+                values = self._function(np.array(images))  # a copy, which it may change
+            except SystemExit as error:  # else the process would end as if all were well
+                raise UserError(f"{self.label} ended with sys.exit({error.code!r}) and returned nothing.")
+        try:
+            values = np.asarray(values)
+        except ValueError:  # lists of different lengths
+            raise UserError(f"{self.label} must return one row of numbers per image, all of the same length.")
         if values.dtype.kind not in "iufb":
             raise UserError(f"{self.label} must return numbers; it returned an array of {values.dtype}.")
         if not values.ndim or len(values) != len(images):
@@ -112,8 +124,8 @@ class _File(Predictor):
 class LiteRT(_File):
     """A .tflite file; its inputs and outputs are quantized as the file says."""
 
-    def __init__(self, path: pathlib.Path) -> None:
-        """Reads the file.
+    def __init__(self, path: pathlib.Path, input_shape: tuple | None = None) -> None:
+        """Reads the file; `input_shape`: as in `open_model`.
 
         Raises:
           UserError: it is damaged, or does not take one batch of images and return one tensor.
@@ -128,9 +140,10 @@ class LiteRT(_File):
             raise UserError(f"{path.name} takes {len(takes)} tensors and returns {len(returns)}: it must be one each.")
         (self._input,), (self._output,) = takes, returns
         signature = self._input.get("shape_signature", ())
-        self.image_shape = checked_shape(path.name, signature if len(signature) else self._input["shape"])
+        self.image_shape = checked_shape(path.name, signature if len(signature) else self._input["shape"], input_shape)
         self.output_step = float(self._output["quantization"][0])
-        self._takes_batches = self._tries_batches()
+        with _one_line(path.name):
+            self._takes_batches = self._tries_batches()
         if not self._takes_batches:
             self._own, self._threads = threading.local(), 1  # of each of many interpreters
 
@@ -144,7 +157,7 @@ class LiteRT(_File):
 
                 Interpreter = lite.Interpreter
             self._own.interpreter = Interpreter(model_content=self._content, num_threads=self._threads)
-            self._own.interpreter.allocate_tensors()
+            self._own.shape = None  # that memory is allocated for: with open sizes, the file's own may be impossible
         return self._own.interpreter
 
     def _tries_batches(self) -> bool:
@@ -159,9 +172,11 @@ class LiteRT(_File):
 
     def _run(self, images: np.ndarray) -> np.ndarray:
         interpreter, shape = self._interpreter(), images.shape
-        if tuple(interpreter.get_input_details()[0]["shape"]) != shape:
-            interpreter.resize_tensor_input(self._input["index"], shape)
+        if self._own.shape != shape:
+            if tuple(interpreter.get_input_details()[0]["shape"]) != shape:
+                interpreter.resize_tensor_input(self._input["index"], shape)
             interpreter.allocate_tensors()
+            self._own.shape = shape
         interpreter.set_tensor(self._input["index"], _quantized(images, self._input))
         interpreter.invoke()
         values = interpreter.get_tensor(self._output["index"])
@@ -172,8 +187,8 @@ class LiteRT(_File):
 class Onnx(_File):
     """An .onnx file, of images (N, H, W, C) or (N, C, H, W)."""
 
-    def __init__(self, path: pathlib.Path) -> None:
-        """Reads the file.
+    def __init__(self, path: pathlib.Path, input_shape: tuple | None = None) -> None:
+        """Reads the file; `input_shape`: as in `open_model`.
 
         Raises:
           UserError: ONNX Runtime is not installed, or the file is damaged, or does not take one batch of images.
@@ -193,7 +208,7 @@ class Onnx(_File):
         shape = [size if isinstance(size, int) else None for size in self._input.shape]
         self._channels_first = len(shape) == 4 and shape[1] in CHANNELS and shape[3] not in CHANNELS
         ordered = [shape[0], shape[2], shape[3], shape[1]] if self._channels_first else shape
-        self.image_shape = checked_shape(path.name, ordered)
+        self.image_shape = checked_shape(path.name, ordered, input_shape)
         if shape[0] not in (None, 1):
             raise UserError(f"{path.name} takes {shape[0]} images at a time: export it for one or for any number.")
         self.label, self._takes_batches = path.name, shape[0] != 1
@@ -222,4 +237,4 @@ def _one_line(label: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # of many kinds, of two packages
-        raise UserError(f"{label} can't be read ({' '.join(str(error).split())[:200]}).")
+        raise UserError(f"{label} can't be read ({' '.join(str(error).split())[:200]}): export or copy it again.")

@@ -24,7 +24,7 @@ from tfadv.runtime.compilation import use_xla
 from tfadv.runtime.console import duration, progress_disabled, started
 from tfadv.store.files import differences, digest
 from tfadv.store.resume import ResumeLog
-from tfadv.store.workdir import Workdir
+from tfadv.store.workdir import MANIFEST, SCRATCH_INPUTS, Workdir
 
 LOG = logging.getLogger(__name__)
 _WIDTH = 44  # of a name on the terminal
@@ -169,7 +169,7 @@ class Cache:
             raise self._missing_for_shard(entry)
         todo = pieces()
         started(name)
-        of_parts = made_from | {"parts": len(todo)}
+        of_parts = made_from | {"parts": [len(piece) for piece in todo]}
         folders, seconds, reported, rest = [], 0.0, time.monotonic(), _Rest(name, sum(map(len, todo)))
         with tqdm(total=sum(map(len, todo)), unit="image", desc=name, leave=False, disable=progress_disabled()) as bar:
 
@@ -204,6 +204,16 @@ class Cache:
         entry = self._create(entry, made_from, whole)
         self.workdir.remove(f"parts/{name}")
         return entry
+
+    def unfinished(self, name: str) -> dict[str, Any]:
+        """What the parts of an unfinished folder are made from; {} where there are none."""
+        for path in sorted((self.workdir.root / "parts" / name).glob("*")):
+            with contextlib.suppress(OSError, ValueError, KeyError):  # damaged
+                scratch = path / SCRATCH_INPUTS
+                if scratch.exists():
+                    return json.loads(scratch.read_text(encoding="utf-8"))
+                return json.loads((path / MANIFEST).read_text(encoding="utf-8"))["inputs"]
+        return {}
 
     def open(self, entry: Entry) -> pathlib.Path:
         """The folder of an entry, after a check of all its files."""

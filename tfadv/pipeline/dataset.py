@@ -142,6 +142,13 @@ class SplitDataset:
         return next(iter(taken), 0)
 
     @functools.cached_property
+    def in_random_order(self) -> bool:
+        """Whether the first test images are a random sample of all: they are of one official split, which is mixed."""
+        dataset, rows = self._dataset, self.record["test"]
+        of_one = any(min(rows) in split and max(rows) in split for split in dataset.official_splits.values())
+        return of_one and dataset.random_order
+
+    @functools.cached_property
     def images(self) -> dict[str, SplitImages]:
         """Split name → its images, all of them rows of one array.
 

@@ -155,6 +155,8 @@ class OwnModel(Network):
         # A function may also return a Keras model, which has weights.
         if first and own.takes_twin(self._name) and not model.weights:
             self._describe_deployed(model)
+        elif first and not np.isfinite(compiled_logits(model, self._some_validation_images()[0])).all():
+            raise UserError(f"{self._name} returns NaN or infinity for validation images: its weights may be NaN.")
         return model
 
     def _describe_deployed(self, model: keras.Model) -> None:
@@ -220,22 +222,22 @@ class OwnModel(Network):
 
     def _classifier(self, input_range: tuple[float, float], quiet: bool) -> keras.Model:
         dataset = self._run.dataset
-        model = own.load(self._name, self._twin, dataset.shape)
+        model = own.load(self._name, self._twin, dataset.shape, len(dataset.class_names))
         try:
             classifier = logits.classifier(model, input_range, input_shape=dataset.shape, quiet=quiet)
         except Exception as error:  # also what the model itself raises on images of this shape
             raise_failure_of(model)
-            reason = " ".join(str(error).split())[:300]
+            reason = " ".join(str(error).split())[:500]
             raise UserError(f"{self._name} can't be used as a classifier of {dataset.shape} images: {reason}")
         takes, returns = classifier.input_shape[1:], classifier.output_shape[-1]
         if any(size is not None and size != own_size for size, own_size in zip(takes, dataset.shape)):
             wanted = "x".join("any" if size is None else str(size) for size in takes)
             has = "x".join(map(str, dataset.shape))
-            way = f"={specs.size(f'{takes[0]}x{takes[1]}')}" if takes[0] and takes[1] else ""
-            raise UserError(
-                f"{self._name} takes images of {wanted} and {self._run.config.dataset} has {has}: "
-                f"give --image_size{way}."
+            size = f"={specs.size(f'{takes[0]}x{takes[1]}')}" if takes[0] and takes[1] else ""
+            way = (
+                f"give --image_size{size}" if takes[2] in (None, dataset.shape[2]) else "the channels must be the same"
             )
+            raise UserError(f"{self._name} takes images of {wanted} and {self._run.config.dataset} has {has}: {way}.")
         if returns != len(dataset.class_names):
             raise UserError(
                 f"{self._name} returns {returns} classes and {self._run.config.dataset} has {len(dataset.class_names)} "

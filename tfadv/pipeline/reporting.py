@@ -7,13 +7,12 @@ import dataclasses
 import datetime
 import functools
 import math
-import os
 import pathlib
 import platform
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tfadv import __version__, attacks, gate, paper, specs
+from tfadv import __version__, attacks, paper, specs
 from tfadv.attacks.base import Attack
 from tfadv.datasets.splits import SPLITS
 from tfadv.defenses import DEFENSES
@@ -21,10 +20,10 @@ from tfadv.defenses.base import Defense
 from tfadv.errors import UserError
 from tfadv.evaluation.guessing import largest_share
 from tfadv.evaluation.records import (
-    WORST_CASE,
     Record,
     attack_records,
     fgsm_records,
+    of_first_images,
     set_records,
     worst_case_records,
 )
@@ -89,7 +88,7 @@ def records(run: Run, trained: Trained) -> list[Record]:
         fgsm = steps.evaluate_fgsm(run, trained)
         if fgsm.entry.content is None:
             return []
-        others = list(_attacked(run, trained))
+        others = list(attacked_on_disk(run, trained))
     model, epsilons = steps.model_id(run, trained), run.config.epsilons
     result, source = fgsm.result, steps.surrogate(run).name
     found = fgsm_records(model, epsilons, result.clean_correct, result.robust, fgsm.transfer.robust, source)
@@ -103,22 +102,26 @@ def records(run: Run, trained: Trained) -> list[Record]:
             names = own.attack or "", own.settings, cost, each.attack.label
             new = [i for i, size in enumerate(sizes) if (each.attack.label, size) not in measured]
             measured |= {(each.attack.label, size) for size in sizes}
-            found += attack_records(model, [sizes[i] for i in new], own.robust[new], *names, own.distances)
+            attacked = attack_records(model, [sizes[i] for i in new], own.robust[new], *names, own.distances)
+            found += [of_first_images(record, each.of) for record in attacked]
     # One eps has another meaning in another norm.  FGSM is in linf.
     others = [each for each in others if each.attack.has_eps and not each.sizes]
     norms = [each.result.settings.get("norm", "linf") for each in others]
     linf = [each for each, norm in zip(others, norms) if norm == "linf"]
     joined = linf or [each for each, norm in zip(others, norms) if norm == norms[0]]
-    if len({each.result.n for each in joined}) != 1:  # there is no worst case over different numbers of images
+    if (
+        len({(each.result.n, each.of) for each in joined}) != 1
+    ):  # there is no worst case over different numbers of images
         return found
     results, labels = [each.result for each in joined], [each.attack.label for each in joined]
     if linf:
         results, labels = [result.first(results[0].n), *results], ["fgsm", *labels]
     worst = worst_case(results)
-    return found + worst_case_records(model, epsilons, worst.robust, list(dict.fromkeys(labels)))
+    worst_cases = worst_case_records(model, epsilons, worst.robust, list(dict.fromkeys(labels)))
+    return found + [of_first_images(record, joined[0].of) for record in worst_cases]
 
 
-def _attacked(run: Run, trained: Trained) -> Iterator[Evaluation]:
+def attacked_on_disk(run: Run, trained: Trained) -> Iterator[Evaluation]:
     """The evaluations on the disk that are up to date, in the order of the table of attacks.
 
     Where an attack was evaluated at other sizes as well, what this run asks for comes first, then that on most images.
@@ -131,9 +134,9 @@ def _attacked(run: Run, trained: Trained) -> Iterator[Evaluation]:
             sizes = tuple(inputs["epsilons"]) if inputs.get("own_sizes") else ()
             others = sizes != run.sizes.get(attack.label, ())
             found.append((order.index(attack.name), attack.label, others, -inputs["images"], sizes, attack))
-    for _, _, _, minus_n, sizes, attack in sorted(found, key=lambda each: each[:5]):
-        evaluation = steps.evaluate_attack(run, trained, attack, -minus_n, sizes)
-        if evaluation.entry.content is not None:
+    for _, _, _, _, sizes, attack in sorted(found, key=lambda each: each[:5]):
+        evaluation = steps.on_disk(run, trained, attack, sizes)
+        if evaluation:
             yield evaluation
 
 
@@ -194,17 +197,17 @@ def _data(run: Run, trained: Sequence[Trained], evaluations: Sequence[Evaluation
     with run.cache.looking():
         for each in trained:
             name = f"transfers/{each.folder}"
-            row = steps.transfer(run, each, trained, _input(run, name), _others(run, name))
+            row = steps.transfer(run, each, trained, input_of(run, name), _others(run, name))
             if row.content is not None:
                 transfers[each.name] = steps.read_transfer(run, row)
-            found = steps.check(run, each, _input(run, f"diagnostics/{each.folder}"))
+            found = steps.check(run, each, input_of(run, f"diagnostics/{each.folder}"))
             if found.content is not None:
                 checks[each.name] = steps.read_checks(run, found)
             explanation = steps.explain(run, each)
             if explanation.content is not None:
                 explanations[each.name] = steps.read_explanation(run, explanation)
             name = f"certificates/{each.folder}"
-            certificate = steps.certify(run, each, *(_input(run, name, key) for key in ("images", "copies")))
+            certificate = steps.certify(run, each, *(input_of(run, name, key) for key in ("images", "copies")))
             if certificate.content is not None:
                 certificates[each.name] = steps.read_certificate(run, certificate)
     first = run.first(run.config.models[0])
@@ -260,70 +263,7 @@ def _hashes(run: Run, trained: Trained) -> dict[str, Any]:
     return {**given, **of_twin, "network and weights": trained.entry.content, **own}
 
 
-def judge(run: Run, baseline: Sequence[Record] = ()) -> list[gate.Decision]:
-    """Whether the models meet `--require`: those trained by `--defenses` or, where it names none, as they are.
-
-    Writes gate.xml in the work folder, and a table into the summary of a GitHub workflow.
-
-    Args:
-      run: settings, work folder and devices.
-      baseline: the results to compare with, see `tfadv.pipeline.baseline`.
-    """
-    decisions = [decision for each in _judged(run) for decision in _decisions(run, each, baseline)]
-    if not run.workdir.follower:
-        (run.workdir.root / "gate.xml").write_text(gate.junit(decisions), encoding="utf-8")
-        if os.environ.get("GITHUB_STEP_SUMMARY"):
-            with open(os.environ["GITHUB_STEP_SUMMARY"], "a", encoding="utf-8") as summary:
-                summary.write(gate.markdown(decisions))
-    return decisions
-
-
-def _decisions(run: Run, trained: Trained, baseline: Sequence[Record]) -> list[gate.Decision]:
-    """One for each requirement, from the results of a model that are there."""
-    wanted = gate.requirements(run.config.require)
-    classes = None
-    if any(requirement.of_worst_class for requirement in wanted):
-        classes = run.dataset.class_names, run.dataset.images["test"].labels
-    with run.cache.looking():
-        found = steps.check(run, trained, _input(run, f"diagnostics/{trained.folder}"))
-        suspicious = sum(bool(one.result.upper_bound()) for one in _attacked(run, trained))
-    checks = steps.read_checks(run, found) if found.content is not None else []
-    suspicious += sum(one.passed is False for one in checks)
-    of_model = records(run, trained)
-    return [
-        gate.decide(requirement, trained.name, of_model, suspicious, classes=classes, baseline=baseline)
-        for requirement in wanted
-    ]
-
-
-def has_failed(run: Run, trained: Trained, baseline: Sequence[Record]) -> bool:
-    """Whether every requirement about attacks has failed for a model, so that no further attack changes a verdict.
-
-    A further attack can only lower the worst case, if it is on as many images and in the same norm.  What is compared
-    with the worst case of a baseline needs the same attacks as that.
-    """
-    if trained.name not in {each.name for each in _judged(run)}:
-        return False
-    found = [decision for decision in _decisions(run, trained, baseline) if decision.requirement.attack]
-    worst = [decision.requirement for decision in found if decision.requirement.attack == WORST_CASE]
-    n, sized = run.dataset.sizes["test"], [attack for attack in run.attacks if attack.has_eps]
-    kinds = {(run.config.attacked_images(each.name, n), getattr(each, "norm", "linf")) for each in sized}
-    if worst and (len(kinds) > 1 or any(requirement.relative for requirement in worst)):
-        return False
-    return bool(found) and all(decision.verdict == gate.FAILED for decision in found)
-
-
-def _judged(run: Run) -> list[Trained]:
-    """Of each model, those trained by `--defenses`; the model as it is where no defense is for it."""
-    trained, named = steps.all_trained(run), {defense.label for defense in run.defenses}
-    judged = []
-    for model in run.config.models:
-        of_model = [each for each in trained if each.model == model]
-        judged += [each for each in of_model if each.defense.label in named] or of_model
-    return judged
-
-
-def _input(run: Run, name: str, key: str = "images") -> int:
+def input_of(run: Run, name: str, key: str = "images") -> int:
     """A number that an entry on the disk was made from, such as that of its images; 0 where there is none."""
     manifest = run.workdir.manifest(name)
     return manifest["inputs"][key] if manifest else 0

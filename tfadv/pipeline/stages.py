@@ -19,7 +19,8 @@ from tfadv.models import own
 from tfadv.pipeline import steps
 from tfadv.pipeline.baseline import read_baseline
 from tfadv.pipeline.cached import Entry
-from tfadv.pipeline.reporting import has_failed, judge, publish, read_summary, report
+from tfadv.pipeline.judging import evaluate_until_decided, has_failed, judge
+from tfadv.pipeline.reporting import publish, read_summary, report
 from tfadv.pipeline.run import Run
 from tfadv.pipeline.status import status_text
 from tfadv.pipeline.steps import Evaluation
@@ -106,7 +107,7 @@ def _run_stage(run: Run, baseline: Sequence[Record]) -> None:
 def _evaluate(run: Run, baseline: Sequence[Record] = ()) -> tuple[list[Evaluation], list[Entry]]:
     """Evaluates every model and defense as the settings ask for; returns also the entries that are no evaluation.
 
-    With `--require`, attacks run from cheap to dear, and those that can no longer change a verdict do not run.
+    With `--require`, attacks run from cheap to dear, and those that can no longer change a verdict do not run, or end.
     """
     trained = steps.all_trained(run)  # what is wrong with a defense shows before hours of attacks
     publish(run)  # results of the weights before must not stay
@@ -118,7 +119,7 @@ def _evaluate(run: Run, baseline: Sequence[Record] = ()) -> tuple[list[Evaluatio
         attacks = sorted(attacks, key=lambda each: order.index(each.name))
     for number, attack in enumerate(attacks):
         own = [i for i, each in enumerate(trained) if not (number and _is_needless(run, each, attack, baseline))]
-        evaluate = functools.partial(steps.evaluate_attack, run, attack=attack)
+        evaluate = functools.partial(evaluate_until_decided, run, attack=attack)
         for i, evaluation in zip(own, _in_turn(run, [trained[i] for i in own], evaluate)):
             by_model[i].append(evaluation)
     evaluations = [evaluation for of_model in by_model for evaluation in of_model]

@@ -71,16 +71,21 @@ def _states(run: Run) -> dict[str, str]:
                 steps.certify(run, each, run.config.certified_images(n), run.config.copies)
             if (root / "exports" / each.folder).exists():
                 steps.export(run, each)
-        needed = {*cache.seen, *(f"gallery/{each.folder}" for each in trained)}
+        asked = dict(cache.seen)  # the report takes results of fewer images as well
+        needed = {*asked, *(f"gallery/{each.folder}" for each in trained)}
         report(run, evaluations, further)
     name = folder_of_report(run)
     # The report also asks for what it can do without.
-    states = {each: state for each, state in cache.seen.items() if each in needed or state != "missing"}
+    states = {each: state for each, state in (cache.seen | asked).items() if each in needed or state != "missing"}
     states[name] = states.pop(name, "missing")
-    return {
-        name: "unfinished" if state == "missing" and any(path.exists() for path in _traces(root, name)) else state
-        for name, state in states.items()
-    }
+    return {name: "unfinished" if _is_begun(run, name, state) else state for name, state in states.items()}
+
+
+def _is_begun(run: Run, name: str, state: str) -> bool:
+    """Whether a folder is missing, with traces of work, or has the results of the first images only."""
+    if state == "stale":
+        return "of" in (run.workdir.manifest(name) or {"inputs": {}})["inputs"]
+    return state == "missing" and any(path.exists() for path in _traces(run.workdir.root, name))
 
 
 def _traces(root: pathlib.Path, name: str) -> Iterator[pathlib.Path]:

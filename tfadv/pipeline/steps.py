@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -20,6 +21,7 @@ import tensorflow as tf
 
 from tfadv.attacks import losses
 from tfadv.attacks.base import Attack
+from tfadv.attacks.fast import Fast
 from tfadv.attacks.fgsm import FGSM
 from tfadv.attacks.gradient import compiled_logits
 from tfadv.attacks.mifgsm import MIFGSM
@@ -128,6 +130,7 @@ class Evaluation:
       attack: the attack.
       entry: the folder.
       sizes: those of the attack alone; empty where they are those of `--epsilons`.
+      of: the number of images that the attack is for, where these are the first ones; else None.
     """
 
     def __init__(
@@ -138,10 +141,11 @@ class Evaluation:
         entry: Entry,
         prefix: str = "",
         sizes: tuple[float, ...] = (),
+        of: int | None = None,
     ) -> None:
         """`prefix`: of the files with the result, which is read when it is asked for."""
         self._run, self.trained, self.attack, self.entry, self._prefix = run, trained, attack, entry, prefix
-        self.sizes = sizes
+        self.sizes, self.of = sizes, of
 
     @functools.cached_property
     def _folder(self) -> pathlib.Path:
@@ -202,9 +206,16 @@ def evaluate_fgsm(run: Run, trained: Trained) -> Evaluation:
 
 
 def evaluate_attack(
-    run: Run, trained: Trained, attack: Attack, n: int | None = None, sizes: tuple[float, ...] | None = None
+    run: Run,
+    trained: Trained,
+    attack: Attack,
+    n: int | None = None,
+    sizes: tuple[float, ...] | None = None,
+    of: int | None = None,
 ) -> Evaluation:
     """Robust accuracy under an attack on the first n test images; None: as many as the settings ask for.
+
+    It begins with the result of fewer images, where the work folder has one.
 
     An attack that follows a gradient to the nearest adversarial image goes on to the end and not to the smallest eps
     only, so that the distances are known.
@@ -215,12 +226,18 @@ def evaluate_attack(
       attack: the attack.
       n: number of images.
       sizes: the attack's own, empty where those of `--epsilons` hold; None: what the settings ask for.
+      of: the number of images that the attack is for, where it may end early.
     """
     config, dataset = run.config, prepare(run)
     sizes = run.sizes.get(attack.label, ()) if sizes is None else sizes
     n = n or config.attacked_images(attack.name, dataset.sizes["test"])
     epsilons = list(sizes or config.epsilons) if attack.has_eps else None
     nearest = attack.has_eps and attack.uses_gradient and not attack.limited
+    name = folder_of_attack(trained, attack, sizes)
+
+    @functools.cache
+    def first() -> list[Result]:
+        return _of_fewer_images(run, trained, attack, n, sizes)
 
     def build(folder: pathlib.Path, piece: range, progress: Callable[[int], Any], resume: Any) -> None:
         test, rows = dataset.images["test"], slice(piece.start, piece.stop)
@@ -239,15 +256,18 @@ def evaluate_attack(
         save_result(folder, result.at(sizes or config.epsilons) if nearest else result)
 
     def join(folder: pathlib.Path, manifest: dict, parts: Sequence[pathlib.Path]) -> str:
-        result = concatenate([load_result(part) for part in parts])
+        result = concatenate([*first(), *map(load_result, parts)])
         save_result(folder, result)
         manifest["content"] = content_hash(result)
+        if first():
+            manifest["seconds"] += (run.workdir.manifest(name) or {}).get("seconds", 0)
         warn_of_upper_bound(f"{trained.name} under {attack.label}", result)
         accuracies = in_percent([result.robust] if result.sets else result.robust)
-        return "; ".join(text for text in (accuracies, result.rounding(), result.left_out()) if text)
+        images = f"of the first {n:,} of {of:,} images" if of else ""
+        return "; ".join(text for text in (accuracies, images, result.rounding(), result.left_out()) if text)
 
     entry = run.cache.cached_in_parts(
-        f"attacks/{trained.folder}/{folder_name(attack.label + at(sizes))}",
+        name,
         lambda: {
             "split": dataset.entry,
             "weights": trained.entry,
@@ -256,21 +276,45 @@ def evaluate_attack(
             "source": source_of(type(attack)),
             "epsilons": epsilons,
             "images": n,
+            **({"of": of} if of else {}),
             **({"own_sizes": True} if sizes else {}),
             **({"revision": attack.revision} if attack.revision else {}),
             **({"distances": True} if nearest else {}),  # version 0.3.0 did not keep them
             **_randomness(run),
         },
-        lambda: _ranges(n, ATTACK_PART),
+        lambda: _ranges(n, ATTACK_PART, sum(result.n for result in first())),
         build,
         join,
         stage="evaluate",
     )
-    return Evaluation(run, trained, attack, entry, sizes=sizes)
+    return Evaluation(run, trained, attack, entry, sizes=sizes, of=of)
 
 
-def _ranges(n: int, size: int) -> list[range]:
-    return [range(i, min(i + size, n)) for i in range(0, n, size)]
+def folder_of_attack(trained: Trained, attack: Attack, sizes: tuple[float, ...]) -> str:
+    """The name of the results of an attack on the disk; `sizes`: as in `Evaluation`."""
+    return f"attacks/{trained.folder}/{folder_name(attack.label + at(sizes))}"
+
+
+def on_disk(run: Run, trained: Trained, attack: Attack, sizes: tuple[float, ...]) -> Evaluation | None:
+    """The results on the disk, of whatever number of images; None where they are missing or out of date."""
+    with contextlib.suppress(UserError), run.cache.looking():  # damaged
+        made_from = (run.workdir.manifest(folder_of_attack(trained, attack, sizes)) or {"inputs": {}})["inputs"]
+        if made_from:
+            found = evaluate_attack(run, trained, attack, made_from["images"], sizes, made_from.get("of"))
+            return found if found.entry.content else None
+    return None
+
+
+def _of_fewer_images(run: Run, trained: Trained, attack: Attack, n: int, sizes: tuple[float, ...]) -> list[Result]:
+    """The result of at most n images in a folder; none for `fast`, which depends on the images it is called with."""
+    found = None if isinstance(attack, Fast) else on_disk(run, trained, attack, sizes)
+    with contextlib.suppress(UserError):  # damaged
+        return [found.result] if found and found.result.n <= n else []
+    return []
+
+
+def _ranges(n: int, size: int, first: int = 0) -> list[range]:
+    return [range(i, min(i + size, n)) for i in range(first, n, size)]
 
 
 def _randomness(run: Run) -> dict[str, Any]:

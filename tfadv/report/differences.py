@@ -24,10 +24,11 @@ def mean_difference(pairs: Sequence[Pair]) -> Difference | None:
 
     Returns:
       The paired difference where the records know their images. From counts, only where all records are of equally
-      many images, a conservative one. Otherwise None: accuracies on different images can't be compared.
+      many images, a conservative one. Otherwise None: accuracies on different images can't be compared,
+      and where an attack ended early, its number of images depends on the result.
     """
     records = [record for pair in pairs if None not in pair for record in pair if record]
-    if not records:
+    if not records or any(record.of for record in records):
         return None
     n = min(record.n for record in records)
     arrays = [record.per_image[:n] for record in records if record.per_image is not None]

@@ -127,7 +127,7 @@ def class_tables(data: ReportData) -> Iterator[Table]:
     if not data.origin:
         return
     for name in dict.fromkeys(f"{record.model}/{record.defense}" for record in data.records):
-        of_model = [r for r in _of(data, name) if r.per_image is not None]
+        of_model = [r for r in _of(data, name) if r.per_image is not None and not r.of]
         attacked = [r for r in of_model if r.protocol == "whitebox" and r.eps == max(data.epsilons)]
         clean = next((r for r in of_model if r.protocol == "clean"), None)
         if not attacked or not clean:
@@ -210,7 +210,9 @@ def _result(data: ReportData, record: Record) -> dict[str, Any]:
     keys = ("protocol", "source", "eps", "accuracy", "interval", "correct", "n", "seed")
     found: dict[str, Any] = {"attack": None if record.attack is None else record.attack_label}
     found |= {key: getattr(record, key) for key in keys}
-    if data.origin and record.per_image is not None and record.protocol != "transfer":
+    if record.of:
+        found["ended_early"] = f"of {record.of:,} images, the first ones decided --require; the interval is of 97.5%"
+    elif data.origin and record.per_image is not None and record.protocol != "transfer":
         found["classes"] = _classes(data, record)
     return found
 

@@ -80,6 +80,16 @@ def warnings(data: ReportData) -> list[str]:
             f"Upper bounds: {', '.join(data.upper_bounds)}. Robust images have no gradient for the attack to follow, "
             "and a stronger attack may find more."
         )
+    early = dict.fromkeys(
+        f"{record.model}/{record.defense} under {record.attack_label} ({record.n:,} of {record.of:,})"
+        for record in data.records
+        if record.of
+    )
+    if early:
+        found.append(
+            f"On the first images only, which decided --require: {', '.join(early)}. These intervals are of 97.5% and "
+            "hold whenever one stops."
+        )
     return found
 
 
