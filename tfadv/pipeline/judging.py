@@ -94,9 +94,9 @@ def evaluate_until_decided(run: Run, trained: Trained, attack: Attack) -> Evalua
 
 def _portions(run: Run, trained: Trained, attack: Attack) -> Iterator[tuple[int, int]]:
     """(how many images, of how many); what the work folder has comes first, if it is of the first images only."""
-    wanted, sizes = _wanted(run, attack), run.sizes.get(attack.label, ())
-    if not wanted or trained.name not in {each.name for each in judged(run)}:
+    if not _wanted(run, attack) or trained.name not in {each.name for each in judged(run)}:
         return
+    sizes = run.sizes.get(attack.label, ())
     of = run.config.attacked_images(attack.name, run.dataset.sizes["test"])
     done = steps.on_disk(run, trained, attack, sizes)
     if done and done.of and done.result.n < of:
