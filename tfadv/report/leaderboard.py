@@ -36,7 +36,8 @@ ORDER = (
     "robust, and a weak attack shows little. So the models under AutoAttack come first, then those under another "
     "attack of several steps; both groups are ordered by the accuracy under the strongest attack. Without a place, and "
     "last, are models that were attacked by FGSM only, that fail a check for gradient masking, or that hardly do "
-    "better on clean images than always answering one class."
+    "better on clean images than always answering one class. Attacks that ended early, because --require was decided, "
+    "are left out: their number of images depends on the result."
 )
 ONE_STEP = ("fgsm", "onestep")
 _ROUND = re.compile(r"\bround=(\d+)")  # in the label of a defense
@@ -151,7 +152,7 @@ def lines(run: Run) -> Iterator[Line]:
     attacked = [
         record
         for record in run.records
-        if record.protocol == "whitebox" and record.eps is not None and record.attack != WORST_CASE
+        if record.protocol == "whitebox" and record.eps is not None and record.attack != WORST_CASE and not record.of
     ]
     of_fgsm = {record.eps for record in attacked if record.settings is None}
     sizes: dict[str, float] = {}
