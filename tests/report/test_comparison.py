@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from tests.report.conftest import make_record
@@ -114,3 +115,18 @@ def test_attacks_are_plotted_over_their_passes_from_cheap_to_dear(results):
         dataclasses.replace(r, settings={"norm": "l2"}) if r.attack == AUTO else r for r in results.records
     )
     assert not priced(dataclasses.replace(results, records=other_norm), "resnet18")
+
+
+def test_plotted_accuracies_are_of_shared_images_and_of_attacks_that_did_not_end_early(results):
+    cost = {"gradients_per_image": 5.0, "forwards_per_image": 5.0}
+    few = {"n": 40, "per_image": np.arange(40) < 20, "accuracy": 0.5, "correct": 20}
+    records = [dataclasses.replace(r, cost=cost) for r in results.records if r.settings and r.defense == "nfgsm"]
+    pgd, auto = records[0], dataclasses.replace(records[1], **few)
+    shown = {r.attack_label: r for _, r in _priced(results, pgd, auto)["nfgsm"]}
+    assert {label: (r.correct, r.n) for label, r in shown.items()} == {PGD: (36, 40), AUTO: (20, 40)}
+    assert not _priced(results, pgd, dataclasses.replace(auto, of=100))
+
+
+def _priced(results, *attacked):
+    plain = tuple(record for record in results.records if not record.settings)
+    return priced(dataclasses.replace(results, records=(*plain, *attacked)), "resnet18")
