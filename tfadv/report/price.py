@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from tfadv.evaluation.records import Record
+from tfadv.report.comparison import add_legend_below
 from tfadv.report.data import ReportData
 from tfadv.report.differences import on_shared_images
 
@@ -69,5 +70,5 @@ def price_plot(data: ReportData, model: str, styles: dict[str, tuple[str, str, s
     axes.set(title=model, xlabel="passes per image", ylabel=f"accuracy at eps {max(data.epsilons):g}, %", xscale="log")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    figure.legend(handles=lines + points, loc="outside lower center", fontsize="small", frameon=False, ncols=3)
+    add_legend_below(figure, lines + points, columns=3)
     return figure
