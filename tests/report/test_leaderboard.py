@@ -166,7 +166,7 @@ def test_the_page_of_your_own_runs(tmp_path, monkeypatch, capsys):
         write_run(tmp_path / "runs" / name, [records("nfgsm", fgsm=0.9, autoattack=accuracy)])
     (tmp_path / "runs/b/report/report.html").touch()
     monkeypatch.chdir(tmp_path)
-    leaderboard.main(["runs/a", "runs/b"])
+    leaderboard.main(["runs/a", "runs/b", "runs/a/"])
     content = (tmp_path / "leaderboard.html").read_text(encoding="utf-8")
     assert capsys.readouterr().out.strip() == str(tmp_path / "leaderboard.html")
     links = re.findall(r'<a href="([^"]*)">([^<]*)</a>', content)
@@ -184,3 +184,6 @@ def test_what_is_no_run_is_named(tmp_path):
     for arguments in ([], ["--help"]):
         with pytest.raises(SystemExit, match="Usage: python -m"):
             leaderboard.main(arguments)
+    (tmp_path / "results.json").write_text("[]")
+    with pytest.raises(UserError, match="no model has a result under attack"):
+        leaderboard.write([tmp_path], tmp_path / "leaderboard.html")

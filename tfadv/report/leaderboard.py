@@ -259,9 +259,13 @@ def _json(path: pathlib.Path) -> Any:
 
 
 def write(folders: Sequence[pathlib.Path], path: pathlib.Path) -> None:
-    """Writes a page that needs no network, with links to the report of each run, or to its results.json."""
+    """Writes a page that needs no network, with links to the report of each run, or to its results.json.
+
+    Raises:
+      UserError: a folder is no run, or no model of any was attacked.
+    """
     runs, links = [], {}
-    for folder in folders:
+    for folder in dict.fromkeys(folders):
         run = dataclasses.replace(read(folder), name=folder.as_posix())  # folders of two runs may have the same name
         runs.append(run)
         pages = [folder / "report/report.html", folder / "comparison/report.html", folder / "results.json"]
@@ -269,6 +273,8 @@ def write(folders: Sequence[pathlib.Path], path: pathlib.Path) -> None:
         href = pathlib.PurePath(os.path.relpath(target, path.parent)).as_posix()
         links[run.name] = markupsafe.Markup('<a href="{}">{}</a>').format(href, run.name)
     rows: list[tuple[Cell, ...]] = [tuple((row | {"run": links[row["run"]]}).values()) for row in leaderboard(runs)]
+    if not rows:
+        raise UserError(f"{', '.join(links)}: no model has a result under attack; run tfadv with --stage=report first.")
     page = environment().get_template("leaderboard.html")
     text = page.render(
         models=Table("Accuracy in %, ± the larger side of its 95% interval", HEAD, rows),
