@@ -81,7 +81,8 @@ def split_sized(text: str, known: Registry) -> list[tuple[str, dict[str, Any], t
     Raises:
       UserError: as `split_specs`, or a size is not a number.
     """
-    specs, position = [], 0
+    specs: list[tuple[str, dict[str, Any], tuple[float, ...]]] = []
+    position = 0
     while text.strip():
         match = _SPEC.match(text, position)
         if not match:

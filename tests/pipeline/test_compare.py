@@ -2,6 +2,7 @@
 
 import csv
 import json
+import types
 
 import pytest
 import tensorflow as tf
@@ -9,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.pipeline.conftest import CHEAP
 from tfadv.errors import UserError
-from tfadv.pipeline import steps
+from tfadv.pipeline import stages, steps
 from tfadv.pipeline.training import training_of
 from tfadv.specs import folder_name
 
@@ -122,6 +123,15 @@ def test_an_attack_that_is_named_twice_needs_the_same_sizes(started, tmp_path):
     assert [attack.label for attack in this.attacks] == ["pgd"] and this.sizes == {"pgd": (0.1,)}
     with pytest.raises(UserError, match="pgd twice, at other sizes"):
         started("--flagfile=smoke", "--attacks=pgd@0.1,pgd(steps=10)", f"--workdir={tmp_path}")
+
+
+def test_a_size_larger_than_any_two_images_are_apart_is_refused_before_training(started, tmp_path):
+    this = started("--flagfile=smoke", "--attacks=pgd,apgd-ce(norm=l1)@2+65", f"--workdir={tmp_path}")
+    run = types.SimpleNamespace(attacks=this.attacks, sizes=this.sizes, dataset=types.SimpleNamespace(shape=(9, 8, 1)))
+    stages._check_sizes(run)
+    run.dataset.shape = (8, 8, 1)
+    with pytest.raises(UserError, match=r"apgd-ce\(norm=l1\): eps must be at most 64"):
+        stages._check_sizes(run)
 
 
 def test_a_size_in_grey_levels_is_refused(started, tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from tests.report.conftest import make_record
@@ -114,3 +115,36 @@ def test_attacks_are_plotted_over_their_passes_from_cheap_to_dear(results):
         dataclasses.replace(r, settings={"norm": "l2"}) if r.attack == AUTO else r for r in results.records
     )
     assert not priced(dataclasses.replace(results, records=other_norm), "resnet18")
+
+
+def test_plotted_accuracies_are_of_shared_images_and_of_attacks_that_did_not_end_early(results):
+    cost = {"gradients_per_image": 5.0, "forwards_per_image": 5.0}
+    few = {"n": 40, "per_image": np.arange(40) < 20, "accuracy": 0.5, "correct": 20}
+    records = [dataclasses.replace(r, cost=cost) for r in results.records if r.settings and r.defense == "nfgsm"]
+    pgd, auto = records[0], dataclasses.replace(records[1], **few)
+    shown = {r.attack_label: r for _, r in _priced(results, pgd, auto)["nfgsm"]}
+    assert {label: (r.correct, r.n) for label, r in shown.items()} == {PGD: (36, 40), AUTO: (20, 40)}
+    assert not _priced(results, pgd, dataclasses.replace(auto, of=100))
+
+
+def _priced(results, *attacked):
+    plain = tuple(record for record in results.records if not record.settings)
+    return priced(dataclasses.replace(results, records=(*plain, *attacked)), "resnet18")
+
+
+def test_long_names_of_defenses_stay_within_the_pictures(results):
+    long = "pgd(epochs=1, eps=0.03137254901960784+12.0, norm=linf+l1, steps=2)"
+    records = [dataclasses.replace(r, defense=long) if r.defense == "nfgsm" else r for r in results.records]
+    cost = {"gradients_per_image": 5.0, "forwards_per_image": 5.0}
+    records = [dataclasses.replace(r, cost=cost) if r.settings else r for r in records]
+    names = [f"resnet18/{defense}" for defense in ("baseline", long)]
+    matrix = {name: {"n": 9, "eps": 0.1, "correct": dict.fromkeys(names, 5)} for name in names}
+    shown = dataclasses.replace(results, records=tuple(records), transfer_matrix=matrix)
+    drawn = {picture.topic: picture.draw() for picture in pictures(shown)}
+    for topic in ("defenses", "price", "accuracy", "transfer"):
+        figure = drawn[topic]
+        figure.draw_without_rendering()
+        boxes = [legend.get_window_extent() for legend in figure.legends]
+        boxes += [label.get_window_extent() for axes in figure.axes for label in axes.get_yticklabels()]
+        assert min(box.x0 for box in boxes) >= 0 and max(box.x1 for box in boxes) <= figure.bbox.x1, topic
+        assert figure.axes[0].get_window_extent().height > 100

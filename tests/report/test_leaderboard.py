@@ -105,6 +105,15 @@ def test_autoattack_with_other_settings_is_an_attack_like_others():
     assert (other["AutoAttack"], other["strongest attack"]) == ("–", "autoattack(steps=2) 80.0 ± 80.0")
 
 
+def test_an_attack_that_ended_early_is_left_out():
+    early = {"attack": "autoattack", "settings": {}, "n": 50, "correct": 45, "of": 400}
+    models = [records("early", fgsm=0.95, pgd=0.5), records("all", fgsm=0.95, autoattack=0.4)]
+    models[0].append(make_record("resnet18", "early", "whitebox", 0.1, 0.9, **early))
+    rows = leaderboard.leaderboard([run(*models)])
+    assert column(rows, "defense") == ["all", "early"] and column(rows, "AutoAttack")[1] == "–"
+    assert rows[1]["strongest attack"] == "pgd" and rows[1]["images"] == "100"
+
+
 def test_of_several_rounds_the_last_has_a_line():
     names = ["rounds(round=9)", "nfgsm", "rounds(round=10)", "rounds(size=5, round=2)"]
     shown = leaderboard.last_rounds(record for name in names for record in records(name))
@@ -157,7 +166,7 @@ def test_the_page_of_your_own_runs(tmp_path, monkeypatch, capsys):
         write_run(tmp_path / "runs" / name, [records("nfgsm", fgsm=0.9, autoattack=accuracy)])
     (tmp_path / "runs/b/report/report.html").touch()
     monkeypatch.chdir(tmp_path)
-    leaderboard.main(["runs/a", "runs/b"])
+    leaderboard.main(["runs/a", "runs/b", "runs/a/"])
     content = (tmp_path / "leaderboard.html").read_text(encoding="utf-8")
     assert capsys.readouterr().out.strip() == str(tmp_path / "leaderboard.html")
     links = re.findall(r'<a href="([^"]*)">([^<]*)</a>', content)
@@ -175,3 +184,6 @@ def test_what_is_no_run_is_named(tmp_path):
     for arguments in ([], ["--help"]):
         with pytest.raises(SystemExit, match="Usage: python -m"):
             leaderboard.main(arguments)
+    (tmp_path / "results.json").write_text("[]")
+    with pytest.raises(UserError, match="no model has a result under attack"):
+        leaderboard.write([tmp_path], tmp_path / "leaderboard.html")

@@ -54,6 +54,14 @@ def test_the_card_of_a_model_that_guesses_says_so_and_no_other(data, tmp_path):
     assert named == ["resnet18_baseline"]
 
 
+def test_a_card_tells_which_attacks_ended_early(full_data, tmp_path):
+    first, *others = full_data.records
+    data = dataclasses.replace(full_data, records=(dataclasses.replace(first, of=4_000), *others))
+    found = {name: text for name, (_, text) in cards(data, tmp_path).items()}
+    assert {name for name, text in found.items() if model_cards.EARLY in text} == {f"{first.model}_{first.defense}"}
+    assert f"{first.n:,} of 4,000 |" in found[f"{first.model}_{first.defense}"]
+
+
 def test_a_card_names_the_file_of_the_model_as_it_is_on_the_disk(data, tmp_path):
     records = tuple(dataclasses.replace(r, defense="nfgsm(share=0.5)") for r in data.records if r.model == "resnet18")
     ((_, text),) = cards(dataclasses.replace(data, records=records), tmp_path).values()

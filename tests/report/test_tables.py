@@ -8,7 +8,7 @@ import pytest
 from tests.report.conftest import EPSILONS, make_record, without_published
 from tfadv import paper
 from tfadv.defenses.trades import TRADES
-from tfadv.report import markdown, page, plots, summary, tables
+from tfadv.report import cards, markdown, page, plots, summary, tables
 from tfadv.report.table import Table
 from tfadv.report.tables import report_headline, report_tables
 
@@ -218,6 +218,23 @@ def test_a_model_that_guesses_is_named_and_is_not_the_most_robust(data, tmp_path
         for format, file in ((summary, "summary.txt"), (markdown, "report.md"), (page, "report.html")):
             format.write(tmp_path, shown)
             assert (text in (tmp_path / file).read_text(encoding="utf-8")) == guesses
+
+
+def test_what_ended_early_is_not_compared(data):
+    def shown(**of):
+        attacked = [
+            make_record("resnet18", name, "whitebox", 0.1, value, attack="pgd", settings={"steps": 9}, of=of.get(name))
+            for name, value in (("baseline", 0.2), ("retrained", 0.6))
+        ]
+        return dataclasses.replace(data, records=(*data.records, *attacked))
+
+    assert "with the defense retrained and 20.0% with baseline" in summary.sentence(shown())
+    assert [row.defense for row in cards.cards(shown())[0].rows] == ["baseline", "retrained"]
+    assert summary.sentence(shown(retrained=400)).startswith("resnet18 classifies 20.0% of the test images correctly")
+    assert summary.sentence(shown(baseline=400)).startswith("resnet18 with the defense retrained classifies 60.0% of")
+    assert "ended early" in summary.sentence(shown(baseline=400, retrained=400))
+    for early in ({"retrained": 400}, {"baseline": 400}):
+        assert [row.defense for row in cards.cards(shown(**early))[0].rows] == ["baseline"]
 
 
 def test_a_report_of_guessing_models_says_so(data):

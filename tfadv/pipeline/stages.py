@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import math
 import shlex
 import time
 from collections.abc import Callable, Sequence
@@ -12,8 +13,10 @@ from collections.abc import Callable, Sequence
 from tfadv import gate
 from tfadv.attacks import ATTACKS
 from tfadv.attacks.base import Attack
+from tfadv.attacks.gradient import check_sizes
 from tfadv.config import REPORTED, STATUS, Config
 from tfadv.datasets.storage import limit_memory_pools
+from tfadv.errors import UserError
 from tfadv.evaluation.records import Record
 from tfadv.models import own
 from tfadv.pipeline import steps
@@ -76,6 +79,7 @@ def _run_stage(run: Run, baseline: Sequence[Record]) -> None:
     steps.prepare(run)
     if stage == "prepare":
         return
+    _check_sizes(run)
     if stage == "generate":
         steps.generate(run)
     elif stage in ("train", "augment", "retrain"):
@@ -146,6 +150,16 @@ def _is_needless(run: Run, trained: Trained, attack: Attack, baseline: Sequence[
         *(attack.label, trained.name),
     )
     return True
+
+
+def _check_sizes(run: Run) -> None:
+    """Raises UserError where a size of an attack is larger than the distance of any two images in its norm."""
+    pixels = math.prod(run.dataset.shape)
+    for attack in run.attacks:
+        try:
+            check_sizes(run.sizes.get(attack.label, (0.0,)), (0.0, 1.0), getattr(attack, "norm", "linf"), pixels)
+        except ValueError as error:
+            raise UserError(f"--attacks: {attack.label}: {error}")
 
 
 def _log_sizes(run: Run) -> None:

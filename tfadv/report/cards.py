@@ -66,10 +66,11 @@ def _shown(data: ReportData, model: str, robust: dict[str, Record]) -> list[str]
     """The first defense and the most robust of those that have learned, on the images that all were attacked on."""
     own = [defense for defense in data.defenses if any(r.model == model and r.defense == defense for r in data.records)]
     first = data.first if data.first in (robust or own) else next(iter(robust or own))
-    shared = dict(zip(robust, on_shared_images(list(robust.values())) or []))
+    compared = {defense: record for defense, record in robust.items() if not record.of}
+    shared = dict(zip(compared, on_shared_images(list(compared.values())) or []))
     learned = [defense for defense in shared if f"{model}/{defense}" not in data.guessing]
     best = max(learned, key=lambda defense: shared[defense].accuracy, default=first)
-    better = best in shared and shared[best].accuracy > shared[first].accuracy
+    better = {best, first} <= set(shared) and shared[best].accuracy > shared[first].accuracy
     return [first, best] if better else [first]
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from matplotlib.artist import Artist
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
 from tfadv.evaluation.records import Record
 from tfadv.report.data import ReportData
 from tfadv.report.differences import on_shared_images
 from tfadv.report.table import Cell, Table
+
+_CHARACTERS = 90  # of the labels side by side in a legend below a plot 6.4 inches wide
 
 
 def comparison_table(data: ReportData) -> Table | None:
@@ -105,8 +111,15 @@ def comparison_plot(data: ReportData, model: str, styles: dict[str, tuple[str, s
     axes.set(title=model, xlabel="accuracy on clean images, %", ylabel=f"accuracy under {attack} at eps {eps:g}, %")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", fontsize="small", frameon=False, ncols=2)
+    add_legend_below(figure, axes.get_legend_handles_labels()[0], columns=2)
     return figure
+
+
+def add_legend_below(figure: Figure, handles: Sequence[Artist | ErrorbarContainer], columns: int) -> None:
+    """Adds a legend below a figure; with fewer columns where a label is so long that it would not fit."""
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    columns = min(columns, max(1, _CHARACTERS // longest))
+    figure.legend(handles=handles, loc="outside lower center", fontsize="small", frameon=False, ncols=columns)
 
 
 def strongest(data: ReportData, model: str) -> tuple[str, dict[str, Record]]:

@@ -36,7 +36,8 @@ ORDER = (
     "robust, and a weak attack shows little. So the models under AutoAttack come first, then those under another "
     "attack of several steps; both groups are ordered by the accuracy under the strongest attack. Without a place, and "
     "last, are models that were attacked by FGSM only, that fail a check for gradient masking, or that hardly do "
-    "better on clean images than always answering one class."
+    "better on clean images than always answering one class. Attacks that ended early, because --require was decided, "
+    "are left out: their number of images depends on the result."
 )
 ONE_STEP = ("fgsm", "onestep")
 _ROUND = re.compile(r"\bround=(\d+)")  # in the label of a defense
@@ -151,7 +152,7 @@ def lines(run: Run) -> Iterator[Line]:
     attacked = [
         record
         for record in run.records
-        if record.protocol == "whitebox" and record.eps is not None and record.attack != WORST_CASE
+        if record.protocol == "whitebox" and record.eps is not None and record.attack != WORST_CASE and not record.of
     ]
     of_fgsm = {record.eps for record in attacked if record.settings is None}
     sizes: dict[str, float] = {}
@@ -258,9 +259,13 @@ def _json(path: pathlib.Path) -> Any:
 
 
 def write(folders: Sequence[pathlib.Path], path: pathlib.Path) -> None:
-    """Writes a page that needs no network, with links to the report of each run, or to its results.json."""
+    """Writes a page that needs no network, with links to the report of each run, or to its results.json.
+
+    Raises:
+      UserError: a folder is no run, or no model of any was attacked.
+    """
     runs, links = [], {}
-    for folder in folders:
+    for folder in dict.fromkeys(folders):
         run = dataclasses.replace(read(folder), name=folder.as_posix())  # folders of two runs may have the same name
         runs.append(run)
         pages = [folder / "report/report.html", folder / "comparison/report.html", folder / "results.json"]
@@ -268,6 +273,8 @@ def write(folders: Sequence[pathlib.Path], path: pathlib.Path) -> None:
         href = pathlib.PurePath(os.path.relpath(target, path.parent)).as_posix()
         links[run.name] = markupsafe.Markup('<a href="{}">{}</a>').format(href, run.name)
     rows: list[tuple[Cell, ...]] = [tuple((row | {"run": links[row["run"]]}).values()) for row in leaderboard(runs)]
+    if not rows:
+        raise UserError(f"{', '.join(links)}: no model has a result under attack; run tfadv with --stage=report first.")
     page = environment().get_template("leaderboard.html")
     text = page.render(
         models=Table("Accuracy in %, ± the larger side of its 95% interval", HEAD, rows),

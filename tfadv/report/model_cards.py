@@ -19,6 +19,8 @@ from tfadv.specs import folder_name
 
 GUESSING = """**On clean images, the model is hardly better than always answering one class. Its accuracy under attack
 says nothing about robustness.**"""
+EARLY = """Where an attack ended early, on the first of its images, which decided --require, the interval is of 97.5%
+and holds whenever one stops."""
 LIMITS = """## Limits
 
 - The accuracies are those of the test images of this data set, under attacks at these eps, in the L∞ norm or in the
@@ -63,6 +65,7 @@ def card(data: ReportData, model: str, defense: str, records: list[Record]) -> s
         _training(data, model, defense),
         "## Accuracy",
         _accuracies(records).markdown(),
+        EARLY if any(record.of for record in records) else "",
         GUESSING if f"{model}/{defense}" in data.guessing else "",
         "An image that is misclassified without an attack counts as misclassified under it.",
         *_masking(data, f"{model}/{defense}"),
@@ -115,7 +118,10 @@ def _training(data: ReportData, model: str, defense: str) -> str:
 
 
 def _accuracies(records: list[Record]) -> Table:
-    rows: list[tuple[Cell, ...]] = [(_images(record), record.interval_text, f"{record.n:,}") for record in records]
+    rows: list[tuple[Cell, ...]] = [
+        (_images(record), record.interval_text, f"{record.n:,} of {record.of:,}" if record.of else f"{record.n:,}")
+        for record in records
+    ]
     return Table("Accuracy, % [95% interval]", ("images", "accuracy", "number of images"), rows)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import pathlib
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from tfadv.evaluation.records import WORST_CASE, Record
 from tfadv.report.certified import CERTIFIED, certified_plot
-from tfadv.report.comparison import comparison_plot, strongest
+from tfadv.report.comparison import add_legend_below, comparison_plot, strongest
 from tfadv.report.data import ReportData
 from tfadv.report.example_sheet import example_sheet
 from tfadv.report.explanations import EXPLANATIONS, VULNERABILITY, explanation_sheet, vulnerability_plot
@@ -207,7 +208,7 @@ def add_legend(figure: Figure, data: ReportData, model: str, lines: Mapping[str,
         if any(record.model == model and record.defense == name for record in data.records)
     ]
     protocols = [Line2D([], [], color="black", linestyle=line, label=label) for label, line in lines.items()]
-    figure.legend(handles=defenses + protocols, loc="outside lower center", fontsize="small", frameon=False, ncols=3)
+    add_legend_below(figure, defenses + protocols, columns=3)
 
 
 def _accuracy_over_eps(record: Record, largest: float) -> tuple[np.ndarray, np.ndarray]:
@@ -266,8 +267,11 @@ def matrix_plot(data: ReportData) -> Figure:
     for (row, column), value in np.ndenumerate(figures):
         text = "–" if np.isnan(value) else f"{value:.0f}"
         axes.text(column, row, text, ha="center", va="center", color="black" if value > 50 else "white")
-    axes.set_xticks(range(n_columns), table.head[1:], rotation=40, ha="right", fontsize=8)
-    axes.set_yticks(range(n_rows), [str(row[0]) for row in rows], fontsize=8)
+    across, down = (
+        [textwrap.fill(name, 30) for name in names] for names in (table.head[1:], [str(r[0]) for r in rows])
+    )
+    axes.set_xticks(range(n_columns), across, rotation=40, ha="right", fontsize=8)
+    axes.set_yticks(range(n_rows), down, fontsize=8)
     axes.set(xlabel="evaluated model", ylabel="attacked model")
     figure.colorbar(image, label="accuracy, %", shrink=0.8)
     return figure

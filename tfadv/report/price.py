@@ -8,30 +8,38 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from tfadv.evaluation.records import Record
+from tfadv.report.comparison import add_legend_below
 from tfadv.report.data import ReportData
+from tfadv.report.differences import on_shared_images
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 
 PRICE = (
     "Accuracy under each attack in L∞, with 95% intervals, over its forward and backward passes per image for all eps "
-    "together. A line joins the attacks on one model, from cheap to dear. Where it is flat, the dearer attack finds no "
-    "more."
+    "together. A line joins the attacks on one model, from cheap to dear, on the images that all of them attacked. "
+    "Where it is flat, the dearer attack finds no more."
 )
 
 
 def priced(data: ReportData, model: str) -> dict[str, list[tuple[float, Record]]]:
     """Defense → (passes per image, record) of the attacks in L∞ at the largest eps, from cheap to dear.
 
-    Empty where there is one attack only.
+    The accuracies of one defense are those of the images that all of its attacks share, if single images are known;
+    attacks that ended early are left out.  Empty where there is one attack only.
     """
     found: dict[str, list[tuple[float, Record]]] = {}
     for record in data.under_attacks:
-        if record.model == model and record.norm == "linf" and record.cost:
+        if record.model == model and record.norm == "linf" and record.cost and not record.of:
             passes = record.cost["gradients_per_image"] + record.cost["forwards_per_image"]
             found.setdefault(record.defense, []).append((passes, record))
     if len({record.attack_label for each in found.values() for _, record in each}) < 2:
         return {}
-    return {defense: sorted(each, key=lambda pair: pair[0]) for defense, each in found.items()}
+    return {defense: sorted(_on_shared_images(each), key=lambda pair: pair[0]) for defense, each in found.items()}
+
+
+def _on_shared_images(priced: list[tuple[float, Record]]) -> list[tuple[float, Record]]:
+    shared = on_shared_images([record for _, record in priced])
+    return priced if shared is None else [(passes, record) for (passes, _), record in zip(priced, shared)]
 
 
 def price_plot(data: ReportData, model: str, styles: dict[str, tuple[str, str, str]]) -> Figure:
@@ -62,5 +70,5 @@ def price_plot(data: ReportData, model: str, styles: dict[str, tuple[str, str, s
     axes.set(title=model, xlabel="passes per image", ylabel=f"accuracy at eps {max(data.epsilons):g}, %", xscale="log")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    figure.legend(handles=lines + points, loc="outside lower center", fontsize="small", frameon=False, ncols=3)
+    add_legend_below(figure, lines + points, columns=3)
     return figure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 
-from tfadv.evaluation.records import Record
+from tfadv.evaluation.records import WORST_CASE, Record
 from tfadv.report.certified import certified_table
 from tfadv.report.comparison import strongest
 from tfadv.report.data import ReportData
@@ -32,6 +32,9 @@ def sentence(data: ReportData) -> str:
     attack, robust = strongest(data, model)
     if not robust:
         return f"{model} was not attacked."
+    robust = {defense: record for defense, record in robust.items() if not record.of}
+    if not robust:
+        return f"{attack} ended early on {model}: its accuracies are those of the first images and are not compared."
     shared = on_shared_images(list(robust.values()))
     if shared is None:
         return f"The defenses of {model} were attacked by {attack} on different images and can't be compared."
@@ -42,7 +45,8 @@ def sentence(data: ReportData) -> str:
     best = max(learned, key=lambda defense: robust[defense].accuracy)
     eps = f"{attack} at eps {robust[best].eps:g}"
     if best == first or first not in robust:
-        text = f"{model} classifies {_percent(robust[best])} of the test images correctly under {eps}."
+        name = model if best == first else f"{model} with the defense {best}"
+        text = f"{name} classifies {_percent(robust[best])} of the test images correctly under {eps}."
     else:
         clean = {defense: data.accuracy(model, defense, "clean") for defense in (best, first)}
         text = (
@@ -83,7 +87,7 @@ def warnings(data: ReportData) -> list[str]:
     early = dict.fromkeys(
         f"{record.model}/{record.defense} under {record.attack_label} ({record.n:,} of {record.of:,})"
         for record in data.records
-        if record.of
+        if record.of and record.attack != WORST_CASE
     )
     if early:
         found.append(
