@@ -45,6 +45,8 @@ def test_summary():
     assert lines[1].startswith("pgd, eps 0.1: 60.0% robust (95% interval 3") and lines[2].startswith(
         "pgd, eps 0.2: 30.0%"
     )
+    other = dataclasses.replace(result(), settings={"norm": "l2"}).summary().splitlines()
+    assert other[1].startswith("pgd, eps 0.1 in L2: 60.0%")
     assert len(result(eps=0.1, adversarial=ADVERSARIAL[:1]).summary().splitlines()) == 2
     clean = Result(None, {}, (), CLEAN, np.zeros((0, 10), bool))
     assert clean.summary() == "clean: 80.0% of 10 images" and clean.robust_accuracy == ()

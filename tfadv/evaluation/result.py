@@ -225,16 +225,18 @@ class Result:
             lines.append(self.sample.summary(is_precise([self], self.sample.precision)))
         if self.sets:
             return "\n".join([*lines, *self._summary_of_sets()])
+        norm = self.settings.get("norm", "linf")
+        unit = "" if norm == "linf" else f" in {norm.upper()}"
         if self.distances is not None:
             low, high = self.median_interval
             lines.append(
-                f"{self.attack}, nearest adversarial images: median distance {self.median_distance:.4g} (95% interval "
-                f"{low:.4g} to {high:.4g}), none found for {np.isinf(self.distances).mean():.1%}"
+                f"{self.attack}, nearest adversarial images: median distance {self.median_distance:.4g}{unit} (95% "
+                f"interval {low:.4g} to {high:.4g}), none found for {np.isinf(self.distances).mean():.1%}"
             )
         if self.eps is not None or self.distances is None:
             sizes = self.eps if isinstance(self.eps, tuple) else (self.eps,)
             for eps, row, (low, high) in zip(sizes, self.robust, self._intervals()):
-                size = "" if eps is None else f", eps {eps:.4g}"
+                size = "" if eps is None else f", eps {eps:.4g}{unit}"
                 lines.append(f"{self.attack}{size}: {row.mean():.1%} robust (95% interval {low:.1%} to {high:.1%})")
         return "\n".join([*lines, *filter(None, [self.rounding(), self.left_out(), self.upper_bound()])])
 

@@ -103,7 +103,8 @@ class AdversarialModel(keras.Model):
         super().__init__(autocast=False, **{"name": f"adversarial_{model.name}", "dtype": model.dtype_policy} | kwargs)
         self.defense, sizes = _parsed(defense), sizes_of(eps)
         if len(sizes) != len(self.defense.norms):
-            wanted = "one number" if len(self.defense.norms) == 1 else f"a number for each of norm={self.defense.norm}"
+            norm = self.defense.norm
+            wanted = f"a number for each of norm={norm}, such as (8 / 255, 12)" if "+" in norm else "one number"
             raise ValueError(f"eps must be {wanted}, for pixels in [0, 1], got {eps}.")
         if is_quantized(model):
             raise UserError(
