@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tfadv import gate
@@ -137,7 +137,6 @@ def test_intervals_decide(text, options, verdict, reason):
     assert str(decision).startswith(f"{verdict}: mine, {text}: ")
 
 
-@settings(deadline=None)  # the first call imports scipy
 @given(st.integers(5, 3000), st.floats(0, 1), st.floats(0.01, 1))
 def test_more_images_of_the_same_accuracy_decide(n, share, least):
     correct = round(share * n)

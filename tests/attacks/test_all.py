@@ -53,7 +53,7 @@ def norms(d, norm):
 def test_stays_within_eps_and_clip(small, name, norm):
     model, x, y = small
 
-    @hypothesis.settings(deadline=None, max_examples=6)
+    @hypothesis.settings(max_examples=6)
     @hypothesis.given(eps=st.floats(0, 1, width=32), seed=st.integers(0, 2**40))
     @hypothesis.example(eps=0.0, seed=0)
     @hypothesis.example(eps=1e-30, seed=0)

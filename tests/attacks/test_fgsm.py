@@ -48,7 +48,7 @@ def test_loss_rises_on_a_linear_model_and_falls_for_a_target(linear):
     assert (loss(FGSM(targeted=True)(model, x, y, 0.1)) <= loss(x)).all()
 
 
-@hypothesis.settings(deadline=None, max_examples=30)
+@hypothesis.settings(max_examples=30)
 @hypothesis.given(eps=st.floats(0, 1, width=32), seed=st.integers(0, 99), targeted=st.booleans())
 def test_stays_within_eps_and_clip(tiny, eps, seed, targeted):
     x, y = batch(seed=seed)

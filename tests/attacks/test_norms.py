@@ -28,7 +28,7 @@ def test_l2_projects_along_the_line():
     np.testing.assert_array_equal(L2.project(X, X, 0.0, 0.0, 1.0), X)
 
 
-@hypothesis.settings(deadline=None, max_examples=60)
+@hypothesis.settings(max_examples=60)
 @hypothesis.given(
     d=st.lists(st.floats(-2, 2, width=32), min_size=4, max_size=4),
     x=st.lists(st.floats(0, 1, width=32), min_size=4, max_size=4),

@@ -99,7 +99,7 @@ def test_a_targeted_attack_lowers_the_loss_of_its_target(tiny):
     assert (losses(tiny, all_steps(targeted=True)(tiny, x, y, 0.03), y) < losses(tiny, x, y)).mean() > 0.95
 
 
-@hypothesis.settings(deadline=None, max_examples=25)
+@hypothesis.settings(max_examples=25)
 @hypothesis.given(
     eps=st.floats(0, 1, width=32),
     step_size=st.none() | st.floats(2**-8, 2, width=32),

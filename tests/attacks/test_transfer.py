@@ -64,7 +64,7 @@ def test_without_a_change_images_stay_to_the_bit():
 
 @given(numbers=st.lists(st.floats(0, 1, exclude_max=True, width=32), min_size=3, max_size=3), n=st.integers(1, 12))
 @example(numbers=[0.99, 0.99, 0.99], n=11)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_a_shrunk_ramp_is_a_ramp_on_black(numbers, n):
     """Linear interpolation is exact on it: the pixel at r shows (r + 0.5 - before) / scale - 0.5."""
     ramp = np.broadcast_to(np.arange(n, dtype=np.float32)[None, :, None, None] + 1, (1, n, 4, 1)).copy()
@@ -79,7 +79,7 @@ def test_a_shrunk_ramp_is_a_ramp_on_black(numbers, n):
 
 
 @given(blocks=st.integers(1, 4), height=st.integers(4, 13), width=st.integers(4, 13), seed=st.integers(0, 999))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_blocks_without_an_angle_only_move(blocks, height, width, seed):
     """Each pixel is there once, and at most blocks - 1 seams cross the rows, and each of the rows."""
     grid = np.stack(np.mgrid[:height, :width], axis=-1).astype(np.float32)

@@ -162,7 +162,7 @@ def test_arrays_that_are_no_data_set(tmp_path, arrays, message):
         npz_file.load(saved(tmp_path, **arrays), 0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_damaged_files_end_in_one_line_or_are_read(tmp_path_factory, data):
     path = saved(tmp_path_factory.mktemp("npz"), x=X[:, :2, :2], y=Y)

@@ -10,7 +10,7 @@ from tfadv.datasets import splits
 from tfadv.errors import UserError
 
 
-@hypothesis.settings(deadline=None, max_examples=40)
+@hypothesis.settings(max_examples=40)
 @hypothesis.given(counts=st.lists(st.integers(20, 200), min_size=2, max_size=6), seed=st.integers(0, 2**31 - 1))
 def test_each_image_is_in_one_split_70_10_20_in_every_class(counts, seed):
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
@@ -81,7 +81,7 @@ def test_too_few_images():
         splits.check_classes(np.array([0] * 90 + [1] * 5), ["a", "b", "c"], 0)
 
 
-@hypothesis.settings(deadline=None, max_examples=100)
+@hypothesis.settings(max_examples=100)
 @hypothesis.example(counts=[2, 2, 6], share=0.9, seed=0)
 @hypothesis.example(counts=[2, 2, 26], share=0.9, seed=0)
 @hypothesis.given(

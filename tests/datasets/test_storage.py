@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.datasets.test_sources import digits_as
@@ -36,7 +36,6 @@ def on_disk(array):
     return copy
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 29), min_size=1, max_size=40), st.data())
 def test_rows_of_rows_are_those_of_an_array(first, data):
     second = data.draw(st.lists(st.integers(0, len(first) - 1), max_size=40))
@@ -59,7 +58,6 @@ def test_rows_and_their_rows_share_the_memory_of_the_array():
     np.testing.assert_array_equal(first[:, 2, 3, 0], IMAGES[::-1, 2, 3, 0])  # along other axes as well
 
 
-@settings(deadline=None)
 @given(st.integers(1, 9), st.integers(0, 2**32 - 1))
 def test_signs_take_two_bits_and_read_like_an_array(width, seed):
     rng = np.random.default_rng(seed)

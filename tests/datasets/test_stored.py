@@ -196,7 +196,7 @@ def test_as_many_perturbations_as_images(number, tmp_path):
         stored.write_file(tmp_path, "some", file, samples, [np.zeros((number, 8, 8, 1), np.int8)])
 
 
-@hypothesis.settings(deadline=None, max_examples=30)
+@hypothesis.settings(max_examples=30)
 @hypothesis.given(
     height=st.integers(1, 40),
     width=st.integers(1, 40),

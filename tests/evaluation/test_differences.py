@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tfadv.evaluation.intervals import (
@@ -52,7 +52,6 @@ def test_published_intervals_of_independent_images(a, b, n, low, high):
     assert ends(found) == pytest.approx((low, high), abs=5e-5) and not found.paired
 
 
-@settings(deadline=None)
 @given(TABLES)
 def test_laws_of_the_paired_interval(table):
     a, b = arrays(*table)
@@ -69,7 +68,6 @@ def test_laws_of_the_paired_interval(table):
         assert wide.low <= found.low + 1e-12 and found.high <= wide.high + 1e-12
 
 
-@settings(deadline=None)
 @given(st.integers(1, 5), st.integers(1, 40), st.integers(0, 10**6))
 def test_laws_of_the_mean(pairs, n, seed):
     rng = np.random.default_rng(seed)

@@ -43,7 +43,7 @@ def test_the_interval_where_one_stops_contains_the_accuracy(accuracy):
     assert not left.any() and missed <= 50
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.sampled_from((0.02, 0.1)))
 def test_the_ends_are_where_the_ratio_is_20(counts, precision):
     correct, n = counts

@@ -60,15 +60,13 @@ def answer(arguments):
     return "accepted"
 
 
-@hypothesis.settings(max_examples=500, deadline=None)
+@hypothesis.settings(max_examples=500)
 @hypothesis.given(pairs=st.lists(st.tuples(st.sampled_from(FLAGS), VALUES), min_size=1, max_size=4))
 def test_flags(pairs, tally):
     tally[f"flags {answer([f'--{name}={value}' for name, value in pairs])}, no traceback"] += 1
 
 
-@hypothesis.settings(
-    max_examples=500, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
-)
+@hypothesis.settings(max_examples=500, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 @hypothesis.given(
     content=st.one_of(
         st.binary(max_size=60),
@@ -83,7 +81,7 @@ def test_flagfiles(content, tmp_path, tally, capsys):
     tally[f"flagfiles {answer([f'--flagfile={path}'])}, no traceback"] += 1
 
 
-@hypothesis.settings(max_examples=200, deadline=None)
+@hypothesis.settings(max_examples=200)
 @hypothesis.given(name=VALUES)
 def test_names_of_flagfiles(name, tally):
     for arguments in ([f"--flagfile={name}"], ["--flagfile", name], ["--flagfile"]):

@@ -38,7 +38,7 @@ def column(rows, name):
 accuracies = st.integers(0, 100).map(lambda count: count / 100)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(accuracies, st.none() | accuracies, st.none() | accuracies), min_size=1, max_size=6))
 def test_a_weaker_attack_never_places_a_model_above_one_under_a_stronger_attack(models):
     own = []

@@ -127,7 +127,7 @@ def damage(path, kind, place):
         path.unlink()
 
 
-@hypothesis.settings(max_examples=150, deadline=None)
+@hypothesis.settings(max_examples=150)
 @hypothesis.given(
     finished=st.lists(ARRAYS, max_size=4),
     state=ARRAYS,
