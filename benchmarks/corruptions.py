@@ -14,7 +14,6 @@ import time
 
 import tfadv  # before TensorFlow
 
-# isort: split
 from benchmarks.nearest import TRAINED_ON, images, trained
 
 IMAGES, EPS = 1000, 4 / 255

@@ -13,7 +13,6 @@ from importlib.util import find_spec
 
 import tfadv  # before TensorFlow
 
-# isort: split
 import numpy as np
 import tensorflow as tf
 

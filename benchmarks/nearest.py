@@ -14,7 +14,6 @@ from collections.abc import Callable
 
 import tfadv  # before TensorFlow
 
-# isort: split
 import keras
 import numpy as np
 import tensorflow_datasets as tfds

@@ -16,7 +16,6 @@ from typing import Any
 
 import tfadv  # before TensorFlow
 
-# isort: split
 import keras
 import numpy as np
 

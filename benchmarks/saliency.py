@@ -15,7 +15,6 @@ import sys
 
 import tfadv  # before TensorFlow
 
-# isort: split
 import numpy as np
 from scipy.stats import spearmanr
 

@@ -37,7 +37,6 @@ def main(_: Sequence[str]) -> None:
     """Prints the memory that the steps took beyond that of the model, and the rate of the last step."""
     import tfadv  # noqa: F401  before TensorFlow
 
-    # isort: split
     import tensorflow as tf
 
     from tfadv import models

@@ -72,7 +72,6 @@ class KerasLibrary(Library):
         super().__init__(case)
         import tfadv  # noqa: F401  enables oneDNN, before TensorFlow
 
-        # isort: split
         import tensorflow as tf
 
         from tfadv import models

@@ -13,7 +13,6 @@ import time
 
 import tfadv  # before TensorFlow
 
-# isort: split
 import keras
 import numpy as np
 from keras import layers

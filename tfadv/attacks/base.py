@@ -107,6 +107,7 @@ class Attack(specs.Spec):
 
     precision = "float32"  # where it can be set, it is a field: `precision_setting`
     has_eps = True  # whether changes have a size; others, such as a corruption, are called with eps None
+    joint = False  # whether the result of an image depends on those that are attacked with it
     limited = True  # whether eps limits the search; one that looks for the nearest image may have any limit, or none
     revision = 0  # raised where the attack finds other images than in the last release
     uses_gradient = True  # whether it fails on images where the gradient of its loss is zero

@@ -58,6 +58,7 @@ class Fast(AttackOfParts):
     queries: int = setting(1000, least=1)
     precision: str = precision_setting()
 
+    joint = True
     loss = "dlr-t"  # of several: the one whose gradient the check for masking looks at
 
     def number_of_parts(self) -> int:

@@ -69,7 +69,7 @@ def log_ratio(p: Any, correct: Any, n: Any, precision: float) -> np.ndarray:
 
 
 def anytime_interval(correct: Any, n: int, precision: float, error: float = _ERROR) -> tuple[Any, Any]:
-    """The 95% interval of an accuracy, valid after any number of images.
+    """The interval of an accuracy, valid after any number of images; of 95%, unless `error` is given.
 
     Args:
       correct: number of images that are classified correctly, an int or an array of ints.

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 
 from tfadv import gate
 from tfadv.attacks.base import Attack
-from tfadv.attacks.fast import Fast
 from tfadv.evaluation.records import WORST_CASE, Record
 from tfadv.pipeline import steps
 from tfadv.pipeline.reporting import attacked_on_disk, input_of, records
@@ -112,9 +111,8 @@ def _wanted(run: Run, attack: Attack) -> list[gate.Requirement]:
     found = [each for each in gate.requirements(run.config.require) if each.attack]
     wanted = [each for each in found if gate.is_under(each, attack.label)]
     several = any(each.attack == WORST_CASE for each in found)  # compares attacks image by image
-    if several or isinstance(attack, Fast) or any(each.relative or each.of_worst_class for each in wanted):
-        return []
-    return wanted
+    of_all_images = several or any(each.relative or each.of_worst_class for each in wanted)
+    return wanted if wanted and not of_all_images and not attack.joint else []
 
 
 def _is_decided(run: Run, trained: Trained, attack: Attack) -> bool:

@@ -21,7 +21,6 @@ import tensorflow as tf
 
 from tfadv.attacks import losses
 from tfadv.attacks.base import Attack
-from tfadv.attacks.fast import Fast
 from tfadv.attacks.fgsm import FGSM
 from tfadv.attacks.gradient import compiled_logits
 from tfadv.attacks.mifgsm import MIFGSM
@@ -306,8 +305,8 @@ def on_disk(run: Run, trained: Trained, attack: Attack, sizes: tuple[float, ...]
 
 
 def _of_fewer_images(run: Run, trained: Trained, attack: Attack, n: int, sizes: tuple[float, ...]) -> list[Result]:
-    """The result of at most n images in a folder; none for `fast`, which depends on the images it is called with."""
-    found = None if isinstance(attack, Fast) else on_disk(run, trained, attack, sizes)
+    """The result of at most n images in a folder; none for a joint attack."""
+    found = None if attack.joint else on_disk(run, trained, attack, sizes)
     with contextlib.suppress(UserError):  # damaged
         return [found.result] if found and found.result.n <= n else []
     return []
