@@ -15,7 +15,7 @@ from tfadv.command_line import CommandLine
 from tfadv.evaluation import masking
 from tfadv.evaluation.records import ModelId, Record, attack_records, of_first_images, with_outcomes
 from tfadv.gate import decision
-from tfadv.pipeline import judging, stages, steps
+from tfadv.pipeline import extras, judging, stages, steps
 from tfadv.pipeline.cached import Entry
 from tfadv.report import evidence
 from tfadv.report.differences import difference
@@ -44,7 +44,7 @@ def run(folder, tmp_path, monkeypatch):
     """A function from requirements to (exit code, lines, ranges of images attacked); the attack counts as strong."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(decision, "_is_full_autoattack", lambda attack: True)
-    monkeypatch.setattr(steps, "transfer", lambda *_: Entry("transfers", None))
+    monkeypatch.setattr(extras, "transfer", lambda *_: Entry("transfers", None))
     monkeypatch.setattr(masking, "_diagnostic_attacks", fgsm_only)
     pieces = []
 

@@ -64,7 +64,7 @@ def test_attacks_run_from_cheap_to_dear_and_those_that_change_nothing_are_skippe
     monkeypatch.setattr(stages.steps, "all_trained", lambda run: models)
     monkeypatch.setattr(stages.steps, "evaluate_fgsm", lambda run, each: f"fgsm {each.name}")
     monkeypatch.setattr(stages.steps, "evaluate_attack", evaluate_attack)
-    monkeypatch.setattr(stages.steps, "check", lambda run, each, n: "checks")
+    monkeypatch.setattr(stages.extras, "check", lambda run, each, n: "checks")
     monkeypatch.setattr(stages, "publish", lambda run: None)
     monkeypatch.setattr(stages, "has_failed", lambda run, each, baseline: each.name in "ab")
 

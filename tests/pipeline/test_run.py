@@ -144,7 +144,7 @@ def test_a_first_answer_about_all_models_comes_before_long_attacks(monkeypatch, 
     monkeypatch.setattr(stages.steps, "all_trained", lambda run: ["a", "b", "c"])
     monkeypatch.setattr(stages.steps, "evaluate_fgsm", step(lambda: "fgsm"))
     monkeypatch.setattr(stages.steps, "evaluate_attack", step(lambda attack: attack.label))
-    monkeypatch.setattr(stages.steps, "check", step(lambda n: "checks"))
+    monkeypatch.setattr(stages.extras, "check", step(lambda n: "checks"))
     monkeypatch.setattr(stages, "publish", lambda run: None)
     config = types.SimpleNamespace(
         eval_size=0, shard="", require="", attacked_images=lambda name, n: 100 if name == "autoattack" else n

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from tfadv import gate
 from tfadv.attacks.base import Attack
 from tfadv.evaluation.records import WORST_CASE, Record
-from tfadv.pipeline import steps
+from tfadv.pipeline import extras, steps
 from tfadv.pipeline.reporting import attacked_on_disk, input_of, records
 from tfadv.pipeline.run import Run
 from tfadv.pipeline.steps import Evaluation
@@ -45,9 +45,9 @@ def _decisions(run: Run, trained: Trained, baseline: Sequence[Record]) -> list[g
     if any(requirement.of_worst_class for requirement in wanted):
         classes = run.dataset.class_names, run.dataset.images["test"].labels
     with run.cache.looking():
-        found = steps.check(run, trained, input_of(run, f"diagnostics/{trained.folder}"))
+        found = extras.check(run, trained, input_of(run, f"diagnostics/{trained.folder}"))
         suspicious = sum(bool(one.result.upper_bound()) for one in attacked_on_disk(run, trained))
-    checks = steps.read_checks(run, found) if found.content is not None else []
+    checks = extras.read_checks(run, found) if found.content is not None else []
     suspicious += sum(one.passed is False for one in checks)
     of_model = records(run, trained)
     return [

@@ -29,7 +29,7 @@ from tfadv.evaluation.records import (
 )
 from tfadv.evaluation.result import worst_case
 from tfadv.models import MODELS
-from tfadv.pipeline import steps
+from tfadv.pipeline import extras, steps
 from tfadv.pipeline.cached import Entry
 from tfadv.pipeline.run import Run
 from tfadv.pipeline.steps import Evaluation
@@ -154,7 +154,7 @@ def report(run: Run, evaluations: Sequence[Evaluation], further: Sequence[Entry]
       further: entries that it reports on as well.
     """
     trained = steps.all_trained(run)
-    pictures = [steps.picture(run, each) for each in trained]
+    pictures = [extras.picture(run, each) for each in trained]
 
     @functools.cache
     def data() -> ReportData:
@@ -177,8 +177,8 @@ def report(run: Run, evaluations: Sequence[Evaluation], further: Sequence[Entry]
         }
 
     def build(folder: pathlib.Path, manifest: dict, resume: object) -> None:
-        images, labels = steps.pictured(run)
-        shown = {each.name: steps.read_picture(run, entry) for each, entry in zip(trained, pictures)}
+        images, labels = extras.pictured(run)
+        shown = {each.name: extras.read_picture(run, entry) for each, entry in zip(trained, pictures)}
         gallery = Gallery("fgsm", tuple(sorted(run.config.epsilons)), images, labels, shown)
         write_report(folder, dataclasses.replace(data(), gallery=gallery, origin=_origin(run, trained, evaluations)))
 
@@ -197,19 +197,19 @@ def _data(run: Run, trained: Sequence[Trained], evaluations: Sequence[Evaluation
     with run.cache.looking():
         for each in trained:
             name = f"transfers/{each.folder}"
-            row = steps.transfer(run, each, trained, input_of(run, name), _others(run, name))
+            row = extras.transfer(run, each, trained, input_of(run, name), _others(run, name))
             if row.content is not None:
-                transfers[each.name] = steps.read_transfer(run, row)
-            found = steps.check(run, each, input_of(run, f"diagnostics/{each.folder}"))
+                transfers[each.name] = extras.read_transfer(run, row)
+            found = extras.check(run, each, input_of(run, f"diagnostics/{each.folder}"))
             if found.content is not None:
-                checks[each.name] = steps.read_checks(run, found)
-            explanation = steps.explain(run, each)
+                checks[each.name] = extras.read_checks(run, found)
+            explanation = extras.explain(run, each)
             if explanation.content is not None:
-                explanations[each.name] = steps.read_explanation(run, explanation)
+                explanations[each.name] = extras.read_explanation(run, explanation)
             name = f"certificates/{each.folder}"
-            certificate = steps.certify(run, each, *(input_of(run, name, key) for key in ("images", "copies")))
+            certificate = extras.certify(run, each, *(input_of(run, name, key) for key in ("images", "copies")))
             if certificate.content is not None:
-                certificates[each.name] = steps.read_certificate(run, certificate)
+                certificates[each.name] = extras.read_certificate(run, certificate)
     first = run.first(run.config.models[0])
     tables = fgsm_tables if run.compares else paper.paper_tables if first.name == "baseline" else None
     return ReportData(

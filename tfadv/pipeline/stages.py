@@ -19,7 +19,7 @@ from tfadv.datasets.storage import limit_memory_pools
 from tfadv.errors import UserError
 from tfadv.evaluation.records import Record
 from tfadv.models import own
-from tfadv.pipeline import steps
+from tfadv.pipeline import extras, steps
 from tfadv.pipeline.baseline import read_baseline
 from tfadv.pipeline.cached import Entry
 from tfadv.pipeline.judging import evaluate_until_decided, has_failed, judge
@@ -96,16 +96,16 @@ def _run_stage(run: Run, baseline: Sequence[Record]) -> None:
         evaluations, further = _evaluate(run, baseline)
         if stage == "explain":
             for trained in steps.all_trained(run):
-                steps.explain(run, trained)
+                extras.explain(run, trained)
         if stage == "certify":
             n = run.config.certified_images(run.dataset.sizes["test"])
             for trained in steps.all_trained(run):
-                steps.certify(run, trained, n, run.config.copies)
+                extras.certify(run, trained, n, run.config.copies)
         if stage in REPORTED:
             report(run, evaluations, further)
         if run.config.export:
             for trained in steps.all_trained(run):
-                steps.export(run, trained)
+                extras.export(run, trained)
 
 
 def _evaluate(run: Run, baseline: Sequence[Record] = ()) -> tuple[list[Evaluation], list[Entry]]:
@@ -133,8 +133,8 @@ def _evaluate(run: Run, baseline: Sequence[Record] = ()) -> tuple[list[Evaluatio
         n = min(run.config.eval_size or n, n)
         for each in trained:
             if not run.compares:  # a transfer matrix of many defenses says nothing about them
-                further.append(steps.transfer(run, each, trained, n))
-            further.append(steps.check(run, each, n))
+                further.append(extras.transfer(run, each, trained, n))
+            further.append(extras.check(run, each, n))
     return evaluations, further
 
 

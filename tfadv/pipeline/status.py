@@ -6,7 +6,7 @@ import collections
 import pathlib
 from collections.abc import Iterator
 
-from tfadv.pipeline import steps
+from tfadv.pipeline import extras, steps
 from tfadv.pipeline.cached import Entry
 from tfadv.pipeline.reporting import folder_of_report, report
 from tfadv.pipeline.run import Run
@@ -64,13 +64,13 @@ def _states(run: Run) -> dict[str, str]:
                 evaluations.append(steps.evaluate_attack(run, each, attack, images))
             if run.attacks:
                 images = min(run.config.eval_size or n, n)
-                further += [steps.transfer(run, each, trained, images), steps.check(run, each, images)]
+                further += [extras.transfer(run, each, trained, images), extras.check(run, each, images)]
             if (root / "explanations" / each.folder).exists():
-                steps.explain(run, each)
+                extras.explain(run, each)
             if (root / "certificates" / each.folder).exists():
-                steps.certify(run, each, run.config.certified_images(n), run.config.copies)
+                extras.certify(run, each, run.config.certified_images(n), run.config.copies)
             if (root / "exports" / each.folder).exists():
-                steps.export(run, each)
+                extras.export(run, each)
         asked = dict(cache.seen)  # the report takes results of fewer images as well
         needed = {*asked, *(f"gallery/{each.folder}" for each in trained)}
         report(run, evaluations, further)
