@@ -245,7 +245,8 @@ class Config:
 
     surrogate: str = setting(
         "",
-        "The model on which the stored adversarial images are computed. Empty: resnet18, or your own model.",
+        "The model on which stored adversarial images are computed, where a defense trains on them. Empty: resnet18, "
+        "or your own model.",
         group="Attacks",
         accepts=Names("model", _models),
         rare=True,

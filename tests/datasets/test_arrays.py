@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfadv.datasets.arrays import as_arrays
+from tfadv.datasets.arrays import as_arrays, pixel_reader
 
 X = np.random.default_rng(0).integers(0, 256, (10, 4, 4, 3), dtype=np.uint8)
 Y = np.arange(10) % 3
@@ -67,3 +67,11 @@ def test_float_images_become_float32():
 def test_what_is_missing_is_said(x, y, message):
     with pytest.raises(ValueError, match=message):
         as_arrays(x, y)
+
+
+def test_later_whole_numbers_above_255_are_an_error_and_do_not_wrap_around():
+    read = pixel_reader(np.array([[0, 200]], np.int32))
+    np.testing.assert_array_equal(read(np.array([[255]], np.int32)), [[255]])
+    for value in (300, -1):
+        with pytest.raises(ValueError, match=f"must be from 0 to 255, got 7 to 300|got {value} to 7"):
+            read(np.array([[value, 7]], np.int32))

@@ -5,11 +5,15 @@ import json
 import numpy as np
 import pytest
 
+from tfadv.attacks import AutoAttack
 from tfadv.evaluation.records import (
+    AUTOATTACK_NUMBERS,
+    AUTOATTACK_PARTS,
     ModelId,
     Record,
     attack_records,
     fgsm_records,
+    is_full_autoattack,
     with_outcomes,
     worst_case_records,
 )
@@ -118,3 +122,14 @@ def test_records_know_their_images_and_results_json_does_not():
     assert Record.from_dict(record.to_dict()) == record  # whether its images are known or not
     cut = with_outcomes(record, record.per_image[2:])
     assert (cut.n, cut.correct, cut.accuracy, cut.attack) == (2, 1, 0.5, "pgd")
+
+
+def test_autoattack_is_full_with_all_parts_and_no_weaker_than_its_defaults():
+    settings = AutoAttack().settings()
+    assert AUTOATTACK_PARTS == tuple(settings["attacks"])
+    assert AUTOATTACK_NUMBERS == {name: value for name, value in settings.items() if isinstance(value, int)}
+    assert is_full_autoattack("autoattack", settings)
+    assert is_full_autoattack("autoattack", settings | {"queries": 10_000, "norm": "l2"})
+    weaker = [{"queries": 4_999}, {"steps": 99}, {"attacks": ["apgd-ce", "square"]}, {"precision": "mixed_bfloat16"}]
+    assert not any(is_full_autoattack("autoattack", settings | changed) for changed in weaker)
+    assert not is_full_autoattack("apgd-ce", settings) and not is_full_autoattack(None, None)

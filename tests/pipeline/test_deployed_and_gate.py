@@ -201,11 +201,13 @@ def test_a_baseline_that_is_of_no_use_is_one_line(content, message, folder):
         (("--baseline=x/results.json",), "--baseline=x/results.json is for --require"),
         (("--baseline=run/results.json", "--require=accuracy>=baseline"), "is what this run writes"),
         (("--export=litert_int8",), "--export=litert_int8 is for models that Keras holds"),
+        (("--export=litert_int8", "--models=served:predict"), "--export is for Keras models, and predict is none"),
         (("--require=accuracy>=0.5", "--stage=train"), "--require is for --stage=evaluate, explain"),
     ],
 )
 def test_wrong_use_is_one_line(flags, message, folder):
     (folder / "broken.tflite").write_bytes((folder / "int8.tflite").read_bytes()[:500])
+    (folder / "served.py").write_text("def predict(images):\n    return images.reshape(len(images), -1)[:, :10]\n")
     done = run(folder, *FLAGS, *flags)
     assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("tfadv: ")

@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
 def run(folder, tmp_path, monkeypatch):
     """A function from requirements to (exit code, lines, ranges of images attacked); the attack counts as strong."""
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(decision, "_is_full_autoattack", lambda attack: True)
+    monkeypatch.setattr(decision, "is_full_autoattack", lambda attack, settings: True)
     monkeypatch.setattr(extras, "transfer", lambda *_: Entry("transfers", None))
     monkeypatch.setattr(masking, "_diagnostic_attacks", fgsm_only)
     pieces = []
@@ -181,7 +181,7 @@ def test_a_wrong_verdict_is_as_rare_as_with_all_images(monkeypatch, n, accuracy,
     settled, wrong = {}, 0
     (requirement,) = gate.requirements(f"{ATTACK}@0.1>={least}")
     cost = {"gradients": 1, "forwards": 1}
-    monkeypatch.setattr(decision, "_is_full_autoattack", lambda attack: True)
+    monkeypatch.setattr(decision, "is_full_autoattack", lambda attack, settings: True)
 
     def verdict(correct, images):
         if (correct, images) not in settled:

@@ -6,7 +6,7 @@ import types
 import pytest
 
 from tfadv import attacks, gate
-from tfadv.pipeline import judging, stages
+from tfadv.pipeline import judging, stages, steps
 
 
 def a_run(specs, **config):
@@ -91,3 +91,14 @@ def test_attacks_run_from_cheap_to_dear_and_those_that_change_nothing_are_skippe
     this.config.require = ""
     stages._evaluate(this)
     assert [label for name, label in done if name == "a"] == ["autoattack", "square", "pgd"]
+
+
+def test_the_defenses_that_were_named_are_judged(started, monkeypatch, tmp_path):
+    """Not the control that a comparison adds, and of rounds only the last."""
+    flags = ("--flagfile=smoke", f"--workdir={tmp_path / 'run'}", "--stage=compare", "--budget=1000")
+    run = started(*flags, "--defenses=nfgsm,rounds(number=3)")
+    (model,) = run.config.models
+    trained = [types.SimpleNamespace(model=model, defense=defense) for defense in run.defenses_of(model)]
+    assert "control" in [each.defense.label for each in trained]
+    monkeypatch.setattr(steps, "all_trained", lambda run: trained)
+    assert [each.defense.label for each in judging.judged(run)] == ["nfgsm", "rounds(round=3)"]

@@ -102,6 +102,9 @@ def test_the_model_is_evaluated_as_it_is_and_hardened(run, digits):
         clean[recipe] = (np.argmax(probabilities, axis=1) == y).mean()
         assert accuracy(folder, recipe) == pytest.approx(clean[recipe], abs=1e-9)
     assert clean["original"] > 0.9 and clean[NFGSM] > 0.85
+    # No defense trains on stored images, so there are none.
+    assert not (folder / "run/surrogate").exists() and "stored images" not in done.stderr
+    assert {r["protocol"] for r in json.loads((folder / "run/results.json").read_text())} == {"clean", "whitebox"}
     for attack in ("fgsm", "pgd"):
         assert (
             accuracy(folder, NFGSM, attack=attack, eps=0.1)

@@ -36,7 +36,9 @@ def found(monkeypatch, *others):
     monkeypatch.setattr(steps, "surrogate", lambda *_: types.SimpleNamespace(name="mine/original"))
     monkeypatch.setattr(reporting, "attacked_on_disk", lambda *_: others)
     run = types.SimpleNamespace(
-        cache=types.SimpleNamespace(looking=contextlib.nullcontext), config=types.SimpleNamespace(epsilons=(0.5,))
+        cache=types.SimpleNamespace(looking=contextlib.nullcontext),
+        config=types.SimpleNamespace(epsilons=(0.5,)),
+        stores_images=True,
     )
     return reporting.records(run, None)
 

@@ -236,6 +236,9 @@ def test_training_plot_marks_the_epoch_that_was_kept(full_data):
     np.testing.assert_allclose(curve.get_ydata(), [50, 70])
     assert list(ring.get_xdata()) == [2] and list(ring.get_ydata()) == [70]
     assert_nothing_is_cut_off(figure)
+    start = {name: dataclasses.replace(own, best_epoch=0) for name, own in full_data.training.items()}
+    (curve,) = plots.training_plot(dataclasses.replace(full_data, training=start), "resnet18").axes[0].lines
+    np.testing.assert_allclose(curve.get_ydata(), [50, 70])  # no epoch was better than the start: no ring
 
 
 def test_vulnerability_is_the_median_of_the_images_classified_correctly(full_data):

@@ -11,9 +11,10 @@ def test_the_average_of_a_known_sequence():
     expected = np.zeros(3)
     for step in range(1, 5 * UPDATE_EVERY + 1):
         variable.assign(np.full(3, step, "float32"))
-        average.update(step, 0.9)
         if step % UPDATE_EVERY == 0:
-            expected = 0.9**UPDATE_EVERY * expected + (1 - 0.9**UPDATE_EVERY) * step
+            average.update(step, UPDATE_EVERY, 0.7)
+            decay = min(0.7, (1 + step) / (10 + step)) ** UPDATE_EVERY
+            expected = decay * expected + (1 - decay) * step
     np.testing.assert_allclose(average.numpy()[0], expected, rtol=1e-6)
     average.swap()
     np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-6)

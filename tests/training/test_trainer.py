@@ -438,6 +438,16 @@ def test_the_averaged_weights_are_validated_and_kept(halves):
     assert accuracy == pytest.approx(max(record["history"]["val_accuracy"]), abs=1e-6)
 
 
+def test_a_short_training_forgets_the_weights_that_it_began_with(halves):
+    """Five steps, fewer than are between two updates: the average moves by 1 - (6 / 15)⁵ of the way."""
+    plain, averaged = trainer(), trainer()
+    start = averaged.model.get_weights()
+    fit(plain, halves, epochs=1, steps=5)
+    fit(averaged, halves, epochs=1, steps=5, average=0.9999)
+    for a, b, c in zip(start, plain.model.get_weights(), averaged.model.get_weights(), strict=True):
+        np.testing.assert_allclose(c, a + (1 - 0.4**5) * (b - a), atol=1e-5)
+
+
 def test_wrong_settings_are_named():
     with pytest.raises(UserError, match="did you mean 'ramp'"):
         NFGSM(eps_schedule="ramps")

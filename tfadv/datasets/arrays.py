@@ -265,7 +265,13 @@ def _whole_numbers(dtype: type, least: float, greatest: float, low: float, high:
 
         return black_and_white
     _warn_of_dark(greatest, 255)
-    return lambda x: np.asarray(x, np.uint8)
+
+    def whole(x: np.ndarray) -> np.ndarray:
+        if x.dtype != np.uint8 and x.size and (x.min() < 0 or x.max() > 255):
+            raise ValueError(f"images of whole numbers must be from 0 to 255, got {x.min():g} to {x.max():g}.")
+        return x.astype(np.uint8)
+
+    return whole
 
 
 def _warn_of_dark(greatest: float, possible: float) -> None:

@@ -11,6 +11,8 @@ import numpy as np
 
 from tfadv.evaluation.sequential import anytime_interval
 
+AUTOATTACK_PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")
+AUTOATTACK_NUMBERS = {"steps": 100, "restarts": 1, "targets": 9, "queries": 5000}  # defaults; here without TensorFlow
 WORST_CASE = "worst"  # the `attack` of records that count the images no attack changed
 _EARLY = {"precision": 0.05, "error": 0.025}  # of intervals of the first images, see `Record.of`
 
@@ -182,6 +184,14 @@ def median_interval(values: np.ndarray) -> tuple[float, float]:
     n, ordered = len(values), np.sort(values)
     skipped = max(0, int(binom.ppf(0.025, n, 0.5)) - 1)  # so many values on each side are outside of the interval
     return float(ordered[skipped]), float(ordered[n - 1 - skipped])
+
+
+def is_full_autoattack(attack: str | None, settings: Mapping[str, Any] | None) -> bool:
+    """Whether an attack, by its name and settings, is AutoAttack with all parts and at least its default settings."""
+    if attack != "autoattack" or settings is None or settings.get("precision", "float32") != "float32":
+        return False
+    as_strong = all(settings.get(name, least) >= least for name, least in AUTOATTACK_NUMBERS.items())
+    return as_strong and set(settings.get("attacks", AUTOATTACK_PARTS)) >= set(AUTOATTACK_PARTS)
 
 
 def fgsm_records(

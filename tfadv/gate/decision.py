@@ -6,20 +6,15 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tfadv.attacks import parse
 from tfadv.evaluation.intervals import Difference, difference_of_counts, paired_difference
-from tfadv.evaluation.records import WORST_CASE, Record, wilson_interval
+from tfadv.evaluation.records import WORST_CASE, Record, is_full_autoattack, wilson_interval
 from tfadv.gate.requirement import Requirement, about
 
-if TYPE_CHECKING:
-    from tfadv.attacks import Attack
-
 PASSED, FAILED, UNDECIDED = "passed", "failed", "undecided"
-_STRONG = "autoattack"
 _ERROR = 0.05  # the probability that an interval misses the true accuracy
 _MANY = 100_000  # images
 
@@ -213,16 +208,10 @@ def _is_strong(record: Record) -> bool:
     """Whether it is about clean images, or about AutoAttack with all of its parts and at least its defaults."""
     if record.attack is None:
         return True
-    labels = (record.settings or {}).get("attacks", ()) if record.attack == WORST_CASE else [record.attack_label]
-    return any(_is_full_autoattack(parse(label)) for label in labels)
-
-
-def _is_full_autoattack(attack: Attack) -> bool:
-    own, least = attack.settings(), parse(_STRONG).settings()
-    if attack.name != _STRONG or own["precision"] != least["precision"]:
-        return False
-    numbers = [name for name, value in least.items() if isinstance(value, int)]
-    return set(own["attacks"]) >= set(least["attacks"]) and all(own[name] >= least[name] for name in numbers)
+    if record.attack != WORST_CASE:
+        return is_full_autoattack(record.attack, record.settings)
+    attacks = map(parse, (record.settings or {}).get("attacks", ()))
+    return any(is_full_autoattack(attack.name, attack.settings()) for attack in attacks)
 
 
 def _images_needed(correct: int, n: int, least: float, intervals: int = 1) -> float | None:

@@ -20,7 +20,6 @@ from tfadv.attacks.mifgsm import MIFGSM
 from tfadv.attacks.pgd import PGD
 from tfadv.datasets.batches import to_float
 from tfadv.datasets.storage import take
-from tfadv.errors import UserError
 from tfadv.evaluation.certificate import Certificate, joined
 from tfadv.evaluation.checks import Check, run_checks
 from tfadv.evaluation.distributed import OnAllDevices
@@ -283,14 +282,12 @@ def pictured(run: Run) -> tuple[np.ndarray, np.ndarray]:
 
 
 def export(run: Run, trained: Trained) -> Entry:
-    """The model as an int8 LiteRT file, for the pixels that it expects; training images set its scales.
+    """The model, one of Keras, as an int8 LiteRT file for the pixels that it expects; training images set its scales.
 
     Raises:
       UserError: it can't be converted.
     """
     dataset, name = prepare(run), f"{trained.network.label}_int8.tflite"
-    if trained.network.access:
-        raise UserError(f"{trained.network.label} is no Keras model: it can't be exported.")
 
     def build(folder: pathlib.Path, manifest: dict, resume: object) -> str:
         with loaded(run, trained) as model:

@@ -6,8 +6,10 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 
-from tfadv import gate
+from tfadv import gate, specs
 from tfadv.attacks.base import Attack
+from tfadv.defenses import DEFENSES
+from tfadv.defenses.stored import Rounds
 from tfadv.evaluation.records import WORST_CASE, Record
 from tfadv.pipeline import extras, steps
 from tfadv.pipeline.reporting import attacked_on_disk, input_of, records
@@ -121,8 +123,10 @@ def _is_decided(run: Run, trained: Trained, attack: Attack) -> bool:
 
 
 def judged(run: Run) -> list[Trained]:
-    """Of each model, those trained by `--defenses`; the model as it is where no defense is for it."""
-    trained, named = steps.all_trained(run), {defense.label for defense in run.defenses}
+    """Of each model, those trained by `--defenses` (of rounds the last one), or as it is where no defense is for it."""
+    given = (specs.build_with(name, settings, DEFENSES) for name, settings in run.config.defense_specs)
+    named = {(each.of_round(each.round or each.number) if isinstance(each, Rounds) else each).label for each in given}
+    trained = steps.all_trained(run)
     judged = []
     for model in run.config.models:
         of_model = [each for each in trained if each.model == model]

@@ -90,8 +90,10 @@ def records(run: Run, trained: Trained) -> list[Record]:
             return []
         others = list(attacked_on_disk(run, trained))
     model, epsilons = steps.model_id(run, trained), run.config.epsilons
-    result, source = fgsm.result, steps.surrogate(run).name
-    found = fgsm_records(model, epsilons, result.clean_correct, result.robust, fgsm.transfer.robust, source)
+    result, stored, source = fgsm.result, None, None
+    if run.stores_images:
+        stored, source = fgsm.transfer.robust, steps.surrogate(run).name
+    found = fgsm_records(model, epsilons, result.clean_correct, result.robust, stored, source)
     measured: set[tuple[str, float | None]] = set()  # an attack and a size have one accuracy, the first
     for each in others:
         own, cost = each.result, each.result.cost.to_dict()

@@ -110,6 +110,12 @@ class Run:
         """The images and their splits."""
         return SplitDataset(self)
 
+    @functools.cached_property
+    def stores_images(self) -> bool:
+        """Whether there are stored adversarial images: a defense needs them, or an earlier command has made them."""
+        wanted = self.config.stage == "generate" or any(defense.images == "stored" for defense in self.defenses)
+        return wanted or (self.workdir.root / "surrogate").exists()
+
     def network(self, model: str) -> Network:
         """The model of that name before training."""
         if model not in self._networks:

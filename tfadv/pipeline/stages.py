@@ -80,6 +80,9 @@ def _run_stage(run: Run, baseline: Sequence[Record]) -> None:
     if stage == "prepare":
         return
     _check_sizes(run)
+    for label in (run.network(model).label for model in run.config.models if run.network(model).access):
+        if run.config.export:
+            raise UserError(f"--export is for Keras models, and {label} is none: give the .keras file.")
     if stage == "generate":
         steps.generate(run)
     elif stage in ("train", "augment", "retrain"):
@@ -211,7 +214,8 @@ def _next_step(run: Run) -> str:
         return f"Next, the results: {command} --stage=report"
     if not config.attack_specs:
         return f"Next, a stronger attack: {command} --stage=report --attacks='pgd(steps=20)' --eval_size=500"
-    if not any(each.attacks for each in run.defenses) and not any(map(own.is_fixed, config.models)):
+    trainable = not any(own.is_fixed(name) or run.network(name).access for name in config.models)
+    if trainable and not any(each.attacks for each in run.defenses):
         given = config.defenses + "," if config.defenses else ""
         return f"Next, a defense: {command} --stage=report --defenses={shlex.quote(given + 'nfgsm')}"
     if not (root / "explanations").exists():

@@ -54,8 +54,9 @@ def train(run: Run, model: str, defense: Defense) -> Trained:
 
 
 def surrogate(run: Run) -> Trained:
-    """The model that the stored adversarial images are computed on."""
-    return train(run, run.config.surrogate, run.first(run.config.surrogate))
+    """The model that adversarial images are computed on for others: the first one, where none are stored."""
+    model = run.config.surrogate if run.stores_images else run.config.models[0]
+    return train(run, model, run.first(model))
 
 
 def generate(run: Run) -> StoredImages:
@@ -124,7 +125,7 @@ class Evaluation:
 
     @functools.cached_property
     def transfer(self) -> Result:
-        """The result on the surrogate's stored images; of `evaluate` only."""
+        """The result on the surrogate's stored images; of `evaluate_fgsm` only, in a run that has such images."""
         return load_result(self._folder, TRANSFER)
 
     @property
@@ -134,36 +135,45 @@ class Evaluation:
 
 
 def evaluate_fgsm(run: Run, trained: Trained) -> Evaluation:
-    """Accuracy on all test images: clean, under white-box FGSM, and on the surrogate's stored images."""
-    stored, config = generate(run), run.config
+    """Accuracy on all test images: clean, under white-box FGSM and, where there are any, on their stored versions."""
+    dataset, config = prepare(run), run.config
+    stored = generate(run) if run.stores_images else None
+    prefixes = (WHITEBOX, TRANSFER) if stored else (WHITEBOX,)
 
     def build(folder: pathlib.Path, piece: range, progress: Callable[[int], Any], resume: object) -> None:
-        samples = stored.test.select(slice(piece.start, piece.stop))
-        if samples.perturbations is None:
-            raise UserError("the surrogate's samples hold no perturbations.")
+        test, rows = dataset.images["test"], slice(piece.start, piece.stop)
+        images, labels = test.images[rows], test.labels[rows]
         common: dict[str, Any] = {"eps": config.epsilons, "batch_size": config.images_at_once}
         with loaded(run, trained) as model:
             execution = Execution(devices=run.devices, progress=progress)
-            whitebox = evaluate(model, samples.images, samples.labels, FGSM(), execution=execution, **common)
-            perturbed = StoredPerturbations(samples.perturbations, whitebox.clean_correct)
-            execution = Execution(devices=run.devices)
-            transfer = evaluate(model, samples.images, samples.labels, perturbed, execution=execution, **common)
-        save_result(folder, whitebox, WHITEBOX)
-        save_result(folder, transfer, TRANSFER)
+            whitebox = evaluate(model, images, labels, FGSM(), execution=execution, **common)
+            save_result(folder, whitebox, WHITEBOX)
+            if stored:
+                perturbations = stored.test.select(rows).perturbations
+                assert perturbations is not None
+                perturbed = StoredPerturbations(perturbations, whitebox.clean_correct)
+                transfer = evaluate(model, images, labels, perturbed, execution=Execution(run.devices), **common)
+                save_result(folder, transfer, TRANSFER)
 
     def join(folder: pathlib.Path, manifest: dict, parts: Sequence[pathlib.Path]) -> str:
-        results = [concatenate([load_result(part, prefix) for part in parts]) for prefix in (WHITEBOX, TRANSFER)]
-        for prefix, result in zip((WHITEBOX, TRANSFER), results):
+        results = [concatenate([load_result(part, prefix) for part in parts]) for prefix in prefixes]
+        for prefix, result in zip(prefixes, results):
             save_result(folder, result, prefix)
         manifest["content"] = content_hash(*results)
         warn_of_upper_bound(f"{trained.name} under fgsm", results[0])
-        whitebox, transfer = (in_percent(result.robust) for result in results)
-        return f"clean {in_percent([results[0].clean_correct])}, FGSM {whitebox}, stored images {transfer}"
+        accuracies = [in_percent(result.robust) for result in results]
+        words = [f"{name} {each}" for name, each in zip(("FGSM", "stored images"), accuracies)]
+        return ", ".join([f"clean {in_percent([results[0].clean_correct])}", *words])
 
     entry = run.cache.cached_in_parts(
         f"evaluations/{trained.folder}",
-        lambda: {"weights": trained.entry, "stored": stored.entry, "epsilons": list(config.epsilons), "attack": "fgsm"},
-        lambda: ranges(stored.sizes["test"], FGSM_PART),
+        lambda: {
+            "weights": trained.entry,
+            "epsilons": list(config.epsilons),
+            "attack": "fgsm",
+            **({"stored": stored.entry} if stored else {"split": dataset.entry}),
+        },
+        lambda: ranges(dataset.sizes["test"], FGSM_PART),
         build,
         join,
         stage="evaluate",

@@ -84,7 +84,7 @@ class Training:
       seconds: duration of the last process that trained it.
       collapsed_epoch: the epoch in which training collapsed (catastrophic overfitting), or None.
       history: name of a metric, as Keras names it → its value in each epoch.
-      best_epoch: the epoch whose weights were kept, from 1; 0 where the model was not trained.
+      best_epoch: the epoch whose weights were kept, from 1; 0 where these are the weights that training started from.
     """
 
     gradients: int

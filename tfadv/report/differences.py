@@ -108,9 +108,10 @@ def _differences(data: ReportData) -> Iterator[tuple[tuple[Cell, ...], Differenc
             others = _strong(data, model, first)
             for attack, record in strong.items():
                 yield (model, defense, attack, f"{record.eps:g}", first), difference(record, others.get(attack))
-        pgd, auto = (next((a for a in strong if a.split("(")[0] == name), None) for name in ("pgd", "autoattack"))
-        if pgd and auto:
-            yield (model, defense, pgd, f"{strong[pgd].eps:g}", auto), difference(strong[pgd], strong[auto])
+        for auto in (record for record in strong.values() if record.attack == "autoattack"):
+            pgd = next((r for r in strong.values() if (r.attack, r.norm) == ("pgd", auto.norm)), None)
+            if pgd:
+                yield (model, defense, pgd.attack_label, f"{pgd.eps:g}", auto.attack_label), difference(pgd, auto)
 
 
 def _strong(data: ReportData, model: str, defense: str) -> dict[str, Record]:

@@ -16,12 +16,11 @@ from typing import Any
 import numpy as np
 
 from tfadv.evaluation.checks import Check
-from tfadv.evaluation.records import WORST_CASE, Record, wilson_interval
+from tfadv.evaluation.records import WORST_CASE, Record, is_full_autoattack, wilson_interval
 from tfadv.report.data import NORMS, ReportData
 from tfadv.report.table import Cell, Table
 
 OUTPUTS_ONLY = {"square", "hopskipjump", "rays", "spatial"}
-FULL_AUTOATTACK = {"autoattack", "autoattack(norm=l2)"}  # contains square
 STATES = {True: "passed", False: "suspicious", None: "not evaluated"}
 MOST_CLASSES = 20  # in a table of the page
 COUNTING = "An image that is misclassified as it is counts as misclassified under attack. Corrupted images count alone."
@@ -100,9 +99,9 @@ def not_tested(data: ReportData) -> list[str]:
     sizes, attacks = _sizes(data), {record.attack for record in data.records if record.attack}
     lines = [f"perturbations limited in the {NORMS[norm]} norm" for norm in NORMS if norm not in sizes]
     lines += [f"perturbations larger than {max(own):.4g} in {NORMS[norm]}" for norm, own in sizes.items()]
-    if not any(record.attack_label in FULL_AUTOATTACK for record in data.records):
+    full = any(is_full_autoattack(record.attack, record.settings) for record in data.records)  # contains square
+    if not full:
         lines.append("AutoAttack with its default settings, which may lower the accuracies under attack")
-    full = any(record.attack_label in FULL_AUTOATTACK for record in data.records)
     if not (attacks & OUTPUTS_ONLY or full):
         lines.append("attacks that see the outputs only: square, hopskipjump, rays")
     common = "common corruptions such as noise, blur, weather and compression"

@@ -21,9 +21,8 @@ import markupsafe
 
 from tfadv.errors import UserError
 from tfadv.evaluation.guessing import hardly_better_than_guessing
-from tfadv.evaluation.records import WORST_CASE, Record
+from tfadv.evaluation.records import WORST_CASE, Record, is_full_autoattack
 from tfadv.report.data import NORMS, Training, with_earlier_rounds
-from tfadv.report.evidence import FULL_AUTOATTACK
 from tfadv.report.page import dataset_name, environment, template
 from tfadv.report.table import Cell, Table
 
@@ -102,8 +101,8 @@ class Line:
 
     @property
     def autoattack(self) -> Record | None:
-        """Under AutoAttack with its default settings."""
-        return next((r for r in self.attacked if r.attack_label in FULL_AUTOATTACK), None)
+        """Under AutoAttack with at least its default settings."""
+        return next((r for r in self.attacked if is_full_autoattack(r.attack, r.settings)), None)
 
     @property
     def strongest(self) -> Record:

@@ -108,7 +108,8 @@ def _training(data: ReportData, model: str, defense: str) -> str:
             f"{training.seconds / 60:.1f} minutes, for this defense alone"
         )
         epochs = max(map(len, training.history.values()), default=0)
-        entries["epochs"] = f"{epochs}, of which epoch {training.best_epoch} was kept"
+        kept = f"of which epoch {training.best_epoch} was kept" if training.best_epoch else "none better than the start"
+        entries["epochs"] = f"{epochs}, {kept}"
     if training and training.collapsed_epoch:
         entries["collapse"] = (
             f"training collapsed in epoch {training.collapsed_epoch} (catastrophic overfitting) and was continued from "

@@ -241,7 +241,8 @@ def training_plot(data: ReportData, model: str) -> Figure:
             if metric in history:
                 percentages = 100 * np.array(history[metric])
                 top.plot(epochs, percentages, line, color=color, marker=marker, markersize=4)
-                top.plot(kept, percentages[kept - 1], "o", markersize=11, markerfacecolor="none", color=color)
+                if kept:  # 0: no epoch was better than the start
+                    top.plot(kept, percentages[kept - 1], "o", markersize=11, markerfacecolor="none", color=color)
                 if line == "--":
                     lines["validation, robust"] = line
     top.set(title=model, ylabel="accuracy, %", ylim=(0, 100))

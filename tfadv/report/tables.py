@@ -12,8 +12,8 @@ from tfadv.report.table import Cell, Table
 
 def report_tables(data: ReportData) -> dict[str, Table]:
     """All tables of a report by file name, without empty ones: the run's own, then those of every run."""
-    from tfadv.report.certified import certified_table
-    from tfadv.report.comparison import comparison_table  # these build on this module
+    from tfadv.report.certified import certified_table  # matplotlib, which `tfadv.paper` does not load
+    from tfadv.report.comparison import comparison_table
     from tfadv.report.explanations import vulnerability_table
     from tfadv.report.threats import threats_table
 

@@ -27,18 +27,16 @@ class AveragedWeights:
         for average, variable in zip(self._averages, self._variables):
             average.assign(variable.numpy())
 
-    def update(self, step: int, decay: float) -> None:
+    def update(self, step: int, since: int, decay: float) -> None:
         """Takes the weights after a step into the average.
 
         Args:
-          step: number of steps completed; only every tenth step counts, with the weight of ten.
-          decay: per step, in (0, 1).
+          step: number of steps completed.
+          since: those since the last update; the weights count as often.
+          decay: per step, in (0, 1).  In the first steps it is at most (1 + step) / (10 + step), as in
+            `tf.train.ExponentialMovingAverage`, so that short trainings forget the weights that they started with.
         """
-        if step % UPDATE_EVERY == 0:
-            self.move(1 - decay**UPDATE_EVERY)
-
-    def move(self, share: float) -> None:
-        """Moves the averages towards the present weights by this share of the way, in [0, 1]."""
+        share = 1 - min(decay, (1 + step) / (10 + step)) ** since
         self._move_by(tf.constant(share, tf.float32))
 
     def swap(self) -> None:

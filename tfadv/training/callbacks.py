@@ -210,9 +210,8 @@ class WeightAverage(keras.callbacks.Callback):
         """Averages nothing yet.
 
         Args:
-          decay: per step, in (0, 1): the average is over about the last 1 / (1 - decay) steps.  In the first steps it
-            is at most (1 + step) / (10 + step), as in `tf.train.ExponentialMovingAverage`, so that short trainings
-            forget the weights that they started with.
+          decay: per step, in (0, 1): the average is over about the last 1 / (1 - decay) steps, and over fewer of the
+            first ones.
 
         Raises:
           ValueError: the decay is not in (0, 1).
@@ -242,8 +241,7 @@ class WeightAverage(keras.callbacks.Callback):
     def _update(self, step: int) -> None:
         """Takes the weights after a step into the average, with the weight of the steps since the last time."""
         if self._averaged and step > self._last:
-            done = step - self._first
-            self._averaged.move(1 - min(self.decay, (1 + done) / (10 + done)) ** (step - self._last))
+            self._averaged.update(step - self._first, step - self._last, self.decay)
             self._last = step
 
     def on_test_begin(self, logs: Any = None) -> None:

@@ -29,7 +29,7 @@ from tfadv.runtime.devices import Devices
 from tfadv.runtime.peers import peers_may_die
 from tfadv.training import divergence
 from tfadv.training.adam import Adam
-from tfadv.training.averaging import AveragedWeights
+from tfadv.training.averaging import UPDATE_EVERY, AveragedWeights
 from tfadv.training.best import Best
 from tfadv.training.checkpoints import Checkpoints
 from tfadv.training.messages import epoch_line
@@ -306,10 +306,11 @@ class Trainer:
                 first_step = first_step or time.monotonic() - started
                 progress.step += 1
                 progress.gradients += run.batch_size * self._active.cost
-                if self._average:
-                    self._average.update(step + 1, settings.average)
-                bar.update()
                 done, at_end = run.steps_done(progress), progress.step == steps
+                if self._average and (done % UPDATE_EVERY == 0 or at_end):
+                    since = min(step % UPDATE_EVERY + 1, progress.step)  # an epoch ends with an update
+                    self._average.update(done, since, settings.average)
+                bar.update()
                 check = done % divergence.CHECK_EVERY == 0 or at_end
                 # Several hosts have to stop at the same step, so they exchange requests when they check.
                 stop, due = signals.asked(), time.monotonic() > self._saved + CHECKPOINT_SECONDS
