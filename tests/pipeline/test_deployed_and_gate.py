@@ -201,7 +201,10 @@ def test_a_baseline_that_is_of_no_use_is_one_line(content, message, folder):
         (("--baseline=x/results.json",), "--baseline=x/results.json is for --require"),
         (("--baseline=run/results.json", "--require=accuracy>=baseline"), "is what this run writes"),
         (("--export=litert_int8",), "--export=litert_int8 is for models that Keras holds"),
-        (("--export=litert_int8", "--models=served:predict"), "--export is for Keras models, and predict is none"),
+        (
+            ("--export=litert_int8", "--models=served:predict", "--workdir=other", "--image_size=32"),
+            "--export is for Keras models, and predict is none",
+        ),
         (("--require=accuracy>=0.5", "--stage=train"), "--require is for --stage=evaluate, explain"),
     ],
 )

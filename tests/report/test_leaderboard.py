@@ -22,7 +22,8 @@ def records(defense, clean=0.9, **attacks):
     """Of a model whose accuracy under FGSM and under other attacks at eps 0.1 is given."""
     found = [make_record("resnet18", defense, "clean", accuracy=clean)]
     for attack, accuracy in attacks.items():
-        given = {} if attack == "fgsm" else {"attack": attack, "settings": STEPS}
+        own = {} if attack == "autoattack" else STEPS  # {}: its defaults
+        given = {} if attack == "fgsm" else {"attack": attack, "settings": own}
         found.append(make_record("resnet18", defense, "whitebox", 0.1, accuracy, **given))
     return found
 

@@ -188,7 +188,8 @@ def median_interval(values: np.ndarray) -> tuple[float, float]:
 
 def is_full_autoattack(attack: str | None, settings: Mapping[str, Any] | None) -> bool:
     """Whether an attack, by its name and settings, is AutoAttack with all parts and at least its default settings."""
-    if attack != "autoattack" or settings is None or settings.get("precision", "float32") != "float32":
+    settings = settings or {}
+    if attack != "autoattack" or settings.get("precision", "float32") != "float32":
         return False
     as_strong = all(settings.get(name, least) >= least for name, least in AUTOATTACK_NUMBERS.items())
     return as_strong and set(settings.get("attacks", AUTOATTACK_PARTS)) >= set(AUTOATTACK_PARTS)

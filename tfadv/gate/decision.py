@@ -208,10 +208,8 @@ def _is_strong(record: Record) -> bool:
     """Whether it is about clean images, or about AutoAttack with all of its parts and at least its defaults."""
     if record.attack is None:
         return True
-    if record.attack != WORST_CASE:
-        return is_full_autoattack(record.attack, record.settings)
-    attacks = map(parse, (record.settings or {}).get("attacks", ()))
-    return any(is_full_autoattack(attack.name, attack.settings()) for attack in attacks)
+    labels = (record.settings or {}).get("attacks", ()) if record.attack == WORST_CASE else [record.attack_label]
+    return any(is_full_autoattack(attack.name, attack.settings()) for attack in map(parse, labels))
 
 
 def _images_needed(correct: int, n: int, least: float, intervals: int = 1) -> float | None:
