@@ -23,37 +23,24 @@ from typing import Any
 __version__ = "0.3.0"
 RESULTS = 1  # the version of the results: what was computed by another one is computed again
 
-_MODULE_NAMES = ("attacks", "datasets", "defenses", "evaluation", "explanation", "models", "training")
-_TRAINING_NAMES = {
-    "AdversarialModel": "adversarial_model",
-    "CatastrophicOverfitting": "callbacks",
-    "RobustAccuracy": "callbacks",
-    "WeightAverage": "callbacks",
+_MODULES = ("attacks", "datasets", "defenses", "evaluation", "explanation", "models", "training")
+_HOMES = {
+    "AdversarialModel": "training.adversarial_model",
+    "CatastrophicOverfitting": "training.callbacks",
+    "Certificate": "evaluation.certificate",
+    "Result": "evaluation.result",
+    "RobustAccuracy": "training.callbacks",
+    "WeightAverage": "training.callbacks",
+    "certify": "evaluation.smoothing",
+    "check_gradient_masking": "evaluation.masking",
+    "classifier": "models.logits",
+    "deployed": "models.deployed",
+    "ensemble": "models.ensemble",
+    "evaluate": "evaluation.evaluator",
+    "expectation": "models.expectation",
+    "explain": "explanation",
 }
-_EVALUATION_NAMES = ("Certificate", "Result", "certify", "check_gradient_masking", "evaluate")
-__all__ = [  # noqa: F822  loaded on first use
-    "AdversarialModel",
-    "CatastrophicOverfitting",
-    "Certificate",
-    "Result",
-    "RobustAccuracy",
-    "WeightAverage",
-    "attacks",
-    "certify",
-    "check_gradient_masking",
-    "classifier",
-    "datasets",
-    "defenses",
-    "deployed",
-    "ensemble",
-    "evaluate",
-    "evaluation",
-    "expectation",
-    "explain",
-    "explanation",
-    "models",
-    "training",
-]
+__all__ = list(_MODULES) + list(_HOMES)
 
 if "TF_ENABLE_ONEDNN_OPTS" not in os.environ:
     if "tensorflow" in sys.modules:
@@ -68,18 +55,10 @@ if "TF_ENABLE_ONEDNN_OPTS" not in os.environ:
 
 def __getattr__(name: str) -> Any:
     """Loads submodules and functions on first use, so that `import tfadv` does not load TensorFlow."""
-    if name in _MODULE_NAMES:
+    if name in _MODULES:
         return importlib.import_module(f"{__name__}.{name}")
-    if name in _TRAINING_NAMES:
-        return getattr(importlib.import_module(f"tfadv.training.{_TRAINING_NAMES[name]}"), name)
-    if name == "explain":
-        return importlib.import_module("tfadv.explanation").explain
-    if name in ("deployed", "ensemble", "expectation"):
-        return getattr(importlib.import_module(f"tfadv.models.{name}"), name)
-    if name == "classifier":
-        return importlib.import_module("tfadv.models.logits").classifier
-    if name in _EVALUATION_NAMES:
-        return getattr(importlib.import_module("tfadv.evaluation"), name)
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -21,8 +21,7 @@ from tfadv.attacks.gradient import check_inputs, compiled_has_gradient, compiled
 from tfadv.attacks.norms import get_norm
 from tfadv.attacks.randomness import ORDER, generators
 from tfadv.datasets.arrays import LabeledImages
-from tfadv.datasets.batches import full_batches, perturbed, to_float
-from tfadv.datasets.storage import Images
+from tfadv.datasets.batches import full_batches, to_float
 from tfadv.errors import check_whole_number
 from tfadv.evaluation.distributed import OnAllDevices
 from tfadv.evaluation.guessing import hardly_better_than_guessing, largest_share
@@ -56,25 +55,6 @@ class Execution:
     devices: Devices | None = None
     progress: Callable[[int], Any] | None = None
     resume: Any = None
-
-
-class StoredPerturbations:
-    """An attack that applies perturbations computed before, such as those of a surrogate; measures transfer."""
-
-    name = "stored"
-
-    def __init__(self, perturbations: Images, clean_correct: np.ndarray | None = None) -> None:
-        """Takes the perturbations of all images that will be evaluated.
-
-        Args:
-          perturbations: int8 (N, H, W, C) in units of eps / 127.
-          clean_correct: bool (N,), if it is known already, which saves a forward pass per image; or None.
-        """
-        self.perturbations, self.clean_correct = perturbations, clean_correct
-
-    def settings(self) -> dict:
-        """No settings."""
-        return {}
 
 
 class FixedImages:
@@ -249,7 +229,7 @@ class _Evaluation:
             raise ValueError(
                 "precision draws images in random order, and a data set has its own: give arrays of images and labels."
             )
-        if isinstance(self.attack, (StoredPerturbations, FixedImages)):
+        if isinstance(self.attack, FixedImages):
             raise ValueError(f"precision is for attacks that are run: {self.attack.name} has the images of all.")
         if self.sets or (self.eps is None and getattr(self.attack, "has_eps", True)):
             raise ValueError(
@@ -273,8 +253,8 @@ class _Evaluation:
 
     def piece_size(self, n: int | None) -> int:
         """How many images are attacked in one piece: many, because AutoAttack regroups those that remain."""
-        if isinstance(self.attack, (StoredPerturbations, FixedImages)) and n:
-            return n  # these hold the perturbations of all images
+        if isinstance(self.attack, FixedImages) and n:
+            return n  # it holds those of all
         shape = getattr(self.model, "input_shape", None) or ()
         pixels = math.prod(size or 1 for size in shape[1:]) if isinstance(shape, tuple) else 1
         return self.batch_size * max(1, _PIECE_BYTES // (4 * max(pixels, 1) * self.batch_size))
@@ -289,10 +269,6 @@ class _Evaluation:
         if attack is None:
             clean = predict(model, images, self.batch_size, devices) == labels
             adversarial = np.zeros((0, len(labels)), bool)
-        elif isinstance(attack, StoredPerturbations):
-            clean, adversarial = _evaluate_stored(
-                model, images, labels, attack, self.epsilons, self.batch_size, execution
-            )
         elif _has_one_pass(attack) and not self.keep_images:
             clean, adversarial, has_gradient = _evaluate_one_pass(
                 model, images, labels, attack, self.epsilons, self.batch_size, execution
@@ -404,7 +380,7 @@ class _Evaluation:
     def _check(self, images: np.ndarray, labels: np.ndarray) -> None:
         """Checks images (N, H, W, C), labels and sizes; of images of whole numbers, the range is known."""
         # A softmax hides the gradient, which clean images and images that exist already do not need.
-        needs_gradient = self.attack is not None and not isinstance(self.attack, (StoredPerturbations, FixedImages))
+        needs_gradient = self.attack is not None and not isinstance(self.attack, FixedImages)
         model, sizes = self.model if needs_gradient else None, self.epsilons or 0.0
         norm = getattr(self.attack, "norm", "linf")
         x = images if images.dtype == np.float32 else np.broadcast_to(np.float32(0), images.shape)
@@ -425,64 +401,30 @@ def predict(model: Any, images: np.ndarray | tf.Tensor, batch_size: int, devices
     return np.concatenate(classes)
 
 
-def _correct(model: Any, adversarial: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """bool (E, N): which adversarial images (E, N, H, W, C) are classified as y (N,)."""
-    levels = tf.shape(adversarial)[0]
-    logits = model(tf.reshape(adversarial, (-1, *adversarial.shape[2:])), training=False)
-    return tf.reshape(tf.argmax(logits, axis=1), (levels, -1)) == y
-
-
 def _one_pass_correct(model: Any, images: tf.Tensor, y: tf.Tensor, eps: tf.Tensor, *, attack: Any) -> tf.Tensor:
     """bool (2 + E, N): whether the image has moved, correct on the clean image, and on the adversarial images."""
     x = to_float(images)
     logits, adversarial = attack.one_pass(model, x, y, eps)
     moved = tf.reduce_any(adversarial[tf.argmax(eps)] != x, axis=(1, 2, 3))
-    return tf.concat([[moved, tf.argmax(logits, axis=1) == y], _correct(model, adversarial, y)], axis=0)
-
-
-def _stored_correct(model: Any, images: tf.Tensor, y: tf.Tensor, perturbations: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
-    """bool (E, N): correct on the stored adversarial images."""
-    return _correct(model, perturbed(to_float(images), perturbations, eps[:, None, None, None, None]), y)
+    attacked = model(tf.reshape(adversarial, (-1, *x.shape[1:])), training=False)
+    correct = tf.reshape(tf.argmax(attacked, axis=1), (tf.size(eps), -1)) == y
+    return tf.concat([[moved, tf.argmax(logits, axis=1) == y], correct], axis=0)
 
 
 _compiled_one_pass = PerModel(_one_pass_correct)
-_compiled_stored = PerModel(_stored_correct)
 
 
 def _one_pass_batch(model: Any, images: Any, labels: Any, *, epsilons: tuple[float, ...], attack: Any) -> tf.Tensor:
     return _compiled_one_pass(model, images, labels, tf.constant(epsilons, tf.float32), attack=attack)
 
 
-def _stored_batch(
-    model: Any, images: Any, labels: Any, perturbations: Any, *, epsilons: tuple[float, ...]
-) -> tf.Tensor:
-    return _compiled_stored(model, images, labels, perturbations, tf.constant(epsilons, tf.float32))
-
-
 def _evaluate_one_pass(model, images, labels, attack, epsilons, batch_size, execution):
     """(clean bool (N,), adversarial bool (E, N), whether the image has moved, bool (N,)); the attack has `one_pass`."""
     of_batch = execution.devices.gather(_one_pass_batch, model, axis=1, epsilons=tuple(epsilons), attack=attack)
-    correct = _in_batches(of_batch, (images, labels), batch_size, execution.progress)
+    images, results = np.asarray(images), []
+    for rows, new in full_batches(len(labels), batch_size):
+        results.append(of_batch(images[rows], labels[rows]).numpy()[:, :new])
+        if execution.progress:
+            execution.progress(new)
+    correct = np.concatenate(results, axis=1)
     return correct[1], correct[2:], correct[0]
-
-
-def _evaluate_stored(model, images, labels, attack, epsilons, batch_size, execution):
-    """(clean bool (N,), adversarial bool (E, N)) on stored perturbations."""
-    of_batch = execution.devices.gather(_stored_batch, model, axis=1, epsilons=tuple(epsilons))
-    adversarial = _in_batches(of_batch, (images, labels, attack.perturbations), batch_size, execution.progress)
-    clean = attack.clean_correct
-    if clean is None:
-        clean = predict(model, images, batch_size, execution.devices) == labels
-    return clean, adversarial
-
-
-def _in_batches(
-    function: Callable, arrays: Sequence[np.ndarray], batch_size: int, progress: Callable[[int], Any] | None
-) -> np.ndarray:
-    """Applies a function of batches, whose result has the batch at axis 1, to full batches; (…, N)."""
-    arrays, results = [np.asarray(array) for array in arrays], []
-    for rows, new in full_batches(len(arrays[0]), batch_size):
-        results.append(function(*(array[rows] for array in arrays)).numpy()[:, :new])
-        if progress:
-            progress(new)
-    return np.concatenate(results, axis=1)

@@ -9,7 +9,6 @@ uses that, and changes results only by float32 rounding.
 from __future__ import annotations
 
 import weakref
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -60,12 +59,6 @@ def _clone_of(model: keras.Model, precision: str) -> keras.Model | None:
 def computes_in_bfloat16(model: keras.Model) -> bool:
     """Whether any of its layers does."""
     return any(getattr(layer, "compute_dtype", None) == "bfloat16" for layer in model._flatten_layers())
-
-
-def nested_clone(operation: Any) -> keras.Model | None:
-    """The optimized clone of a nested model that an operation of a clone calls, or None."""
-    layer = operation.layer if isinstance(operation, _Shared) else None
-    return layer if layer in _OPTIMIZED else None
 
 
 def _optimized_clone(functional, precision):

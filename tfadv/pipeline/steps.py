@@ -9,17 +9,21 @@ same inputs.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from tfadv.attacks.base import Attack
 from tfadv.attacks.fgsm import FGSM
+from tfadv.datasets.batches import perturbed, to_float
 from tfadv.defenses.base import Defense
 from tfadv.defenses.stored import Rounds
 from tfadv.errors import UserError
-from tfadv.evaluation.evaluator import Execution, StoredPerturbations, evaluate
+from tfadv.evaluation.evaluator import Execution, evaluate, predict
 from tfadv.evaluation.records import ModelId
 from tfadv.evaluation.result import Result, concatenate
 from tfadv.pipeline.cached import Entry, source_of
@@ -149,10 +153,10 @@ def evaluate_fgsm(run: Run, trained: Trained) -> Evaluation:
             whitebox = evaluate(model, images, labels, FGSM(), execution=execution, **common)
             save_result(folder, whitebox, WHITEBOX)
             if stored:
-                perturbations = stored.test.select(rows).perturbations
-                assert perturbations is not None
-                perturbed = StoredPerturbations(perturbations, whitebox.clean_correct)
-                transfer = evaluate(model, images, labels, perturbed, execution=Execution(run.devices), **common)
+                perturbations, x = stored.test.select(rows).perturbations, to_float(images)
+                adversarial = [perturbed(x, perturbations, eps) for eps in config.epsilons]
+                correct = [predict(model, each, config.images_at_once, run.devices) == labels for each in adversarial]
+                transfer = dataclasses.replace(whitebox, attack="stored", adversarial_correct=np.stack(correct))
                 save_result(folder, transfer, TRANSFER)
 
     def join(folder: pathlib.Path, manifest: dict, parts: Sequence[pathlib.Path]) -> str:
