@@ -166,3 +166,11 @@ def test_the_grid_in_l1_has_bumps_of_norm_1():
     assert np.abs(grids).sum() == pytest.approx(36 * 2) and (grids[:12, :12] != 0).all()
     tiles = np.abs(grids[:12, :12]).reshape(6, 2, 6, 2, 2).sum((1, 3))
     np.testing.assert_allclose(tiles, 1, rtol=1e-6)
+
+
+def test_in_l1_another_scale_of_pixels_changes_nothing(small):
+    model, x, y = small
+    scaled = keras.Sequential([keras.Input(x.shape[1:]), keras.layers.Rescaling(1 / 128), *model.layers])
+    attack = Square(norm="l1", steps=30)
+    found = attack(scaled, 128 * x, y, 128 * 0.8, clip=(0.0, 128.0)) / 128
+    np.testing.assert_allclose(found, attack(model, x, y, 0.8), atol=1e-5)

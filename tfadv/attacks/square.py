@@ -88,7 +88,8 @@ class Square(IterativeAttack):
     def start(self, images: Images, rounds: np.ndarray, bounds: Bounds, seed: int) -> State:
         """See `IterativeAttack.start`."""
         x, (eps, low, high, *_) = images.x, bounds
-        size = 1.0 if self.norm == "l1" else eps  # auto-attack projects the whole grid, which leaves the peaks of bumps
+        # In L1, auto-attack's start does not depend on eps: the projection leaves the peaks of the bumps.
+        size = high - low if self.norm == "l1" else eps
         best = get_norm(self.norm).project(x + size * self.starting_points(images, rounds, seed), x, eps, low, high)
         return State(x, images.y, best, tf.fill([len(images.y)], tf.float32.min))
 
