@@ -80,9 +80,11 @@ def measure(name: str, model: keras.Model, x: np.ndarray, y: np.ndarray) -> None
     print(f"{len(y)} images", flush=True)
 
 
-def flags() -> argparse.Namespace:
-    """The folders of the data and of the networks."""
+def flags(*switches: str) -> argparse.Namespace:
+    """The folders of the data and of the networks, and switches that are off by default."""
     parser = argparse.ArgumentParser()
+    for switch in switches:
+        parser.add_argument(f"--{switch}", action="store_true")
     parser.add_argument("--data_dir")
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("runs/nearest"))
     options = parser.parse_args()
@@ -90,13 +92,12 @@ def flags() -> argparse.Namespace:
     return options
 
 
-def on_both(measure: Callable[[str, keras.Model, np.ndarray, np.ndarray], None]) -> None:
+def on_both(measure: Callable[[str, keras.Model, np.ndarray, np.ndarray], None], options: argparse.Namespace) -> None:
     """Calls `measure` with the name of each network, the network, and test images with labels."""
-    options = flags()
     train, test = images(options.data_dir, f"train[:{TRAINED_ON}]"), images(options.data_dir, f"test[:{IMAGES}]")
     for name, eps in (("clean", 0.0), ("nfgsm", 8 / 255)):
         measure(name, trained(options.folder / f"{name}.keras", *train, eps), *test)
 
 
 if __name__ == "__main__":
-    on_both(measure)
+    on_both(measure, flags())

@@ -1,9 +1,10 @@
 """FMN, DDN and FAB of tfadv beside those of adversarial-library: how near, at what cost.
 
-    python -m benchmarks.nearest_libraries --data_dir=tfds_data --folder=runs/nearest
+    python -m benchmarks.nearest_libraries --data_dir=tfds_data --folder=runs/nearest [--autoattack_l1]
 
 Attacks the networks of `benchmarks.nearest`, and the same ones in PyTorch.  The libraries take turns; seconds
 are the median of their runs, of which tfadv's first one compiles.  adversarial-library is `adv-lib` on PyPI.
+With --autoattack_l1, it is AutoAttack in L1, and each of its parts alone, beside the public auto-attack: one run each.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ import tfadv  # before TensorFlow
 import keras
 import numpy as np
 
-from benchmarks.nearest import on_both
+from benchmarks.nearest import flags, on_both
+from tfadv.attacks import AutoAttack
+from tfadv.attacks.autoattack import STANDARD
 
 RUNS = 3
+L1_IMAGES, L1_EPS = 100, {"clean": 4, "nfgsm": 12}  # of AutoAttack
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait busily slow PyTorch down on shared cores
 # attack of tfadv → (attack of adversarial-library, norm, its settings); as many gradients as tfadv's
 ATTACKS: dict[str, tuple[str, float, dict]] = {
@@ -34,14 +38,15 @@ ATTACKS: dict[str, tuple[str, float, dict]] = {
 
 
 def in_torch(model: keras.Model, dropout: float = 0.0) -> Any:
-    """The network of `benchmarks.nearest` in PyTorch, with dropout; `gradients` counts the gradients of its images."""
+    """The network of `benchmarks.nearest` in PyTorch, with dropout; it counts gradients and passes of images."""
     import torch
     from torch.nn import functional
 
     class Network(torch.nn.Module):
-        gradients = 0
+        gradients = passes = 0
 
         def forward(self, x):
+            self.passes += len(x)
             if x.requires_grad:
                 x = x.clone()
                 x.register_hook(self.count)
@@ -101,5 +106,28 @@ def measure(name: str, model: keras.Model, x: np.ndarray, y: np.ndarray) -> None
             print(" | ".join(row), flush=True)
 
 
+def autoattack_l1(name: str, model: keras.Model, x: np.ndarray, y: np.ndarray) -> None:
+    """Prints two rows for all four parts, and for each alone; the Keras model says whether an image is robust."""
+    import autoattack
+    import torch
+
+    eps, x, y, network = L1_EPS[name], x[:L1_IMAGES], y[:L1_IMAGES].astype("int64"), in_torch(model)
+    images, labels = torch.tensor(x.transpose(0, 3, 1, 2).copy()), torch.tensor(y)
+    print(f"{name}, eps {eps}, {len(y)} images\nattack | library | robust | passes | seconds | images that differ")
+    for part in (STANDARD, *((part,) for part in STANDARD)):
+        started = time.monotonic()
+        ours = tfadv.evaluate(model, x, y, AutoAttack(norm="l1", attacks=part), eps)
+        seconds, passes = time.monotonic() - started, ours.cost.gradients + ours.cost.forwards
+        attack = autoattack.AutoAttack(network, norm="L1", eps=eps, seed=0, device="cpu", verbose=False)
+        attack.attacks_to_run, before, started = list(part), network.passes, time.monotonic()
+        found = attack.run_standard_evaluation(images, labels, bs=len(y)).numpy().transpose(0, 2, 3, 1)
+        took = time.monotonic() - started
+        theirs = ours.clean_correct & tfadv.evaluate(model, found, y, None).clean_correct
+        print(f"{'+'.join(part)} | tfadv | {ours.robust.sum()} | {passes / len(y):.0f} | {seconds:.0f} |")
+        row = f"{theirs.sum()} | {(network.passes - before) / len(y):.0f} | {took:.0f}"
+        print(f"{'+'.join(part)} | auto-attack | {row} | {(ours.robust[0] != theirs).sum()}", flush=True)
+
+
 if __name__ == "__main__":
-    on_both(measure)
+    options = flags("autoattack_l1")
+    on_both(autoattack_l1 if options.autoattack_l1 else measure, options)

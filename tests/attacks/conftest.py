@@ -56,6 +56,25 @@ def of_classes():
     return build
 
 
+@pytest.fixture(scope="module")
+def linear_in_l1():
+    """(model, x (3, 16, 16, 3), y, float64 (3,)): a linear model, and how far in L1 the nearest adversarial images are.
+
+    At best, a perturbation changes the pixels of the largest weights, each up to its bound.
+    """
+    generator = np.random.default_rng(0)
+    shape, w = (16, 16, 3), generator.normal(size=(768, 2)).astype("float32") / 20
+    model = keras.Sequential([keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(2)])
+    model.set_weights([w, np.array([2, 0], "float32")])
+    x, toward = generator.uniform(size=(3, *shape)).astype("float32"), (w[:, 1] - w[:, 0]).astype(float)
+    logits, order, distances = model(x).numpy(), np.argsort(-np.abs(toward)), []
+    for image, margin in zip(x.reshape(3, -1).astype(float), logits[:, 0] - logits[:, 1]):
+        room = np.where(toward > 0, 1 - image, image)[order]
+        distances.append(np.interp(margin, np.cumsum(room * np.abs(toward[order])), np.cumsum(room)))
+    assert min(distances) > 2  # many pixels reach their bounds
+    return model, x, np.zeros(3, int), np.array(distances)
+
+
 @pytest.fixture
 def xla():
     """Compiles with XLA during a test."""

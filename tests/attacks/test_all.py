@@ -10,7 +10,8 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 from tests.attacks.conftest import is_right
-from tfadv.attacks import APGD, ATTACKS, BIM, FAB, FGSM, FMN, MIFGSM, PGD, AutoAttack, Cost, Fast, OneStep, Square
+from tests.attacks.test_loop import Interrupted, MemoryLog
+from tfadv.attacks import APGD, ATTACKS, BIM, FAB, FGSM, FMN, MIFGSM, PGD, AutoAttack, Cost, Fast, OneStep, Square, loop
 from tfadv.errors import UserError
 from tfadv.models.compiled import PerModel
 from tfadv.runtime import compilation
@@ -29,7 +30,7 @@ IN_L2 = (
     *("pgd", "apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "fmn", "ddn", "square", "hopskipjump", "fast"),
     "autoattack",
 )
-IN_L1 = ("pgd", "apgd-ce", "apgd-dlr", "apgd-t", "fmn")
+IN_L1 = ("pgd", "apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "fmn", "square", "fast", "autoattack")
 EARLY_STOP = [name for name in NAMES if name not in ("fgsm", "onestep")]
 
 
@@ -145,8 +146,6 @@ def test_few_classes(of_classes, name, classes):
 )
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_a_target_is_reached_and_only_that_counts(small, kind, settings, norm):
-    if norm == "l1" and kind in (FAB, Square):
-        pytest.skip("not in L1")
     model, x, y = small
     target = (y + 1) % 5
     start = is_right(model, x, target)
@@ -278,7 +277,7 @@ def test_zero_gradient_does_no_harm(name):
     [
         (PGD, {"restarts": 0}, "restarts"),
         (PGD, {"loss": "dlr-t"}, "unknown loss"),
-        (Square, {"norm": "l1"}, "unknown norm"),
+        (Square, {"norm": "l0"}, "unknown norm"),
         (APGD, {"steps": 0}, "steps"),
         (APGD, {"steps": 1.5}, "steps"),
         (APGD, {"loss": "dlrt"}, "unknown loss 'dlrt': did you mean 'dlr-t'"),
@@ -337,3 +336,46 @@ def test_one_logit_is_refused():
     model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(1)])
     with pytest.raises(ValueError, match="two for two classes"):
         PGD()(model, np.zeros((1, 4, 4, 1), "float32"), [0], 0.1)
+
+
+STEPPING = [kind(norm="l1", steps=20) for kind in (APGD, PGD, FAB, Square)]
+
+
+@pytest.mark.parametrize("attack", STEPPING, ids=lambda attack: attack.name)
+def test_in_l1_no_result_depends_on_the_batch_and_eager_is_graph(small, attack):
+    model, x, y = small
+    whole = attack(model, x, y, 0.5).numpy()
+    parts = [attack(model, x[i:j], y[i:j], 0.5, image_numbers=range(i, j)) for i, j in ((0, 7), (7, 40))]
+    right = is_right(model, whole, y)
+    np.testing.assert_array_equal(right, is_right(model, np.concatenate(parts), y))
+    assert 5 < right.sum() < 35
+    tf.config.run_functions_eagerly(True)
+    try:
+        eager = attack(model, x[:6], y[:6], 0.5)
+    finally:
+        tf.config.run_functions_eagerly(False)
+    assert (whole[:6] != x[:6]).any()
+    np.testing.assert_allclose(whole[:6], eager, atol=1e-4)
+
+
+@pytest.mark.parametrize("attack", STEPPING, ids=lambda attack: attack.name)
+def test_in_l1_resumed_is_unbroken(small, attack, monkeypatch):
+    monkeypatch.setattr(loop, "SECONDS_PER_CHUNK", 0)  # one step each
+    unbroken, resumed, log = Cost(), Cost(), MemoryLog(stop_after=7)
+    whole = attack(*small, 0.4, cost=unbroken)
+    with pytest.raises(Interrupted):
+        attack(*small, 0.4, resume=log)
+    assert log.state[0] == 7
+    again = MemoryLog(log.units, log.state)
+    np.testing.assert_array_equal(attack(*small, 0.4, resume=again, cost=resumed), whole)
+    assert again.chunks == 13 and resumed == unbroken
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("attack", STEPPING, ids=lambda attack: attack.name)
+def test_in_l1_xla_finds_the_same_images_adversarial(small, attack, xla):
+    model, x, y = small
+    fixed = is_right(model, attack(model, x, y, 0.5), y)
+    compilation.configure()
+    plain = is_right(model, attack(model, x, y, 0.5), y)
+    assert (plain != fixed).sum() <= 2 and 5 < plain.sum() < 35  # rounding

@@ -6,12 +6,10 @@ import pytest
 import tensorflow as tf
 
 from tests.attacks.conftest import is_right, perceptron
-from tests.attacks.test_loop import Interrupted, MemoryLog
-from tfadv.attacks import APGD, FMN, PGD, Cost, loop
+from tfadv.attacks import APGD, FMN, PGD, loop
 from tfadv.attacks.apgd import Halving, Inputs, State, checkpoint_intervals, checkpoints, l1_schedule
 from tfadv.attacks.base import Bounds
 from tfadv.attacks.losses import LOSSES
-from tfadv.runtime import compilation
 
 
 def losses(model, x, y):
@@ -179,25 +177,13 @@ def test_the_schedule_of_l1():
     assert l1_schedule(4)[0].tolist() == [3, 2, 1, 1, 1]
 
 
-def test_in_l1_reaches_the_best_perturbation_of_a_linear_model():
-    """At best, eps is spent on the pixels of the largest weights, each up to its bound."""
-    generator = np.random.default_rng(0)
-    shape, w = (16, 16, 3), generator.normal(size=(768, 2)).astype("float32") / 20
-    model = keras.Sequential([keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(2)])
-    model.set_weights([w, np.array([2, 0], "float32")])
-    x, toward = generator.uniform(size=(3, *shape)).astype("float32"), (w[:, 1] - w[:, 0]).astype(float)
-    logits = model(x).numpy()
-    sizes = []
-    for image, margin in zip(x.reshape(3, -1).astype(float), logits[:, 0] - logits[:, 1]):
-        order = np.argsort(-np.abs(toward))
-        room = np.where(toward > 0, 1 - image, image)[order]
-        sizes.append(np.interp(margin, np.cumsum(room * np.abs(toward[order])), np.cumsum(room)))
-    assert min(sizes) > 2
-    for i, size in enumerate(sizes):
-        inputs = model, x[i : i + 1], [0]
-        assert is_right(model, APGD(norm="l1", steps=8)(*inputs, 0.999 * size), [0]).all()
-        assert not is_right(model, APGD(norm="l1")(*inputs, 1.01 * size), [0]).any()
-        assert not is_right(model, PGD(norm="l1", steps=40)(*inputs, 1.4 * size), [0]).any()
+def test_in_l1_reaches_the_best_perturbation_of_a_linear_model(linear_in_l1):
+    model, x, y, distances = linear_in_l1
+    for i, distance in enumerate(distances):
+        inputs = model, x[i : i + 1], y[i : i + 1]
+        assert is_right(model, APGD(norm="l1", steps=8)(*inputs, 0.999 * distance), [0]).all()
+        assert not is_right(model, APGD(norm="l1")(*inputs, 1.01 * distance), [0]).any()
+        assert not is_right(model, PGD(norm="l1", steps=40)(*inputs, 1.4 * distance), [0]).any()
 
 
 def test_in_l1_is_stronger_than_the_nearest_images_of_fmn(small):
@@ -207,46 +193,3 @@ def test_in_l1_is_stronger_than_the_nearest_images_of_fmn(small):
         for attack in (FMN(norm="l1"), APGD(norm="l1", loss="dlr-t"))
     )
     assert (apgd <= fmn).all() and 0 < apgd[2] < apgd[0] < 30
-
-
-IN_L1 = [APGD(norm="l1", steps=20), PGD(norm="l1", steps=20)]
-
-
-@pytest.mark.parametrize("attack", IN_L1, ids=lambda attack: attack.name)
-def test_in_l1_no_result_depends_on_the_batch_and_eager_is_graph(small, attack):
-    model, x, y = small
-    whole = attack(model, x, y, 0.5).numpy()
-    parts = [attack(model, x[i:j], y[i:j], 0.5, image_numbers=range(i, j)) for i, j in ((0, 7), (7, 40))]
-    right = is_right(model, whole, y)
-    np.testing.assert_array_equal(right, is_right(model, np.concatenate(parts), y))
-    assert 5 < right.sum() < 35
-    tf.config.run_functions_eagerly(True)
-    try:
-        eager = attack(model, x[:6], y[:6], 0.5)
-    finally:
-        tf.config.run_functions_eagerly(False)
-    assert (whole[:6] != x[:6]).any()
-    np.testing.assert_allclose(whole[:6], eager, atol=1e-4)
-
-
-@pytest.mark.parametrize("attack", IN_L1, ids=lambda attack: attack.name)
-def test_in_l1_resumed_is_unbroken(small, attack, monkeypatch):
-    monkeypatch.setattr(loop, "SECONDS_PER_CHUNK", 0)  # one step each
-    unbroken, resumed, log = Cost(), Cost(), MemoryLog(stop_after=7)
-    whole = attack(*small, 0.4, cost=unbroken)
-    with pytest.raises(Interrupted):
-        attack(*small, 0.4, resume=log)
-    assert log.state[0] == 7
-    again = MemoryLog(log.units, log.state)
-    np.testing.assert_array_equal(attack(*small, 0.4, resume=again, cost=resumed), whole)
-    assert again.chunks == 13 and resumed == unbroken
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("attack", IN_L1, ids=lambda attack: attack.name)
-def test_in_l1_xla_finds_the_same_images_adversarial(small, attack, xla):
-    model, x, y = small
-    fixed = is_right(model, attack(model, x, y, 0.5), y)
-    compilation.configure()
-    plain = is_right(model, attack(model, x, y, 0.5), y)
-    assert (plain != fixed).sum() <= 2 and 5 < plain.sum() < 35  # rounding

@@ -6,7 +6,7 @@ from tfadv.attacks import APGD, FAB, AutoAttack, Cost, Square
 from tfadv.attacks.autoattack import STANDARD
 
 PARTS = {
-    "apgd-ce": lambda norm: APGD(steps=8, norm=norm),
+    "apgd-ce": lambda norm: APGD(steps=8, norm=norm, restarts=5 if norm == "l1" else 1),
     "apgd-t": lambda norm: APGD(steps=8, loss="dlr-t", norm=norm),
     "fab-t": lambda norm: FAB(steps=8, targets=9, norm=norm),
     "square": lambda norm: Square(steps=40, norm=norm),
@@ -14,7 +14,12 @@ PARTS = {
 
 
 @pytest.mark.parametrize(
-    "norm, sizes", [("linf", [0.02, 0.01]), pytest.param("l2", [0.1, 0.05], marks=pytest.mark.long)]
+    "norm, sizes",
+    [
+        ("linf", [0.02, 0.01]),
+        pytest.param("l2", [0.1, 0.05], marks=pytest.mark.long),
+        pytest.param("l1", [0.5, 0.25], marks=pytest.mark.long),
+    ],
 )
 def test_is_the_worst_case_of_its_parts_per_image(small, norm, sizes):
     model, x, y = small
@@ -30,6 +35,12 @@ def test_standard_settings_are_those_of_the_paper():
     assert STANDARD == ("apgd-ce", "apgd-t", "fab-t", "square")
     defaults = AutoAttack().settings()
     assert [defaults[k] for k in ("steps", "restarts", "targets", "queries")] == [100, 1, 9, 5000]
+    assert [AutoAttack(norm="l1").part(name) for name in STANDARD] == [
+        APGD(norm="l1", restarts=5),
+        APGD(norm="l1", loss="dlr-t", targets=5),
+        FAB(norm="l1", targets=9),
+        Square(norm="l1"),
+    ]
 
 
 def test_only_remaining_images_go_on_and_the_cost_counts_them(small):

@@ -7,6 +7,8 @@ from tests.attacks.conftest import is_right, perceptron
 from tfadv.attacks import FAB, PGD, Cost
 from tfadv.attacks.fab import boundary, nearest_boundary
 
+NORMS, DUAL = {"linf": np.inf, "l2": 2, "l1": 1}, {"linf": 1, "l2": 2, "l1": np.inf}  # as numpy has them
+
 
 def linear(classes, seed=0):
     """(model, W, b) on images (3, 3, 2)."""
@@ -28,15 +30,15 @@ def distances(x, y, w, b, norm):
     """Exact distance to each other class, inf for y, where no bound of a pixel matters: |f| / ||w|| (dual norm)."""
     z = x.reshape(len(x), -1) @ w + b
     gap = z[np.arange(len(y)), y][:, None] - z
-    dual = np.linalg.norm(w[:, y][:, :, None] - w[:, None, :], 1 if norm == "linf" else 2, axis=0)
+    dual = np.linalg.norm(w[:, y][:, :, None] - w[:, None, :], DUAL[norm], axis=0)
     return np.where(np.eye(w.shape[1], dtype=bool)[y], np.inf, gap / np.maximum(dual, 1e-9))
 
 
 def size(d, norm):
-    return np.linalg.norm(d.reshape(len(d), -1), np.inf if norm == "linf" else 2, axis=1)
+    return np.linalg.norm(d.reshape(len(d), -1), NORMS[norm], axis=1)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("classes", [2, 3, 6])
 @pytest.mark.parametrize("targets", [0, 9])
 def test_finds_the_nearest_boundary_of_a_linear_model(classes, norm, targets):
@@ -50,7 +52,7 @@ def test_finds_the_nearest_boundary_of_a_linear_model(classes, norm, targets):
     assert (found <= 1.25 * exact).all() and (found >= 0.999 * exact).all()
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("steps, ratio", [(1, 1.05), (2, 1.00521)])
 @pytest.mark.parametrize("targets", [0, 9])
 def test_first_steps_by_hand(norm, steps, ratio, targets):
@@ -65,7 +67,15 @@ def test_first_steps_by_hand(norm, steps, ratio, targets):
     np.testing.assert_allclose(size(adversarial - x, norm), ratio * exact, rtol=1e-4, atol=rounding)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("targets", [0, 9])
+def test_in_l1_finds_the_nearest_image_in_the_box(linear_in_l1, targets):
+    model, x, y, exact = linear_in_l1
+    adversarial = FAB(norm="l1", steps=30, targets=targets)(model, x, y, [0.9 * exact.min(), 100.0]).numpy()[1]
+    assert not is_right(model, adversarial, y).any()
+    np.testing.assert_allclose(size(adversarial - x, "l1"), exact, rtol=2e-3)
+
+
+@pytest.mark.parametrize("norm", NORMS)
 def test_untargeted_goes_to_the_nearest_of_all_boundaries_in_one_step(norm):
     """The first step ends 1.05 times as far as the nearest of five hyperplanes, across that one."""
     model, w, b = linear(6)
@@ -78,7 +88,7 @@ def test_untargeted_goes_to_the_nearest_of_all_boundaries_in_one_step(norm):
     assert (predicted == exact.argmin(1)).mean() > 0.7 and (predicted != y).all()
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", NORMS)
 def test_nearest_boundary_is_the_nearest_of_the_single_ones(norm):
     """By brute force on a network: each class's boundary, one after the other."""
     model, x = perceptron(5), tf.constant(np.random.default_rng(0).uniform(size=(30, 6, 6, 2)).astype("float32"))
@@ -86,7 +96,7 @@ def test_nearest_boundary_is_the_nearest_of_the_single_ones(norm):
     each = []
     for k in range(1, 5):
         f, w = boundary(model, x, y, (y + k) % 5)
-        dual = np.linalg.norm(w.numpy().reshape(30, -1), 1 if norm == "linf" else 2, axis=1)
+        dual = np.linalg.norm(w.numpy().reshape(30, -1), DUAL[norm], axis=1)
         each.append((np.abs(f) / dual, f.numpy(), w.numpy()))
     nearest = np.argmin([distance for distance, *_ in each], axis=0)
     assert len(set(nearest)) == 4
@@ -97,7 +107,12 @@ def test_nearest_boundary_is_the_nearest_of_the_single_ones(norm):
 
 
 @pytest.mark.parametrize(
-    "norm, sizes", [("linf", (0.01, 0.02, 0.04)), pytest.param("l2", (0.05, 0.1, 0.2), marks=pytest.mark.long)]
+    "norm, sizes",
+    [
+        ("linf", (0.01, 0.02, 0.04)),
+        pytest.param("l2", (0.05, 0.1, 0.2), marks=pytest.mark.long),
+        pytest.param("l1", (0.2, 0.4, 0.8), marks=pytest.mark.long),
+    ],
 )
 def test_untargeted_is_about_as_strong_as_targeted_and_cheaper_in_rounds(small, norm, sizes):
     model, x, y = small
@@ -117,7 +132,7 @@ def test_untargeted_under_xla(small, xla):
     assert 5 < fixed.sum() < 38
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("targets", [0, 9])
 def test_targeted_reaches_that_class(norm, targets):
     model, w, b = linear(2)

@@ -12,11 +12,12 @@ from tfadv.attacks.apgd import APGD
 from tfadv.attacks.base import precision_setting
 from tfadv.attacks.fab import FAB
 from tfadv.attacks.iterative import IterativeAttack
-from tfadv.attacks.norms import DENSE
+from tfadv.attacks.norms import NORMS
 from tfadv.attacks.square import Square
 from tfadv.attacks.sweep import AttackOfParts, Sweep
 from tfadv.specs import setting
 
+L1_RESTARTS, L1_TARGETS = 5, 5  # of APGD in L1, as in auto-attack (Croce & Hein 2021)
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 PARTS = (*STANDARD, "apgd-dlr", "fab")
 
@@ -31,17 +32,17 @@ class AutoAttack(AttackOfParts):
     `Cost.remaining` holds the number of images that each attack left.
 
     Attributes:
-      norm: "linf" or "l2".
+      norm: "linf", "l2" or "l1".
       attacks: some of `PARTS`, in the order in which they run; or their names joined by "+".
       steps: number of steps of APGD and FAB.
-      restarts: number of restarts of each attack (and target).
-      targets: number of target classes of APGD-T and FAB-T; at most K - 1 are used.
+      restarts: number of restarts of each attack (and target); in L1, APGD-CE and APGD-DLR take five times as many.
+      targets: number of target classes of APGD-T and FAB-T; at most K - 1 are used, and in L1 at most 5 by APGD-T.
       queries: number of queries of Square Attack.
       precision: "float32" or "mixed_bfloat16", of the search; FAB always searches in float32, and which images are
         adversarial is decided in float32.
     """
 
-    norm: str = setting("linf", choices=DENSE)
+    norm: str = setting("linf", choices=tuple(NORMS))
     attacks: tuple[str, ...] = setting(STANDARD, choices=PARTS)
     steps: int = setting(100, least=1)
     restarts: int = setting(1, least=1)
@@ -63,7 +64,12 @@ class AutoAttack(AttackOfParts):
         if name == "square":
             return Square(steps=self.queries, **common)
         losses = {"apgd-ce": "ce", "apgd-dlr": "dlr", "apgd-t": "dlr-t"}
-        return APGD(loss=losses[name], steps=self.steps, targets=self.targets, **common)
+        apgd = APGD(loss=losses[name], steps=self.steps, targets=self.targets, **common)
+        if self.norm != "l1":
+            return apgd
+        if name == "apgd-t":
+            return dataclasses.replace(apgd, targets=min(self.targets, L1_TARGETS))
+        return dataclasses.replace(apgd, restarts=self.restarts * L1_RESTARTS)
 
     def number_of_parts(self) -> int:
         """See `AttackOfParts.number_of_parts`."""

@@ -14,7 +14,7 @@ from tfadv.attacks.base import Bounds, Images
 from tfadv.attacks.hyperplane import project_onto_hyperplane
 from tfadv.attacks.iterative import Passes
 from tfadv.attacks.nearest import NearestImageAttack
-from tfadv.attacks.norms import DENSE, finite, get_norm
+from tfadv.attacks.norms import NORMS, finite, get_norm
 from tfadv.attacks.targets import most_likely_others
 from tfadv.specs import setting
 
@@ -78,7 +78,7 @@ class FAB(NearestImageAttack):
     `precision`, because bfloat16 moves the boundary.
 
     Attributes:
-      norm: "linf" or "l2".
+      norm: "linf", "l2" or "l1".
       steps: maximum number of steps per image, for each restart and target; a step takes one gradient (untargeted:
         K - 1) and one forward pass.
       restarts: number of starts: the first at x, the others at random within eps / 2 (of the largest eps).
@@ -87,7 +87,7 @@ class FAB(NearestImageAttack):
       targeted: True moves the images to class y instead of away from it; `targets` then has no effect.
     """
 
-    norm: str = setting("linf", choices=DENSE)
+    norm: str = setting("linf", choices=tuple(NORMS))
     steps: int = setting(100, least=1)
     restarts: int = setting(1, least=1)
     targets: int = setting(0, least=0)

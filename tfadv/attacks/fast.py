@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tfadv.attacks.apgd import APGD
 from tfadv.attacks.base import Call, precision_setting
-from tfadv.attacks.norms import DENSE
+from tfadv.attacks.norms import NORMS
 from tfadv.attacks.randomness import SAMPLE, drawn
 from tfadv.attacks.square import Square
 from tfadv.attacks.sweep import AttackOfParts, Sweep
@@ -47,13 +47,13 @@ class Fast(AttackOfParts):
     In it, "sample" counts the images that part 4 began with, and "given up" those that stayed so.
 
     Attributes:
-      norm: "linf" or "l2".
+      norm: "linf", "l2" or "l1".
       steps: number of steps of APGD (for each target).
       queries: number of queries of Square Attack.
       precision: "float32" or "mixed_bfloat16", of the search; which images are adversarial is decided in float32.
     """
 
-    norm: str = setting("linf", choices=DENSE)
+    norm: str = setting("linf", choices=tuple(NORMS))
     steps: int = setting(50, least=1)
     queries: int = setting(1000, least=1)
     precision: str = precision_setting()

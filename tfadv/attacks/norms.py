@@ -216,7 +216,7 @@ class L0:
 
 
 NORMS: dict[str, Any] = {"linf": Linf, "l2": L2, "l1": L1}  # in which attacks and defenses are limited
-DENSE = ("linf", "l2")  # of attacks whose steps change all pixels, or a square of them
+DENSE = ("linf", "l2")  # of attacks and defenses whose steps change all pixels
 DISTANCES: dict[str, Any] = {**NORMS, "l0": L0}  # in which an attack may look for the nearest image
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from tfadv.attacks import gradient, losses, squares
 from tfadv.attacks.base import Bounds, Images, precision_setting
 from tfadv.attacks.iterative import IterativeAttack, Passes
 from tfadv.attacks.loop import Step, score
-from tfadv.attacks.norms import DENSE, get_norm
+from tfadv.attacks.norms import NORMS, get_norm
 from tfadv.attacks.randomness import START, drawn
 from tfadv.models.expectation import Expectation
 from tfadv.specs import setting
@@ -45,14 +46,14 @@ class Square(IterativeAttack):
     margin max_{j≠y} z_j - z_y rises.
 
     Attributes:
-      norm: "linf" or "l2".
+      norm: "linf", "l2" or "l1".
       steps: maximum number of queries (forward passes) per image, for each eps and restart.
       restarts: number of searches, each from a new start.
       targeted: True moves the images to class y instead of away from it.
       precision: "float32" or "mixed_bfloat16", of the search; which images are adversarial is decided in float32.
     """
 
-    norm: str = setting("linf", choices=DENSE)
+    norm: str = setting("linf", choices=tuple(NORMS))
     steps: int = setting(5000, least=1)
     restarts: int = setting(1, least=1)
     targeted: bool = False
@@ -78,29 +79,35 @@ class Square(IterativeAttack):
         return tf.random.stateless_uniform((number * self.steps, 5 + shape[2]), tf.constant((seed, 1), tf.int64))
 
     def starting_points(self, images: Images, rounds: np.ndarray, seed: int) -> np.ndarray:
-        """float32 (M, H, W, C): stripes of ±1, or a grid of bumps of norm 1."""
-        shape, start = tuple(images.x.shape[1:]), squares.stripes if self.norm == "linf" else squares.grid
+        """float32 (M, H, W, C): stripes of ±1, or a grid of bumps."""
+        shape, start = tuple(images.x.shape[1:]), squares.stripes
+        if self.norm != "linf":
+            start = functools.partial(squares.grid, norm=self.norm)
         return drawn(lambda generator: start(shape, generator), seed, START, images.numbers, rounds)
 
     def start(self, images: Images, rounds: np.ndarray, bounds: Bounds, seed: int) -> State:
         """See `IterativeAttack.start`."""
         x, (eps, low, high, *_) = images.x, bounds
-        best = get_norm(self.norm).project(x + eps * self.starting_points(images, rounds, seed), x, eps, low, high)
+        # In L1, auto-attack's start does not depend on eps: the projection leaves the peaks of the bumps.
+        size = high - low if self.norm == "l1" else eps
+        best = get_norm(self.norm).project(x + size * self.starting_points(images, rounds, seed), x, eps, low, high)
         return State(x, images.y, best, tf.fill([len(images.y)], tf.float32.min))
 
     def inputs(self, bounds: Bounds, shape: tuple[int, ...], random: Any, first_round: int) -> Inputs:
         """See `IterativeAttack.inputs`."""
-        (height, width, _), least = shape, 3 if self.norm == "l2" else 1
+        (height, width, _), least = shape, 1 if self.norm == "linf" else 3
         sides = squares.side_lengths(self.steps, height, width, least)
         numbers = random[first_round * self.steps : (first_round + 1) * self.steps]
-        return Inputs(bounds, sides, *squares.padded_bumps(sides, height, width), numbers)
+        return Inputs(bounds, sides, *squares.padded_bumps(sides, height, width, self.norm), numbers)
 
     def step(self, model: Any, inputs: Inputs, i: tf.Tensor, state: State) -> Step:
         """Algorithm 1 of the paper; the first query is the start itself."""
         (eps, low, high, targeted, _), norm = inputs.bounds, get_norm(self.norm)
-        propose = squares.propose_linf if self.norm == "linf" else squares.propose_l2
-        bumps = inputs.bumps[inputs.which_bumps[i]]
-        candidate = propose(state.x, state.best, eps, inputs.sides[i], inputs.numbers[i], bumps)
+        query = state.x, state.best, eps, inputs.sides[i], inputs.numbers[i]
+        if self.norm == "linf":
+            candidate = squares.propose_linf(*query)
+        else:
+            candidate = squares.propose_bumps(*query, inputs.bumps[inputs.which_bumps[i]], self.norm)
         candidate = norm.project(candidate, state.x, eps, low, high)
         candidate = tf.where(i > 0, candidate, state.best)
         logits = gradient.logits_of(model, candidate)

@@ -27,14 +27,6 @@ class AttackOfParts(Attack):
     A subclass defines the methods below.
     """
 
-    def __post_init__(self) -> None:
-        if getattr(self, "norm", "linf") == "l1":
-            raise ValueError(
-                "norm=l1 is for apgd-ce, apgd-dlr, apgd-t, pgd and fmn, which can be run one by one: "
-                f"{self.name} has parts that are in linf and l2 only."
-            )
-        super().__post_init__()
-
     def number_of_parts(self) -> int:
         """How many entries `parts` yields."""
         raise NotImplementedError
