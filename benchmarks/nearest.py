@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import tfadv  # before TensorFlow
 
@@ -80,11 +80,11 @@ def measure(name: str, model: keras.Model, x: np.ndarray, y: np.ndarray) -> None
     print(f"{len(y)} images", flush=True)
 
 
-def flags(*switches: str) -> argparse.Namespace:
-    """The folders of the data and of the networks, and switches that are off by default."""
+def flags(**choices: Collection[str]) -> argparse.Namespace:
+    """The folders of the data and of the networks, and other flags with their values; None by default."""
     parser = argparse.ArgumentParser()
-    for switch in switches:
-        parser.add_argument(f"--{switch}", action="store_true")
+    for name, values in choices.items():
+        parser.add_argument(f"--{name}", choices=values)
     parser.add_argument("--data_dir")
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("runs/nearest"))
     options = parser.parse_args()

@@ -1,10 +1,11 @@
 """FMN, DDN and FAB of tfadv beside those of adversarial-library: how near, at what cost.
 
-    python -m benchmarks.nearest_libraries --data_dir=tfds_data --folder=runs/nearest [--autoattack_l1]
+    python -m benchmarks.nearest_libraries --data_dir=tfds_data --folder=runs/nearest [--autoattack=linf]
 
 Attacks the networks of `benchmarks.nearest`, and the same ones in PyTorch.  The libraries take turns; seconds
 are the median of their runs, of which tfadv's first one compiles.  adversarial-library is `adv-lib` on PyPI.
-With --autoattack_l1, it is AutoAttack in L1, and each of its parts alone, beside the public auto-attack: one run each.
+With --autoattack=linf, l2 or l1, it is AutoAttack, and each of its parts alone, beside the public auto-attack: one run
+each.
 """
 
 from __future__ import annotations
@@ -25,7 +26,12 @@ from tfadv.attacks import AutoAttack
 from tfadv.attacks.autoattack import STANDARD
 
 RUNS = 3
-L1_IMAGES, L1_EPS = 100, {"clean": 4, "nfgsm": 12}  # of AutoAttack
+ATTACKED = 100  # images, by AutoAttack
+SIZES = {  # of AutoAttack: norm → network → eps
+    "linf": {"clean": 2 / 255, "nfgsm": 4 / 255},
+    "l2": {"clean": 0.25, "nfgsm": 0.5},
+    "l1": {"clean": 4.0, "nfgsm": 12.0},
+}
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait busily slow PyTorch down on shared cores
 # attack of tfadv → (attack of adversarial-library, norm, its settings); as many gradients as tfadv's
 ATTACKS: dict[str, tuple[str, float, dict]] = {
@@ -106,19 +112,19 @@ def measure(name: str, model: keras.Model, x: np.ndarray, y: np.ndarray) -> None
             print(" | ".join(row), flush=True)
 
 
-def autoattack_l1(name: str, model: keras.Model, x: np.ndarray, y: np.ndarray) -> None:
+def autoattack(norm: str, name: str, model: keras.Model, x: np.ndarray, y: np.ndarray) -> None:
     """Prints two rows for all four parts, and for each alone; the Keras model says whether an image is robust."""
-    import autoattack
+    from autoattack import AutoAttack as Public
     import torch
 
-    eps, x, y, network = L1_EPS[name], x[:L1_IMAGES], y[:L1_IMAGES].astype("int64"), in_torch(model)
+    eps, x, y, network = SIZES[norm][name], x[:ATTACKED], y[:ATTACKED].astype("int64"), in_torch(model)
     images, labels = torch.tensor(x.transpose(0, 3, 1, 2).copy()), torch.tensor(y)
-    print(f"{name}, eps {eps}, {len(y)} images\nattack | library | robust | passes | seconds | images that differ")
+    print(f"{name}, {norm}, eps {eps:.4g}, {len(y)} images\nattack | library | robust | passes | seconds | differ")
     for part in (STANDARD, *((part,) for part in STANDARD)):
         started = time.monotonic()
-        ours = tfadv.evaluate(model, x, y, AutoAttack(norm="l1", attacks=part), eps)
+        ours = tfadv.evaluate(model, x, y, AutoAttack(norm=norm, attacks=part), eps)
         seconds, passes = time.monotonic() - started, ours.cost.gradients + ours.cost.forwards
-        attack = autoattack.AutoAttack(network, norm="L1", eps=eps, seed=0, device="cpu", verbose=False)
+        attack = Public(network, norm=norm.capitalize(), eps=eps, seed=0, device="cpu", verbose=False)
         attack.attacks_to_run, before, started = list(part), network.passes, time.monotonic()
         found = attack.run_standard_evaluation(images, labels, bs=len(y)).numpy().transpose(0, 2, 3, 1)
         took = time.monotonic() - started
@@ -129,5 +135,5 @@ def autoattack_l1(name: str, model: keras.Model, x: np.ndarray, y: np.ndarray) -
 
 
 if __name__ == "__main__":
-    options = flags("autoattack_l1")
-    on_both(autoattack_l1 if options.autoattack_l1 else measure, options)
+    options = flags(autoattack=SIZES)
+    on_both(functools.partial(autoattack, options.autoattack) if options.autoattack else measure, options)
