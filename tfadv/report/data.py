@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict
 
@@ -258,3 +259,9 @@ class ReportData:
         """The accuracy in percent of the same `record`, or None."""
         record = self.record(model, defense, protocol, eps)
         return None if record is None else 100 * record.accuracy
+
+
+def dataset_name(name: str) -> str:
+    """The name of a data set for titles: of the user's own folder or file, the last part of its path."""
+    kind, _, path = name.partition(":")
+    return pathlib.PurePath(path).name or name if kind in ("folder", "npz") else name

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pathlib
 
-from tfadv.report.data import ReportData
+from tfadv.report.data import ReportData, dataset_name
 from tfadv.report.plots import pictures
 from tfadv.report.summary import warnings
+from tfadv.report.table import short
 from tfadv.report.tables import checks_lines, report_headline, report_tables
 
 INTERVALS = (
@@ -19,7 +20,7 @@ def write(folder: pathlib.Path, data: ReportData) -> None:
     """Writes report.md, and checks.md where there are checks for gradient masking."""
     tables = report_tables(data)
     checks = tables.pop("checks", None)
-    blocks = [f"# {data.dataset}", report_headline(data)]
+    blocks = [f"# {dataset_name(data.dataset)}", report_headline(data)]
     blocks += [f"**{warning}**" for warning in warnings(data)]
     if data.suspicious:
         blocks.append(f"**Gradient masking is suspected**, see below: {', '.join(data.suspicious)}.")
@@ -27,9 +28,9 @@ def write(folder: pathlib.Path, data: ReportData) -> None:
     if checks:
         lines = "\n".join(checks_lines(data))
         blocks += ["## Gradient masking", lines, "All checks with explanations: [checks.md](checks.md)."]
-        (folder / "checks.md").write_text(checks.markdown() + "\n", encoding="utf-8")
+        (folder / "checks.md").write_text(short(checks.markdown()) + "\n", encoding="utf-8")
     blocks += ["## Pictures", *(f"![{p.title}]({p.file})\n\n{p.caption}" for p in pictures(data))]
-    (folder / "report.md").write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
+    (folder / "report.md").write_text(short("\n\n".join(blocks)) + "\n", encoding="utf-8")
 
 
 def legend(data: ReportData) -> str:
