@@ -20,6 +20,7 @@ from tfadv.report import cards, leaderboard, page, summary
 from tfadv.report.data import ReportData, dataset_name
 from tfadv.report.gallery import fooled_first
 from tfadv.report.table import Table
+from tfadv.report.tables import report_tables
 
 VOID = {"meta", "br", "img", "link", "input", "path", "use"}
 
@@ -168,6 +169,16 @@ def test_the_page_of_your_own_model_and_folder(data, tmp_path):
     assert "Robustness on photos" in text and "/home/me" not in text
     assert "your own model as it is" in text and "trained from" not in text
     assert dataset_name("mnist:3.0.1") == "mnist:3.0.1" and dataset_name("npz:a/b.npz") == "b.npz"
+
+
+def test_long_numbers_in_labels_are_short_on_the_page_only(data, tmp_path):
+    full = "nfgsm(eps=0.03137254901960784+12.0)"
+    records = [dataclasses.replace(r, defense=full) if r.defense == "retrained" else r for r in data.records]
+    shown = dataclasses.replace(data, records=tuple(records))
+    path = write(tmp_path, shown)
+    assert "0.03137254901960784" not in path.read_text(encoding="utf-8")
+    assert "With the defense nfgsm(eps=0.0313725+12.0), it classifies 90" in parse(path)[1]
+    assert full in report_tables(shown)["table1"].csv()
 
 
 def test_the_sentence_compares_the_most_robust_defense_with_the_first(full_data, data):

@@ -14,6 +14,7 @@ from tfadv.report.differences import on_shared_images
 from tfadv.report.table import Cell, Table
 
 _CHARACTERS = 90  # of the labels side by side in a legend below a plot 6.4 inches wide
+_SYMBOL = 6  # characters that are as wide as the symbol of a label
 
 
 def comparison_table(data: ReportData) -> Table | None:
@@ -120,7 +121,7 @@ def comparison_plot(data: ReportData, model: str, styles: dict[str, tuple[str, s
 def add_legend_below(figure: Figure, handles: Sequence[Artist], columns: int) -> None:
     """Adds a legend below a figure; with fewer columns where a label is so long that it would not fit."""
     longest = max(len(str(handle.get_label())) for handle in handles)
-    columns = min(columns, max(1, _CHARACTERS // longest))
+    columns = min(columns, max(1, _CHARACTERS // (longest + _SYMBOL)))
     figure.legend(handles=handles, loc="outside lower center", fontsize="small", frameon=False, ncols=columns)
 
 

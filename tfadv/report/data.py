@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tfadv.report.gallery import Gallery
 
 NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}  # as pages name them
+ONE_STEP = ("fgsm", "onestep")  # attacks
 
 
 class Defense(Protocol):

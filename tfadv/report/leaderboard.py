@@ -22,7 +22,7 @@ import markupsafe
 from tfadv.errors import UserError
 from tfadv.evaluation.guessing import hardly_better_than_guessing
 from tfadv.evaluation.records import WORST_CASE, Record
-from tfadv.report.data import NORMS, Training, dataset_name, with_earlier_rounds
+from tfadv.report.data import NORMS, ONE_STEP, Training, dataset_name, with_earlier_rounds
 from tfadv.report.evidence import FULL_AUTOATTACK
 from tfadv.report.page import environment, template
 from tfadv.report.table import Cell, Table, short
@@ -39,7 +39,6 @@ ORDER = (
     "better on clean images than always answering one class. Attacks that ended early, because --require was decided, "
     "are left out: their number of images depends on the result."
 )
-ONE_STEP = ("fgsm", "onestep")
 _ROUND = re.compile(r"\bround=(\d+)")  # in the label of a defense
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pathlib
 
-from tfadv.report.data import ReportData, dataset_name
+from tfadv.evaluation.records import WORST_CASE
+from tfadv.report.data import NORMS, ONE_STEP, ReportData, dataset_name
 from tfadv.report.plots import pictures
 from tfadv.report.summary import warnings
 from tfadv.report.table import short
@@ -49,7 +50,17 @@ def legend_entries(data: ReportData) -> list[tuple[str, str]]:
     entries.append(("White-box", "attacked on the evaluated model itself."))
     if any(record.protocol == "transfer" for record in data.records):
         entries.append(("Transfer", "adversarial images that were made for another model, the surrogate, and stored."))
-    entries.append(("eps", "the largest change of a pixel, whose range is [0, 1]."))
+    attacks = dict.fromkeys(record.attack_label for record in data.under_attacks if record.attack not in ONE_STEP)
+    if attacks:
+        text = "attacks of many steps, as a rule stronger than FGSM; their settings are in brackets."
+        entries.append((", ".join(attacks), text))
+    if any(record.attack == WORST_CASE for record in data.records):
+        entries.append(("Worst case", "an image counts as correct only if no attack fools the model on it."))
+    levels = "".join(f"; {eps:g} is {255 * eps:.3g} of 255 grey levels" for eps in data.epsilons[-1:])
+    entries.append(("eps", f"the largest change of a pixel, whose range is [0, 1]{levels}."))
+    norms = dict.fromkeys(NORMS[record.norm] for record in data.records if record.norm != "linf")
+    if norms:
+        entries.append((", ".join(norms), "eps limits the change of the whole image, not of each pixel."))
     entries.append(("", "An image that is misclassified without an attack counts as misclassified under it."))
     if len(data.defenses) > 1:
         entries.append(("", INTERVALS))

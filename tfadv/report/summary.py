@@ -78,7 +78,7 @@ def rank(best: str, robust: dict[str, Record]) -> list[str]:
     images = f"On these {robust[best].n:,} images"
     similar = [defense for defense, each in found.items() if not each.tells]
     if similar:
-        return [f"{images}, {best} can't be told apart from {' and '.join(similar)}."]
+        return [f"{images}, {best} can't be told apart from {', '.join(similar)}."]
     following = max(found, key=lambda defense: others[defense].accuracy)
     return [f"{images}, {best} is the most robust defense: {found[following]} points above {following}, the next."]
 
