@@ -43,6 +43,17 @@ def test_the_plot_falls_to_0_at_the_largest_radius_and_shows_attacks_in_l2(certi
     np.testing.assert_allclose(attacks.get_xydata(), [[0, 90], [0.25, 60], [0.5, 30]])
 
 
+def test_long_names_stay_within_the_picture(certified):
+    names = [f"gaussian(epochs={epochs}, sigma=0.12, optimizer=sgd)" for epochs in (7, 8, 9)]
+    records = tuple(make_record("resnet18", name, "clean") for name in names)
+    found = {f"resnet18/{name}": certified.certificates[NAME] for name in names}
+    shown = dataclasses.replace(certified, certificates=found, records=records)
+    figure = certified_plot(shown, "resnet18", styles(shown))
+    figure.draw_without_rendering()
+    (box,) = [legend.get_window_extent() for legend in figure.legends]
+    assert 0 <= box.x0 and box.x1 <= figure.bbox.x1
+
+
 def test_where_it_is_shown(certified, data, tmp_path):
     assert certified_table(data) is None and not [p for p in pictures(data) if p.topic == "certified"]
     (picture,) = [p for p in pictures(certified) if p.topic == "certified"]

@@ -96,7 +96,7 @@ def test_markdown_starts_with_the_headline_and_explains_its_words(full_data, tmp
     assert blocks[3] == "**Gradient masking is suspected**, see below: resnet18/baseline."
     text = "\n\n".join(blocks)
     assert text.index("## Tables") < text.index("Table 1") < text.index("## Gradient masking") < text.index("![")
-    assert "- **retrained**: trained further; clean images and stored adversarial images" in text
+    assert "- **retrained**: trained further on clean images and stored adversarial images" in text
     assert "minus the published figure" in text
     assert "The adversarial images are those for baseline" in text
 

@@ -16,10 +16,11 @@ from PIL import Image
 
 from tests.report.conftest import make_gallery, make_record, without_published
 from tfadv.defenses.clean import Original
-from tfadv.report import cards, page, summary
-from tfadv.report.data import ReportData
+from tfadv.report import cards, leaderboard, page, summary
+from tfadv.report.data import ReportData, dataset_name
 from tfadv.report.gallery import fooled_first
 from tfadv.report.table import Table
+from tfadv.report.tables import report_tables
 
 VOID = {"meta", "br", "img", "link", "input", "path", "use"}
 
@@ -111,9 +112,11 @@ def test_the_cards_say_what_the_records_say(full_data, data, written):
             assert row.clean is data.record(card.model, row.defense, "clean")
             assert row.attacked is data.record(card.model, row.defense, "whitebox", 0.1)
     assert first.sentence == (
-        "Of 100 images, 80 are classified correctly. Changes of each pixel by at most 10% of the range from black to "
-        "white leave 30. With the defense retrained: 90, and 40 under attack."
+        "The model classifies 80 of 100 images correctly, and 30 after an attack that changes each pixel by at most "
+        "10% of the range from black to white. With the defense retrained, it classifies 90 correctly, and 40 after "
+        "the attack."
     )
+    assert first.rank == summary.sentence(data)[-len(first.rank) :] and "points above augmented" in first.rank
     (row,) = cards.cards(full_data)[0].rows  # PGD was run on the baseline only, which fails a check
     assert row.attacked.attack_label == "pgd" and row.doubtful
     content = written.read_text(encoding="utf-8")
@@ -136,17 +139,18 @@ def test_the_cards_say_neither_all_nor_none_without_reason(data):
         for defense, right in of_100.items():
             own = {"accuracy": float(right.mean()), "correct": int(right.sum()), "per_image": right}
             records.append(make_record("mine", defense, "whitebox", 0.03, **own))
-        return cards.cards(dataclasses.replace(data, records=tuple(records)))[0].sentence
+        return cards.cards(dataclasses.replace(data, records=tuple(records)))[0]
 
-    assert gain(42).endswith("and 42 under attack. The gain may be chance.")
-    assert gain(90).endswith("and 90 under attack.")
-    assert card().sentence == (
-        "Of 100 images, more than 99 are classified correctly. Small changes that people hardly see leave 52."
+    assert gain(42).sentence.endswith("and 42 after the attack.") and "can't be told apart" in gain(42).rank
+    assert gain(90).rank.startswith("On these 100 images, retrained is the most robust defense: +50.0 [")
+    assert card().rank == "" and card().sentence == (
+        "The model classifies more than 99 of 100 images correctly, and 52 after an attack that changes them so little "
+        "that people hardly see it."
     )
-    assert card(accuracy=0.004, correct=4, n=1000).sentence.endswith("leave fewer than 1.")
-    assert card(accuracy=0.0, correct=0).sentence.endswith("leave none.")
+    assert "and fewer than 1 after an attack" in card(accuracy=0.004, correct=4, n=1000).sentence
+    assert "and none after an attack" in card(accuracy=0.0, correct=0).sentence
     l2 = card(eps=0.5, attack="pgd", settings={"norm": "l2"})
-    assert l2.sentence.endswith("Changes of size 0.5 (L2) leave 52.") and l2.attack == "pgd, eps 0.5"
+    assert l2.sentence.endswith("that changes them by at most 0.5 in L2.") and l2.attack == "pgd, eps 0.5"
 
 
 def test_the_readout_shows_the_records_at_each_eps(data, written):
@@ -164,7 +168,17 @@ def test_the_page_of_your_own_model_and_folder(data, tmp_path):
     _, text = parse(write(tmp_path, dataclasses.replace(without_published(data), records=records, **own)))
     assert "Robustness on photos" in text and "/home/me" not in text
     assert "your own model as it is" in text and "trained from" not in text
-    assert page.dataset_name("mnist:3.0.1") == "mnist:3.0.1" and page.dataset_name("npz:a/b.npz") == "b.npz"
+    assert dataset_name("mnist:3.0.1") == "mnist:3.0.1" and dataset_name("npz:a/b.npz") == "b.npz"
+
+
+def test_long_numbers_in_labels_are_short_on_the_page_only(data, tmp_path):
+    full = "nfgsm(eps=0.03137254901960784+12.0)"
+    records = [dataclasses.replace(r, defense=full) if r.defense == "retrained" else r for r in data.records]
+    shown = dataclasses.replace(data, records=tuple(records))
+    path = write(tmp_path, shown)
+    assert "0.03137254901960784" not in path.read_text(encoding="utf-8")
+    assert "With the defense nfgsm(eps=0.0313725+12.0), it classifies 90" in parse(path)[1]
+    assert full in report_tables(shown)["table1"].csv()
 
 
 def test_the_sentence_compares_the_most_robust_defense_with_the_first(full_data, data):
@@ -224,7 +238,7 @@ def test_the_page_of_few_results(data, tmp_path):
     assert "FGSM is a weak attack." in text
     clean = tuple(record for record in data.records if record.protocol == "clean")
     nothing = ReportData("cifar10", data.class_names, clean, data.known_defenses, "baseline")
-    assert "resnet18 was not attacked." in parse(write(tmp_path, nothing))[1]
+    assert "It was not attacked." in parse(write(tmp_path, nothing))[1]
 
 
 def test_names_are_escaped(full_data, tmp_path):
@@ -392,6 +406,53 @@ def test_the_first_images_are_fooled_and_say_from_which_eps(browser, full_data, 
     tab.wait_for_function("document.querySelectorAll('#gallery li').length === 8")
     tab.click("#more")
     tab.wait_for_function("document.querySelectorAll('#gallery li').length === 6")
+    tab.close()
+
+
+def test_every_control_is_reached_by_the_keyboard_alone_and_shows_it(browser, written):
+    tab, messages = opened(browser, written)
+    controls = (
+        "[...document.querySelectorAll('a, button, input, select, summary')].filter(each => each.checkVisibility())"
+    )
+    expected = tab.evaluate(f"{controls}.map((each, i) => {{ each.dataset.number = i; return i; }})")
+    reached, hidden = [], []
+    tab.evaluate("document.body.focus()")
+    for _ in range(3 * len(expected)):
+        tab.keyboard.press("Tab")
+        number, outline = tab.evaluate(
+            "[document.activeElement.dataset.number, getComputedStyle(document.activeElement).outlineStyle]"
+        )
+        reached += [int(number)] if number is not None else []
+        hidden += [number] if outline == "none" and number is not None else []
+        if len(reached) == len(expected):
+            break
+    assert reached == expected and not hidden and not messages  # in the order of the page
+    tab.close()
+
+
+def test_the_leaderboard_is_sorted_by_the_keyboard(browser, data, tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        records = [dataclasses.replace(record, per_image=None).to_dict() for record in data.records]
+        (tmp_path / name / "results.json").write_text(json.dumps(records))
+    path = tmp_path / "leaderboard.html"
+    leaderboard.write([tmp_path / "a", tmp_path / "b"], path)
+    assert parse(path)
+    tab = browser.new_page(viewport={"width": 390, "height": 900})
+    tab.goto(f"file://{path}")
+    assert tab.evaluate("document.documentElement.scrollWidth") == 390
+    summary_element, table = tab.query_selector("summary"), tab.query_selector("table")
+    summary_element.press("Enter")
+    assert tab.is_visible(".order")
+    clean = leaderboard.HEAD.index("clean")
+    for sign in (-1, 1):
+        table.query_selector_all("th button")[clean].press("Enter")
+        shown = [float(text.split()[0]) for text in column(tab, "table", clean)]
+        assert shown == sorted(shown, reverse=sign < 0) and len(set(shown)) > 1
+    assert [link.get_attribute("href") for link in tab.query_selector_all("td a")][0] in (
+        "a/results.json",
+        "b/results.json",
+    )
     tab.close()
 
 

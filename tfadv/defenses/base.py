@@ -136,5 +136,5 @@ class Defense(Spec):
             "repeated": "clean images, as many steps as with stored adversarial images",
             "stored": "clean images and stored adversarial images",
         }[self.images]
-        parts = [start, images] + [self.in_each_step] * self.attacks
+        parts = [f"{start} on {images}"] + [self.in_each_step] * self.attacks
         return "; ".join(parts + ["augmentation"] * self.augment + ["balanced classes"] * self.balance)

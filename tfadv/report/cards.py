@@ -7,7 +7,8 @@ import dataclasses
 from tfadv.evaluation.records import Record
 from tfadv.report.comparison import strongest
 from tfadv.report.data import ReportData
-from tfadv.report.differences import difference, on_shared_images
+from tfadv.report.differences import on_shared_images
+from tfadv.report.summary import rank
 
 HARDLY_SEEN = 8 / 255  # in L∞; papers on color images use it as the largest change that people hardly see
 
@@ -36,12 +37,14 @@ class Card:
     Attributes:
       model: its name.
       sentence: the accuracies in plain words.
+      rank: whether the images tell the most robust defense from the others; "" where there are no others.
       attack: the strongest attack with its eps; "" without any.
       rows: the defense that the others start from and, where another one is more robust, the most robust one.
     """
 
     model: str
     sentence: str
+    rank: str
     attack: str
     rows: tuple[Row, ...]
 
@@ -53,43 +56,37 @@ def cards(data: ReportData) -> list[Card]:
 
 def _card(data: ReportData, model: str) -> Card:
     attack, robust = strongest(data, model)
-    rows = []
-    for defense in _shown(data, model, robust):
-        name = f"{model}/{defense}"
-        doubtful = name in data.suspicious or any(bound.startswith(f"{name} under ") for bound in data.upper_bounds)
-        rows.append(Row(defense, data.record(model, defense, "clean"), robust.get(defense), doubtful))
-    under = f"{attack}, eps {rows[0].attacked.eps:g}" if rows[0].attacked else ""
-    return Card(model, _sentence(data, model, rows), under, tuple(rows))
-
-
-def _shown(data: ReportData, model: str, robust: dict[str, Record]) -> list[str]:
-    """The first defense and the most robust of those that have learned, on the images that all were attacked on."""
     own = [defense for defense in data.defenses if any(r.model == model and r.defense == defense for r in data.records)]
     first = data.first if data.first in (robust or own) else next(iter(robust or own))
     compared = {defense: record for defense, record in robust.items() if not record.of}
     shared = dict(zip(compared, on_shared_images(list(compared.values())) or []))
-    learned = [defense for defense in shared if f"{model}/{defense}" not in data.guessing]
+    learned = {defense: record for defense, record in shared.items() if f"{model}/{defense}" not in data.guessing}
     best = max(learned, key=lambda defense: shared[defense].accuracy, default=first)
     better = {best, first} <= set(shared) and shared[best].accuracy > shared[first].accuracy
-    return [first, best] if better else [first]
+    rows = [_row(data, model, defense, robust.get(defense)) for defense in ([first, best] if better else [first])]
+    under = f"{attack}, eps {rows[0].attacked.eps:g}" if rows[0].attacked else ""
+    return Card(model, _sentence(data, model, rows), " ".join(rank(best, learned)), under, tuple(rows))
+
+
+def _row(data: ReportData, model: str, defense: str, attacked: Record | None) -> Row:
+    name = f"{model}/{defense}"
+    doubtful = name in data.suspicious or any(bound.startswith(f"{name} under ") for bound in data.upper_bounds)
+    return Row(defense, data.record(model, defense, "clean"), attacked, doubtful)
 
 
 def _sentence(data: ReportData, model: str, rows: list[Row]) -> str:
-    """Such as "Of 100 images, 98 are classified correctly. Small changes that people hardly see leave 52."."""
+    """Such as "The model classifies 98 of 100 images correctly, and 52 after an attack that changes them by …"."""
     first, *others = rows
     if f"{model}/{first.defense}" in data.guessing and not others:
         return "This model has not learned to tell the classes apart."
-    parts = [f"Of 100 images, {_of_100(first.clean)} are classified correctly."] if first.clean else []
+    text = f"The model classifies {_of_100(first.clean)} of 100 images correctly"
     if not first.attacked:
-        return " ".join([*parts, "The model was not attacked."])
-    parts.append(f"{_changes(first.attacked)} leave {_of_100(first.attacked)}.")
+        return f"{text}. It was not attacked."
+    sentences = [f"{text}, and {_of_100(first.attacked)} after an attack that {_changes(first.attacked)}."]
     for other in others:
-        clean = f"{_of_100(other.clean)}, and " if other.clean else ""
-        parts.append(f"With the defense {other.defense}: {clean}{_of_100(other.attacked)} under attack.")
-        gain = difference(other.attacked, first.attacked)
-        if gain and not gain.tells:
-            parts.append("The gain may be chance.")
-    return " ".join(parts)
+        accuracies = f"{_of_100(other.clean)} correctly, and {_of_100(other.attacked)} after the attack"
+        sentences.append(f"With the defense {other.defense}, it classifies {accuracies}.")
+    return " ".join(sentences)
 
 
 def _of_100(record: Record | None) -> str:
@@ -103,10 +100,10 @@ def _of_100(record: Record | None) -> str:
 
 
 def _changes(record: Record) -> str:
-    """The perturbations of an attack in plain words."""
+    """What an attack does to images, in plain words."""
     norm, eps = (record.settings or {}).get("norm", "linf"), record.eps or 0.0
     if norm != "linf":
-        return f"Changes of size {eps:g} ({norm.upper()})"
+        return f"changes them by at most {eps:g} in {norm.upper()}"
     if eps <= HARDLY_SEEN:
-        return "Small changes that people hardly see"
-    return f"Changes of each pixel by at most {100 * eps:g}% of the range from black to white"
+        return "changes them so little that people hardly see it"
+    return f"changes each pixel by at most {100 * eps:.3g}% of the range from black to white"

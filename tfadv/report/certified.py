@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from tfadv.evaluation.certificate import ABSTAINS
 from tfadv.evaluation.records import WORST_CASE
+from tfadv.report.comparison import add_legend_below
 from tfadv.report.data import ReportData
 from tfadv.report.table import Cell, Table
 
@@ -63,7 +64,7 @@ def certified_plot(data: ReportData, model: str, styles: dict[str, tuple[str, st
     axes.set(title=model, xlabel="L2 radius (pixels in [0, 1])", ylabel="accuracy, %", ylim=(0, 100))
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", fontsize="small", frameon=False, ncols=3)
+    add_legend_below(figure, axes.get_legend_handles_labels()[0], columns=3)
     return figure
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from matplotlib.artist import Artist
-from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from tfadv.evaluation.records import Record
 from tfadv.report.data import ReportData
@@ -14,6 +14,7 @@ from tfadv.report.differences import on_shared_images
 from tfadv.report.table import Cell, Table
 
 _CHARACTERS = 90  # of the labels side by side in a legend below a plot 6.4 inches wide
+_SYMBOL = 6  # characters that are as wide as the symbol of a label
 
 
 def comparison_table(data: ReportData) -> Table | None:
@@ -96,6 +97,7 @@ def comparison_plot(data: ReportData, model: str, styles: dict[str, tuple[str, s
     figure = Figure(figsize=(6.4, 5), layout="constrained")
     axes = figure.subplots()
     families: dict[str, list[tuple[float, float]]] = {}
+    handles = []
     for defense, record in robust.items():
         clean = data.record(model, defense, "clean")
         if clean is None:
@@ -103,7 +105,8 @@ def comparison_plot(data: ReportData, model: str, styles: dict[str, tuple[str, s
         title, color, marker = styles[defense]
         point = 100 * clean.accuracy, 100 * record.accuracy
         xerr, yerr = ([[abs(value - 100 * end)] for end in of.interval] for value, of in zip(point, (clean, record)))
-        axes.errorbar(*point, yerr, xerr, color=color, marker=marker, capsize=3, label=title, ls="")
+        axes.errorbar(*point, yerr, xerr, color=color, marker=marker, capsize=3, ls="")
+        handles.append(Line2D([], [], color=color, marker=marker, ls="", label=title))
         families.setdefault(defense.split("(")[0], []).append(point)
     for points in families.values():
         axes.plot(*zip(*sorted(points)), color="0.6", linewidth=1, zorder=0)
@@ -111,14 +114,14 @@ def comparison_plot(data: ReportData, model: str, styles: dict[str, tuple[str, s
     axes.set(title=model, xlabel="accuracy on clean images, %", ylabel=f"accuracy under {attack} at eps {eps:g}, %")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    add_legend_below(figure, axes.get_legend_handles_labels()[0], columns=2)
+    add_legend_below(figure, handles, columns=2)
     return figure
 
 
-def add_legend_below(figure: Figure, handles: Sequence[Artist | ErrorbarContainer], columns: int) -> None:
+def add_legend_below(figure: Figure, handles: Sequence[Artist], columns: int) -> None:
     """Adds a legend below a figure; with fewer columns where a label is so long that it would not fit."""
     longest = max(len(str(handle.get_label())) for handle in handles)
-    columns = min(columns, max(1, _CHARACTERS // longest))
+    columns = min(columns, max(1, _CHARACTERS // (longest + _SYMBOL)))
     figure.legend(handles=handles, loc="outside lower center", fontsize="small", frameon=False, ncols=columns)
 
 

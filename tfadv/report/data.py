@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from tfadv.report.gallery import Gallery
 
 NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}  # as pages name them
+ONE_STEP = ("fgsm", "onestep")  # attacks
 
 
 class Defense(Protocol):
@@ -258,3 +260,9 @@ class ReportData:
         """The accuracy in percent of the same `record`, or None."""
         record = self.record(model, defense, protocol, eps)
         return None if record is None else 100 * record.accuracy
+
+
+def dataset_name(name: str) -> str:
+    """The name of a data set for titles: of the user's own folder or file, the last part of its path."""
+    kind, _, path = name.partition(":")
+    return pathlib.PurePath(path).name or name if kind in ("folder", "npz") else name

@@ -22,9 +22,9 @@ import markupsafe
 from tfadv.errors import UserError
 from tfadv.evaluation.guessing import hardly_better_than_guessing
 from tfadv.evaluation.records import WORST_CASE, Record, is_full_autoattack
-from tfadv.report.data import NORMS, Training, with_earlier_rounds
-from tfadv.report.page import dataset_name, environment, template
-from tfadv.report.table import Cell, Table
+from tfadv.report.data import NORMS, ONE_STEP, Training, dataset_name, with_earlier_rounds
+from tfadv.report.page import environment, template
+from tfadv.report.table import Cell, Table, short
 
 HEAD = (
     *("place", "data set", "network", "defense", "eps", "clean", "FGSM", "PGD-20", "AutoAttack", "strongest attack"),
@@ -38,7 +38,6 @@ ORDER = (
     "better on clean images than always answering one class. Attacks that ended early, because --require was decided, "
     "are left out: their number of images depends on the result."
 )
-ONE_STEP = ("fgsm", "onestep")
 _ROUND = re.compile(r"\bround=(\d+)")  # in the label of a defense
 
 
@@ -128,9 +127,9 @@ class Line:
         """The text of each column of `HEAD`; place 0 is none."""
         training, strongest = self.run.training.get(self.name), self.strongest
         shown = (self.clean, self.fgsm, self.pgd, self.autoattack)
-        label = "FGSM only" if strongest is self.fgsm else strongest.attack_label
+        label = "FGSM only" if strongest is self.fgsm else short(strongest.attack_label)
         values = (
-            *(str(place or "–"), dataset_name(self.clean.dataset), self.clean.model, self.clean.defense),
+            *(str(place or "–"), dataset_name(self.clean.dataset), self.clean.model, short(self.clean.defense)),
             f"{NORMS[self.norm]} {self.eps:.3g}",
             *map(percent, shown),
             label if any(strongest is each for each in shown) else f"{label} {percent(strongest)}",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pathlib
 
-from tfadv.report.data import ReportData
+from tfadv.evaluation.records import WORST_CASE
+from tfadv.report.data import NORMS, ONE_STEP, ReportData, dataset_name
 from tfadv.report.plots import pictures
 from tfadv.report.summary import warnings
+from tfadv.report.table import short
 from tfadv.report.tables import checks_lines, report_headline, report_tables
 
 INTERVALS = (
@@ -19,7 +21,7 @@ def write(folder: pathlib.Path, data: ReportData) -> None:
     """Writes report.md, and checks.md where there are checks for gradient masking."""
     tables = report_tables(data)
     checks = tables.pop("checks", None)
-    blocks = [f"# {data.dataset}", report_headline(data)]
+    blocks = [f"# {dataset_name(data.dataset)}", report_headline(data)]
     blocks += [f"**{warning}**" for warning in warnings(data)]
     if data.suspicious:
         blocks.append(f"**Gradient masking is suspected**, see below: {', '.join(data.suspicious)}.")
@@ -27,9 +29,9 @@ def write(folder: pathlib.Path, data: ReportData) -> None:
     if checks:
         lines = "\n".join(checks_lines(data))
         blocks += ["## Gradient masking", lines, "All checks with explanations: [checks.md](checks.md)."]
-        (folder / "checks.md").write_text(checks.markdown() + "\n", encoding="utf-8")
+        (folder / "checks.md").write_text(short(checks.markdown()) + "\n", encoding="utf-8")
     blocks += ["## Pictures", *(f"![{p.title}]({p.file})\n\n{p.caption}" for p in pictures(data))]
-    (folder / "report.md").write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
+    (folder / "report.md").write_text(short("\n\n".join(blocks)) + "\n", encoding="utf-8")
 
 
 def legend(data: ReportData) -> str:
@@ -48,7 +50,17 @@ def legend_entries(data: ReportData) -> list[tuple[str, str]]:
     entries.append(("White-box", "attacked on the evaluated model itself."))
     if any(record.protocol == "transfer" for record in data.records):
         entries.append(("Transfer", "adversarial images that were made for another model, the surrogate, and stored."))
-    entries.append(("eps", "the largest change of a pixel, whose range is [0, 1]."))
+    attacks = dict.fromkeys(record.attack_label for record in data.under_attacks if record.attack not in ONE_STEP)
+    if attacks:
+        text = "attacks of many steps, as a rule stronger than FGSM; their settings are in brackets."
+        entries.append((", ".join(attacks), text))
+    if any(record.attack == WORST_CASE for record in data.records):
+        entries.append(("Worst case", "an image counts as correct only if no attack fools the model on it."))
+    levels = "".join(f"; {eps:g} is {255 * eps:.3g} of 255 grey levels" for eps in data.epsilons[-1:])
+    entries.append(("eps", f"the largest change of a pixel, whose range is [0, 1]{levels}."))
+    norms = dict.fromkeys(NORMS[record.norm] for record in data.records if record.norm != "linf")
+    if norms:
+        entries.append((", ".join(norms), "eps limits the change of the whole image, not of each pixel."))
     entries.append(("", "An image that is misclassified without an attack counts as misclassified under it."))
     if len(data.defenses) > 1:
         entries.append(("", INTERVALS))

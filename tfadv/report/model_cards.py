@@ -12,11 +12,13 @@ import pathlib
 from typing import Any
 
 from tfadv.evaluation.records import WORST_CASE, Record
-from tfadv.report.data import ReportData
+from tfadv.report.data import ReportData, dataset_name
 from tfadv.report.table import Cell, Table
 from tfadv.report.tables import checks_lines
 from tfadv.specs import folder_name
 
+USE = """The path starts in the folder of the run. A ResNet of tfadv takes pixels in [0, 1] and returns logits; a model
+of your own takes and returns what your file did."""
 GUESSING = """**On clean images, the model is hardly better than always answering one class. Its accuracy under attack
 says nothing about robustness.**"""
 EARLY = """Where an attack ended early, on the first of its images, which decided --require, the interval is of 97.5%
@@ -54,13 +56,15 @@ def card(data: ReportData, model: str, defense: str, records: list[Record]) -> s
     Returns:
       Markdown.
     """
-    title = f"{model}, {defense}, on {data.dataset}"
+    dataset = dataset_name(data.dataset)
+    title = f"{model}, {defense}, on {dataset}"
     path = f"models/{folder_name(model)}/{folder_name(defense)}/model.keras"
     blocks = [
-        f"---\n{json.dumps(_metadata(data, title, records), indent=1, ensure_ascii=False)}\n---",
+        f"---\n{json.dumps(_metadata(dataset, title, records), indent=1, ensure_ascii=False)}\n---",
         f"# {title}",
         f"An image classifier with {len(data.class_names)} classes: {', '.join(data.class_names)}.",
         f'```python\nimport keras\n\nmodel = keras.models.load_model("{path}")\n```',
+        USE,
         "## Training",
         _training(data, model, defense),
         "## Accuracy",
@@ -77,20 +81,20 @@ def card(data: ReportData, model: str, defense: str, records: list[Record]) -> s
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def _metadata(data: ReportData, title: str, records: list[Record]) -> dict[str, Any]:
+def _metadata(dataset: str, title: str, records: list[Record]) -> dict[str, Any]:
     metrics = [
         {"type": "accuracy", "name": f"accuracy, {_images(record)}", "value": round(100 * record.accuracy, 2)}
         for record in records
     ]
     results = {
         "task": {"type": "image-classification"},
-        "dataset": {"name": data.dataset, "type": data.dataset},
+        "dataset": {"name": dataset, "type": dataset},
         "metrics": metrics,
     }
     return {
         "library_name": "keras",
         "pipeline_tag": "image-classification",
-        "datasets": [data.dataset],
+        "datasets": [dataset],
         "tags": ["adversarial-robustness", "tfadv"],
         "model-index": [{"name": title, "results": [results]}],
     }

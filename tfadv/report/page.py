@@ -13,17 +13,17 @@ import markupsafe
 import numpy as np
 
 from tfadv.report.cards import cards
-from tfadv.report.data import ReportData
+from tfadv.report.data import ReportData, dataset_name
 from tfadv.report.evidence import class_tables, not_tested, threat_model
 from tfadv.report.gallery import Gallery, fooled_first
 from tfadv.report.markdown import legend_entries
 from tfadv.report.plots import accuracy_curves, pictures, styles
-from tfadv.report.summary import overview, sentence, warnings
+from tfadv.report.summary import overview, warnings
 from tfadv.report.svg import inline_svg, plot_area, png_data_uri
-from tfadv.report.table import Table, figure
+from tfadv.report.table import Table, figure, short
 from tfadv.report.tables import matrix_table, report_tables
 
-TEMPLATES = ("report.html", "table.html", "style.css", "table.js", "page.js")
+TEMPLATES = ("report.html", "head.html", "table.html", "style.css", "table.js", "page.js")
 TOPICS = {
     "accuracy": "Accuracy over eps",
     "defenses": "Clean and robust accuracy",
@@ -33,7 +33,10 @@ TOPICS = {
     "vulnerability": "Vulnerability",
     "explanations": "What the models look at",
 }
-MAIN_TOPICS = ("accuracy", "defenses")  # come before the images
+MAIN_TOPICS = {  # come before the images; what to look for
+    "accuracy": "The further to the right, the more an attack may change each pixel. A robust model stays at the top.",
+    "defenses": "The best defenses are at the top right: accurate on unchanged images, and under attack.",
+}
 MOST_PIXELS = 96  # height and width of an image in the gallery; larger ones are shown by every second, third … pixel
 MOST_BYTES = 3_000_000  # of all images in the gallery, before compression
 FEWEST_IMAGES = 6
@@ -52,7 +55,6 @@ def write(folder: pathlib.Path, data: ReportData) -> None:
             data=data,
             title=f"Robustness on {dataset_name(data.dataset)}",
             cards=shown,
-            sentence=sentence(data),
             only_fgsm=any(card.attack.startswith("FGSM") for card in shown),
             warnings=warnings(data),
             suspicious=data.suspicious,
@@ -91,18 +93,13 @@ def environment() -> jinja2.Environment:
     )
     found.filters["zip"] = lambda a, b: zip(a, b, strict=True)
     found.filters["figure"] = figure
+    found.filters["short"] = lambda text: markupsafe.Markup(short(text))  # of a part of a template, which is escaped
     return found
 
 
 def template(name: str) -> str:
     """The text of a file in `templates`."""
     return resources.files("tfadv.report").joinpath("templates", name).read_text(encoding="utf-8")
-
-
-def dataset_name(name: str) -> str:
-    """The name of a data set for titles: of the user's own folder or file, the last part of its path."""
-    kind, _, path = name.partition(":")
-    return pathlib.PurePath(path).name or name if kind in ("folder", "npz") else name
 
 
 def _sections(data: ReportData, topics: list[dict[str, Any]], threats: Table | None) -> list[tuple[str, str]]:

@@ -20,6 +20,7 @@ from tfadv.report.data import ReportData
 from tfadv.report.example_sheet import example_sheet
 from tfadv.report.explanations import EXPLANATIONS, VULNERABILITY, explanation_sheet, vulnerability_plot
 from tfadv.report.price import PRICE, price_plot, priced
+from tfadv.report.table import short
 from tfadv.report.tables import matrix_table
 
 DPI = 120
@@ -157,7 +158,7 @@ def styles(data: ReportData) -> dict[str, tuple[str, str, str]]:
         color = (defense.color if defense else "") or colors[used % len(colors)]
         marker = (defense.marker if defense else "") or markers[(used + used // len(colors)) % len(markers)]
         used += not (defense and defense.color and defense.marker)
-        chosen[name] = (defense.title if defense else name, color, marker)
+        chosen[name] = (short(defense.title if defense else name), color, marker)
     return chosen
 
 
@@ -269,7 +270,7 @@ def matrix_plot(data: ReportData) -> Figure:
         text = "–" if np.isnan(value) else f"{value:.0f}"
         axes.text(column, row, text, ha="center", va="center", color="black" if value > 50 else "white")
     across, down = (
-        [textwrap.fill(name, 30) for name in names] for names in (table.head[1:], [str(r[0]) for r in rows])
+        [textwrap.fill(short(name), 30) for name in names] for names in (table.head[1:], [str(r[0]) for r in rows])
     )
     axes.set_xticks(range(n_columns), across, rotation=40, ha="right", fontsize=8)
     axes.set_yticks(range(n_rows), down, fontsize=8)

@@ -7,23 +7,30 @@ import pathlib
 from tfadv.evaluation.records import WORST_CASE, Record
 from tfadv.report.certified import certified_table
 from tfadv.report.comparison import strongest
-from tfadv.report.data import ReportData
+from tfadv.report.data import ReportData, dataset_name
 from tfadv.report.differences import difference, on_shared_images
-from tfadv.report.table import Cell, Table
+from tfadv.report.table import Cell, Table, short
 from tfadv.report.tables import report_headline
 
 
 def write(folder: pathlib.Path, data: ReportData) -> None:
     """Writes summary.txt: the accuracies that matter, then what they mean."""
     table = overview(data)
-    lines = [f"{data.dataset}: {table.title}", "", table.text(), "", sentence(data), report_headline(data)]
+    lines = [
+        f"{dataset_name(data.dataset)}: {table.title}",
+        "",
+        table.text(),
+        "",
+        sentence(data),
+        report_headline(data),
+    ]
     certified = certified_table(data)
     if certified:
         lines += ["", f"{certified.title}.", "", certified.text(), ""]
     lines += warnings(data)
     if data.suspicious:
         lines.append(f"Gradient masking is suspected: {', '.join(data.suspicious)}.")
-    (folder / "summary.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "summary.txt").write_text(short("\n".join(lines)) + "\n", encoding="utf-8")
 
 
 def sentence(data: ReportData) -> str:
@@ -41,7 +48,7 @@ def sentence(data: ReportData) -> str:
     robust = dict(zip(robust, shared))
     learned = [defense for defense in robust if f"{model}/{defense}" not in data.guessing]
     if not learned:
-        return f"{model} has not learned to classify {data.dataset}."
+        return f"{model} has not learned to classify {dataset_name(data.dataset)}."
     best = max(learned, key=lambda defense: robust[defense].accuracy)
     eps = f"{attack} at eps {robust[best].eps:g}"
     if best == first or first not in robust:
@@ -54,11 +61,16 @@ def sentence(data: ReportData) -> str:
             f"{best} and {_percent(robust[first])} with {first}; of the clean images, {clean[best]:.1f}% and "
             f"{clean[first]:.1f}%."
         )
-    return " ".join([text, *_rank(best, {defense: robust[defense] for defense in learned})])
+    return " ".join([text, *rank(best, {defense: robust[defense] for defense in learned})])
 
 
-def _rank(best: str, robust: dict[str, Record]) -> list[str]:
-    """A sentence on whether the images tell the best defense from the others; none where there are no others."""
+def rank(best: str, robust: dict[str, Record]) -> list[str]:
+    """A sentence on whether the images tell the best defense from the others; none where there are no others.
+
+    Args:
+      best: the most robust defense.
+      robust: defense → its record under the attack, on images that all of them have.
+    """
     others = {defense: record for defense, record in robust.items() if defense != best}
     found = {defense: each for defense, other in others.items() if (each := difference(robust[best], other))}
     if not found:
@@ -66,7 +78,7 @@ def _rank(best: str, robust: dict[str, Record]) -> list[str]:
     images = f"On these {robust[best].n:,} images"
     similar = [defense for defense, each in found.items() if not each.tells]
     if similar:
-        return [f"{images}, {best} can't be told apart from {' and '.join(similar)}."]
+        return [f"{images}, {best} can't be told apart from {', '.join(similar)}."]
     following = max(found, key=lambda defense: others[defense].accuracy)
     return [f"{images}, {best} is the most robust defense: {found[following]} points above {following}, the next."]
 

@@ -70,6 +70,14 @@ def _aligned(cells: list[str]) -> list[str]:
     return [head, "-" * (width - 1) + ":", *rest]
 
 
+def short(text: str) -> str:
+    """A text for people, in which numbers with more than four decimals have at most six significant digits.
+
+    Labels have the settings in full, because they are read back: "nfgsm(eps=0.03137254901960784)".
+    """
+    return re.sub(r"\d+\.\d{5,}", lambda number: f"{float(number[0]):g}", text)
+
+
 def is_figure(text: str) -> bool:
     """Whether the text of a cell is a number, which is aligned right."""
     return bool(_FIGURE.match(text))

@@ -38,7 +38,7 @@ for (const place of document.querySelectorAll(".sortable")) {
     });
   });
   if (body.rows.length < LONG) continue;
-  const field = element("input", { type: "search", placeholder: "words, such as cifar10 nfgsm" });
+  const field = element("input", { type: "search", placeholder: "words, such as cifar10 nfgsm", size: 26 });
   const count = element("output", { textContent: `${body.rows.length} rows` });
   field.addEventListener("input", () => {
     const words = field.value.toLowerCase().split(/\s+/);
