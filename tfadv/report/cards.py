@@ -105,6 +105,8 @@ def _of_100(record: Record | None) -> str:
 def _changes(record: Record) -> str:
     """The perturbations of an attack in plain words."""
     norm, eps = (record.settings or {}).get("norm", "linf"), record.eps or 0.0
+    if norm == "pixels":
+        return f"Changes of at most {eps:g} pixels"
     if norm != "linf":
         return f"Changes of size {eps:g} ({norm.upper()})"
     if eps <= HARDLY_SEEN:

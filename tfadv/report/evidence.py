@@ -20,7 +20,7 @@ from tfadv.evaluation.records import WORST_CASE, Record, wilson_interval
 from tfadv.report.data import NORMS, ReportData
 from tfadv.report.table import Cell, Table
 
-OUTPUTS_ONLY = {"square", "hopskipjump", "rays", "spatial"}
+OUTPUTS_ONLY = {"square", "sparse-rs", "hopskipjump", "rays", "spatial"}
 FULL_AUTOATTACK = {"autoattack", "autoattack(norm=l2)"}  # contains square
 STATES = {True: "passed", False: "suspicious", None: "not evaluated"}
 MOST_CLASSES = 20  # in a table of the page
@@ -78,7 +78,7 @@ def threat_model(data: ReportData) -> list[str]:
         lines.append(f"In L2, the Euclidean norm of the change is at most eps = {listing}; pixels are in [0, 1].")
     lines += [
         f"The {NORMS[norm]} norm of the change is at most eps = {', '.join(f'{eps:.4g}' for eps in sizes[norm])}."
-        for norm in ("l1", "l0")
+        for norm in ("l1", "l0", "pixels")
         if norm in sizes
     ]
     if _corruptions(data):
