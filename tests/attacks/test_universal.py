@@ -20,12 +20,26 @@ def test_the_best_content_where_places_do_not_matter():
         np.testing.assert_array_equal(patch, np.broadcast_to(np.array(best, "float32"), (2, 2, 3)))
 
 
+def test_content_is_best_over_all_places():
+    """On three rows, each row of the patch lies on the second, which lowers the gain, as often as on another."""
+    model = keras.Sequential([keras.Input((3, 2, 1)), keras.layers.Flatten(), keras.layers.Dense(2)])
+    w = np.repeat([1.0, -0.5, 1.0], 2)
+    model.set_weights([np.stack([w, -w], axis=1), np.array([0.0, 2.0])])
+    x = np.random.default_rng(0).uniform(size=(40, 3, 2, 1)).astype("float32")
+    np.testing.assert_array_equal(universal_patch(model, x, np.ones(40, int), 0.5, steps=60), np.ones((2, 2, 1)))
+
+
 def test_fools_the_model_on_other_images_more_than_noise(small):
     model, x, y = small
     noise = np.random.default_rng(1).uniform(size=(3, 3, 2)).astype("float32")
     patch = universal_patch(model, x[:20], y[:20], 0.25, steps=100)
     np.testing.assert_array_equal(patch, universal_patch(model, x[:20], y[:20], 0.25, steps=100))
     assert (patch != universal_patch(model, x[:20], y[:20], 0.25, steps=100, seed=1)).any()
+    levels = np.round(255 * x[:20]).astype(np.uint8)
+    of_levels, of_floats = (
+        universal_patch(model, each, y[:20], 0.25, steps=5) for each in (levels, levels / np.float32(255))
+    )
+    np.testing.assert_array_equal(of_levels, of_floats)
     fooled = [np.mean([is_right(model, place(p, x[20:], seed), y[20:]) for seed in range(20)]) for p in (noise, patch)]
     assert fooled[1] < fooled[0] - 0.1
 

@@ -42,7 +42,7 @@ def universal_patch(
 
     Args:
       model: a Keras model from float32 images (N, H, W, C) in [0, 1] to logits (N, K).
-      images: float32 (N, H, W, C) in [0, 1].
+      images: float32 (N, H, W, C) in [0, 1], or uint8.
       labels: int (N,).
       size: the share of an image's area that is covered, above 0 and at most 1; see `Patch.size`.
       target: the class that the model is to answer; None is any but the true one.
@@ -59,6 +59,7 @@ def universal_patch(
     check_whole_number("steps", steps, 1)
     settings = Patch(size=size, step_size=step_size)  # checks them
     model = image_model(model)
+    images = images.astype(np.float32) / 255 if getattr(images, "dtype", None) == np.uint8 else images
     wanted = np.asarray(labels) if target is None else np.full(len(images), target)
     x, y, _ = check_inputs(model, fitted(model, images), wanted, 0.0, (0.0, 1.0))
     if not len(x):
