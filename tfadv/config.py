@@ -97,7 +97,7 @@ class Config:
         "",
         "The .keras file that a deployed model was made from, for pixels in the same range. Attacks follow its "
         "gradient, and the deployed model decides which images are adversarial. Empty: no gradient, for square, "
-        "hopskipjump and rays.",
+        "sparse-rs, hopskipjump and rays.",
         group="Run",
         rare=True,
     )
@@ -142,7 +142,8 @@ class Config:
     split: str = setting(
         "stratified",
         "stratified: split all images of the data set into 70% training, 10% validation and 20% test images. "
-        "official: keep the data set's own test split, and its validation split or 10% of its training split.",
+        "official: keep the data set's own test split, and its validation split or 10% of its training split. A data "
+        "set of test images only measures trained models.",
         group="Data",
         accepts=Names("split", ("stratified", "official")),
         required=True,

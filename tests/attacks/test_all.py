@@ -11,7 +11,23 @@ from hypothesis import strategies as st
 
 from tests.attacks.conftest import is_right
 from tests.attacks.test_loop import Interrupted, MemoryLog
-from tfadv.attacks import APGD, ATTACKS, BIM, FAB, FGSM, FMN, MIFGSM, PGD, AutoAttack, Cost, Fast, OneStep, Square, loop
+from tfadv.attacks import (
+    APGD,
+    ATTACKS,
+    BIM,
+    FAB,
+    FGSM,
+    FMN,
+    MIFGSM,
+    PGD,
+    AutoAttack,
+    Cost,
+    Fast,
+    OneStep,
+    SparseRS,
+    Square,
+    loop,
+)
 from tfadv.errors import UserError
 from tfadv.models.compiled import PerModel
 from tfadv.runtime import compilation
@@ -21,11 +37,13 @@ FEW = {  # settings with which a call takes little time
     **dict.fromkeys(("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t"), {"steps": 8}),
     **dict.fromkeys(("fmn", "ddn"), {"steps": 20}),
     "square": {"steps": 20},
+    "sparse-rs": {"steps": 8},
     "hopskipjump": {"queries": 400},
     "rays": {"queries": 60},
     **dict.fromkeys(("fast", "autoattack"), {"steps": 8, "queries": 20}),
 }
 NAMES = [name for name in ATTACKS if ATTACKS[name]().has_eps]  # the others: test_corruptions.py, test_spatial.py
+IN_LINF = [name for name in NAMES if name not in ("ddn", "sparse-rs")]
 IN_L2 = (
     *("pgd", "apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "fmn", "ddn", "square", "hopskipjump", "fast"),
     "autoattack",
@@ -35,11 +53,18 @@ EARLY_STOP = [name for name in NAMES if name not in ("fgsm", "onestep")]
 
 
 def attack(name, *inputs, seed=0, clip=(0.0, 1.0), cost=None, image_numbers=None, **settings):
-    """The adversarial images of the attack of that name with few steps; ddn, whose eps is in L2, gets five times it."""
-    if name == "ddn" and "norm" not in settings:
-        inputs = (*inputs[:3], np.multiply(inputs[3], 5.0).tolist())
+    """The adversarial images of the attack of that name with few steps, and a size in its own unit."""
+    if "norm" not in settings:
+        inputs = (*inputs[:3], own_size(name, inputs[3]))
     common = {"seed": seed, "clip": clip, "cost": cost, "image_numbers": image_numbers}
     return ATTACKS[name](**FEW.get(name, {}) | settings)(*inputs, **common).numpy()
+
+
+def own_size(name, eps):
+    """Of ddn, whose eps is in L2, five times eps; of sparse-rs, eps as a share of 30 of its 36 pixels."""
+    if name == "sparse-rs":
+        return np.ceil(np.multiply(eps, 30.0)).tolist()
+    return np.multiply(eps, 5.0 if name == "ddn" else 1.0).tolist()
 
 
 def norms(d, norm):
@@ -49,7 +74,11 @@ def norms(d, norm):
 
 @pytest.mark.parametrize(
     "name, norm",
-    [*((n, "linf") for n in NAMES if n != "ddn"), *((n, "l2") for n in IN_L2), *((n, "l1") for n in IN_L1)],
+    [
+        *((n, "linf") for n in IN_LINF),
+        *((n, "l2") for n in IN_L2),
+        *((n, "l1") for n in IN_L1),
+    ],
 )
 def test_stays_within_eps_and_clip(small, name, norm):
     model, x, y = small
@@ -166,6 +195,7 @@ def test_nothing_is_traced_anew_over_values(small):
         lambda n, eps, k: FAB(steps=k, restarts=k)(model, x[:n], y[:n], eps, seed=k),
         lambda n, eps, k: FMN(steps=k)(model, x[:n], y[:n], eps, seed=k),
         lambda n, eps, k: Square(steps=k, restarts=k)(model, x[:n], y[:n], eps, seed=k),
+        lambda n, eps, k: SparseRS(steps=k, restarts=k)(model, x[:n], y[:n], own_size("sparse-rs", eps)),
         lambda n, eps, k: MIFGSM(steps=k, decay=k / 2)(model, x[:n], y[:n], eps),
         lambda n, eps, k: Fast(steps=k, queries=k)(model, x[:n], y[:n], eps, batch_size=3 * k),
         lambda n, eps, k: AutoAttack(steps=k, queries=k, targets=k)(model, x[:n], y[:n], eps, batch_size=3 * k),
@@ -321,11 +351,12 @@ def test_no_images(small, name):
 def test_batches_are_those_of_single_calls_and_progress_counts_images(small, name):
     model, x, y = small
     one, done, cost, costs = ATTACKS[name](**FEW.get(name, {})), [], Cost(), Cost()
-    whole = one(model, x, y, 0.02, batch_size=16, progress=done.append, cost=cost)
+    eps = own_size(name, 0.02)
+    whole = one(model, x, y, eps, batch_size=16, progress=done.append, cost=cost)
     assert sum(done) == 40 and len(done) > 2
     if name not in ("fast", "autoattack"):  # which collect their own batches
         parts = [
-            one(model, x[i : i + 16], y[i : i + 16], 0.02, cost=costs, image_numbers=range(i, min(i + 16, len(x))))
+            one(model, x[i : i + 16], y[i : i + 16], eps, cost=costs, image_numbers=range(i, min(i + 16, len(x))))
             for i in (0, 16, 32)
         ]
         np.testing.assert_array_equal(whole, np.concatenate(parts))

@@ -1,10 +1,12 @@
 """FMN and DDN against closed forms on linear models, and what holds for both."""
 
 import itertools
+import types
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfadv
 from tests.attacks.conftest import is_right
@@ -12,7 +14,7 @@ from tests.attacks.test_loop import Interrupted, MemoryLog
 from tfadv.attacks import DDN, FMN, Cost, loop
 
 DUAL = {"linf": 1, "l2": 2, "l1": np.inf}
-ALL = [*(FMN(norm=norm, steps=60) for norm in ("linf", "l2", "l1", "l0")), DDN(steps=60)]
+ALL = [*(FMN(norm=norm, steps=60) for norm in ("linf", "l2", "l1", "l0", "pixels")), DDN(steps=60)]
 
 
 def linear(classes, shape=(6, 6, 2), seed=0):
@@ -87,11 +89,40 @@ def test_fewest_values_by_brute_force():
     assert (found >= fewest).all() and (found == fewest).mean() >= 0.9
 
 
+def test_fewest_pixels_of_a_linear_model():
+    """There, the gains of pixels add up, each the sum of those of its values."""
+    model, w = linear(2, (3, 3, 3))
+    model.set_weights([w, -0.5 * w.sum(0)])
+    sure = np.linspace(0.02, 0.3, 40)[:, None, None, None]
+    x = (0.5 + sure * np.sign(w[:, 0] - w[:, 1]).reshape(3, 3, 3)).astype("float32")
+    y = np.argmax(model(x), axis=1)
+    ahead = (w[:, 0] - w[:, 1])[None] * np.where(y == 0, 1, -1)[:, None]
+    gains = np.where(ahead > 0, x.reshape(40, -1), 1 - x.reshape(40, -1)) * np.abs(ahead)
+    pixels = np.sort(gains.reshape(40, 9, 3).sum(axis=2), axis=1)[:, ::-1].cumsum(axis=1)
+    margin = np.abs(np.diff(model(x), axis=1))
+    fewest = 1 + (pixels <= margin).sum(axis=1)
+    found = tfadv.evaluate(model, x, y, FMN(norm="pixels", steps=100)).distances
+    assert len(set(fewest)) > 1 and (found >= fewest).all() and (found <= fewest + 1).all()
+    assert (found == fewest).mean() >= 0.8
+
+
+def test_pixels_to_a_linear_boundary():
+    """A step to 1 gains 0.25 in each of three values, so that two pixels gain more than 1."""
+    at = tf.fill((1, 3, 3, 3), 0.5)
+    state = types.SimpleNamespace(at=at)
+    found = types.SimpleNamespace(gradient=tf.ones_like(at) / 2, loss=tf.constant([-1.0]))
+    bounds = types.SimpleNamespace(low=0.0, high=1.0)
+    assert (
+        FMN(norm="pixels").to_boundary(state, found, bounds) == 2
+        and FMN(norm="l0").to_boundary(state, found, bounds) == 5
+    )
+
+
 @pytest.mark.parametrize("attack", ALL, ids=label)
 def test_more_steps_are_not_further_by_more_than_a_little(small, attack):
     model, x, y = small
     few, many = (tfadv.evaluate(model, x, y, type(attack)(norm=attack.norm, steps=n)).distances for n in (25, 100))
-    assert np.isfinite(many).all() and (many <= 1.1 * few + (attack.norm == "l0")).all()
+    assert np.isfinite(many).all() and (many <= 1.1 * few + (attack.norm in ("l0", "pixels"))).all()
     assert np.median(many) <= np.median(few)
 
 
@@ -104,7 +135,10 @@ def test_stays_in_the_box_and_is_adversarial_at_its_distance(small, attack):
     right = is_right(model, x, y)
     assert (result.distances[~right] == 0).all() and (result.distances[right] > 0).all()
     assert right.sum() > 10 and not is_right(model, result.adversarial, y).any()
-    moved = np.linalg.norm((result.adversarial - x).reshape(len(x), -1), float(attack.norm[1:]), axis=1)
+    moved = result.adversarial - x
+    if attack.norm == "pixels":
+        moved = moved.any(axis=3)
+    moved = np.linalg.norm(moved.reshape(len(x), -1), 0 if attack.norm == "pixels" else float(attack.norm[1:]), axis=1)
     np.testing.assert_allclose(moved, result.distances, rtol=1e-5)
 
 
@@ -124,7 +158,7 @@ def test_distances_do_not_depend_on_the_batch(small, attack):
     np.testing.assert_array_equal(here, elsewhere)
 
 
-@pytest.mark.parametrize("norm, size", [("linf", 0.3), ("l2", 2.0), ("l1", 12.0), ("l0", 40.0)])
+@pytest.mark.parametrize("norm, size", [("linf", 0.3), ("l2", 2.0), ("l1", 12.0), ("l0", 40.0), ("pixels", 20.0)])
 def test_a_target_is_reached(small, norm, size):
     model, x, y = small
     target = (y + 1) % 5

@@ -5,7 +5,7 @@ import scipy.optimize
 import tensorflow as tf
 from hypothesis import strategies as st
 
-from tfadv.attacks.norms import L0, L1, L2, Linf
+from tfadv.attacks.norms import L0, L1, L2, Linf, Pixels
 from tfadv.attacks.randomness import START, drawn
 
 rng = np.random.default_rng(0)
@@ -77,6 +77,18 @@ def test_l0_keeps_the_largest_changes():
         np.testing.assert_allclose(moved[moved != 0], d[moved != 0], atol=1e-6)
     equal = L0.project(np.ones((1, 2, 2, 1), "float32"), np.zeros((1, 2, 2, 1), "float32"), 2.0, 0.0, 1.0)
     np.testing.assert_array_equal(equal.numpy().ravel(), [1, 1, 0, 0])
+
+
+def test_pixels_are_counted_and_kept_with_all_channels():
+    d = np.zeros((1, 2, 2, 3), "float32")
+    d[0, 0, 0], d[0, 0, 1], d[0, 1, 1] = (0.3, 0.3, 0.3), (0, -0.5, 0), (0.1, 0, 0)
+    assert Pixels.norm(d).numpy().item() == 3 and L0.norm(d).numpy().item() == 5
+    for eps, kept in ((0, []), (1, [(0, 0)]), (2.5, [(0, 0), (0, 1)]), (4, [(0, 0), (0, 1), (1, 1)])):
+        moved = Pixels.project(0.5 + d, np.full_like(d, 0.5), float(eps), 0.0, 1.0).numpy() - 0.5
+        expected = np.zeros_like(d)
+        for row, column in kept:
+            expected[0, row, column] = d[0, row, column]
+        np.testing.assert_allclose(moved, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("norm, dual", [(Linf, 1), (L2, 2), (L1, np.inf)])

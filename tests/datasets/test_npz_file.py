@@ -107,6 +107,8 @@ def test_validation_arrays_are_a_split(tmp_path):
     arrays = {f"{name}_{split}": own for split in ("train", "val", "test") for name, own in (("x", X), ("y", Y))}
     dataset = npz_file.load(saved(tmp_path, **arrays), 0)
     assert dataset.official_splits == {"train": range(20), "validation": range(20, 40), "test": range(40, 60)}
+    only = npz_file.load(saved(tmp_path, x_test=X, y_test=Y), 0)
+    assert only.official_splits == {"test": range(20)}
     del arrays["y_val"]
     with pytest.raises(UserError, match="must hold x_train, y_train, x_val, y_val, x_test, y_test"):
         npz_file.load(saved(tmp_path, **arrays), 0)
@@ -131,6 +133,7 @@ def test_train_and_test_arrays_as_keras_stores_them(tmp_path):
     "arrays, message",
     [
         ({"x": X}, "must hold x, y; it holds x"),
+        ({"x_test": X}, "must hold x_test, y_test; it holds x_test"),
         ({"x": X, "y": Y[:-1]}, "x has 20 images and y has 19 labels"),
         ({"x": X[:, 0, 0], "y": Y}, r"x must be images .*; its shape is \(20, 3\)"),
         ({"x": X[..., :2], "y": Y}, "x must be images"),

@@ -192,3 +192,12 @@ def test_a_balanced_draw_has_equally_many_of_each_class(size, seed):
 def test_a_balanced_draw_takes_all_of_a_small_class():
     labels = np.repeat([0, 1], [10, 3])
     assert np.bincount(labels[splits.draw_balanced(labels, 10, (0,))]).tolist() == [5, 3]
+
+
+def test_a_data_set_of_test_images_only_has_no_others():
+    rows = splits.official_splits(np.arange(6) % 3, {"test": range(6)}, seed=0)
+    assert {split: list(own) for split, own in rows.items()} == {
+        "train": [],
+        "validation": [],
+        "test": [*range(6)],
+    }

@@ -127,8 +127,9 @@ def test_without_a_twin_only_attacks_without_gradient_find_anything(folder, trai
     with caplog.at_level("WARNING", logger="tfadv"):
         blind = evaluate(file, x, y, "pgd(steps=5)", EPS)
     assert "have no gradient for pgd to follow" in caplog.text and blind.robust_accuracy > 0.8 * blind.clean_accuracy
-    for attack in ("square(steps=150)", "hopskipjump(queries=1500)", "rays(queries=400)"):
-        assert evaluate(file, x[:16], y[:16], attack, EPS).robust.sum() < blind.robust[:16].sum() - 2, attack
+    sizes = {"square(steps=150)": EPS, "sparse-rs(steps=150)": 6, "hopskipjump(queries=1500)": EPS}
+    for attack, eps in (sizes | {"rays(queries=400)": EPS}).items():
+        assert evaluate(file, x[:16], y[:16], attack, eps).robust.sum() < blind.robust[:16].sum() - 2, attack
 
 
 def test_a_file_for_one_image_at_a_time(folder, trained):

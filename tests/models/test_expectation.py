@@ -180,7 +180,8 @@ def test_an_attack_on_a_certain_model_finds_what_it_finds_without(linear, long):
             with pytest.raises(UserError, match="can't attack a random model"):
                 attack(certain, x, y, 0.05)
             continue
-        expected, found = (evaluate(model, x, y, attack, 0.05).robust for model in (plain, certain))
+        eps = 3 if name == "sparse-rs" else 0.05
+        expected, found = (evaluate(model, x, y, attack, eps).robust for model in (plain, certain))
         # Without early stopping, other images are the last ones of a search.
         assert abs(int(expected.sum()) - int(found.sum())) <= 3 and 0 < expected.sum() < 60, name
     assert not parse("fab").takes_random and not parse("autoattack").takes_random

@@ -127,10 +127,24 @@ def test_an_attack_that_is_named_twice_needs_the_same_sizes(started, tmp_path):
 
 def test_a_size_larger_than_any_two_images_are_apart_is_refused_before_training(started, tmp_path):
     this = started("--flagfile=smoke", "--attacks=pgd,apgd-ce(norm=l1)@2+65", f"--workdir={tmp_path}")
-    run = types.SimpleNamespace(attacks=this.attacks, sizes=this.sizes, dataset=types.SimpleNamespace(shape=(9, 8, 1)))
+    run = types.SimpleNamespace(attacks=this.attacks, sizes=this.sizes, config=this.config)
+    run.dataset = types.SimpleNamespace(shape=(9, 8, 1))
     stages._check_sizes(run)
     run.dataset.shape = (8, 8, 1)
     with pytest.raises(UserError, match=r"apgd-ce\(norm=l1\): eps must be at most 64"):
+        stages._check_sizes(run)
+
+
+def test_a_number_of_pixels_is_not_an_eps_of_the_run(started, tmp_path):
+    this = started("--flagfile=smoke", "--attacks=sparse-rs@24", f"--workdir={tmp_path}")
+    run = types.SimpleNamespace(attacks=this.attacks, sizes=this.sizes, config=this.config)
+    run.dataset = types.SimpleNamespace(shape=(5, 5, 3))
+    stages._check_sizes(run)
+    run.dataset.shape = (4, 5, 3)
+    with pytest.raises(UserError, match="sparse-rs: eps must be at most 20, the pixels of an image; got 24"):
+        stages._check_sizes(run)
+    run.sizes = {}
+    with pytest.raises(UserError, match="a number of pixels: a whole number .* Give sizes of its own after an @"):
         stages._check_sizes(run)
 
 

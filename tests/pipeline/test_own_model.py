@@ -199,7 +199,7 @@ def no_model(path):
         ),
         (lambda path: save_model(path, None, classes=7), [], r"returns 7 classes and digits has 10 \(0, 1, 2,"),
         (lambda path: save_model(path, None, shape=(32, 32, 4)), [], "has 32x32x1: the channels must be the same"),
-        (with_nan, [], "bad.keras returns NaN or infinity for validation images"),
+        (with_nan, [], "bad.keras returns NaN or infinity for images of the data set"),
         (no_model, [], "bad.keras is not a .keras file"),
     ],
 )

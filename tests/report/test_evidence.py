@@ -90,6 +90,7 @@ def test_what_was_not_tested_follows_from_what_was(shown, data, origin):
 def test_what_was_tested_in_other_norms_and_without_an_attacker(shown):
     records = [
         make_record("resnet18", "baseline", "whitebox", 4.0, attack="fmn", settings={"norm": "l1"}),
+        make_record("resnet18", "baseline", "whitebox", 24.0, attack="sparse-rs", settings={"norm": "pixels"}),
         make_record(
             "resnet18", "baseline", "whitebox", None, attack="fog", settings={"corruption": "fog", "constants": "c"}
         ),
@@ -104,7 +105,9 @@ def test_what_was_tested_in_other_norms_and_without_an_attacker(shown):
     assert "A square of each image" in words and not any("patches" in line for line in left)
     assert any("patches" in line for line in evidence.not_tested(shown))
     assert "other common corruptions" in left and "rotations and translations" not in left
-    assert not any("L1 norm" in line for line in left) and any("L0 norm" in line for line in left)
+    assert "The L0 (pixels) norm of the change is at most eps = 24." in words
+    assert not any("L1 norm" in line or "(pixels) norm" in line for line in left)
+    assert any("L0 (values) norm" in line for line in left)
 
 
 def test_the_worst_class_is_first_on_the_page(shown, tmp_path):

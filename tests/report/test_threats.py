@@ -23,6 +23,7 @@ def records(defense, gain):
     fgsm = [make_record("m", defense, "whitebox", eps, 0.3 + gain) for eps in (0.01, 0.03)]
     attacks = [under("pgd", eps, 0.2 + gain, defense) for eps in (0.01, 0.03)]
     own = [under("pgd", eps, 0.5 + gain, defense, norm="l2") for eps in (0.25, 0.5)]
+    own += [under("sparse-rs", 24.0, 0.3 + gain, defense, norm="pixels")]
     sets = [
         dataclasses.replace(under("corruptions", None, 0.6 + share, defense, corruption="fog", severity=s), label=label)
         for s, share, label in ((1, 0.2, "fog(severity=1)"), (5, 0.0, "fog(severity=5)"))
@@ -47,6 +48,7 @@ def test_a_row_for_each_threat(data):
         ("L∞ 0.03", "pgd"),
         ("L2 0.25", "pgd(norm=l2)"),
         ("L2 0.5", "pgd(norm=l2)"),
+        ("L0 (pixels) 24", "sparse-rs(norm=pixels)"),
         ("corruption", "corruptions"),
         ("rotation and shift", "spatial"),
     ]

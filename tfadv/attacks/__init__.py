@@ -36,8 +36,10 @@ if TYPE_CHECKING:
     from tfadv.attacks.patch import Patch
     from tfadv.attacks.pgd import PGD
     from tfadv.attacks.rays import RayS
+    from tfadv.attacks.sparse_rs import SparseRS
     from tfadv.attacks.spatial import Spatial
     from tfadv.attacks.square import Square
+    from tfadv.attacks.universal import place, universal_patch
 
 
 ATTACKS = Registry(
@@ -56,6 +58,7 @@ ATTACKS = Registry(
         "fmn": "tfadv.attacks.fmn:FMN",
         "ddn": "tfadv.attacks.ddn:DDN",
         "square": "tfadv.attacks.square:Square",
+        "sparse-rs": "tfadv.attacks.sparse_rs:SparseRS",
         "hopskipjump": "tfadv.attacks.hopskipjump:HopSkipJump",
         "rays": "tfadv.attacks.rays:RayS",
         "fast": "tfadv.attacks.fast:Fast",
@@ -71,8 +74,9 @@ WITHOUT_EPS = frozenset({"spatial", "patch", "corruptions", *NAMES})  # those th
 _MODULES = {
     **{"APGD": "apgd", "AutoAttack": "autoattack", "BIM": "bim", "FAB": "fab", "FGSM": "fgsm", "MIFGSM": "mifgsm"},
     **{"DDN": "ddn", "FMN": "fmn", "Fast": "fast", "HopSkipJump": "hopskipjump", "RayS": "rays"},
-    **{"OneStep": "onestep", "Patch": "patch", "PGD": "pgd", "Square": "square"},
+    **{"OneStep": "onestep", "Patch": "patch", "PGD": "pgd", "SparseRS": "sparse_rs", "Square": "square"},
     **{"Corruption": "corruptions.attack", "Corruptions": "corruptions.attack", "Spatial": "spatial"},
+    **{"place": "universal", "universal_patch": "universal"},
     **{"Attack": "base", "IterativeAttack": "iterative", "Cost": "cost"},
 }
 
@@ -97,10 +101,13 @@ __all__ = [
     "IterativeAttack",
     "OneStep",
     "Patch",
+    "SparseRS",
     "Spatial",
     "Square",
     "parse",
+    "place",
     "split_specs",
+    "universal_patch",
 ]
 
 

@@ -8,7 +8,6 @@ subclass of `Attack`, which defines how one batch is attacked, or of
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -170,7 +169,7 @@ class Attack(specs.Spec):
         x = fitted(model, x)
         norm = getattr(self, "norm", "linf")
         # Searches end at the smallest eps: with 0, they go on to the nearest image.
-        nearest = (0.0, largest_distance(clip, norm, math.prod(shape[1:]))) if self.has_eps else (0.0,)
+        nearest = (0.0, largest_distance(clip, norm, np.shape(x)[1:])) if self.has_eps else (0.0,)
         sizes = nearest if eps is None else eps
         x, y, sizes = check_inputs(model, x, y, sizes, clip, norm, limited=self.limited)
         own = tf.range(len(y), dtype=tf.int64) if image_numbers is None else tf.cast(image_numbers, tf.int64)

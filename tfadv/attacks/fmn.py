@@ -26,6 +26,7 @@ STEP = (1.0, 0.01)  # α: the length of a step in L2, of images of 32×32×3 pix
 CHANGE = (0.05, 0.001)  # γ: the share by which the radius grows or shrinks
 _PIXELS = 32 * 32 * 3
 ROUNDING = 1e-5  # of the largest logit
+COUNTS = ("l0", "pixels")  # norms of whole numbers
 CANDIDATES = 9  # the most likely other classes, among which that with the nearest boundary is chosen
 
 
@@ -77,7 +78,8 @@ class FMN(NearestImageAttack):
     √(H · W · C / 3072) in L2, as long per pixel as in the paper.
 
     Attributes:
-      norm: "linf", "l2", "l1", or "l0", the number of values of the array H · W · C that change.
+      norm: "linf", "l2", "l1", "l0", the number of values of the array H · W · C that change, or "pixels", the number
+        of pixels that change in some channel.
       steps: maximum number of gradients per image, after one for each of the 9 most likely other classes.
       targeted: True moves the images to class y instead of away from it.
     """
@@ -162,7 +164,7 @@ class FMN(NearestImageAttack):
 
     def next_radius(self, state: State, found: Found, change: tf.Tensor, bounds: Bounds) -> tf.Tensor:
         """float32 (N,): less where adversarial; more elsewhere, as far as a linear boundary would be at first."""
-        least = 1.0 if self.norm == "l0" else 0.0  # by which the radius changes
+        least = 1.0 if self.norm in COUNTS else 0.0  # by which the radius changes
         less = state.radius - tf.maximum(state.radius * change, least)
         more = state.radius + tf.maximum(state.radius * change, least)
         # Where the linear boundary is all but reached, rounding could keep an image before it for ever.
@@ -172,11 +174,13 @@ class FMN(NearestImageAttack):
 
     def to_boundary(self, state: State, found: Found, bounds: Bounds) -> tf.Tensor:
         """float32 (N,): how far the boundary would be from where the image is, if it were linear."""
-        if self.norm != "l0":
+        if self.norm not in COUNTS:
             slope = get_norm(self.norm).dual(found.gradient)[:, 0, 0, 0]
             return tf.where(slope > 0, tf.abs(found.loss) / slope, np.inf)
         room = tf.where(found.gradient > 0, bounds.high - state.at, state.at - bounds.low)
-        gains = tf.sort(tf.reshape(tf.abs(found.gradient) * room, (tf.shape(room)[0], -1)), direction="DESCENDING")
+        gains = tf.abs(found.gradient) * room
+        gains = tf.reduce_sum(gains, axis=3) if self.norm == "pixels" else gains
+        gains = tf.sort(tf.reshape(gains, (tf.shape(room)[0], -1)), direction="DESCENDING")
         too_few = tf.cumsum(gains, axis=1) <= tf.abs(found.loss)[:, None]
         return 1 + tf.reduce_sum(tf.cast(too_few, tf.float32), axis=1)
 
@@ -186,9 +190,9 @@ class FMN(NearestImageAttack):
 
 
 def _distance(model: Any, x: tf.Tensor, y: tf.Tensor, target: tf.Tensor, *, norm: str) -> tf.Tensor:
-    """float32 (N,): how far the boundary between y and the target is, if it is linear; in L1 for L0."""
+    """float32 (N,): how far the boundary between y and the target is, if it is linear; in L1 for counts."""
     f, w = boundary(model, x, y, target)
-    slope = get_norm("l1" if norm == "l0" else norm).dual(w)[:, 0, 0, 0]
+    slope = get_norm("l1" if norm in COUNTS else norm).dual(w)[:, 0, 0, 0]
     return tf.where(slope > 0, tf.abs(f) / slope, np.inf)
 
 

@@ -92,26 +92,30 @@ def sizes_of(eps: Any) -> list[float]:
     return sizes
 
 
-def largest_distance(clip: tuple[float, float], norm: str, pixels: int) -> float:
+def largest_distance(clip: tuple[float, float], norm: str, shape: Sequence[int]) -> float:
     """The distance of the two images that are furthest apart; arguments as for `check_sizes`."""
-    span = clip[1] - clip[0]
-    return {"linf": span, "l2": span * math.sqrt(pixels), "l1": span * pixels, "l0": float(pixels)}[norm]
+    span, values = clip[1] - clip[0], math.prod(shape)
+    farthest = {"linf": span, "l2": span * math.sqrt(values), "l1": span * values}
+    return {**farthest, "l0": float(values), "pixels": float(math.prod(shape[:2]))}[norm]
 
 
-def check_sizes(sizes: Sequence[float], clip: tuple[float, float], norm: str = "linf", pixels: int = 1) -> None:
+def check_sizes(sizes: Sequence[float], clip: tuple[float, float], norm: str, shape: Sequence[int]) -> None:
     """Checks that sizes of perturbations are in the units of the images.
 
     Args:
       sizes: sizes of perturbations.
       clip: (least, greatest) value of a pixel.
-      norm: "linf", "l2", "l1" or "l0", which counts the values of the array H · W · C that change.
-      pixels: H · W · C.
+      norm: a key of `tfadv.attacks.norms.DISTANCES`.
+      shape: (H, W, C).
 
     Raises:
       ValueError: one of them is larger than the distance of any two images.
     """
     low, high = clip
-    largest = largest_distance((low, max(high, low + 1)), norm, pixels)
+    largest = largest_distance((low, max(high, low + 1)), norm, shape)
+    if max(sizes) > largest and norm in ("l0", "pixels"):
+        unit = "pixels" if norm == "pixels" else "values"
+        raise ValueError(f"eps must be at most {largest:g}, the {unit} of an image; got {max(sizes):g}.")
     if max(sizes) > largest * (1 + _TOLERANCE):
         levels = f" If you mean {max(sizes):g} of 255 levels, write eps={max(sizes):g} / 255."
         raise ValueError(
@@ -135,7 +139,7 @@ def check_inputs(
 
     Args:
       model, x, y, eps, clip: as the attack got them.
-      norm: "linf", "l2", "l1" or "l0", in which eps is measured.
+      norm: a key of `tfadv.attacks.norms.DISTANCES`, in which eps is measured.
       limited: whether eps must not exceed the distance of any two images.
       logits: whether a model that ends in a softmax is refused.
 
@@ -150,7 +154,7 @@ def check_inputs(
         raise ValueError(f"clip must be (least, greatest), got {clip}.")
     sizes = sizes_of(eps)
     if limited:
-        check_sizes(sizes, clip, norm, math.prod(np.shape(x)[1:]))
+        check_sizes(sizes, clip, norm, np.shape(x)[1:])
     if getattr(x, "dtype", None) not in (np.float32, tf.float32):
         raise ValueError(
             f"x must be float32 images in [{low}, {high}], got {getattr(x, 'dtype', type(x))}: "

@@ -209,19 +209,31 @@ class L0:
     @staticmethod
     def project(z: tf.Tensor, x: tf.Tensor, eps: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
         """Keeps the eps largest changes (of equal ones, the first), then clips."""
-        d = z - x
-        order = tf.argsort(tf.reshape(tf.abs(d), (tf.shape(d)[0], -1)), axis=1, direction="DESCENDING", stable=True)
-        rank = tf.reshape(tf.argsort(order, axis=1), tf.shape(d))
-        return tf.clip_by_value(tf.where(tf.cast(rank + 1, tf.float32) <= eps, z, x), low, high)
+        return tf.clip_by_value(tf.where(_place(tf.abs(z - x)) <= eps, z, x), low, high)
+
+
+class Pixels:
+    """The number of pixels that change, in one channel or several."""
+
+    @staticmethod
+    def norm(d: tf.Tensor) -> tf.Tensor:
+        """float32 (N, 1, 1, 1)."""
+        return L0.norm(tf.cast(tf.reduce_any(d != 0, axis=3, keepdims=True), tf.float32))
+
+    @staticmethod
+    def project(z: tf.Tensor, x: tf.Tensor, eps: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
+        """Keeps the eps pixels whose change is largest in L2 (of equal ones, the first), then clips."""
+        size = tf.reduce_sum(tf.square(z - x), axis=3, keepdims=True)
+        return tf.clip_by_value(tf.where(_place(size) <= eps, z, x), low, high)
 
 
 NORMS: dict[str, Any] = {"linf": Linf, "l2": L2, "l1": L1}  # in which attacks and defenses are limited
 DENSE = ("linf", "l2")  # of attacks and defenses whose steps change all pixels
-DISTANCES: dict[str, Any] = {**NORMS, "l0": L0}  # in which an attack may look for the nearest image
+DISTANCES: dict[str, Any] = {**NORMS, "l0": L0, "pixels": Pixels}  # in which changes may be measured
 
 
 def get_norm(name: str) -> Any:
-    """`Linf`, `L2`, `L1` or `L0` by name; raises UserError where the name is unknown."""
+    """`Linf`, `L2`, `L1`, `L0` or `Pixels` by name; raises UserError where the name is unknown."""
     check_name("norm", name, DISTANCES)
     return DISTANCES[name]
 
@@ -240,6 +252,12 @@ def _halved(holds: Callable[[tf.Tensor], tf.Tensor], most: tf.Tensor) -> tuple[t
         return i + 1, tf.where(found, least, middle), tf.where(found, middle, most)
 
     return tf.while_loop(lambda i, *_: i < _HALVINGS, halve, (0, tf.zeros_like(most), most))[1:]
+
+
+def _place(size: tf.Tensor) -> tf.Tensor:
+    """float32 in the shape of size (N, …): 1 for the largest value of each image, 2 for the next, and so on."""
+    order = tf.argsort(tf.reshape(size, (tf.shape(size)[0], -1)), axis=1, direction="DESCENDING", stable=True)
+    return tf.cast(tf.reshape(tf.argsort(order, axis=1) + 1, tf.shape(size)), tf.float32)
 
 
 def _radius(x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:

@@ -25,7 +25,7 @@ def load(path: pathlib.Path, image_size: int | str, fit: str = "keras", allocate
     Args:
       path: a file with `x`, numbers (N, H, W) or (N, H, W, 1 or 3) from 0 to 255, 0 to 1 or -1 to 1, and `y`, integers
         (N,) or one-hot (N, K); or with `x_train`, `y_train`, `x_test` and `y_test`, and perhaps `x_val` and `y_val`;
-        and, if need be, `class_names`.
+        or with `x_test` and `y_test` alone; and, if need be, `class_names`.
       image_size: pixels per side, or a text such as "24x40", height and width, to which other images are brought; 0 is
         the size of the images.
       fit: one of `tfadv.datasets.FITS`, see `tfadv.datasets.DatasetSpec`.
@@ -49,6 +49,8 @@ def load(path: pathlib.Path, image_size: int | str, fit: str = "keras", allocate
     if "x_train" in arrays:
         validation = {"validation": "_val"} if "x_val" in arrays else {}
         suffixes = {"train": "_train", **validation, "test": "_test"}
+    elif "x_test" in arrays:
+        suffixes = {"test": "_test"}
     wanted = [f"{name}{suffix}" for suffix in suffixes.values() for name in "xy"]
     if not set(wanted) <= arrays.keys():
         raise UserError(f"{path} must hold {', '.join(wanted)}; it holds {', '.join(arrays) or 'nothing'}.")

@@ -48,11 +48,15 @@ def official_splits(
       train_size: as in `stratified_splits`.
 
     Returns:
-      dict as in `stratified_splits`; "test" is the whole official test split.
+      dict as in `stratified_splits`; "test" is the whole official test split, and the others are empty where there is
+      no other.
 
     Raises:
       UserError: the data set has no split "train" or "test", or as in `stratified_splits`.
     """
+    if official.keys() == {"test"}:
+        none = np.zeros(0, np.int64)
+        return {"train": none, "validation": none, "test": np.asarray(official["test"])}
     if not {"train", "test"} <= official.keys():
         raise UserError(
             f"--split=official needs the splits train and test; this data set has {', '.join(official)}: "

@@ -226,7 +226,7 @@ class Result:
         if self.sets:
             return "\n".join([*lines, *self._summary_of_sets()])
         norm = self.settings.get("norm", "linf")
-        unit = "" if norm == "linf" else f" in {norm.upper()}"
+        unit = {"linf": "", "pixels": " pixels"}.get(norm, f" in {norm.upper()}")
         if self.distances is not None:
             low, high = self.median_interval
             lines.append(

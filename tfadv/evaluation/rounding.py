@@ -19,13 +19,14 @@ def rounded(adversarial: np.ndarray, images: np.ndarray, eps: float, norm: str =
     """Adversarial images with whole grey levels, still within eps.
 
     The nearest grey level where that is within eps, otherwise the next one towards the original image: in L∞ pixel by
-    pixel, in L2 and L1 for all pixels of an image, which then moves by less.  In L0, rounding changes no further pixel.
+    pixel, in L2 and L1 for all pixels of an image, which then moves by less.  Rounding changes no further pixel, so it
+    keeps within counts of them.
 
     Args:
       adversarial: float32 (N, H, W, C) in [0, 1], within eps of the images.
       images: the original ones, float32 (N, H, W, C), with whole grey levels.
       eps: the size of the perturbation, for pixels in [0, 1].
-      norm: "linf", "l2", "l1" or "l0".
+      norm: a key of `tfadv.attacks.norms.DISTANCES`.
 
     Returns:
       float32 (N, H, W, C).
@@ -38,6 +39,6 @@ def rounded(adversarial: np.ndarray, images: np.ndarray, eps: float, norm: str =
         "linf": np.abs(nearest),
         "l2": np.sqrt(np.square(nearest).sum(**pixels)),
         "l1": np.abs(nearest).sum(**pixels),
-        "l0": np.zeros((len(images), 1, 1, 1)),
+        **dict.fromkeys(("l0", "pixels"), np.zeros((len(images), 1, 1, 1))),
     }[norm]
     return ((levels + np.where(size <= 255 * eps + _TOLERANCE, nearest, np.trunc(change))) / 255).astype(np.float32)

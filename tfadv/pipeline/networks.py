@@ -155,8 +155,8 @@ class OwnModel(Network):
         # A function may also return a Keras model, which has weights.
         if first and own.takes_twin(self._name) and not model.weights:
             self._describe_deployed(model)
-        elif first and not np.isfinite(compiled_logits(model, self._some_validation_images()[0])).all():
-            raise UserError(f"{self._name} returns NaN or infinity for validation images: its weights may be NaN.")
+        elif first and not np.isfinite(compiled_logits(model, self._some_images()[0])).all():
+            raise UserError(f"{self._name} returns NaN or infinity for images of the data set: its weights may be NaN.")
         return model
 
     def _describe_deployed(self, model: keras.Model) -> None:
@@ -181,28 +181,29 @@ class OwnModel(Network):
             )
         if not self._twin:
             return
-        images, _ = self._some_validation_images()
+        images, _ = self._some_images()
         twin = logits.classifier(own.load(self._twin), self._input_range, input_shape=self._run.dataset.shape)
         same = np.mean(np.argmax(compiled_logits(model, images), 1) == np.argmax(compiled_logits(twin, images), 1))
-        LOG.info("%s and its twin give %.1f%% of %d validation images one class.", self.label, 100 * same, len(images))
+        LOG.info("%s and its twin give %.1f%% of %d images one class.", self.label, 100 * same, len(images))
         if same < _ALIKE:
             LOG.warning(
                 "%s is hardly a twin of %s: the gradient misleads, and the accuracy under attack may be much too high.",
                 *(self._twin, self._name),
             )
 
-    def _some_validation_images(self) -> tuple[np.ndarray, np.ndarray]:
-        """(float32 images in [0, 1], labels)."""
-        validation = self._run.dataset.images["validation"]
-        rows = np.random.default_rng(0).permutation(len(validation.labels))[:_TRIED_IMAGES]
-        return to_float(validation.images[rows]), validation.labels[rows]
+    def _some_images(self) -> tuple[np.ndarray, np.ndarray]:
+        """(float32 images in [0, 1], labels); of test images where there are no others: then they choose nothing."""
+        images = self._run.dataset.images
+        split = images["validation"] if len(images["validation"].labels) else images["test"]
+        rows = np.random.default_rng(0).permutation(len(split.labels))[:_TRIED_IMAGES]
+        return to_float(split.images[rows]), split.labels[rows]
 
     @functools.cached_property
     def _input_range(self) -> tuple[float, float]:
         """The range given, or the one with which the model classifies most validation images correctly."""
         if self._run.config.input_range_given:
             return self._run.config.input_range_given
-        dataset, (x, y) = self._run.dataset, self._some_validation_images()
+        dataset, (x, y) = self._run.dataset, self._some_images()
         accuracies, classifier = {}, self._classifier((0.0, 1.0), quiet=True)
         for low, high in RANGES:
             predicted = np.argmax(compiled_logits(classifier, x * (high - low) + low), axis=1)

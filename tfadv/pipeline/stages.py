@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import math
 import shlex
 import time
 from collections.abc import Callable, Sequence
@@ -79,6 +78,7 @@ def _run_stage(run: Run, baseline: Sequence[Record]) -> None:
     steps.prepare(run)
     if stage == "prepare":
         return
+    _check_training_images(run)
     _check_sizes(run)
     for label in (run.network(model).label for model in run.config.models if run.network(model).access):
         if run.config.export:
@@ -155,14 +155,33 @@ def _is_needless(run: Run, trained: Trained, attack: Attack, baseline: Sequence[
     return True
 
 
+def _check_training_images(run: Run) -> None:
+    """Raises UserError where something needs training or validation images, and the data set has none."""
+    if run.dataset.sizes["train"]:
+        return
+    measures = all(map(own.is_own, (*run.config.models, run.config.surrogate))) and run.config.stage != "generate"
+    if run.defenses or run.config.export or not measures:
+        raise UserError(
+            f"--split=official: {run.config.dataset} has test images only, so nothing can be trained: give trained "
+            "models, also as --surrogate, and neither --defenses nor --export."
+        )
+    if not run.config.input_range_given:
+        raise UserError(
+            f"--split=official: {run.config.dataset} has no validation images that show which pixels the models take: "
+            "give --input_range, such as 0,255."
+        )
+
+
 def _check_sizes(run: Run) -> None:
-    """Raises UserError where a size of an attack is larger than the distance of any two images in its norm."""
-    pixels = math.prod(run.dataset.shape)
+    """Raises UserError where an attack can't have a size: it is larger than the distance of any two images, say."""
     for attack in run.attacks:
+        given = run.sizes.get(attack.label, ())
         try:
-            check_sizes(run.sizes.get(attack.label, (0.0,)), (0.0, 1.0), getattr(attack, "norm", "linf"), pixels)
+            check_sizes(given or (0.0,), (0.0, 1.0), getattr(attack, "norm", "linf"), run.dataset.shape)
+            attack.check_eps((given or run.config.epsilons) if attack.has_eps else None)
         except ValueError as error:
-            raise UserError(f"--attacks: {attack.label}: {error}")
+            hint = "" if given else " Give sizes of its own after an @."
+            raise UserError(f"--attacks: {attack.label}: {error}{hint}")
 
 
 def _log_sizes(run: Run) -> None:

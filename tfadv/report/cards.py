@@ -102,6 +102,8 @@ def _of_100(record: Record | None) -> str:
 def _changes(record: Record) -> str:
     """What an attack does to images, in plain words."""
     norm, eps = (record.settings or {}).get("norm", "linf"), record.eps or 0.0
+    if norm == "pixels":
+        return f"changes at most {eps:g} pixels"
     if norm != "linf":
         return f"changes them by at most {eps:g} in {norm.upper()}"
     if eps <= HARDLY_SEEN:

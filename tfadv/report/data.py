@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from tfadv.explanation import Explanation
     from tfadv.report.gallery import Gallery
 
-NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}  # as pages name them
+# As pages name them.
+NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0 (values)", "pixels": "L0 (pixels)"}
 ONE_STEP = ("fgsm", "onestep")  # attacks
 
 

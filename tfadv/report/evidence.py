@@ -20,7 +20,7 @@ from tfadv.evaluation.records import WORST_CASE, Record, is_full_autoattack, wil
 from tfadv.report.data import NORMS, ReportData
 from tfadv.report.table import Cell, Table
 
-OUTPUTS_ONLY = {"square", "hopskipjump", "rays", "spatial"}
+OUTPUTS_ONLY = {"square", "sparse-rs", "hopskipjump", "rays", "spatial"}
 STATES = {True: "passed", False: "suspicious", None: "not evaluated"}
 MOST_CLASSES = 20  # in a table of the page
 COUNTING = "An image that is misclassified as it is counts as misclassified under attack. Corrupted images count alone."
@@ -77,7 +77,7 @@ def threat_model(data: ReportData) -> list[str]:
         lines.append(f"In L2, the Euclidean norm of the change is at most eps = {listing}; pixels are in [0, 1].")
     lines += [
         f"The {NORMS[norm]} norm of the change is at most eps = {', '.join(f'{eps:.4g}' for eps in sizes[norm])}."
-        for norm in ("l1", "l0")
+        for norm in ("l1", "l0", "pixels")
         if norm in sizes
     ]
     if _corruptions(data):

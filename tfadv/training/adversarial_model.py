@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 import types
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -117,9 +116,9 @@ class AdversarialModel(keras.Model):
         self.input_range = (float(input_range[0]), float(input_range[1]))
         # In a namespace, because Keras would list its layers and variables a second time.
         self._hidden = types.SimpleNamespace(classifier=classifier(model, input_range, quiet=True))
-        pixels = math.prod(s or 1024 for s in self.classifier.input_shape[1:])
+        shape = [s or 1024 for s in self.classifier.input_shape[1:]]
         for norm, size in zip(self.defense.norms, sizes):
-            check_sizes([size], (0.0, 1.0), norm, pixels)
+            check_sizes([size], (0.0, 1.0), norm, shape)
         # Variables and not Python numbers, which would be compiled into the step.
         self._first, self._total = (tf.Variable(0, trainable=False, dtype=tf.int64) for _ in range(2))
         self._pixels = tf.Variable(  # the least and the greatest of the images of `fit` so far
