@@ -9,6 +9,7 @@ Every number in docs/results.md and in that table comes from results.json, train
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import pathlib
 import shutil
@@ -18,6 +19,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from absl import app
 
+from tfadv import paper
 from tfadv.errors import UserError
 from tfadv.evaluation.intervals import Difference
 from tfadv.evaluation.records import WORST_CASE, Record
@@ -42,6 +44,11 @@ README_GAINS = {
     "MNIST": "paper_mnist",
     "MNIST at eps 0.1, 0.2, 0.3": "paper_mnist_strong",
     "cats and dogs, all training images": "paper_cats_vs_dogs_gpu",
+}
+CELLS = {  # data set → the runs that repeat the paper's tables on it
+    "mnist": ["paper_mnist"],
+    "cifar10": ["paper_cifar10"],
+    "cats_vs_dogs": ["paper_cats_vs_dogs", "paper_cats_vs_dogs_resnet101"],
 }
 TITLES = {"cats_vs_dogs": "Cats and dogs", "cifar10": "CIFAR-10", "digits": "Digits", "mnist": "MNIST"}
 REMARKS = {"augmented": ", the control", "retrained": ", the paper's method"}
@@ -107,6 +114,18 @@ network of the run less that of ResNet18. Runs with `_seed1` and `_seed2` differ
 Intervals compare models image by image if the run has a file `correct.npz`. Otherwise they are wider.
 
 {paper}
+
+### All figures of the paper's tables
+
+Accuracy in %, clean and under FGSM; in each second row, what the paper prints, which gives no number of images and no
+intervals. It prints no clean accuracy of the control.
+
+<details markdown>
+<summary>Ours and the paper's</summary>
+
+{cells}
+
+</details>
 
 ## Files
 
@@ -210,6 +229,7 @@ def page(runs: Sequence[Run]) -> str:
         models=markdown(head, [[row[column] for column in head] for row in rows]),
         threats="\n\n".join(threats),
         paper=paper_table(runs),
+        cells=markdown(*cells(runs)),
     )
 
 
@@ -236,6 +256,23 @@ def paper_table(runs: Sequence[Run]) -> str:
         *("paper", "size"),
     )
     return markdown(head, rows)
+
+
+def cells(runs: Sequence[Run]) -> tuple[Sequence[str], list[Sequence[str]]]:
+    """(head, rows) of the table of the paper's figures: for each network and defense, ours and below it the paper's."""
+    by_name, rows = {run.name: run for run in runs}, list[Sequence[str]]()
+    for dataset, names in CELLS.items():
+        for model, defense in itertools.product(MODELS, ("baseline", "augmented", "retrained")):
+            run = next(by_name[name] for name in names if by_name[name].find(model, defense, EPSILONS[0]))
+            line = run.line(model, defense)
+            own = [line.clean, *(run.find(model, defense, eps) for eps in EPSILONS)]
+            link = f"[{run.name}](../results/{run.name}/results.json)"
+            figures = [paper.accuracy(dataset, model, defense, eps) for eps in (None, *EPSILONS)]
+            rows += [
+                (TITLES[dataset], model, f"`{defense}`", f"{line.clean.n:,}", *map(leaderboard.percent, own), link),
+                ("", "", "", "–", *("–" if figure is None else f"{figure:.1f}" for figure in figures), "the paper"),
+            ]
+    return ("data set", "network", "defense", "n", "clean", *(f"FGSM {eps}" for eps in EPSILONS), "run"), rows
 
 
 def stated_gain(run: Run) -> str:

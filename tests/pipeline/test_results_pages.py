@@ -172,3 +172,14 @@ def test_readme_and_docs_show_every_plot_in_results():
     text = "".join(path.read_text(encoding="utf-8") for path in (root / "README.md", *root.glob("docs/*.md")))
     plots = [path.relative_to(root).as_posix() for path in results.RESULTS.glob("*/*.png")]
     assert plots and all(plot in text for plot in plots)
+
+
+def test_each_figure_of_the_papers_tables_has_ours_beside_it(runs):
+    """Table 1 has 18, and Tables 2 to 4 have 27 each."""
+    head, found = results.cells(runs)
+    ours, papers = found[::2], found[1::2]
+    figures = [cell for row in papers for cell in row[4:8] if cell != "–"]
+    assert len(figures) == 18 + 3 * 27 and len({row[:3] for row in ours}) == len(ours) == 27
+    assert {row[-1] for row in papers} == {"the paper"} and "52.3" in figures and "66.8" in figures
+    pattern = re.compile(r"\d+\.\d ± \d+\.\d")
+    assert all(pattern.fullmatch(cell) for row in ours for cell in row[4:8]) and all(row[3] != "–" for row in ours)
