@@ -90,6 +90,9 @@ def test_eps_is_a_number_of_pixels(small):
     for wrong in (0.03, [1, 2.5]):
         with pytest.raises(ValueError, match="a number of pixels: a whole number such as 24"):
             tfadv.evaluate(model, x, y, "sparse-rs", eps=wrong)
+    for norm, unit in (("pixels", "pixels"), ("l0", "values")):
+        with pytest.raises(ValueError, match=f"a number of {unit}: a whole number such as 24, not 0.03"):
+            tfadv.evaluate(model, x, y, f"fmn(norm={norm})", eps=0.03)
     with pytest.raises(ValueError, match="at most 36, the pixels of an image; got 37"):
         parse("sparse-rs")(model, x, y, 37)
     result = tfadv.evaluate(model, x, y, "sparse-rs(steps=20)", eps=[0, 1, 36], keep_images=True)
@@ -122,3 +125,18 @@ def test_resumed_is_unbroken(small, monkeypatch):
     resumed, _, interruptions = continued(call, 2)
     np.testing.assert_array_equal(resumed, call(None))
     assert interruptions > 1
+
+
+def test_where_few_other_pixels_are_left_some_get_new_colors(small):
+    """With as many as there are, the search would otherwise stay at its start."""
+    model, x, y = small
+    attack, images = SparseRS(steps=4, alpha_init=0.5), Images(tf.constant(x), tf.constant(y), tf.range(40))
+    for number, left in ((36, 0), (35, 1)):
+        state = attack.start(images, np.zeros(40, int), bounds(number), seed=3)
+        inputs = attack.inputs(bounds(number), (6, 6, 2), (), 0)
+        for i in range(4):
+            before = state
+            state, image, _, _ = attack.step(model, inputs, tf.constant(i), state)
+            assert ((image != x).numpy().any(axis=3).sum(axis=(1, 2)) == number).all()
+            moved = (image != before.best).numpy().any(axis=3).sum(axis=(1, 2))
+            assert (moved <= (int(inputs.moved[i]) + left if i else 0)).all() and (moved.max() > 0) == (i > 0)

@@ -69,3 +69,11 @@ def test_what_does_not_fit_is_refused(small):
         universal_patch(model, x, y, target=5)
     with pytest.raises(ValueError, match="one image or more"):
         universal_patch(model, x[:0], y[:0])
+    for wrong in (255 * x, np.round(255 * x).astype(int)):
+        with pytest.raises(ValueError, match="x must be"):
+            place(np.zeros((2, 2, 2), "float32"), wrong)
+    flat = keras.Sequential(
+        [keras.Input((6, 6, 2)), keras.layers.Flatten(), keras.layers.Dense(5, kernel_initializer="zeros")]
+    )
+    with pytest.raises(ValueError, match="gradient of the model is zero"):
+        universal_patch(flat, x, y)

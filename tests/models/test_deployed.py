@@ -170,8 +170,11 @@ def test_a_function_of_logits_probabilities_or_labels(trained):
     expected = evaluate(logits, x, y, "fgsm", EPS)
     for returns, function in functions.items():
         found = tfadv.deployed(function, twin=model)
-        assert found.layers[-1]._returns == returns
+        assert found.layers[-1].returns == returns
         assert evaluate(found, x, y, None).clean_accuracy == expected.clean_accuracy, returns
+    for attack, eps in (("square", EPS), ("sparse-rs", 6)):
+        with pytest.raises(UserError, match=f"{attack} needs scores, and the model returns labels: take hopskipjump"):
+            evaluate(tfadv.classifier(tfadv.deployed(labels, twin=model)), x, y, attack, eps)
     assert evaluate(tfadv.deployed(functions["logits"], twin=model), x, y, "fgsm", EPS).robust_accuracy == (
         expected.robust_accuracy
     )

@@ -56,16 +56,14 @@ def test_a_trained_model_on_a_data_set_of_test_images_only(tmp_path, data_dir):
     model.save(tmp_path / file)
     run = Smoke(tmp_path / "run", data_dir)
     flags = (f"--dataset={path}", "--split=official", "--stage=evaluate", "--input_range=0,1", CHEAP)
-    run.succeed(
-        f"--models={tmp_path / file}", f"--surrogate={tmp_path / file}", "--attacks=sparse-rs(steps=5)@2", *flags
-    )
+    run.succeed(f"--models={tmp_path / file}", "--attacks=sparse-rs(steps=5)@2", *flags)
     records = run.records()
     assert {record["n"] for record in records} == {30}
     assert [record["eps"] for record in records if record["attack"] == "sparse-rs"] == [2.0]
 
 
 def test_without_training_images_nothing_is_trained():
-    own = {"models": ("mine.keras",), "surrogate": "mine.keras", "stage": "report", "export": ()}
+    own = {"models": ("mine.keras",), "stage": "report", "export": ()}
     own |= {"dataset": "cifar10_corrupted/fog_3", "input_range_given": (0.0, 1.0)}
 
     def check(images=0, defenses=(), **changes):
@@ -74,12 +72,23 @@ def test_without_training_images_nothing_is_trained():
 
     check()
     check(images=1, stage="generate", defenses=("nfgsm",), input_range_given=None)
-    wrong = ({"defenses": ("nfgsm",)}, {"models": ("resnet18",)}, {"surrogate": "resnet18"}, {"stage": "generate"})
+    wrong = ({"defenses": ("nfgsm",)}, {"models": ("resnet18",)}, {"stage": "generate"})
     for changes in (*wrong, {"export": ("litert_int8",)}):
         with pytest.raises(UserError, match="fog_3 has test images only, so nothing can be trained"):
             check(**changes)
     with pytest.raises(UserError, match="give --input_range"):
         check(input_range_given=None)
+
+
+@pytest.mark.parametrize("images, following", [(0, "--stage=explain"), (9, "--defenses=nfgsm")])
+def test_no_defense_is_suggested_without_training_images(tmp_path, images, following):
+    config = types.SimpleNamespace(
+        stage="report", attack_specs=("pgd",), models=("mine.keras",), defenses="", workdir=tmp_path
+    )
+    run = types.SimpleNamespace(config=config, workdir=types.SimpleNamespace(root=tmp_path), defenses=())
+    run.dataset = types.SimpleNamespace(sizes={"train": images})
+    run.network = lambda _: types.SimpleNamespace(access="")
+    assert stages._next_step(run).endswith(following)
 
 
 def test_digits_are_refused(tmp_path, data_dir):

@@ -247,3 +247,20 @@ def test_a_changed_network_trains_again_and_a_changed_report_does_not(smoke, tmp
     assert "(network" in refused.stderr and "Traceback" not in refused.stderr
     run.succeed("--plugins=leaky", "--stage=train", "--overwrite", cwd=tmp_path)
     assert "models/resnet_tiny/baseline" in run.rebuilt(before)
+
+
+@pytest.mark.parametrize(
+    "defense, made, stored",
+    [("nfgsm", "", 0), ("nfgsm", "resnet18", 0), ("nfgsm", "resnet_tiny", 1), ("surrogate", "", 1)],
+)
+def test_images_are_stored_where_a_defense_needs_them_or_they_exist(
+    started, tmp_path, monkeypatch, defense, made, stored
+):
+    """Those of another surrogate would be made anew, and the surrogate be trained, for nothing."""
+    flags = "--dataset=digits", "--models=resnet_tiny", "--surrogate=resnet_tiny"
+    run = started(*flags, f"--workdir={tmp_path}", f"--defenses={defense}")
+    monkeypatch.setattr(
+        run.workdir, "names", lambda: ["split", *(["surrogate/digits_surrogate/1.0.0"] if made else [])]
+    )
+    monkeypatch.setattr(run.workdir, "manifest", lambda _: {"inputs": {"surrogate": made}})
+    assert run.stores_images == bool(stored)

@@ -56,6 +56,9 @@ def test_the_table_of_defenses(results):
     assert row["gradient masking"] == "SUSPICIOUS: steps; collapsed in epoch 3"
     assert rows["control"]["gradient masking"] == "none found" and rows["baseline"]["gradient masking"] is None
     assert rows["control"]["minutes"] is None
+    stored = make_record("resnet18", "nfgsm", "transfer", 0.1, 0.5)
+    with_stored = comparison_table(dataclasses.replace(results, records=(*results.records, stored)))
+    assert "transfer" not in table.head and with_stored.head[3:5] == ("transfer", "FGSM")
 
 
 def test_there_is_no_table_without_defenses_or_without_stronger_attacks(results, data):

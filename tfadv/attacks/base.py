@@ -17,9 +17,11 @@ import tensorflow as tf
 from tfadv import specs
 from tfadv.attacks import loop
 from tfadv.attacks.cost import Cost
-from tfadv.attacks.gradient import check_inputs, is_adversarial, largest_distance
+from tfadv.attacks.gradient import check_inputs, is_adversarial, largest_distance, sizes_of
+from tfadv.attacks.norms import COUNTS
 from tfadv.errors import UserError, check_whole_number
 from tfadv.models.accelerate import accelerated, computes_in_bfloat16
+from tfadv.models.compiled import deployed_layers
 from tfadv.models.expectation import Expectation, passes_of
 from tfadv.models.image_model import fitted, image_model
 from tfadv.models.twins import float32_twin
@@ -110,6 +112,7 @@ class Attack(specs.Spec):
     limited = True  # whether eps limits the search; one that looks for the nearest image may have any limit, or none
     revision = 0  # raised where the attack finds other images than in the last release
     uses_gradient = True  # whether it fails on images where the gradient of its loss is zero
+    needs_scores = False  # whether it compares logits, which a model that returns labels does not have
 
     def __call__(
         self,
@@ -152,7 +155,7 @@ class Attack(specs.Spec):
 
         Raises:
           ValueError: an argument has the wrong type, shape or range, or the model's last layer is a softmax.
-          UserError: the model has no bfloat16 clone.
+          UserError: the model has no bfloat16 clone, or returns labels and the attack needs scores.
         """
         if not tf.executing_eagerly():
             raise ValueError(
@@ -166,6 +169,8 @@ class Attack(specs.Spec):
                 f"{self.label} can't attack a random model, because it does not check what it finds with new passes: "
                 "take pgd, apgd-ce, apgd-dlr or autoattack(attacks=apgd-ce+apgd-dlr)."
             )
+        if self.needs_scores and any(layer.returns == "labels" for layer in deployed_layers(model)):
+            raise UserError(f"{self.label} needs scores, and the model returns labels: take hopskipjump or rays.")
         x = fitted(model, x)
         norm = getattr(self, "norm", "linf")
         # Searches end at the smallest eps: with 0, they go on to the nearest image.
@@ -196,11 +201,14 @@ class Attack(specs.Spec):
         return self.settings()
 
     def check_eps(self, eps: Any) -> None:
-        """Raises ValueError where eps is given and the attack has none, or where it needs one."""
+        """Raises ValueError where eps is given and the attack has none, or it needs one, or it counts and eps can't."""
         if eps is not None and not self.has_eps:
             raise ValueError(f"{self.label} has no eps: its changes are not limited by one. Leave eps out.")
         if eps is None and self.has_eps and self.limited:
             raise ValueError(f"{self.label} needs eps, the size of the perturbation, such as 8 / 255.")
+        unit = COUNTS.get(getattr(self, "norm", ""))
+        if unit and eps is not None and not all(size.is_integer() for size in sizes_of(eps)):
+            raise ValueError(f"eps of {self.label} is a number of {unit}: a whole number such as 24, not {eps}.")
 
     @property
     def takes_random(self) -> bool:

@@ -16,7 +16,7 @@ from tfadv.attacks.fab import boundary
 from tfadv.attacks.gradient import is_adversarial, logits_and_gradient, logits_of
 from tfadv.attacks.loop import NOT_ADVERSARIAL, Step
 from tfadv.attacks.nearest import NearestImageAttack
-from tfadv.attacks.norms import DISTANCES, L2, finite, get_norm
+from tfadv.attacks.norms import COUNTS, DISTANCES, L2, finite, get_norm
 from tfadv.attacks.targets import most_likely_others
 from tfadv.models.compiled import PerModel
 from tfadv.specs import setting
@@ -26,7 +26,6 @@ STEP = (1.0, 0.01)  # α: the length of a step in L2, of images of 32×32×3 pix
 CHANGE = (0.05, 0.001)  # γ: the share by which the radius grows or shrinks
 _PIXELS = 32 * 32 * 3
 ROUNDING = 1e-5  # of the largest logit
-COUNTS = ("l0", "pixels")  # norms of whole numbers
 CANDIDATES = 9  # the most likely other classes, among which that with the nearest boundary is chosen
 
 

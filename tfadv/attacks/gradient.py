@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tfadv import specs
 from tfadv.attacks import losses
+from tfadv.attacks.norms import COUNTS
 from tfadv.errors import UserError
 from tfadv.models.compiled import PerModel, compiled_logits, logits_of
 from tfadv.models.expectation import Expectation
@@ -113,9 +114,8 @@ def check_sizes(sizes: Sequence[float], clip: tuple[float, float], norm: str, sh
     """
     low, high = clip
     largest = largest_distance((low, max(high, low + 1)), norm, shape)
-    if max(sizes) > largest and norm in ("l0", "pixels"):
-        unit = "pixels" if norm == "pixels" else "values"
-        raise ValueError(f"eps must be at most {largest:g}, the {unit} of an image; got {max(sizes):g}.")
+    if max(sizes) > largest and norm in COUNTS:
+        raise ValueError(f"eps must be at most {largest:g}, the {COUNTS[norm]} of an image; got {max(sizes):g}.")
     if max(sizes) > largest * (1 + _TOLERANCE):
         levels = f" If you mean {max(sizes):g} of 255 levels, write eps={max(sizes):g} / 255."
         raise ValueError(

@@ -230,6 +230,7 @@ class Pixels:
 NORMS: dict[str, Any] = {"linf": Linf, "l2": L2, "l1": L1}  # in which attacks and defenses are limited
 DENSE = ("linf", "l2")  # of attacks and defenses whose steps change all pixels
 DISTANCES: dict[str, Any] = {**NORMS, "l0": L0, "pixels": Pixels}  # in which changes may be measured
+COUNTS = {"l0": "values", "pixels": "pixels"}  # norms of whole numbers, and what they count
 
 
 def get_norm(name: str) -> Any:

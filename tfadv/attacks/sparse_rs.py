@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from tfadv.attacks import gradient, losses, randomness
 from tfadv.attacks.base import Bounds, Images
-from tfadv.attacks.gradient import sizes_of
 from tfadv.attacks.iterative import IterativeAttack, Passes
 from tfadv.attacks.loop import Step, score
 from tfadv.models.expectation import Expectation
@@ -64,17 +63,12 @@ class SparseRS(IterativeAttack):
     targeted: bool = False
 
     uses_gradient = False
+    needs_scores = True
 
     @property
     def name(self) -> str:
         """See `Spec.name`."""
         return "sparse-rs"
-
-    def check_eps(self, eps: Any) -> None:
-        """See `Attack.check_eps`; eps is whole."""
-        super().check_eps(eps)
-        if any(not size.is_integer() for size in sizes_of(eps)):
-            raise ValueError(f"eps of {self.label} is a number of pixels: a whole number such as 24, not {eps}.")
 
     def traced(self) -> SparseRS:
         """See `IterativeAttack.traced`."""
@@ -105,8 +99,8 @@ class SparseRS(IterativeAttack):
 
     def inputs(self, bounds: Bounds, shape: tuple[int, ...], random: Any, first_round: int) -> Inputs:
         """See `IterativeAttack.inputs`."""
-        number, free = int(bounds.eps), shape[0] * shape[1] - int(bounds.eps)
-        moved = np.minimum(moved_pixels(self.steps, number, self.alpha_init), min(number, free))
+        number = int(bounds.eps)
+        moved = np.minimum(moved_pixels(self.steps, number, self.alpha_init), number)
         return Inputs(bounds, tf.constant(number), tf.constant(moved))
 
     def step(self, model: Any, inputs: Inputs, i: tf.Tensor, state: State) -> Step:
@@ -117,6 +111,7 @@ class SparseRS(IterativeAttack):
         # In random order, first the changed pixels, then the others: their places in this order.
         place = tf.argsort(tf.argsort(numbers[..., 0] - tf.cast(state.changed, tf.float32), axis=1), axis=1)
         restored, added = place < moved, (place >= number) & (place < number + moved)
+        added |= place < moved - (pixels - number)  # where too few others are left: new colors
         image = _where(restored, state.x, state.best)
         image = _recolored(image, state.x, added, numbers[..., 1:], inputs.bounds)
         first = i == 0

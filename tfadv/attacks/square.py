@@ -60,6 +60,7 @@ class Square(IterativeAttack):
     precision: str = precision_setting()
 
     uses_gradient = False
+    needs_scores = True
     concurrent_rounds = False  # all images share the squares of a round
 
     def traced(self) -> Square:

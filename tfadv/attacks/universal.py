@@ -54,7 +54,7 @@ def universal_patch(
       float32 (side, side, C) in [0, 1].
 
     Raises:
-      ValueError: an argument has the wrong type, shape or range, or the model's last layer is a softmax.
+      ValueError: an argument has the wrong type, shape or range, or the model ends in a softmax or has no gradient.
     """
     check_whole_number("steps", steps, 1)
     settings = Patch(size=size, step_size=step_size)  # checks them
@@ -75,6 +75,8 @@ def universal_patch(
         placed = _placed(patch, tf.gather(x, rows).numpy(), corners)
         gradient = _compiled_gradient(model, placed, tf.gather(y, rows), targeted=target is not None).numpy()
         total = np.nan_to_num(gradient[_window(corners, side)]).sum(axis=0)
+        if step == 0 and not total.any():
+            raise ValueError("the gradient of the model is zero at these images: no patch can be made of it.")
         velocity = _DECAY * velocity + total / max(float(np.abs(total).sum()), 1e-12)
         patch = np.clip(patch + step_size * (1 - step / steps) * np.sign(velocity), 0, 1).astype(np.float32)
     return patch
@@ -92,13 +94,15 @@ def place(patch: np.ndarray, images: Any, seed: int = 0) -> np.ndarray:
       In the shape and type of the images.
 
     Raises:
-      ValueError: the patch does not fit into the images.
+      ValueError: the patch does not fit into the images, or pixels are neither in [0, 1] nor uint8.
     """
     images, patch = np.asarray(images), np.asarray(patch)
     shape = images.shape
     if images.ndim != 4 or patch.ndim != 3 or patch.shape[2] != shape[3] or max(patch.shape[:2]) > min(shape[1:3]):
         raise ValueError(f"a patch of shape {patch.shape} does not fit into images of shape {shape}.")
-    if images.dtype == np.uint8:
+    if images.dtype != np.uint8:
+        check_inputs(None, images, np.zeros(len(images), np.int64), 0.0, (0.0, 1.0), logits=False)
+    else:
         patch = np.round(255 * patch).astype(np.uint8)
     rounds = np.zeros(len(images), np.int32)
     numbers = [each.random(2) for each in randomness.generators(seed, randomness.START, np.arange(len(images)), rounds)]

@@ -89,7 +89,7 @@ class _DeployedLayer(keras.layers.Layer):
         self.label, self.image_shape = predictor.label, predictor.image_shape
         # In a namespace, because Keras would take the variables of the twin for those of this layer.
         self._hidden = types.SimpleNamespace(given=given, predictor=predictor, twin=None, failure=None)
-        self._returns, self._columns = _outputs_of(predictor, returns, twin, classes)
+        self.returns, self._columns = _outputs_of(predictor, returns, twin, classes)
         if twin is not None:
             self._hidden.twin = self._checked_twin(twin)
         self.built = True
@@ -144,7 +144,7 @@ class _DeployedLayer(keras.layers.Layer):
     def _logits(self, images: np.ndarray) -> np.ndarray:
         """float32 (N, K)."""
         try:
-            return to_logits(self._hidden.predictor(images), self._returns, self._columns, self._hidden.predictor)
+            return to_logits(self._hidden.predictor(images), self.returns, self._columns, self._hidden.predictor)
         except Exception as error:
             self._hidden.failure = error
             raise

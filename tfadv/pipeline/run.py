@@ -112,9 +112,14 @@ class Run:
 
     @functools.cached_property
     def stores_images(self) -> bool:
-        """Whether there are stored adversarial images: a defense needs them, or an earlier command has made them."""
+        """Whether there are stored adversarial images: a defense needs them, or an earlier command has made them.
+
+        Those of another surrogate don't count: no defense needs this one to be trained.
+        """
         wanted = self.config.stage == "generate" or any(defense.images == "stored" for defense in self.defenses)
-        return wanted or (self.workdir.root / "surrogate").exists()
+        made = [self.workdir.manifest(name) for name in self.workdir.names() if name.startswith("surrogate/")]
+        label = self.network(self.config.surrogate).label
+        return wanted or any(each and each["inputs"].get("surrogate") == label for each in made)
 
     def network(self, model: str) -> Network:
         """The model of that name before training."""

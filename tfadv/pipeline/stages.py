@@ -159,11 +159,11 @@ def _check_training_images(run: Run) -> None:
     """Raises UserError where something needs training or validation images, and the data set has none."""
     if run.dataset.sizes["train"]:
         return
-    measures = all(map(own.is_own, (*run.config.models, run.config.surrogate))) and run.config.stage != "generate"
+    measures = all(map(own.is_own, run.config.models)) and run.config.stage != "generate"
     if run.defenses or run.config.export or not measures:
         raise UserError(
             f"--split=official: {run.config.dataset} has test images only, so nothing can be trained: give trained "
-            "models, also as --surrogate, and neither --defenses nor --export."
+            "models, and neither --defenses nor --export."
         )
     if not run.config.input_range_given:
         raise UserError(
@@ -233,7 +233,9 @@ def _next_step(run: Run) -> str:
         return f"Next, the results: {command} --stage=report"
     if not config.attack_specs:
         return f"Next, a stronger attack: {command} --stage=report --attacks='pgd(steps=20)' --eval_size=500"
-    trainable = not any(own.is_fixed(name) or run.network(name).access for name in config.models)
+    trainable = run.dataset.sizes["train"] and not any(
+        own.is_fixed(name) or run.network(name).access for name in config.models
+    )
     if trainable and not any(each.attacks for each in run.defenses):
         given = config.defenses + "," if config.defenses else ""
         return f"Next, a defense: {command} --stage=report --defenses={shlex.quote(given + 'nfgsm')}"

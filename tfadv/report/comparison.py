@@ -28,8 +28,11 @@ def comparison_table(data: ReportData) -> Table | None:
     if not shown or not any(defense.uses_budget for defense in data.known_defenses):
         return None
     attacks = list(dict.fromkeys(record.attack_label for record in shown))
+    measured = {record.protocol for record in data.records}
+    protocols = {"transfer": "transfer", "whitebox": "FGSM"}
+    protocols = {name: head for name, head in protocols.items() if name in measured}
     head = (
-        *("model", "defense", "clean", "transfer", "FGSM", *attacks),
+        *("model", "defense", "clean", *protocols.values(), *attacks),
         *("gradients, 1000s", "minutes"),
         *(["gradient masking"] if data.checks else []),
     )
@@ -39,7 +42,7 @@ def comparison_table(data: ReportData) -> Table | None:
         rows.append(
             (
                 *(model, defense, data.accuracy(model, defense, "clean")),
-                *(data.accuracy(model, defense, protocol, eps) for protocol in ("transfer", "whitebox")),
+                *(data.accuracy(model, defense, protocol, eps) for protocol in protocols),
                 *(_with_interval(strong.get(attack)) for attack in attacks),
                 *_cost(data, f"{model}/{defense}"),
                 *([_verdict(data, f"{model}/{defense}")] if data.checks else []),
