@@ -11,6 +11,8 @@ import tensorflow as tf
 import tfadv
 from tfadv import evaluate
 from tfadv.errors import UserError
+from tfadv.evaluation import masking
+from tfadv.evaluation.checks import run_checks
 from tfadv.models import own, runtimes
 from tfadv.models.compiled import compiled_logits
 from tfadv.runtime import compilation
@@ -175,6 +177,13 @@ def test_a_function_of_logits_probabilities_or_labels(trained):
     for attack, eps in (("square", EPS), ("sparse-rs", 6)):
         with pytest.raises(UserError, match=f"{attack} needs scores, and the model returns labels: take hopskipjump"):
             evaluate(tfadv.classifier(tfadv.deployed(labels, twin=model)), x, y, attack, eps)
+    settings = masking.DiagnosticSettings(steps=2, factor=2, queries=2, targets=2, batch_size=32)
+    found = masking.collect_diagnostics(
+        tfadv.classifier(tfadv.deployed(labels, twin=model)), x[:8], y[:8], EPS, settings=settings
+    )
+    assert "square" not in found["attacks"] and "pgd" in found["attacks"]
+    (black_box,) = (each for each in run_checks(found) if each.name == "black box")
+    assert black_box.passed is None and "Square Attack needs scores" in black_box.sentence
     assert evaluate(tfadv.deployed(functions["logits"], twin=model), x, y, "fgsm", EPS).robust_accuracy == (
         expected.robust_accuracy
     )

@@ -21,7 +21,7 @@ from tfadv.attacks.gradient import check_inputs, is_adversarial, largest_distanc
 from tfadv.attacks.norms import COUNTS
 from tfadv.errors import UserError, check_whole_number
 from tfadv.models.accelerate import accelerated, computes_in_bfloat16
-from tfadv.models.compiled import deployed_layers
+from tfadv.models.compiled import returns_labels
 from tfadv.models.expectation import Expectation, passes_of
 from tfadv.models.image_model import fitted, image_model
 from tfadv.models.twins import float32_twin
@@ -169,7 +169,7 @@ class Attack(specs.Spec):
                 f"{self.label} can't attack a random model, because it does not check what it finds with new passes: "
                 "take pgd, apgd-ce, apgd-dlr or autoattack(attacks=apgd-ce+apgd-dlr)."
             )
-        if self.needs_scores and any(layer.returns == "labels" for layer in deployed_layers(model)):
+        if self.needs_scores and returns_labels(model):
             raise UserError(f"{self.label} needs scores, and the model returns labels: take hopskipjump or rays.")
         x = fitted(model, x)
         norm = getattr(self, "norm", "linf")

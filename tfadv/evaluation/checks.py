@@ -172,6 +172,8 @@ def _black_box(diagnostics: Diagnostics) -> Outcome:
     after attacks several times as long as these.
     """
     evaluated = [name for name in BLACK_BOX if name in diagnostics["attacks"]]
+    if not evaluated:
+        return None, {}, "Not evaluated: the model returns labels, and Square Attack needs scores."
     share = _only(diagnostics, evaluated, WHITE_BOX)
     return _rare(
         share,

@@ -26,6 +26,7 @@ from tfadv.evaluation import checks
 from tfadv.evaluation.checks import TOLERATED_CHANGE, Check, run_checks
 from tfadv.evaluation.evaluator import Execution, FixedImages, evaluate
 from tfadv.evaluation.result import CostSummary
+from tfadv.models.compiled import returns_labels
 from tfadv.models.expectation import passes_of
 from tfadv.models.image_model import fitted, image_model
 from tfadv.models.logits import input_range_of
@@ -118,7 +119,8 @@ def collect_diagnostics(
         apgd-ce        Auto-PGD of `factor` · `steps` steps on the cross-entropy
         apgd-t         the same on the targeted DLR loss, which is invariant to scaled logits, for `targets` classes, of
                        the images on which apgd-ce fails
-        square         Square Attack, which uses no gradient, of the images on which all attacks with gradients fail
+        square         Square Attack, which uses no gradient, of the images on which all attacks with gradients fail;
+                       not of a model that returns labels
         transfer       pgd-steps on the surrogate, where there is one, of the same images
 
     Args:
@@ -170,6 +172,8 @@ def collect_diagnostics(
     diagnostics |= {"refused": None, "zero_gradient": _flags(~directions.any(axis=(1, 2, 3)))}
     outcomes: dict[str, dict] = {}
     for name, attack, size, after in _diagnostic_attacks(surrogate, tuple(x.shape), float(eps), settings):
+        if returns_labels(model) and getattr(attack, "needs_scores", False):
+            continue
         left = np.ones(len(y), bool)
         for earlier in after:
             left &= checks.flags(outcomes[earlier]["right"])

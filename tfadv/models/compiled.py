@@ -87,6 +87,11 @@ def deployed_layers(model: Any) -> list[Any]:
     return [layer for layer in layers_of(model) if hasattr(layer, "failure_of_deployed")]
 
 
+def returns_labels(model: Any) -> bool:
+    """Whether it is a deployed model that returns the number of a class, and no scores."""
+    return any(layer.returns == "labels" for layer in deployed_layers(model))
+
+
 def _spec(tensor: tf.Tensor) -> tf.TensorSpec:
     return tf.TensorSpec((None, *tensor.shape[1:]) if tensor.shape.rank else (), tensor.dtype)
 
