@@ -39,7 +39,9 @@ def test_one_norm(monkeypatch, specs, correct, labels):
     found.append(evaluation("bim", [0, 0, 0, 0], sizes=(0.9,)))  # a size of its own joins nothing
     monkeypatch.setattr(reporting, "attacked_on_disk", lambda *_: found)
     run = types.SimpleNamespace(
-        cache=types.SimpleNamespace(looking=contextlib.nullcontext), config=types.SimpleNamespace(epsilons=(0.5,))
+        cache=types.SimpleNamespace(looking=contextlib.nullcontext),
+        config=types.SimpleNamespace(epsilons=(0.5,)),
+        stores_images=True,
     )
     records = reporting.records(run, None)
     assert [(r.attack, r.correct) for r in records if r.eps == 0.9] == [("bim", 0)]
@@ -57,7 +59,9 @@ def test_an_attack_has_one_accuracy_at_a_size(monkeypatch):
     monkeypatch.setattr(steps, "surrogate", lambda *_: types.SimpleNamespace(name="mine/original"))
     monkeypatch.setattr(reporting, "attacked_on_disk", lambda *_: [first, second])
     run = types.SimpleNamespace(
-        cache=types.SimpleNamespace(looking=contextlib.nullcontext), config=types.SimpleNamespace(epsilons=(0.5,))
+        cache=types.SimpleNamespace(looking=contextlib.nullcontext),
+        config=types.SimpleNamespace(epsilons=(0.5,)),
+        stores_images=True,
     )
     found = [(r.eps, r.correct) for r in reporting.records(run, None) if r.attack == "bim"]
     assert found == [(0.9, 1), (0.8, 3)]
