@@ -12,7 +12,7 @@ from scipy.stats import betabinom, binom
 
 from tfadv.attacks import FGSM, PGD
 from tfadv.attacks.randomness import ORDER, generators
-from tfadv.evaluation.evaluator import FixedImages, StoredPerturbations, evaluate
+from tfadv.evaluation.evaluator import FixedImages, evaluate
 from tfadv.evaluation.result import concatenate, worst_case
 from tfadv.evaluation.sequential import BLOCK, anytime_interval, log_ratio, precise
 
@@ -165,7 +165,6 @@ def test_a_sample_is_not_joined_with_other_results(model, labeled):
         ("fmn", None, {}, "measured by distances"),
         ("corruptions", None, {}, "measured by sets of images"),
         (FixedImages(np.zeros((1, 8, 2, 2, 1), "float32")), 0.1, {}, "attacks that are run"),
-        (StoredPerturbations(np.zeros((8, 2, 2, 1), "int8")), 0.1, {}, "attacks that are run"),
     ],
 )
 def test_what_has_no_precision_is_refused(model, labeled, attack, eps, options, message):

@@ -9,7 +9,7 @@ import tfadv, keras, numpy as np, os, tempfile
 from tfadv import models
 from tfadv.datasets.batches import Samples
 from tfadv.attacks import FGSM, PGD
-from tfadv.evaluation.evaluator import StoredPerturbations, evaluate
+from tfadv.evaluation.evaluator import FixedImages, evaluate
 from tfadv.defenses.base import Defense
 from tfadv.training import Trainer, TrainingLog, TrainingSettings
 def resident():
@@ -24,7 +24,7 @@ model = models.build("resnet_tiny", (32, 32, 1), 10)
 
 EVALUATIONS = """
 for i in range(23):
-    for attack in FGSM(), PGD(steps=2), StoredPerturbations(samples.perturbations[:64]):
+    for attack in FGSM(), PGD(steps=2), FixedImages(np.full((2, 64, 32, 32, 1), 0.5, "float32")):
         evaluate(model, images[:64], labels[:64], attack, samples.epsilons, batch_size=64)
     if i == 2:
         before = resident()
