@@ -41,8 +41,9 @@ README_ROWS = (
 )
 README_GAINS = {
     "CIFAR-10": "paper_cifar10",
-    "MNIST": "paper_mnist",
-    "MNIST at eps 0.1, 0.2, 0.3": "paper_mnist_strong",
+    "MNIST at 32×32 pixels": "paper_mnist",
+    "MNIST at 224×224 pixels": "mnist_224",
+    "MNIST at 32×32 pixels, eps 0.1, 0.2, 0.3": "paper_mnist_strong",
     "cats and dogs, all training images": "paper_cats_vs_dogs_gpu",
 }
 CELLS = {  # data set → the runs that repeat the paper's tables on it

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfadv.attacks import loop, losses
 from tfadv.attacks.base import Attack, Bounds, Call, Images, to_attack
-from tfadv.attacks.gradient import compiled_logits, is_adversarial
+from tfadv.attacks.gradient import compiled_logits, is_adversarial, logits_of
 from tfadv.attacks.norms import get_norm
 from tfadv.attacks.randomness import START, drawn
 from tfadv.models.expectation import Expectation
@@ -192,3 +192,30 @@ class IterativeAttack(Attack):
         if loss is not None:
             call.cost.add_fallback(loss, losses.resolve_loss(loss, logits.shape[-1]))
         return logits.shape[-1]
+
+
+class ScoreSearch(IterativeAttack):
+    """A random search that sees the logits only; each step classifies its images.
+
+    Its state has the fields `y` and `best`, the labels and the best images so far, and its inputs have `bounds`.
+    """
+
+    uses_gradient = False
+    needs_scores = True
+    restarts: int
+
+    def rounds(self, classes: int) -> int:
+        """See `IterativeAttack.rounds`."""
+        return self.restarts
+
+    def passes(self, classes: int) -> Passes:
+        """See `IterativeAttack.passes`."""
+        return Passes(0, 1, 0)
+
+    def last(self, model: Any, inputs: Any, state: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """See `IterativeAttack.last`; only a random model has to classify the images once more."""
+        if isinstance(model, Expectation):
+            adversarial = is_adversarial(logits_of(model, state.best), state.y, inputs.bounds.targeted)
+        else:
+            adversarial = tf.zeros_like(state.y, tf.bool)
+        return state.best, loop.score(adversarial)

@@ -209,7 +209,7 @@ class L0:
     @staticmethod
     def project(z: tf.Tensor, x: tf.Tensor, eps: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
         """Keeps the eps largest changes (of equal ones, the first), then clips."""
-        return tf.clip_by_value(tf.where(_place(tf.abs(z - x)) <= eps, z, x), low, high)
+        return tf.clip_by_value(tf.where(_rank(tf.abs(z - x)) <= eps, z, x), low, high)
 
 
 class Pixels:
@@ -224,7 +224,7 @@ class Pixels:
     def project(z: tf.Tensor, x: tf.Tensor, eps: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
         """Keeps the eps pixels whose change is largest in L2 (of equal ones, the first), then clips."""
         size = tf.reduce_sum(tf.square(z - x), axis=3, keepdims=True)
-        return tf.clip_by_value(tf.where(_place(size) <= eps, z, x), low, high)
+        return tf.clip_by_value(tf.where(_rank(size) <= eps, z, x), low, high)
 
 
 NORMS: dict[str, Any] = {"linf": Linf, "l2": L2, "l1": L1}  # in which attacks and defenses are limited
@@ -255,7 +255,7 @@ def _halved(holds: Callable[[tf.Tensor], tf.Tensor], most: tf.Tensor) -> tuple[t
     return tf.while_loop(lambda i, *_: i < _HALVINGS, halve, (0, tf.zeros_like(most), most))[1:]
 
 
-def _place(size: tf.Tensor) -> tf.Tensor:
+def _rank(size: tf.Tensor) -> tf.Tensor:
     """float32 in the shape of size (N, …): 1 for the largest value of each image, 2 for the next, and so on."""
     order = tf.argsort(tf.reshape(size, (tf.shape(size)[0], -1)), axis=1, direction="DESCENDING", stable=True)
     return tf.cast(tf.reshape(tf.argsort(order, axis=1) + 1, tf.shape(size)), tf.float32)

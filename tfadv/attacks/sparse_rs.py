@@ -10,9 +10,8 @@ import tensorflow as tf
 
 from tfadv.attacks import gradient, losses, randomness
 from tfadv.attacks.base import Bounds, Images
-from tfadv.attacks.iterative import IterativeAttack, Passes
+from tfadv.attacks.iterative import ScoreSearch
 from tfadv.attacks.loop import Step, score
-from tfadv.models.expectation import Expectation
 from tfadv.specs import setting
 
 # By what the share of the first query is divided after so many of 10,000 queries.
@@ -40,7 +39,7 @@ class State(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class SparseRS(IterativeAttack):
+class SparseRS(ScoreSearch):
     """Random search that sees only the logits and changes at most eps pixels, each in all channels.
 
     A changed pixel has the least or the greatest value in each channel.  Each step restores some of the changed pixels
@@ -62,9 +61,6 @@ class SparseRS(IterativeAttack):
     alpha_init: float = setting(0.3, above=0, most=1)
     targeted: bool = False
 
-    uses_gradient = False
-    needs_scores = True
-
     @property
     def name(self) -> str:
         """See `Spec.name`."""
@@ -73,14 +69,6 @@ class SparseRS(IterativeAttack):
     def traced(self) -> SparseRS:
         """See `IterativeAttack.traced`."""
         return SparseRS()
-
-    def rounds(self, classes: int) -> int:
-        """See `IterativeAttack.rounds`."""
-        return self.restarts
-
-    def passes(self, classes: int) -> Passes:
-        """See `IterativeAttack.passes`."""
-        return Passes(0, 1, 0)
 
     def start(self, images: Images, rounds: np.ndarray, bounds: Bounds, seed: int) -> State:
         """See `IterativeAttack.start`; eps random pixels of random colors."""
@@ -127,13 +115,6 @@ class SparseRS(IterativeAttack):
             objective=tf.where(rises, objective, state.objective),
         )
         return Step(next_state, image, score(adversarial), adversarial)
-
-    def last(self, model: Any, inputs: Inputs, state: State) -> tuple[tf.Tensor, tf.Tensor]:
-        """See `IterativeAttack.last`; each image was classified in a step, but for those of a random model."""
-        if isinstance(model, Expectation):
-            logits = gradient.logits_of(model, state.best)
-            return state.best, score(gradient.is_adversarial(logits, state.y, inputs.bounds.targeted))
-        return state.best, score(tf.zeros_like(state.y, tf.bool))
 
 
 def moved_pixels(queries: int, number: int, share: float) -> np.ndarray:

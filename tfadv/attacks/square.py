@@ -11,11 +11,10 @@ import tensorflow as tf
 
 from tfadv.attacks import gradient, losses, squares
 from tfadv.attacks.base import Bounds, Images, precision_setting
-from tfadv.attacks.iterative import IterativeAttack, Passes
+from tfadv.attacks.iterative import ScoreSearch
 from tfadv.attacks.loop import Step, score
 from tfadv.attacks.norms import NORMS, get_norm
 from tfadv.attacks.randomness import START, drawn
-from tfadv.models.expectation import Expectation
 from tfadv.specs import setting
 
 
@@ -39,7 +38,7 @@ class State(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Square(IterativeAttack):
+class Square(ScoreSearch):
     """Random search that sees only the logits: a check for masked gradients.
 
     Each step changes a square of the image and keeps the change where the
@@ -59,21 +58,11 @@ class Square(IterativeAttack):
     targeted: bool = False
     precision: str = precision_setting()
 
-    uses_gradient = False
-    needs_scores = True
     concurrent_rounds = False  # all images share the squares of a round
 
     def traced(self) -> Square:
         """See `IterativeAttack.traced`."""
         return Square(norm=self.norm)
-
-    def rounds(self, classes: int) -> int:
-        """See `IterativeAttack.rounds`."""
-        return self.restarts
-
-    def passes(self, classes: int) -> Passes:
-        """See `IterativeAttack.passes`."""
-        return Passes(0, 1, 0)
 
     def draw(self, number: int, shape: tuple[int, ...], seed: int) -> tf.Tensor:
         """The numbers of all queries, float32 (number · steps, 5 + C): as in auto-attack, all images share a square."""
@@ -117,10 +106,3 @@ class Square(IterativeAttack):
         best = tf.where((margin > state.margin)[:, None, None, None], candidate, state.best)
         next_state = state._replace(best=best, margin=tf.maximum(margin, state.margin))
         return Step(next_state, candidate, score(adversarial), adversarial)
-
-    def last(self, model: Any, inputs: Inputs, state: State) -> tuple[tf.Tensor, tf.Tensor]:
-        """See `IterativeAttack.last`; each image was classified in a step, but for those of a random model."""
-        if isinstance(model, Expectation):
-            logits = gradient.logits_of(model, state.best)
-            return state.best, score(gradient.is_adversarial(logits, state.y, inputs.bounds.targeted))
-        return state.best, score(tf.zeros_like(state.y, tf.bool))

@@ -114,12 +114,13 @@ class Run:
     def stores_images(self) -> bool:
         """Whether there are stored adversarial images: a defense needs them, or an earlier command has made them.
 
-        Those of another surrogate don't count: no defense needs this one to be trained.
+        Those of another surrogate don't count: they would be made anew, and this one be trained, for no defense.
         """
-        wanted = self.config.stage == "generate" or any(defense.images == "stored" for defense in self.defenses)
+        if self.config.stage == "generate" or any(defense.images == "stored" for defense in self.defenses):
+            return True
         made = [self.workdir.manifest(name) for name in self.workdir.names() if name.startswith("surrogate/")]
         label = self.network(self.config.surrogate).label
-        return wanted or any(each and each["inputs"].get("surrogate") == label for each in made)
+        return any(each and each["inputs"].get("surrogate") == label for each in made)
 
     def network(self, model: str) -> Network:
         """The model of that name before training."""

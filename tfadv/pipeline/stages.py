@@ -80,9 +80,7 @@ def _run_stage(run: Run, baseline: Sequence[Record]) -> None:
         return
     _check_training_images(run)
     _check_sizes(run)
-    for label in (run.network(model).label for model in run.config.models if run.network(model).access):
-        if run.config.export:
-            raise UserError(f"--export is for Keras models, and {label} is none: give the .keras file.")
+    _check_export(run)
     if stage == "generate":
         steps.generate(run)
     elif stage in ("train", "augment", "retrain"):
@@ -170,6 +168,13 @@ def _check_training_images(run: Run) -> None:
             f"--split=official: {run.config.dataset} has no validation images that show which pixels the models take: "
             "give --input_range, such as 0,255."
         )
+
+
+def _check_export(run: Run) -> None:
+    """Raises UserError where a model is to be exported that is none of Keras, such as a function of images."""
+    for network in map(run.network, run.config.models if run.config.export else ()):
+        if network.access:
+            raise UserError(f"--export is for Keras models, and {network.label} is none: give the .keras file.")
 
 
 def _check_sizes(run: Run) -> None:

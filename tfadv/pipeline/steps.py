@@ -9,7 +9,6 @@ same inputs.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Sequence
@@ -139,7 +138,7 @@ class Evaluation:
 
 
 def evaluate_fgsm(run: Run, trained: Trained) -> Evaluation:
-    """Accuracy on all test images: clean, under white-box FGSM and, where there are any, on their stored versions."""
+    """Accuracy on all test images: clean, under white-box FGSM, and on the surrogate's stored images, if any."""
     dataset, config = prepare(run), run.config
     stored = generate(run) if run.stores_images else None
     prefixes = (WHITEBOX, TRANSFER) if stored else (WHITEBOX,)
@@ -156,7 +155,7 @@ def evaluate_fgsm(run: Run, trained: Trained) -> Evaluation:
                 perturbations, x = stored.test.select(rows).perturbations, to_float(images)
                 adversarial = [perturbed(x, perturbations, eps) for eps in config.epsilons]
                 correct = [predict(model, each, config.images_at_once, run.devices) == labels for each in adversarial]
-                transfer = dataclasses.replace(whitebox, attack="stored", adversarial_correct=np.stack(correct))
+                transfer = Result("stored", {}, config.epsilons, whitebox.clean_correct, np.stack(correct))
                 save_result(folder, transfer, TRANSFER)
 
     def join(folder: pathlib.Path, manifest: dict, parts: Sequence[pathlib.Path]) -> str:
