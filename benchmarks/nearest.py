@@ -10,7 +10,8 @@ from __future__ import annotations
 import argparse
 import pathlib
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
+from typing import Any
 
 import tfadv  # before TensorFlow
 
@@ -22,7 +23,7 @@ IMAGES, TRAINED_ON, EPOCHS = 200, 20_000, 6
 SIZES = (2 / 255, 4 / 255, 8 / 255)
 ATTACKS = (
     *("fmn", "fmn(steps=50)", "fab(steps=20)", "fmn(norm=l2)", "ddn", "fab(norm=l2, steps=20)"),
-    *("fmn(norm=l1)", "fmn(norm=l0)"),
+    *("fmn(norm=l1)", "sigma-zero(steps=200)"),
 )
 
 
@@ -47,6 +48,30 @@ def network() -> keras.Model:
             layers.Dense(10),
         ]
     )
+
+
+def in_torch(model: keras.Model, dropout: float = 0.0) -> Any:
+    """The network of `benchmarks.nearest` in PyTorch, with dropout; it counts passes of images."""
+    import torch
+    from torch.nn import functional
+
+    class Network(torch.nn.Module):
+        passes = 0
+
+        def forward(self, x):
+            self.passes += len(x)
+            x = torch.relu(functional.conv2d(x, *self.of[0], stride=2, padding=1))
+            x = torch.relu(functional.conv2d(functional.pad(x, (0, 1, 0, 1)), *self.of[1], stride=2))
+            x = functional.dropout(x.permute(0, 2, 3, 1).flatten(1), dropout)
+            x = functional.dropout(torch.relu(functional.linear(x, *self.of[2])), dropout)
+            return functional.linear(x, *self.of[3])
+
+    def turned(w):  # Keras: height, width, in, out; PyTorch: out, in, height, width
+        return torch.tensor(np.ascontiguousarray(w.transpose(3, 2, 0, 1) if w.ndim == 4 else w.T))
+
+    network = Network().eval()
+    network.of = [[turned(w) for w in layer.get_weights()] for layer in model.layers if layer.weights]
+    return network
 
 
 def trained(
@@ -80,11 +105,9 @@ def measure(name: str, model: keras.Model, x: np.ndarray, y: np.ndarray) -> None
     print(f"{len(y)} images", flush=True)
 
 
-def flags(**choices: Collection[str]) -> argparse.Namespace:
-    """The folders of the data and of the networks, and other flags with their values; None by default."""
-    parser = argparse.ArgumentParser()
-    for name, values in choices.items():
-        parser.add_argument(f"--{name}", choices=values)
+def flags(parser: argparse.ArgumentParser | None = None) -> argparse.Namespace:
+    """The folders of the data and of the networks, and the other flags of the parser."""
+    parser = parser or argparse.ArgumentParser()
     parser.add_argument("--data_dir")
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("runs/nearest"))
     options = parser.parse_args()

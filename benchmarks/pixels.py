@@ -1,4 +1,4 @@
-"""How many images Sparse-RS and FMN fool by changing a few pixels, and one patch for all images, for CIFAR-10.
+"""How many images Sparse-RS and σ-zero fool by changing a few pixels, and one patch for all images, for CIFAR-10.
 
     python -m benchmarks.pixels --data_dir=tfds_data --folder=runs/nearest
 
@@ -21,7 +21,7 @@ from benchmarks.nearest import flags, images, trained
 from tfadv.attacks import place, universal_patch
 
 SIZES, IMAGES, PATCHED = (1, 4, 8, 24), 100, 1000
-ATTACKS = ("sparse-rs(steps=300)", "sparse-rs(steps=1000)", "fmn(norm=pixels)", "fmn(norm=pixels, steps=300)")
+ATTACKS = ("sparse-rs(steps=300)", "sparse-rs(steps=1000)", "sigma-zero(norm=pixels)")
 
 
 def few_pixels(model: keras.Model, x: np.ndarray, y: np.ndarray) -> None:

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from benchmarks import nearest
-from benchmarks.nearest_libraries import in_torch
+from benchmarks.nearest import in_torch
 from tfadv.attacks import AutoAttack
 
 EPS, IMAGES, SAMPLES, JUDGES = 4 / 255, 100, (1, 5, 20, 50), 200

@@ -35,7 +35,7 @@ from tfadv.runtime import compilation
 FEW = {  # settings with which a call takes little time
     **dict.fromkeys(("bim", "pgd", "mifgsm"), {"steps": 3}),
     **dict.fromkeys(("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t"), {"steps": 8}),
-    **dict.fromkeys(("fmn", "ddn"), {"steps": 20}),
+    **dict.fromkeys(("fmn", "ddn", "sigma-zero"), {"steps": 20}),
     "square": {"steps": 20},
     "sparse-rs": {"steps": 8},
     "hopskipjump": {"queries": 400},
@@ -43,7 +43,7 @@ FEW = {  # settings with which a call takes little time
     **dict.fromkeys(("fast", "autoattack"), {"steps": 8, "queries": 20}),
 }
 NAMES = [name for name in ATTACKS if ATTACKS[name]().has_eps]  # the others: test_corruptions.py, test_spatial.py
-IN_LINF = [name for name in NAMES if name not in ("ddn", "sparse-rs")]
+IN_LINF = [name for name in NAMES if name not in ("ddn", "sigma-zero", "sparse-rs")]
 IN_L2 = (
     *("pgd", "apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "fmn", "ddn", "square", "hopskipjump", "fast"),
     "autoattack",
@@ -61,8 +61,8 @@ def attack(name, *inputs, seed=0, clip=(0.0, 1.0), cost=None, image_numbers=None
 
 
 def own_size(name, eps):
-    """Of ddn, whose eps is in L2, five times eps; of sparse-rs, eps as a share of 30 of its 36 pixels."""
-    if name == "sparse-rs":
+    """Of ddn, whose eps is in L2, five times eps; of those that count, eps as a share of 30 of the 36 pixels."""
+    if name in ("sigma-zero", "sparse-rs"):
         return np.ceil(np.multiply(eps, 30.0)).tolist()
     return np.multiply(eps, 5.0 if name == "ddn" else 1.0).tolist()
 
@@ -293,7 +293,7 @@ def test_nan_is_never_a_success():
             np.testing.assert_array_equal(attack(name, model, x, np.ones(3, int), 0.01, seed=seed), x)
 
 
-@pytest.mark.parametrize("name", ["fgsm", "pgd", "mifgsm", "apgd-t", "fab", "fab-t", "fmn", "ddn"])
+@pytest.mark.parametrize("name", ["fgsm", "pgd", "mifgsm", "apgd-t", "fab", "fab-t", "fmn", "ddn", "sigma-zero"])
 def test_zero_gradient_does_no_harm(name):
     model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(5)])
     model.set_weights([np.zeros((16, 5)), np.arange(5.0)])

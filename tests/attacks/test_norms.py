@@ -68,27 +68,10 @@ def test_l1_projection_of_many_images_each_by_itself():
     np.testing.assert_allclose(whole[4], np.clip(Z[4], 0, 1), atol=1e-6)  # all within
 
 
-def test_l0_keeps_the_largest_changes():
-    d = (Z - X).reshape(5, -1)
-    for eps in (0, 1, 7.9, 48):
-        moved = (L0.project(Z, X, np.full((5, 1, 1, 1), eps, "float32"), -9.0, 9.0) - X).numpy().reshape(5, -1)
-        assert (np.count_nonzero(moved, axis=1) == int(eps)).all()
-        assert (np.abs(moved).sum(1) <= np.sort(np.abs(d), axis=1)[:, ::-1][:, : int(eps)].sum(1) * (1 + 1e-5)).all()
-        np.testing.assert_allclose(moved[moved != 0], d[moved != 0], atol=1e-6)
-    equal = L0.project(np.ones((1, 2, 2, 1), "float32"), np.zeros((1, 2, 2, 1), "float32"), 2.0, 0.0, 1.0)
-    np.testing.assert_array_equal(equal.numpy().ravel(), [1, 1, 0, 0])
-
-
-def test_pixels_are_counted_and_kept_with_all_channels():
+def test_pixels_are_counted_once_for_all_channels():
     d = np.zeros((1, 2, 2, 3), "float32")
     d[0, 0, 0], d[0, 0, 1], d[0, 1, 1] = (0.3, 0.3, 0.3), (0, -0.5, 0), (0.1, 0, 0)
     assert Pixels.norm(d).numpy().item() == 3 and L0.norm(d).numpy().item() == 5
-    for eps, kept in ((0, []), (1, [(0, 0)]), (2.5, [(0, 0), (0, 1)]), (4, [(0, 0), (0, 1), (1, 1)])):
-        moved = Pixels.project(0.5 + d, np.full_like(d, 0.5), float(eps), 0.0, 1.0).numpy() - 0.5
-        expected = np.zeros_like(d)
-        for row, column in kept:
-            expected[0, row, column] = d[0, row, column]
-        np.testing.assert_allclose(moved, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("norm, dual", [(Linf, 1), (L2, 2), (L1, np.inf)])

@@ -19,7 +19,7 @@ from tfadv.models.accelerate import accelerated
 from tfadv.runtime import compilation
 from tfadv.store.resume import ResumeLog
 
-OF_FLOAT32 = ("fgsm", "onestep", "fab", "fab-t", "fmn", "ddn", "sparse-rs", "hopskipjump", "rays")
+OF_FLOAT32 = ("fgsm", "onestep", "fab", "fab-t", "fmn", "ddn", "sigma-zero", "sparse-rs", "hopskipjump", "rays")
 ITERATIVE = [name for name in ATTACKS if name not in OF_FLOAT32 and ATTACKS[name]().has_eps]
 BFLOAT16 = "mixed_bfloat16"
 IN_PART_LONG = [n if n == "pgd" else pytest.param(n, marks=pytest.mark.long) for n in ITERATIVE]

@@ -92,7 +92,7 @@ def test_eps_is_a_number_of_pixels(small):
             tfadv.evaluate(model, x, y, "sparse-rs", eps=wrong)
     for norm, unit in (("pixels", "pixels"), ("l0", "values")):
         with pytest.raises(ValueError, match=f"a number of {unit}: a whole number such as 24, not 0.03"):
-            tfadv.evaluate(model, x, y, f"fmn(norm={norm})", eps=0.03)
+            tfadv.evaluate(model, x, y, f"sigma-zero(norm={norm})", eps=0.03)
     with pytest.raises(ValueError, match="at most 36, the pixels of an image; got 37"):
         parse("sparse-rs")(model, x, y, 37)
     result = tfadv.evaluate(model, x, y, "sparse-rs(steps=20)", eps=[0, 1, 36], keep_images=True)

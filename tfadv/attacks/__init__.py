@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from tfadv.attacks.patch import Patch
     from tfadv.attacks.pgd import PGD
     from tfadv.attacks.rays import RayS
+    from tfadv.attacks.sigma_zero import SigmaZero
     from tfadv.attacks.sparse_rs import SparseRS
     from tfadv.attacks.spatial import Spatial
     from tfadv.attacks.square import Square
@@ -57,6 +58,7 @@ ATTACKS = Registry(
         "fab-t": "tfadv.attacks.fab:fab_t",
         "fmn": "tfadv.attacks.fmn:FMN",
         "ddn": "tfadv.attacks.ddn:DDN",
+        "sigma-zero": "tfadv.attacks.sigma_zero:SigmaZero",
         "square": "tfadv.attacks.square:Square",
         "sparse-rs": "tfadv.attacks.sparse_rs:SparseRS",
         "hopskipjump": "tfadv.attacks.hopskipjump:HopSkipJump",
@@ -74,7 +76,8 @@ WITHOUT_EPS = frozenset({"spatial", "patch", "corruptions", *NAMES})  # those th
 _MODULES = {
     **{"APGD": "apgd", "AutoAttack": "autoattack", "BIM": "bim", "FAB": "fab", "FGSM": "fgsm", "MIFGSM": "mifgsm"},
     **{"DDN": "ddn", "FMN": "fmn", "Fast": "fast", "HopSkipJump": "hopskipjump", "RayS": "rays"},
-    **{"OneStep": "onestep", "Patch": "patch", "PGD": "pgd", "SparseRS": "sparse_rs", "Square": "square"},
+    **{"OneStep": "onestep", "Patch": "patch", "PGD": "pgd", "Square": "square"},
+    **{"SigmaZero": "sigma_zero", "SparseRS": "sparse_rs"},
     **{"Corruption": "corruptions.attack", "Corruptions": "corruptions.attack", "Spatial": "spatial"},
     **{"place": "universal", "universal_patch": "universal"},
     **{"Attack": "base", "IterativeAttack": "iterative", "Cost": "cost"},
@@ -101,6 +104,7 @@ __all__ = [
     "IterativeAttack",
     "OneStep",
     "Patch",
+    "SigmaZero",
     "SparseRS",
     "Spatial",
     "Square",

@@ -145,14 +145,12 @@ class FAB(NearestImageAttack):
         moved = tf.clip_by_value(moved, low, high)
 
         adversarial = gradient.is_adversarial(gradient.logits_of(model, moved), state.y, targeted)
-        size = norm.norm(moved - x)[:, 0, 0, 0]
-        closer = adversarial & (size < state.distance)
-        best, distance = tf.where(_column(closer), moved, state.best), tf.where(closer, size, state.distance)
-        at = tf.where(_column(adversarial), x + BACKWARD * (moved - x), moved)
-        return loop.Step(state._replace(at=at, best=best, distance=distance), best, distance, distance <= goal)
+        state, _ = self.keep(state._replace(at=moved), adversarial)
+        back = tf.where(_column(adversarial), x + BACKWARD * (moved - x), moved)
+        return loop.Step(state._replace(at=back), state.best, state.distance, state.distance <= goal)
 
     def last(self, model: Any, inputs: Bounds, state: State) -> tuple[tf.Tensor, tf.Tensor]:
-        """The score of an image is its distance."""
+        """See `IterativeAttack.last`; each step has classified its images."""
         return state.best, state.distance
 
     def _defaults(self) -> FAB:

@@ -13,10 +13,10 @@ import tensorflow as tf
 from tfadv.attacks import losses
 from tfadv.attacks.base import Bounds, Call, Images
 from tfadv.attacks.fab import boundary
-from tfadv.attacks.gradient import is_adversarial, logits_and_gradient, logits_of
+from tfadv.attacks.gradient import logits_and_gradient
 from tfadv.attacks.loop import NOT_ADVERSARIAL, Step
-from tfadv.attacks.nearest import NearestImageAttack
-from tfadv.attacks.norms import COUNTS, DISTANCES, L2, finite, get_norm
+from tfadv.attacks.nearest import NearestImageAttack, fools
+from tfadv.attacks.norms import L2, NORMS, finite, get_norm
 from tfadv.attacks.targets import most_likely_others
 from tfadv.models.compiled import PerModel
 from tfadv.specs import setting
@@ -25,7 +25,6 @@ from tfadv.specs import setting
 STEP = (1.0, 0.01)  # α: the length of a step in L2, of images of 32×32×3 pixels in [0, 1]
 CHANGE = (0.05, 0.001)  # γ: the share by which the radius grows or shrinks
 _PIXELS = 32 * 32 * 3
-ROUNDING = 1e-5  # of the largest logit
 CANDIDATES = 9  # the most likely other classes, among which that with the nearest boundary is chosen
 
 
@@ -77,13 +76,12 @@ class FMN(NearestImageAttack):
     √(H · W · C / 3072) in L2, as long per pixel as in the paper.
 
     Attributes:
-      norm: "linf", "l2", "l1", "l0", the number of values of the array H · W · C that change, or "pixels", the number
-        of pixels that change in some channel.
+      norm: "linf", "l2" or "l1".
       steps: maximum number of gradients per image, after one for each of the 9 most likely other classes.
       targeted: True moves the images to class y instead of away from it.
     """
 
-    norm: str = setting("linf", choices=tuple(DISTANCES))
+    norm: str = setting("linf", choices=tuple(NORMS))
     steps: int = setting(100, least=1)
     targeted: bool = False
 
@@ -144,44 +142,22 @@ class FMN(NearestImageAttack):
         """float32 (N,): what rises towards adversarial images, in the form of `tfadv.attacks.losses`."""
         return tf.where(targeted, -losses.margin(logits, y), losses.margin_to_target(logits, y, target))
 
-    def last(self, model: Any, inputs: Inputs, state: State) -> tuple[tf.Tensor, tf.Tensor]:
-        """The score of an image is its distance."""
-        logits = logits_of(model, state.at)
-        state, _ = self.keep(state, fools(logits, state.y, inputs.bounds.targeted))
-        return state.best, state.distance
-
-    def keep(self, state: State, adversarial: tf.Tensor) -> tuple[State, tf.Tensor]:
-        """(the state, whose nearest adversarial images are those at which it is, if these are; their distance (N,))."""
-        size = get_norm(self.norm).norm(state.at - state.x)[:, 0, 0, 0]
-        closer = adversarial & (size < state.distance)
-        best = tf.where(_column(closer), state.at, state.best)
-        return state._replace(best=best, distance=tf.where(closer, size, state.distance)), size
-
     def first_radius(self, x: tf.Tensor, bounds: Bounds) -> tf.Tensor:
         """float32 (N,): not used, because the first step estimates how far the boundary is."""
         return tf.zeros(len(x))
 
     def next_radius(self, state: State, found: Found, change: tf.Tensor, bounds: Bounds) -> tf.Tensor:
         """float32 (N,): less where adversarial; more elsewhere, as far as a linear boundary would be at first."""
-        least = 1.0 if self.norm in COUNTS else 0.0  # by which the radius changes
-        less = state.radius - tf.maximum(state.radius * change, least)
-        more = state.radius + tf.maximum(state.radius * change, least)
+        less, more = state.radius * (1 - change), state.radius * (1 + change)
         # Where the linear boundary is all but reached, rounding could keep an image before it for ever.
-        first = found.size + tf.maximum(self.to_boundary(state, found, bounds), change * found.size)
+        first = found.size + tf.maximum(self.to_boundary(found), change * found.size)
         more = tf.where(tf.math.is_finite(state.distance), more, first)
         return tf.where(found.adversarial, tf.minimum(less, state.distance), more)
 
-    def to_boundary(self, state: State, found: Found, bounds: Bounds) -> tf.Tensor:
+    def to_boundary(self, found: Found) -> tf.Tensor:
         """float32 (N,): how far the boundary would be from where the image is, if it were linear."""
-        if self.norm not in COUNTS:
-            slope = get_norm(self.norm).dual(found.gradient)[:, 0, 0, 0]
-            return tf.where(slope > 0, tf.abs(found.loss) / slope, np.inf)
-        room = tf.where(found.gradient > 0, bounds.high - state.at, state.at - bounds.low)
-        gains = tf.abs(found.gradient) * room
-        gains = tf.reduce_sum(gains, axis=3) if self.norm == "pixels" else gains
-        gains = tf.sort(tf.reshape(gains, (tf.shape(room)[0], -1)), direction="DESCENDING")
-        too_few = tf.cumsum(gains, axis=1) <= tf.abs(found.loss)[:, None]
-        return 1 + tf.reduce_sum(tf.cast(too_few, tf.float32), axis=1)
+        slope = get_norm(self.norm).dual(found.gradient)[:, 0, 0, 0]
+        return tf.where(slope > 0, tf.abs(found.loss) / slope, np.inf)
 
     def limited_to(self, radius: tf.Tensor, moved: tf.Tensor, x: tf.Tensor, bounds: Bounds) -> tf.Tensor:
         """The images `moved`, within the radius (N,) of x and within [low, high]."""
@@ -189,19 +165,13 @@ class FMN(NearestImageAttack):
 
 
 def _distance(model: Any, x: tf.Tensor, y: tf.Tensor, target: tf.Tensor, *, norm: str) -> tf.Tensor:
-    """float32 (N,): how far the boundary between y and the target is, if it is linear; in L1 for counts."""
+    """float32 (N,): how far the boundary between y and the target is, if it is linear."""
     f, w = boundary(model, x, y, target)
-    slope = get_norm("l1" if norm in COUNTS else norm).dual(w)[:, 0, 0, 0]
+    slope = get_norm(norm).dual(w)[:, 0, 0, 0]
     return tf.where(slope > 0, tf.abs(f) / slope, np.inf)
 
 
 _compiled_distance = PerModel(_distance)
-
-
-def fools(logits: tf.Tensor, y: tf.Tensor, targeted: tf.Tensor) -> tf.Tensor:
-    """bool (N,): adversarial, and by more than another batch size could round away."""
-    beyond = tf.where(targeted, -1.0, 1.0) * losses.margin(logits, y)
-    return is_adversarial(logits, y, targeted) & (beyond > ROUNDING * tf.reduce_max(tf.abs(logits), axis=1))
 
 
 def unit(x: tf.Tensor, bounds: Bounds) -> tf.Tensor:

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
+from tfadv.attacks import losses
 from tfadv.attacks.base import Call, Images
-from tfadv.attacks.gradient import is_adversarial
+from tfadv.attacks.gradient import compiled_logits, is_adversarial, logits_of
 from tfadv.attacks.iterative import IterativeAttack
-from tfadv.models.compiled import compiled_logits
+from tfadv.attacks.norms import get_norm
+
+ROUNDING = 1e-5  # of the largest logit
 
 
 class NearestImageAttack(IterativeAttack):
     """An iterative attack whose score is the distance of the nearest adversarial image that it has found.
 
     The search does not depend on eps.  It ends for an image that is adversarial within the smallest eps.
+
+    Its state has the fields `x`, `y`, `at` (where the images are), `best` and `distance` (the nearest adversarial image
+    so far, and how far it is); its inputs have `bounds`.
     """
+
+    norm: str
 
     limited = False
 
@@ -42,3 +52,21 @@ class NearestImageAttack(IterativeAttack):
         bounds = call.bounds(tf.reduce_max(sizes), goal=tf.reduce_min(sizes))
         nearest, distances = self.run(call, images, active, bounds)
         return tf.where((distances <= sizes[:, None])[..., None, None, None], nearest, x)
+
+    def keep(self, state: Any, adversarial: tf.Tensor) -> tuple[Any, tf.Tensor]:
+        """(the state, whose nearest adversarial images are those at which it is, if these are; their distance (N,))."""
+        size = get_norm(self.norm).norm(state.at - state.x)[:, 0, 0, 0]
+        closer = adversarial & (size < state.distance)
+        best = tf.where(closer[:, None, None, None], state.at, state.best)
+        return state._replace(best=best, distance=tf.where(closer, size, state.distance)), size
+
+    def last(self, model: Any, inputs: Any, state: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """See `IterativeAttack.last`; the score of an image is its distance."""
+        state, _ = self.keep(state, fools(logits_of(model, state.at), state.y, inputs.bounds.targeted))
+        return state.best, state.distance
+
+
+def fools(logits: tf.Tensor, y: tf.Tensor, targeted: tf.Tensor) -> tf.Tensor:
+    """bool (N,): adversarial, and by more than another batch size could round away."""
+    beyond = tf.where(targeted, -1.0, 1.0) * losses.margin(logits, y)
+    return is_adversarial(logits, y, targeted) & (beyond > ROUNDING * tf.reduce_max(tf.abs(logits), axis=1))

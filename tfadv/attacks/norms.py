@@ -206,11 +206,6 @@ class L0:
         """float32 (N, 1, 1, 1)."""
         return tf.reduce_sum(tf.cast(d != 0, tf.float32), _PIXELS, keepdims=True)
 
-    @staticmethod
-    def project(z: tf.Tensor, x: tf.Tensor, eps: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
-        """Keeps the eps largest changes (of equal ones, the first), then clips."""
-        return tf.clip_by_value(tf.where(_rank(tf.abs(z - x)) <= eps, z, x), low, high)
-
 
 class Pixels:
     """The number of pixels that change, in one channel or several."""
@@ -219,12 +214,6 @@ class Pixels:
     def norm(d: tf.Tensor) -> tf.Tensor:
         """float32 (N, 1, 1, 1)."""
         return L0.norm(tf.cast(tf.reduce_any(d != 0, axis=3, keepdims=True), tf.float32))
-
-    @staticmethod
-    def project(z: tf.Tensor, x: tf.Tensor, eps: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
-        """Keeps the eps pixels whose change is largest in L2 (of equal ones, the first), then clips."""
-        size = tf.reduce_sum(tf.square(z - x), axis=3, keepdims=True)
-        return tf.clip_by_value(tf.where(_rank(size) <= eps, z, x), low, high)
 
 
 NORMS: dict[str, Any] = {"linf": Linf, "l2": L2, "l1": L1}  # in which attacks and defenses are limited
@@ -253,12 +242,6 @@ def _halved(holds: Callable[[tf.Tensor], tf.Tensor], most: tf.Tensor) -> tuple[t
         return i + 1, tf.where(found, least, middle), tf.where(found, middle, most)
 
     return tf.while_loop(lambda i, *_: i < _HALVINGS, halve, (0, tf.zeros_like(most), most))[1:]
-
-
-def _rank(size: tf.Tensor) -> tf.Tensor:
-    """float32 in the shape of size (N, …): 1 for the largest value of each image, 2 for the next, and so on."""
-    order = tf.argsort(tf.reshape(size, (tf.shape(size)[0], -1)), axis=1, direction="DESCENDING", stable=True)
-    return tf.cast(tf.reshape(tf.argsort(order, axis=1) + 1, tf.shape(size)), tf.float32)
 
 
 def _radius(x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:

@@ -21,11 +21,11 @@ def expectation(model: keras.Model, samples: int = 20) -> keras.Model:
         result = tfadv.evaluate(average, x, y, "autoattack(attacks=apgd-ce+apgd-dlr)", eps=8 / 255)
 
     Its logits are the logarithm of the mean probabilities of `samples` new passes.  Attacks follow the mean of the
-    gradients of the loss of each pass (Athalye et al. 2018, https://arxiv.org/abs/1802.00420, section 4.3).  Attacks
-    of several steps check each adversarial image with new passes, and attack it again, up to three times, if these are
-    right.  Other new passes give the accuracy.  FAB, FMN, DDN, HopSkipJump, RayS, Spatial and Patch do not check, and
-    are refused.  Each gradient and each prediction costs `samples` passes.  The attacks above are those of AutoAttack's
-    version "rand".
+    gradients of the loss of each pass (Athalye et al. 2018, https://arxiv.org/abs/1802.00420, section 4.3).  Attacks of
+    several steps check each adversarial image with new passes, and attack it again, up to three times, if these are
+    right.  Other new passes give the accuracy.  FAB, FMN, DDN, SigmaZero, HopSkipJump, RayS, Spatial and Patch do not
+    check, and are refused.  Each gradient and each prediction costs `samples` passes.  The attacks above are those of
+    AutoAttack's version "rand".
 
     Args:
       model: a Keras model from float32 images (N, H, W, C) in [0, 1] to logits (N, K) whose layers draw random numbers
