@@ -21,6 +21,7 @@ from absl import app
 
 from tfadv import paper
 from tfadv.errors import UserError
+from tfadv.evaluation.certificate import Certificate
 from tfadv.evaluation.intervals import Difference
 from tfadv.evaluation.records import WORST_CASE, Record
 from tfadv.paper import EPSILONS, MODELS, ROWS, STATED_GAINS
@@ -101,7 +102,8 @@ images: N-FGSM and two-step PGD made about 12% more passes than it says.
 ## What each defense helps against
 
 Accuracy in % with its 95% interval, of networks trained as `flags/threats.flags` says; *images* are attacked in each
-row. The accuracy under *corruptions* is the mean over 70 sets. A size is that of the perturbation in its norm.
+row. The accuracy under *corruptions* is the mean over 70 sets. A size is that of the perturbation in its norm. In the
+row *certified*, no perturbation of that size in L2 changes the answer of the [smoothed classifier](certify.md).
 
 {threats}
 
@@ -148,9 +150,11 @@ class Run(leaderboard.Run):
 
     Attributes:
       flags: name of a setting → its value.
+      certificates: "model/defense" → `Certificate`, where there is one.
     """
 
     flags: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    certificates: Mapping[str, Certificate] = dataclasses.field(default_factory=dict)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -166,7 +170,7 @@ class Run(leaderboard.Run):
     def threats(self) -> Table | None:
         """The table of all threats, of a run that has several; the defenses of its first network."""
         own = tuple(record for record in self.records if record.model == self.models[0])
-        return threats_table(ReportData(own[0].dataset, (), own, (), "baseline"))
+        return threats_table(ReportData(own[0].dataset, (), own, (), "baseline", certificates=self.certificates))
 
     def find(self, model: str, defense: str, eps: float) -> Record | None:
         """The accuracy under FGSM on all test images, or None."""
@@ -203,7 +207,9 @@ def read(folder: pathlib.Path) -> Run:
                     records[i] = dataclasses.replace(record, per_image=correct)
     lines = (folder / "flags.txt").read_text(encoding="utf-8").splitlines()
     flags = dict(line.removeprefix("--").split("=", 1) for line in lines if "=" in line)
-    return Run(found.name, tuple(records), found.training, found.checks, share_of_a_class(records[0].dataset), flags)
+    certificates = {name: Certificate.load(path) for name, path in _certificates(folder, records) if path.is_file()}
+    share = share_of_a_class(records[0].dataset)
+    return Run(found.name, tuple(records), found.training, found.checks, share, flags, certificates)
 
 
 def share_of_a_class(dataset: str) -> float:
@@ -381,7 +387,21 @@ def take_over(workdir: pathlib.Path, results: pathlib.Path = RESULTS) -> pathlib
     for name, content in (("training", training), ("checks", found.checks)):
         (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     np.savez_compressed(folder / OUTCOMES, **{name: np.packbits(correct) for name, correct in outcomes.items()})
+    for _, path in _certificates(workdir, records):
+        if path.is_file():
+            copy = folder / path.relative_to(workdir)
+            copy.parent.mkdir(parents=True)
+            shutil.copy(path, copy)
     return folder
+
+
+def _certificates(folder: pathlib.Path, records: Sequence[Record]) -> list[tuple[str, pathlib.Path]]:
+    """("model/defense", the file of its certificate, if it has one) of each model of a work folder or of `results/`."""
+    models = dict.fromkeys((record.model, record.defense) for record in records)
+    return [
+        (f"{model}/{defense}", folder / "certificates" / model / folder_name(defense) / "certificate.npz")
+        for model, defense in models
+    ]
 
 
 def _outcomes(workdir: pathlib.Path, record: Record) -> np.ndarray | None:

@@ -5,7 +5,9 @@ import json
 import pathlib
 import re
 
+import numpy as np
 import pytest
+import scipy.stats
 
 from benchmarks import results
 from tfadv.errors import UserError
@@ -33,6 +35,20 @@ def test_the_page_and_the_table_of_readme_are_those_of_the_results(runs):
     assert results.PAGE.read_text(encoding="utf-8") == results.page(runs)
     readme = results.README.read_text(encoding="utf-8")
     assert all(block in readme for block in results.readme_blocks(runs).values())
+
+
+def test_a_recount_gives_the_certified_accuracies_of_the_page():
+    """From the files alone: the copies that must agree are counted by Clopper and Pearson's bound."""
+    (row,) = [row for row in rows(results.PAGE.read_text(encoding="utf-8")) if row.get("attack") == "certified"]
+    radius = float(row["threat"].split()[-1])
+    folder = results.RESULTS / "threats_cats_vs_dogs/certificates/resnet18"
+    for defense, start in (("baseline", "baseline"), ("gaussian(epochs=8, sigma=0.12)", "gaussian")):
+        (path,) = folder.glob(f"{start}*/certificate.npz")
+        with np.load(path) as file:
+            right, agree, copies = file["selected"] == file["labels"], file["counts"][:, 1], int(file["n"])
+            p = scipy.stats.beta.ppf(float(file["alpha"]), np.maximum(agree, 1), copies - agree + 1)
+            share = (right & (float(file["sigma"]) * scipy.stats.norm.ppf(p) >= radius)).mean()
+        assert row[defense].startswith(f"{100 * share:.1f} [") and 0.4 < share < 0.7
 
 
 def test_a_recount_gives_the_accuracies_of_the_page():
