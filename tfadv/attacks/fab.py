@@ -13,7 +13,7 @@ from tfadv.attacks import gradient, loop, losses
 from tfadv.attacks.base import Bounds, Images
 from tfadv.attacks.hyperplane import project_onto_hyperplane
 from tfadv.attacks.iterative import Passes
-from tfadv.attacks.nearest import NearestImageAttack
+from tfadv.attacks.nearest import Inputs, NearestImageAttack
 from tfadv.attacks.norms import NORMS, finite, get_norm
 from tfadv.attacks.targets import most_likely_others
 from tfadv.specs import setting
@@ -128,9 +128,9 @@ class FAB(NearestImageAttack):
             target = tf.gather(most_likely_others(images.logits, y), rounds // self.restarts, batch_dims=1)
         return State(x, y, source, target, at, x, tf.fill([len(y)], loop.NOT_ADVERSARIAL))
 
-    def step(self, model: Any, inputs: Bounds, i: tf.Tensor, state: State) -> loop.Step:
+    def step(self, model: Any, inputs: Inputs, i: tf.Tensor, state: State) -> loop.Step:
         """Algorithm 1 of the paper: project onto the boundary from the present image and from x, then go back."""
-        (_, low, high, targeted, goal), norm, x, at = inputs, get_norm(self.norm), state.x, state.at
+        (_, low, high, targeted, goal), norm, x, at = inputs.bounds, get_norm(self.norm), state.x, state.at
         if self._one_target:
             f, w = boundary(model, at, state.source, state.target)
         else:
@@ -149,7 +149,7 @@ class FAB(NearestImageAttack):
         back = tf.where(_column(adversarial), x + BACKWARD * (moved - x), moved)
         return loop.Step(state._replace(at=back), state.best, state.distance, state.distance <= goal)
 
-    def last(self, model: Any, inputs: Bounds, state: State) -> tuple[tf.Tensor, tf.Tensor]:
+    def last(self, model: Any, inputs: Inputs, state: State) -> tuple[tf.Tensor, tf.Tensor]:
         """See `IterativeAttack.last`; each step has classified its images."""
         return state.best, state.distance
 

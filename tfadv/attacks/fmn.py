@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from tfadv.attacks.base import Bounds, Call, Images
 from tfadv.attacks.fab import boundary
 from tfadv.attacks.gradient import logits_and_gradient
 from tfadv.attacks.loop import NOT_ADVERSARIAL, Step
-from tfadv.attacks.nearest import NearestImageAttack, fools
+from tfadv.attacks.nearest import Inputs, NearestImageAttack, fools
 from tfadv.attacks.norms import L2, NORMS, finite, get_norm
 from tfadv.attacks.targets import most_likely_others
 from tfadv.models.compiled import PerModel
@@ -26,13 +25,6 @@ STEP = (1.0, 0.01)  # α: the length of a step in L2, of images of 32×32×3 pix
 CHANGE = (0.05, 0.001)  # γ: the share by which the radius grows or shrinks
 _PIXELS = 32 * 32 * 3
 CANDIDATES = 9  # the most likely other classes, among which that with the nearest boundary is chosen
-
-
-class Inputs(NamedTuple):
-    """What all steps share: the bounds, and the number of steps, float32 ()."""
-
-    bounds: Bounds
-    steps: tf.Tensor
 
 
 class State(NamedTuple):
@@ -103,10 +95,6 @@ class FMN(NearestImageAttack):
         """See `IterativeAttack.traced`."""
         return type(self)(norm=self.norm)
 
-    def inputs(self, bounds: Bounds, shape: tuple[int, ...], random: Any, first_round: int) -> Inputs:
-        """See `IterativeAttack.inputs`."""
-        return Inputs(bounds, tf.constant(self.steps, tf.float32))
-
     def start(self, images: Images, rounds: np.ndarray, bounds: Bounds, seed: int) -> State:
         """See `IterativeAttack.start`; at x."""
         x, y = images.x, images.y
@@ -129,8 +117,7 @@ class FMN(NearestImageAttack):
         state, size = self.keep(state, adversarial)
         found = Found(adversarial, size, rises(logits, y, state.target), finite(gradient))
 
-        left = (1 + tf.cos(math.pi * tf.cast(i, tf.float32) / inputs.steps)) / 2
-        length, change = (last + (first - last) * left for first, last in (STEP, CHANGE))
+        length, change = (inputs.between(ends, i) for ends in (STEP, CHANGE))
         farthest = get_norm(self.norm).norm(tf.maximum(state.x - low, high - state.x))[:, 0, 0, 0]
         radius = tf.minimum(self.next_radius(state, found, change, inputs.bounds), farthest)
         moved = state.at + length * unit(state.x, inputs.bounds) * L2.steepest_ascent(gradient)

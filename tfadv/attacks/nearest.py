@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from tfadv.attacks import losses
-from tfadv.attacks.base import Call, Images
+from tfadv.attacks.base import Bounds, Call, Images
 from tfadv.attacks.gradient import compiled_logits, is_adversarial, logits_of
 from tfadv.attacks.iterative import IterativeAttack
 from tfadv.attacks.norms import get_norm
 
 ROUNDING = 1e-5  # of the largest logit
+
+
+class Inputs(NamedTuple):
+    """What all steps share: the bounds, and the number of steps, float32 ()."""
+
+    bounds: Bounds
+    steps: tf.Tensor
+
+    def between(self, ends: tuple[float, float], i: tf.Tensor) -> tf.Tensor:
+        """float32 (): the value at step i of what goes from one value, at the first step, to another along a cosine."""
+        first, last = ends
+        return last + (first - last) * (1 + tf.cos(math.pi * tf.cast(i, tf.float32) / self.steps)) / 2
 
 
 class NearestImageAttack(IterativeAttack):
@@ -22,7 +35,7 @@ class NearestImageAttack(IterativeAttack):
     The search does not depend on eps.  It ends for an image that is adversarial within the smallest eps.
 
     Its state has the fields `x`, `y`, `at` (where the images are), `best` and `distance` (the nearest adversarial image
-    so far, and how far it is); its inputs have `bounds`.
+    so far, and how far it is).
     """
 
     norm: str
@@ -33,6 +46,10 @@ class NearestImageAttack(IterativeAttack):
     def takes_random(self) -> bool:
         """See `Attack.takes_random`; what it finds is not checked with new passes."""
         return False
+
+    def inputs(self, bounds: Bounds, shape: tuple[int, ...], random: Any, first_round: int) -> Inputs:
+        """See `IterativeAttack.inputs`."""
+        return Inputs(bounds, tf.constant(self.steps, tf.float32))
 
     def with_targets(self, call: Call, images: Images, active: np.ndarray) -> Images:
         """The images with the classes that the attack approaches, if it chooses any; adds to `call.cost`.
@@ -60,7 +77,7 @@ class NearestImageAttack(IterativeAttack):
         best = tf.where(closer[:, None, None, None], state.at, state.best)
         return state._replace(best=best, distance=tf.where(closer, size, state.distance)), size
 
-    def last(self, model: Any, inputs: Any, state: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    def last(self, model: Any, inputs: Inputs, state: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """See `IterativeAttack.last`; the score of an image is its distance."""
         state, _ = self.keep(state, fools(logits_of(model, state.at), state.y, inputs.bounds.targeted))
         return state.best, state.distance

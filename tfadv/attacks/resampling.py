@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-BORDERS = ("zero", "reflect", "mirror")
-
 
 def bilinear(x: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor, border: str = "zero") -> tf.Tensor:
     """Images at other places, each with its own places.  Plain TensorFlow.

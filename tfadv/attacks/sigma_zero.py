@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +12,7 @@ from tfadv.attacks import losses
 from tfadv.attacks.base import Bounds, Images
 from tfadv.attacks.gradient import logits_and_gradient
 from tfadv.attacks.loop import NOT_ADVERSARIAL, Step
-from tfadv.attacks.nearest import NearestImageAttack, fools
+from tfadv.attacks.nearest import Inputs, NearestImageAttack, fools
 from tfadv.attacks.norms import Linf, finite
 from tfadv.specs import setting
 
@@ -23,13 +22,6 @@ MOMENTS = (0.9, 0.999)  # of Adam
 SMOOTHING = 1e-3  # σ: a change d counts as d² / (d² + σ)
 THRESHOLD = 0.3  # τ at first: smaller changes are undone
 THRESHOLD_CHANGE = 0.01  # by which τ rises or falls in a step of length 1
-
-
-class Inputs(NamedTuple):
-    """What all steps share: the bounds, and the number of steps, float32 ()."""
-
-    bounds: Bounds
-    steps: tf.Tensor
 
 
 class State(NamedTuple):
@@ -72,10 +64,6 @@ class SigmaZero(NearestImageAttack):
         """See `IterativeAttack.traced`."""
         return SigmaZero(norm=self.norm)
 
-    def inputs(self, bounds: Bounds, shape: tuple[int, ...], random: Any, first_round: int) -> Inputs:
-        """See `IterativeAttack.inputs`."""
-        return Inputs(bounds, tf.constant(self.steps, tf.float32))
-
     def start(self, images: Images, rounds: np.ndarray, bounds: Bounds, seed: int) -> State:
         """See `IterativeAttack.start`; at x."""
         x, zeros = images.x, tf.zeros_like(images.x)
@@ -94,19 +82,13 @@ class SigmaZero(NearestImageAttack):
         adversarial = fools(logits, state.y, targeted)
         state, _ = self.keep(state, adversarial)
 
-        width = high - low
-        change = (state.at - state.x) / width
-        size = tf.square(change)
-        size = tf.reduce_sum(size, axis=3, keepdims=True) if self.norm == "pixels" else size
-        of_count = 2 * SMOOTHING * change / tf.square(size + SMOOTHING)
-        descent = of_count / tf.cast(tf.reduce_prod(tf.shape(size)[1:]), tf.float32) - width * finite(gradient)
-        descent = tf.math.divide_no_nan(descent, Linf.norm(descent))
-        number, (first, second) = tf.cast(i, tf.float32) + 1, MOMENTS
+        width, (first, second), number = high - low, MOMENTS, tf.cast(i, tf.float32) + 1
+        descent = self.descent((state.at - state.x) / width, width * finite(gradient))
         mean, square = first * state.mean + (1 - first) * descent, second * state.square + (1 - second) * descent**2
         slope = mean / (1 - first**number) / (tf.sqrt(square / (1 - second**number)) + 1e-8)
-        moved = tf.clip_by_value(state.at - width * self.length(inputs, i) * slope, low, high)
+        moved = tf.clip_by_value(state.at - width * inputs.between(STEP, i) * slope, low, high)
 
-        rise = tf.where(adversarial, 1.0, -1.0) * THRESHOLD_CHANGE * self.length(inputs, i + 1)
+        rise = tf.where(adversarial, 1.0, -1.0) * THRESHOLD_CHANGE * inputs.between(STEP, i + 1)
         threshold = tf.clip_by_value(state.threshold + rise[:, None, None, None], 0.0, 1.0)
         size = tf.abs(moved - state.x) / width
         size = tf.reduce_max(size, axis=3, keepdims=True) if self.norm == "pixels" else size
@@ -114,7 +96,10 @@ class SigmaZero(NearestImageAttack):
         state = state._replace(at=at, mean=mean, square=square, threshold=threshold)
         return Step(state, state.best, state.distance, state.distance <= goal)
 
-    def length(self, inputs: Inputs, i: tf.Tensor) -> tf.Tensor:
-        """float32 (): the length of step i."""
-        left = (1 + tf.cos(math.pi * tf.cast(i, tf.float32) / inputs.steps)) / 2
-        return STEP[1] + (STEP[0] - STEP[1]) * left
+    def descent(self, change: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
+        """The gradient of the smooth count less that of the margin, divided by its largest value; all (N, H, W, C)."""
+        size = tf.square(change)
+        size = tf.reduce_sum(size, axis=3, keepdims=True) if self.norm == "pixels" else size
+        of_count = 2 * SMOOTHING * change / tf.square(size + SMOOTHING)
+        descent = of_count / tf.cast(tf.reduce_prod(tf.shape(size)[1:]), tf.float32) - gradient
+        return tf.math.divide_no_nan(descent, Linf.norm(descent))
