@@ -29,7 +29,7 @@ from tfadv.pipeline.results import load_result
 from tfadv.report import leaderboard
 from tfadv.report.data import ReportData
 from tfadv.report.differences import mean_difference
-from tfadv.report.table import Table
+from tfadv.report.table import Table, short
 from tfadv.report.threats import threats_table
 from tfadv.specs import folder_name
 
@@ -227,7 +227,7 @@ def page(runs: Sequence[Run]) -> str:
     for row in rows:
         row |= {"defense": f"`{row['defense']}`", "run": f"[{row['run']}](../results/{row['run']}/results.json)"}
     threats = [
-        f"### {TITLES[run.records[0].dataset]}: `{run.name}`\n\n{markdown(table.head, table.texts())}"
+        f"### {TITLES[run.records[0].dataset]}: `{run.name}`\n\n{markdown(list(map(short, table.head)), table.texts())}"
         for run in runs
         if (table := run.threats)
     ]

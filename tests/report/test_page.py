@@ -177,8 +177,20 @@ def test_long_numbers_in_labels_are_short_on_the_page_only(data, tmp_path):
     shown = dataclasses.replace(data, records=tuple(records))
     path = write(tmp_path, shown)
     assert "0.03137254901960784" not in path.read_text(encoding="utf-8")
-    assert "With the defense nfgsm(eps=0.0313725+12.0), it classifies 90" in parse(path)[1]
+    assert "With the defense nfgsm(eps=8/255+12.0), it classifies 90" in parse(path)[1]
     assert full in report_tables(shown)["table1"].csv()
+
+
+def test_sizes_of_whole_levels_are_read_as_such_and_scripts_keep_the_numbers(full_data, tmp_path):
+    sizes = {0.01: 4 / 255, 0.1: 8 / 255}
+    records = tuple(dataclasses.replace(r, eps=sizes.get(r.eps, r.eps)) for r in full_data.records)
+    gallery = dataclasses.replace(full_data.gallery, epsilons=tuple(sizes.values()))
+    path = write(tmp_path, dataclasses.replace(full_data, records=records, gallery=gallery))
+    found = re.search(r'id="gallery-data">(.*?)</script>', path.read_text(encoding="utf-8"))
+    content = json.loads(found[1])
+    assert content["epsilons"] == [4 / 255, 8 / 255] and content["sizes"] == ["4/255", "8/255"]
+    text = parse(path)[1].replace(found[1], "")
+    assert "eps 8/255" in text and "0.0313725" not in text
 
 
 def test_the_sentence_compares_the_most_robust_defense_with_the_first(full_data, data):

@@ -3,13 +3,15 @@ from __future__ import annotations
 import dataclasses
 import re
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from tests.report.conftest import EPSILONS, make_record, without_published
 from tfadv import paper
 from tfadv.defenses.trades import TRADES
 from tfadv.report import cards, markdown, page, plots, summary, tables
-from tfadv.report.table import Table
+from tfadv.report.table import Table, short
 from tfadv.report.tables import report_headline, report_tables
 
 
@@ -17,6 +19,22 @@ def with_eps(data, replacements):
     """The same results at other eps."""
     records = [dataclasses.replace(r, eps=replacements.get(r.eps, r.eps)) for r in data.records]
     return dataclasses.replace(data, records=tuple(records))
+
+
+@hypothesis.given(levels=st.integers(1, 255), digits=st.sampled_from(("{:g}", "{!r}")))
+def test_sizes_of_whole_levels_are_shown_as_such(levels, digits):
+    text = digits.format(levels / 255)
+    shown = short(f"pgd(eps={text}), eps {text}+12.0")
+    assert shown == (f"pgd(eps={levels}/255), eps {levels}/255+12.0" if len(f"{levels / 255:g}") > 7 else shown)
+    assert eval(short(text)) == pytest.approx(levels / 255, rel=1e-5)  # noqa: S307
+
+
+@hypothesis.given(value=st.floats(0, 100))
+def test_a_shown_number_is_the_number(value):
+    shown = short(f"{value:.9f}")
+    assert eval(shown) == pytest.approx(value, rel=1e-5, abs=1e-8)  # noqa: S307
+    assert "/" not in shown or f"{value:g}" == f"{round(255 * value) / 255:g}"
+    assert short("0.03 [0.01, 0.05] of 12.3456 and 0.0314") == "0.03 [0.01, 0.05] of 12.3456 and 0.0314"
 
 
 def test_table2_has_ours_the_published_figure_and_the_difference(data):

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from tfadv.evaluation.records import Record
 from tfadv.report.data import ReportData
 from tfadv.report.differences import on_shared_images
-from tfadv.report.table import Cell, Table
+from tfadv.report.table import Cell, Table, short
 
 _CHARACTERS = 90  # of the labels side by side in a legend below a plot 6.4 inches wide
 _SYMBOL = 6  # characters that are as wide as the symbol of a label
@@ -114,7 +114,8 @@ def comparison_plot(data: ReportData, model: str, styles: dict[str, tuple[str, s
     for points in families.values():
         axes.plot(*zip(*sorted(points)), color="0.6", linewidth=1, zorder=0)
     eps = next(iter(robust.values())).eps
-    axes.set(title=model, xlabel="accuracy on clean images, %", ylabel=f"accuracy under {attack} at eps {eps:g}, %")
+    under = short(f"accuracy under {attack} at eps {eps:g}, %")
+    axes.set(title=model, xlabel="accuracy on clean images, %", ylabel=under)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     add_legend_below(figure, handles, columns=2)

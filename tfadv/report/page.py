@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pathlib
+import re
 from importlib import resources
 from typing import Any
 
@@ -93,8 +94,14 @@ def environment() -> jinja2.Environment:
     )
     found.filters["zip"] = lambda a, b: zip(a, b, strict=True)
     found.filters["figure"] = figure
-    found.filters["short"] = lambda text: markupsafe.Markup(short(text))  # of a part of a template, which is escaped
+    found.filters["short"] = _short
     return found
+
+
+def _short(text: str) -> markupsafe.Markup:
+    """A part of a page with short numbers, but for those of drawings and scripts."""
+    parts = re.split(r"(<svg.*?</svg>|<script.*?</script>)", text, flags=re.DOTALL)
+    return markupsafe.Markup("".join(part if i % 2 else short(part) for i, part in enumerate(parts)))
 
 
 def template(name: str) -> str:
@@ -150,7 +157,7 @@ def _readout(data: ReportData, model: str) -> dict[str, Any]:
         texts = [[record.interval_text if record else "–" for record in line] for line in lines]
         if any(texts):
             rows.append((title, color.replace("#000000", "currentColor"), texts))
-    sizes = ["0", *(f"{eps:g}" for eps in data.epsilons)]
+    sizes = ["0", *(short(f"{eps:g}") for eps in data.epsilons)]
     return {"model": model, "attacks": attacks, "rows": rows, "sizes": sizes}
 
 
@@ -172,7 +179,8 @@ def _gallery(gallery: Gallery, class_names: tuple[str, ...]) -> str:
     }
     content = {
         "attack": gallery.attack.upper(),
-        "epsilons": [float(f"{eps:g}") for eps in gallery.epsilons],  # as the rest of the page shows them
+        "epsilons": list(map(float, gallery.epsilons)),
+        "sizes": [short(f"{eps:g}") for eps in gallery.epsilons],
         "classes": class_names,
         "labels": gallery.labels[shown].tolist(),
         "size": images.shape[1:3],

@@ -97,7 +97,7 @@ def pictures(data: ReportData) -> list[Picture]:
         listed.append(Picture("certified", f"certified_{model}.png", title, CERTIFIED, drawing))
     listed += _explanation_pictures(data)
     if data.gallery:
-        title = f"{data.models[0]} under {data.gallery.attack} at eps {max(data.epsilons):g}"
+        title = short(f"{data.models[0]} under {data.gallery.attack} at eps {max(data.epsilons):g}")
         listed.append(
             Picture("examples", "examples.png", title, _examples_caption(data), _drawing(example_sheet, data))
         )
@@ -183,7 +183,7 @@ def accuracy_plot(data: ReportData, model: str) -> Figure:
             axes.step(*_accuracy_over_eps(record, epsilons[-1]), linestyle=curves_of[attack], where="post", color=color)
             shown[f"nearest images, {attack}"] = curves_of[attack]
     axes.set(title=model, xlabel="eps (pixels in [0, 1])", ylabel="accuracy, %", ylim=(0, 100), xticks=epsilons)
-    axes.set_xticks(epsilons, [f"{eps:g}" for eps in epsilons])
+    axes.set_xticks(epsilons, [short(f"{eps:g}") for eps in epsilons])
     axes.grid(alpha=0.3)
     add_legend(figure, data, model, shown)
     return figure

@@ -11,6 +11,7 @@ from tfadv.evaluation.records import Record
 from tfadv.report.comparison import add_legend_below
 from tfadv.report.data import ReportData
 from tfadv.report.differences import on_shared_images
+from tfadv.report.table import short
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 
@@ -67,7 +68,8 @@ def price_plot(data: ReportData, model: str, styles: dict[str, tuple[str, str, s
             )
     lines = [Line2D([], [], color=styles[defense][1], label=styles[defense][0]) for defense in found]
     points = [Line2D([], [], color="black", marker=marker, ls="", label=name) for name, marker in markers.items()]
-    axes.set(title=model, xlabel="passes per image", ylabel=f"accuracy at eps {max(data.epsilons):g}, %", xscale="log")
+    accuracy = short(f"accuracy at eps {max(data.epsilons):g}, %")
+    axes.set(title=model, xlabel="passes per image", ylabel=accuracy, xscale="log")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     add_legend_below(figure, lines + points, columns=3)

@@ -48,8 +48,8 @@ def plot_area(figure: Figure, values: Sequence[float]) -> tuple[list[float], tup
     """
     axes = figure.axes[0]
     area = axes.get_position()
-    left = [float(axes.transData.transform((value, 0))[0] / figure.bbox.width) for value in values]
-    return left, (float(1 - area.y1), float(area.height))
+    left = [round(float(axes.transData.transform((value, 0))[0] / figure.bbox.width), 4) for value in values]
+    return left, (round(float(1 - area.y1), 4), round(float(area.height), 4))
 
 
 def png_data_uri(pixels: np.ndarray) -> str:

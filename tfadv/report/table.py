@@ -28,20 +28,20 @@ class Table:
     def markdown(self) -> str:
         """The table in Markdown, with columns aligned for a terminal too."""
         texts = [[text.replace("|", "\\|") for text in row] for row in self.texts()]
-        columns = [_aligned([head, *(row[i] for row in texts)]) for i, head in enumerate(self.head)]
+        columns = [_aligned([short(head), *(row[i] for row in texts)]) for i, head in enumerate(self.head)]
         lines = ["| " + " | ".join(cells) + " |" for cells in zip(*columns, strict=True)]
         return "\n".join([f"**{self.title}**", "", *lines])
 
     def text(self) -> str:
         """The table as plain text with aligned columns, without its title."""
         texts = self.texts()
-        columns = [_aligned([head, *(row[i] for row in texts)]) for i, head in enumerate(self.head)]
+        columns = [_aligned([short(head), *(row[i] for row in texts)]) for i, head in enumerate(self.head)]
         lines = ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
         return "\n".join([lines[0], *lines[2:]])  # without the Markdown rule
 
     def texts(self) -> list[tuple[str, ...]]:
-        """The rows as texts."""
-        return [tuple(_text(cell, head) for cell, head in zip(row, self.head, strict=True)) for row in self.rows]
+        """The rows as texts for people, see `short`."""
+        return [tuple(short(_text(cell, head)) for cell, head in zip(row, self.head, strict=True)) for row in self.rows]
 
     def csv(self) -> str:
         """The table as CSV, at full precision and empty where there is no figure."""
@@ -71,11 +71,17 @@ def _aligned(cells: list[str]) -> list[str]:
 
 
 def short(text: str) -> str:
-    """A text for people, in which numbers with more than four decimals have at most six significant digits.
+    """A text for people, with no number of more than six significant digits, and 4/255 in place of 0.0156863.
 
     Labels have the settings in full, because they are read back: "nfgsm(eps=0.03137254901960784)".
     """
-    return re.sub(r"\d+\.\d{5,}", lambda number: f"{float(number[0]):g}", text)
+    return type(text)(re.sub(r"\d+\.\d{5,}", _shorter, text))  # what is safe in HTML stays so
+
+
+def _shorter(number: re.Match[str]) -> str:
+    text = f"{float(number[0]):g}"
+    levels = round(255 * float(text))
+    return f"{levels}/255" if levels and len(text) > 7 and text == f"{levels / 255:g}" else text
 
 
 def is_figure(text: str) -> bool:

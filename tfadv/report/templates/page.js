@@ -86,9 +86,9 @@ const gallery = async (data) => {
     const label = data.labels[i];
     if (selected.classes[0][i] !== label) return { first: Infinity, text: "misclassified without an attack" };
     const at = data.epsilons.map((_, k) => k).filter((k) => selected.classes[k + 1][i] !== label);
-    if (!at.length) return { first: Infinity, text: `not fooled up to eps ${data.epsilons.at(-1)}` };
+    if (!at.length) return { first: Infinity, text: `not fooled up to eps ${data.sizes.at(-1)}` };
     const onwards = at.length === data.epsilons.length - at[0];
-    const text = onwards ? `from eps ${data.epsilons[at[0]]}` : `at eps ${at.map((k) => data.epsilons[k]).join(", ")}`;
+    const text = onwards ? `from eps ${data.sizes[at[0]]}` : `at eps ${at.map((k) => data.sizes[k]).join(", ")}`;
     return { first: at[0], text: `fooled ${text}` };
   };
 
@@ -139,7 +139,7 @@ const gallery = async (data) => {
     const own = ++latest;
     const selected = data.models[`${model.value}/${defense.value}`];
     const level = Number(eps.value);
-    const size = data.epsilons[level];
+    const [largest, size] = [data.epsilons[level], data.sizes[level]];
     document.getElementById("size").textContent = size;
     eps.setAttribute("aria-valuetext", size);
     const [clean, attacked] = [await pixels(data.clean), await pixels(selected.adversarial[level])];
@@ -153,7 +153,7 @@ const gallery = async (data) => {
       const label = data.labels[i];
       const [before, after] = [clean, attacked].map((strip) => strip.getImageData(i * width, 0, width, height));
       const row = element("div", { className: "row" }, picture(before, "clean"),
-        picture(difference(before, after, size), `change × ${(0.5 / size).toPrecision(2)}`), picture(after, "attacked"));
+        picture(difference(before, after, largest), `change × ${(0.5 / largest).toPrecision(2)}`), picture(after, "attacked"));
       const lines = [["clean:", 0], ["attacked:", level + 1]].map(([words, k]) =>
         prediction(words, selected.classes[k][i], selected.confidences[k][i], label));
       const verdict = element("b", { textContent: fooled(selected, i).text });
