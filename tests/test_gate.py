@@ -79,7 +79,9 @@ def test_sizes_of_an_attack_alone():
     gate.check(given, (EPS,), "pgd(norm=l2)@0.25+0.5,pgd")
     with pytest.raises(UserError, match="measured at eps 0.25,0.5, not at 0.0313725"):
         gate.check(gate.requirements("pgd(norm=l2)@8/255>=0.4"), (EPS,), "pgd(norm=l2)@0.25+0.5,pgd")
-    with pytest.raises(UserError, match="no attack of --attacks has the sizes"):  # over one attack of the run's sizes
+    with pytest.raises(
+        UserError, match="no attack of --attacks is in L∞ at the sizes"
+    ):  # over one attack of the run's sizes
         gate.check(gate.requirements("worst@8/255>=0.4"), (EPS,), "pgd@0.1")
 
 
@@ -90,12 +92,21 @@ def test_attacks_without_eps_are_refused(attack):
 
 
 def test_the_worst_case_needs_an_attack_with_eps():
-    with pytest.raises(UserError, match="no attack of --attacks has the sizes of --epsilons"):
+    with pytest.raises(UserError, match="no attack of --attacks is in L∞ at the sizes of --epsilons"):
         gate.check(gate.requirements("worst@0.03>=0.5"), [0.03], "spatial")
 
 
+def test_the_worst_case_is_in_linf():
+    wanted = gate.requirements("worst@8/255>=0.4")
+    with pytest.raises(UserError, match="no attack of --attacks is in L∞"):
+        gate.check(wanted, (EPS,), "autoattack(norm=l2),pgd(norm=l1)")
+    gate.check(wanted, (EPS,), "autoattack(norm=l2),pgd")
+    of_l2 = worst_case_records(MODEL, [EPS], rows(90, 100), ["autoattack(norm=l2)"])
+    assert gate.decide(wanted[0], "mine", of_l2).verdict == "undecided"
+
+
 def test_the_worst_case_needs_attacks():
-    with pytest.raises(UserError, match="no attack of --attacks has the sizes of --epsilons"):
+    with pytest.raises(UserError, match="no attack of --attacks is in L∞ at the sizes of --epsilons"):
         gate.check(gate.requirements("worst@8/255>=0.4"), (EPS,), "")
 
 
@@ -200,7 +211,7 @@ def test_the_worst_class_decides():
     assert of_classes(of + "0.1", [90, 60], [100, 100], suspicious=1).verdict == "undecided"
     assert of_classes(of + "0.1", [9, 0], [10, 0]).reason == "none of the 10 images is of class b"
     with_margin = of_classes("worst_class(worst)@8/255>=0.1", [9, 9], [10, 10])
-    assert "different numbers of images" in with_margin.reason
+    assert "same number of images" in with_margin.reason
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from tfadv.pipeline import reporting, steps
 def evaluation(spec, robust, sizes=()):
     attack, robust = attacks.parse(spec), np.array([robust], bool)
     cost = CostSummary(gradients=1, forwards=1)
-    result = Result(attack.name, attack.settings(), 0.5, np.ones(4, bool), robust, cost=cost)
+    result = Result(attack.name, attack.settings(), 0.5, np.ones(robust.shape[1], bool), robust, cost=cost)
     return types.SimpleNamespace(result=result, attack=attack, sizes=sizes, of=None)
 
 
@@ -25,10 +25,10 @@ def evaluation(spec, robust, sizes=()):
     [
         (["pgd"], 1, ["fgsm", "pgd"]),
         (["pgd", "pgd(norm=l2)"], 1, ["fgsm", "pgd"]),
-        (["pgd(norm=l2)", "square(norm=l2)"], 2, ["pgd(norm=l2)", "square(norm=l2)"]),
+        (["pgd(norm=l2)", "square(norm=l2)"], None, None),
     ],
 )
-def test_one_norm(monkeypatch, specs, correct, labels):
+def test_only_attacks_in_linf(monkeypatch, specs, correct, labels):
     robust = {"pgd": [0, 1, 0, 1], "pgd(norm=l2)": [0, 1, 1, 1], "square(norm=l2)": [1, 1, 1, 0]}
     fgsm = evaluation("fgsm", [1, 1, 0, 0])
     fgsm.entry, fgsm.transfer = types.SimpleNamespace(content="a"), fgsm.result
@@ -42,11 +42,27 @@ def test_one_norm(monkeypatch, specs, correct, labels):
         cache=types.SimpleNamespace(looking=contextlib.nullcontext),
         config=types.SimpleNamespace(epsilons=(0.5,)),
         stores_images=True,
+        attacks=[each.attack for each in found],
     )
     records = reporting.records(run, None)
     assert [(r.attack, r.correct) for r in records if r.eps == 0.9] == [("bim", 0)]
-    (worst,) = [r for r in records if r.attack == "worst"]
-    assert (worst.correct, worst.settings["attacks"]) == (correct, labels)
+    worst = [(r.correct, r.settings["attacks"]) for r in records if r.attack == "worst"]
+    assert worst == ([(correct, labels)] if labels else [])
+
+
+@pytest.mark.parametrize(
+    "asked, joined",
+    [
+        (["pgd"], ["pgd", "mifgsm"]),  # those of earlier runs: on as many images, and on fewer
+        (["bim"], ["pgd", "bim", "mifgsm"]),
+        ([], ["pgd", "mifgsm"]),  # the most images
+        (["pgd", "bim"], ["pgd", "bim", "mifgsm"]),  # the images that they have in common
+    ],
+)
+def test_attacks_of_earlier_runs_join_those_of_this_run(asked, joined):
+    found = [evaluation("pgd", [0, 1, 0, 1]), evaluation("bim", [0, 1]), evaluation("mifgsm", [1, 1, 1, 0])]
+    run = types.SimpleNamespace(attacks=[each.attack for each in found if each.attack.name in asked])
+    assert [each.attack.name for each in reporting._joined(run, found)] == joined
 
 
 def test_an_attack_has_one_accuracy_at_a_size(monkeypatch):
@@ -62,6 +78,7 @@ def test_an_attack_has_one_accuracy_at_a_size(monkeypatch):
         cache=types.SimpleNamespace(looking=contextlib.nullcontext),
         config=types.SimpleNamespace(epsilons=(0.5,)),
         stores_images=True,
+        attacks=(),
     )
     found = [(r.eps, r.correct) for r in reporting.records(run, None) if r.attack == "bim"]
     assert found == [(0.9, 1), (0.8, 3)]

@@ -38,6 +38,7 @@ def found(monkeypatch, *others):
     run = types.SimpleNamespace(
         cache=types.SimpleNamespace(looking=contextlib.nullcontext),
         config=types.SimpleNamespace(epsilons=(0.5,)),
+        attacks=(),
         stores_images=True,
     )
     return reporting.records(run, None)

@@ -79,7 +79,8 @@ def test_what_was_not_tested_follows_from_what_was(shown, data, origin):
     deployed = dataclasses.replace(origin, access={"resnet18/baseline": "The file decides."})
     more = dataclasses.replace(shown, records=(*shown.records, strong), origin=deployed)
     left = "\n".join(evidence.not_tested(more))
-    assert "L2 norm" not in left and "AutoAttack" not in left and "outputs only" not in left
+    assert "L2 norm" not in left and "outputs only" not in left
+    assert "AutoAttack with its default settings in L∞, which may lower" in left  # it was run in L2
     assert "larger than 0.5 in L2" in left and "deployed" not in left and "physical world" in left
     words = "\n".join(evidence.threat_model(more))
     assert "eps = 0.01 (2.55 of 255 grey levels), 0.1 (25.5" in words and "In L2" in words and "0.5;" in words

@@ -80,7 +80,7 @@ def decide(
     found = about(requirement, records)
     if not found:
         several = requirement.attack == WORST_CASE
-        reason = "the attacks were measured on different numbers of images" if several else "it was not measured"
+        reason = "no attacks in L∞ were measured on the same number of images" if several else "it was not measured"
         return Decision(model, requirement, UNDECIDED, reason)
     record = min(found, key=lambda each: each.accuracy)
     try:

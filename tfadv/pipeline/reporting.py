@@ -46,7 +46,7 @@ _REPORT_BYTES = 2_000_000
 
 
 def publish(run: Run) -> None:
-    """Writes results.json with the results of all models in the work folder that are up to date."""
+    """Writes results.json with the results that are up to date of this run's models and of tfadv's own networks."""
     if run.workdir.follower or run.config.shard:  # one process writes
         return
     with run.cache.looking():
@@ -106,21 +106,31 @@ def records(run: Run, trained: Trained) -> list[Record]:
             measured |= {(each.attack.label, size) for size in sizes}
             attacked = attack_records(model, [sizes[i] for i in new], own.robust[new], *names, own.distances)
             found += [of_first_images(record, each.of) for record in attacked]
-    # One eps has another meaning in another norm.  FGSM is in linf.
-    others = [each for each in others if each.attack.has_eps and not each.sizes]
-    norms = [each.result.settings.get("norm", "linf") for each in others]
-    linf = [each for each, norm in zip(others, norms) if norm == "linf"]
-    joined = linf or [each for each, norm in zip(others, norms) if norm == norms[0]]
-    if (
-        len({(each.result.n, each.of) for each in joined}) != 1
-    ):  # there is no worst case over different numbers of images
+    joined = _joined(run, others)
+    if not joined:
         return found
-    results, labels = [each.result for each in joined], [each.attack.label for each in joined]
-    if linf:
-        results, labels = [result.first(results[0].n), *results], ["fgsm", *labels]
-    worst = worst_case(results)
-    worst_cases = worst_case_records(model, epsilons, worst.robust, list(dict.fromkeys(labels)))
+    n = min(each.result.n for each in joined)
+    worst = worst_case([each.first(n) for each in (result, *(each.result for each in joined))])
+    labels = dict.fromkeys(["fgsm", *(each.attack.label for each in joined)])
+    worst_cases = worst_case_records(model, epsilons, worst.robust, list(labels))
     return found + [of_first_images(record, joined[0].of) for record in worst_cases]
+
+
+def _joined(run: Run, evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+    """The attacks that the worst case is over, beside FGSM: in L∞, at the sizes of `--epsilons`.
+
+    It is over the first images, which all attacks that the run asks for have in common; attacks of earlier runs join
+    them where they are on as many.  Where the run asks for none, it is over the attacks on the most images.  There is
+    no worst case of attacks that ended early after different numbers of images.
+    """
+    sized = [each for each in evaluations if each.attack.has_eps and not each.sizes]
+    sized = [each for each in sized if each.result.settings.get("norm", "linf") == "linf"]
+    asked = {attack.label for attack in run.attacks}
+    own = [each for each in sized if each.attack.label in asked] or sorted(sized, key=lambda each: -each.result.n)[:1]
+    if len({(each.result.n, each.of) if each.of else None for each in own}) != 1:
+        return []
+    n, of = min(each.result.n for each in own), own[0].of
+    return [each for each in sized if each.result.n >= n and each.of == of]
 
 
 def attacked_on_disk(run: Run, trained: Trained) -> Iterator[Evaluation]:
@@ -167,6 +177,7 @@ def report(run: Run, evaluations: Sequence[Evaluation], further: Sequence[Entry]
         return {
             **{each.entry.name: each.entry for each in evaluations},
             **{entry.name: entry for entry in (*further, *pictures)},
+            "models": {each.name: _hashes(run, each) for each in trained},
             "first": found.first,
             "defenses": [repr(defense) for defense in found.known_defenses],
             "formats": list(FORMATS),

@@ -60,7 +60,7 @@ def _states(run: Run) -> dict[str, str]:
         for each in trained:
             evaluations.append(steps.evaluate_fgsm(run, each))
             for attack in run.attacks:
-                images = run.config.attacked_images(attack.name, n)
+                images = None if run.dataset.entry.content else run.config.attacked_images(attack.name, n)
                 evaluations.append(steps.evaluate_attack(run, each, attack, images))
             if run.attacks:
                 images = min(run.config.eval_size or n, n)

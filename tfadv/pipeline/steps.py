@@ -192,9 +192,10 @@ def evaluate_attack(
     sizes: tuple[float, ...] | None = None,
     of: int | None = None,
 ) -> Evaluation:
-    """Robust accuracy under an attack on the first n test images; None: as many as the settings ask for.
+    """Robust accuracy under an attack on the first n test images.
 
-    It begins with the result of fewer images, where the work folder has one.
+    It begins with the result of fewer images, where the work folder has one.  Where n is None, it is as many as the
+    settings ask for, or the result of more images, where the work folder has one.
 
     An attack that follows a gradient to the nearest adversarial image goes on to the end and not to the smallest eps
     only, so that the distances are known.
@@ -209,7 +210,11 @@ def evaluate_attack(
     """
     config, dataset = run.config, prepare(run)
     sizes = run.sizes.get(attack.label, ()) if sizes is None else sizes
-    n = n or config.attacked_images(attack.name, dataset.sizes["test"])
+    if n is None:
+        n = config.attacked_images(attack.name, dataset.sizes["test"])
+        of_more = None if attack.joint else on_disk(run, trained, attack, sizes)
+        if of_more and not of_more.of and of_more.result.n > n:
+            return of_more
     epsilons = list(sizes or config.epsilons) if attack.has_eps else None
     nearest = attack.has_eps and attack.uses_gradient and not attack.limited
     name = folder_of_attack(trained, attack, sizes)

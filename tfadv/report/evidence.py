@@ -86,9 +86,11 @@ def threat_model(data: ReportData) -> list[str]:
         lines.append("Images are rotated and shifted, as the settings of spatial say.")
     if any(record.attack == "patch" for record in data.records):
         lines.append("A square of each image, wherever it does most harm, is replaced, as the settings of patch say.")
-    if any(record.protocol == "whitebox" for record in data.records):
+    blind = data.origin.access if data.origin else {}
+    seen = {f"{record.model}/{record.defense}" for record in data.records if record.protocol == "whitebox"}
+    if seen - set(blind):
         lines.append("White-box: the attacker knows the model with its weights and follows its gradient.")
-    lines += data.origin.access.values() if data.origin else ()
+    lines += blind.values()
     if any(record.protocol == "transfer" for record in data.records):
         lines.append("Transfer: images that were attacked on another model.")
     return lines
@@ -99,10 +101,12 @@ def not_tested(data: ReportData) -> list[str]:
     sizes, attacks = _sizes(data), {record.attack for record in data.records if record.attack}
     lines = [f"perturbations limited in the {NORMS[norm]} norm" for norm in NORMS if norm not in sizes]
     lines += [f"perturbations larger than {max(own):.4g} in {NORMS[norm]}" for norm, own in sizes.items()]
-    full = any(is_full_autoattack(record.attack, record.settings) for record in data.records)  # contains square
-    if not full:
-        lines.append("AutoAttack with its default settings, which may lower the accuracies under attack")
-    if not (attacks & OUTPUTS_ONLY or full):
+    full = {record.norm for record in data.records if is_full_autoattack(record.attack, record.settings)}
+    missing = [NORMS[norm] for norm in ("linf", "l2", "l1") if norm in sizes and norm not in full]
+    if missing:
+        where = f" in {' and '.join(missing)}" if full or len(missing) > 1 else ""
+        lines.append(f"AutoAttack with its default settings{where}, which may lower the accuracies under attack")
+    if not (attacks & OUTPUTS_ONLY or full):  # AutoAttack contains square
         lines.append("attacks that see the outputs only: square, hopskipjump, rays")
     common = "common corruptions such as noise, blur, weather and compression"
     lines.append("other common corruptions" if _corruptions(data) else common)

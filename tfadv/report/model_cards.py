@@ -12,7 +12,7 @@ import pathlib
 from typing import Any
 
 from tfadv.evaluation.records import WORST_CASE, Record
-from tfadv.report.data import ReportData, dataset_name
+from tfadv.report.data import NORMS, ReportData, dataset_name
 from tfadv.report.table import Cell, Table
 from tfadv.report.tables import checks_lines
 from tfadv.specs import folder_name
@@ -26,7 +26,7 @@ and holds whenever one stops."""
 LIMITS = """## Limits
 
 - The accuracies are those of the test images of this data set, under attacks at these eps, in the L∞ norm or in the
-  norm that the attack names. They say nothing about larger or other changes of an image.
+  norm that is named. They say nothing about larger or other changes of an image.
 - The true robust accuracy may be lower: a stronger attack may find more adversarial images.
 - The model always returns one of its classes, also for images of something else."""
 
@@ -136,7 +136,9 @@ def _images(record: Record) -> str:
     source = f", attacked on {record.source}" if record.source else ""
     attacks = ", ".join((record.settings or {}).get("attacks", ()))
     attack = f"worst case per image of {attacks}" if record.attack == WORST_CASE else record.attack_label
-    return f"{attack}{source}" if record.eps is None else f"{attack}{source}, eps {record.eps:g}"
+    if record.eps is None:
+        return f"{attack}{source}"
+    return f"{attack}{source}, eps {record.eps:g}" + (f" in {NORMS[record.norm]}" if record.norm != "linf" else "")
 
 
 def _masking(data: ReportData, name: str) -> list[str]:
