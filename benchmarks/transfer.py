@@ -73,11 +73,12 @@ def trained(path: pathlib.Path, body, x: np.ndarray, y: np.ndarray) -> keras.Mod
     if not path.exists():
         keras.utils.set_random_seed(0)
         image = keras.Input(x.shape[1:])
+        model = keras.Model(image, layers.Dense(10)(body(image)))
         moved = layers.RandomCrop(32, 32)(layers.ZeroPadding2D(4)(layers.RandomFlip("horizontal")(image)))
-        model = keras.Model(image, layers.Dense(10)(body(moved)))
+        trainer = keras.Model(image, model(moved))
         rate = keras.optimizers.schedules.CosineDecay(2e-3, EPOCHS * len(y) // 128)
-        model.compile(keras.optimizers.Adam(rate), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-        model.fit(x, y, batch_size=128, epochs=EPOCHS, verbose=2)
+        trainer.compile(keras.optimizers.Adam(rate), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        trainer.fit(x, y, batch_size=128, epochs=EPOCHS, verbose=2)
         model.save(path)
     return keras.models.load_model(path)
 
