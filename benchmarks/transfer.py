@@ -90,9 +90,12 @@ def fooled(text, source, models, x, y):
     return np.array([~tfadv.evaluate(each, adversarial, y, None).clean_correct for each in models]), seconds
 
 
-def row(name, found, seconds, plain):
-    """Prints the shares of images that fool each model, and how many more than plain mifgsm fool the others."""
-    more = 100 * (found[1:].astype(float) - plain[1:]).mean(axis=0)  # over models, for each image
+def row(name, found, seconds, plain, sources=1):
+    """Prints the shares of images that fool each model, and how many more than plain mifgsm fool the others.
+
+    The others are those after the first `sources` models, which were attacked.
+    """
+    more = 100 * (found[sources:].astype(float) - plain[sources:]).mean(axis=0)  # over models, for each image
     half = 1.96 * more.std() / len(more) ** 0.5
     cells = [f"{share:.1f}" for share in 100 * found.mean(axis=1)]
     print(f"| `{name}` | {' | '.join(cells)} | {more.mean():+.1f} ± {half:.1f} | {seconds:.0f} |", flush=True)
@@ -114,4 +117,4 @@ if __name__ == "__main__":
     for own in SETTINGS:
         row(f"mifgsm({own})", *fooled(f"mifgsm({own}, early_stop=false)", models[0], *on), plain[0])
     two = fooled("mifgsm(early_stop=false)", tfadv.ensemble(models[:2]), *on)
-    row("mifgsm on the first two", *two, plain[0])
+    row("mifgsm on the first two", *two, plain[0], sources=2)
