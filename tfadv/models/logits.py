@@ -72,7 +72,7 @@ def classifier(
     if isinstance(model, Expectation):
         each = classifier(model.model, input_range, outputs=outputs, input_shape=input_shape, quiet=quiet)
         converted = Expectation(each, model.samples, name=model.name)
-        _ORIGINALS[converted], _RANGES[converted], _OUTPUTS[converted] = model, (low, high), _OUTPUTS[each]
+        _ORIGINALS[converted], _OUTPUTS[converted] = model, _OUTPUTS[each]
         return converted
     functional = _functional(model, input_shape)
     _check_shapes(functional)
@@ -129,8 +129,19 @@ def outputs_of(converted: keras.Model, logits: Any) -> Any:
 
 
 def input_range_of(model: Any) -> tuple[float, float]:
-    """The (least, greatest) pixel value that the model expects which `classifier` was called with; else (0, 1)."""
-    return _RANGES.get(unwrapped(model), (0.0, 1.0)) if isinstance(model, keras.Model) else (0.0, 1.0)
+    """The (least, greatest) pixel value that the model expects which `classifier` was called with; else (0, 1).
+
+    That of an expectation is that of its model; see also `set_input_range`.
+    """
+    model = unwrapped(model)
+    if isinstance(model, Expectation):
+        return input_range_of(model.model)
+    return _RANGES.get(model, (0.0, 1.0)) if isinstance(model, keras.Model) else (0.0, 1.0)
+
+
+def set_input_range(model: keras.Model, input_range: tuple[float, float]) -> None:
+    """Makes `input_range_of` return this for a model that is made of classifiers."""
+    _RANGES[model] = input_range
 
 
 def _pair(input_range: Any) -> tuple[float, float]:
