@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import tfadv
 from tfadv import attacks, models
 from tfadv.attacks import ATTACKS, FGSM, PGD, AutoAttack
 from tfadv.attacks.corruptions.constants import NAMES as CORRUPTIONS
@@ -219,8 +220,22 @@ def test_images_of_another_range_labels_and_sizes_are_refused(model, labeled, at
     if attack:
         with pytest.raises(ValueError, match="eps"):
             evaluate(model, images, labels, attack, -0.1)
-        with pytest.raises(ValueError, match="class numbers from 0 to 3"):
-            evaluate(model, images, labels + 4, attack, 0.1)
+    with pytest.raises(ValueError, match="class numbers from 0 to 3"):
+        evaluate(model, images, labels + 4, attack, 0.1)
+
+
+def test_clean_images_and_given_ones_need_logits_of_each_class_or_probabilities(model, labeled):
+    """The class of one column would always be 0; a softmax does not change the class."""
+    images, labels = labeled
+    given = FixedImages(images[None].astype("float32") / 255)
+    one = keras.Sequential([model, keras.layers.Dense(1, activation="sigmoid")])
+    softmax = keras.Sequential([model, keras.layers.Softmax()])
+    for attack in (None, given):
+        with pytest.raises(ValueError, match="one: attack tfadv.classifier"):
+            evaluate(one, images, labels % 2, attack, 0.1)
+        assert evaluate(tfadv.classifier(one, quiet=True), images, labels % 2, attack, 0.1).n == len(labels)
+        expected = evaluate(model, images, labels, attack, 0.1)
+        np.testing.assert_array_equal(evaluate(softmax, images, labels, attack, 0.1).robust, expected.robust)
 
 
 @pytest.mark.parametrize("attack", [FGSM(targeted=True), PGD(targeted=True)], ids=lambda a: a.label)

@@ -9,6 +9,7 @@ import pytest
 import sklearn.datasets
 import tensorflow as tf
 
+import tfadv
 from tests.checks import fgsm_only
 from tfadv.attacks import FGSM, PGD
 from tfadv.datasets import sources
@@ -242,6 +243,14 @@ def test_a_softmax_layer_that_attacks_refuse(standard, few):
 def test_a_softmax_that_attacks_do_not_recognize(standard, few, one_step):
     found = collect_diagnostics(Probabilities(standard), *few, EPS, settings=SHORTEST)
     assert found["refused"] is None and "probabilities" in suspicious(run_checks(found))
+
+
+@pytest.mark.parametrize("visible", [True, False])
+def test_an_expectation_of_probabilities(standard, few, visible, one_step):
+    """It takes a softmax of its own, so that its outputs are no probabilities of one pass."""
+    softmax = chain(standard, keras.layers.Softmax()) if visible else Probabilities(standard)
+    found = collect_diagnostics(tfadv.expectation(softmax, 2), *few, EPS, settings=SHORTEST)
+    assert (found["refused"] is not None) == visible and "probabilities" in suspicious(run_checks(found))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 import tfadv
+from tfadv.errors import UserError
 from tfadv.explanation import Explanation, grad_cam, loss_surface, saliency, vulnerability
 
 SHAPE = (6, 6, 2)
@@ -169,6 +170,11 @@ def test_a_model_without_feature_maps_is_explained_without_grad_cam(linear, imag
     assert np.isnan(found.cam).all() and len(found.labels) == 4
     with pytest.raises(ValueError, match="eps must be one number greater than 0"):
         tfadv.explain(linear[0], *images, eps=0)
+
+
+def test_explain_refuses_a_random_model_before_it_looks_at_images(linear):
+    with pytest.raises(UserError, match="explain measures the distance .* random model"):
+        tfadv.explain(tfadv.expectation(linear[0]), None)
 
 
 def test_explain_takes_images_in_every_form(images):

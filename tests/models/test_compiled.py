@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfadv import models
+from tfadv import evaluate, models
 from tfadv.models.accelerate import accelerated
 from tfadv.models.compiled import PerModel, compiled_logits
+from tfadv.models.structure import structure
 from tfadv.runtime import compilation
 
 
@@ -73,6 +74,44 @@ def test_clones_change_logits_only_by_rounding(model):
     compilation.configure(accelerate="off")
     np.testing.assert_allclose(compiled_logits(model, x), fast, atol=1e-4)
     np.testing.assert_allclose(model(x), fast, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["sequential", "(N, H, W)", "nested", "half precision", "subclassed"])
+def test_the_constants_of_normalization_are_those_of_now(kind, tmp_path):
+    """`adapt` and `load_weights` change its mean and variance, which are no variables."""
+
+    class Subclassed(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.flatten, self.dense = normalization, keras.layers.Flatten(), keras.layers.Dense(3)
+
+        def call(self, x):
+            return self.dense(self.flatten(self.norm(x)))
+
+    policy = "mixed_float16" if kind == "half precision" else "float32"
+    normalization, shape = keras.layers.Normalization(axis=None), (4, 4) if kind == "(N, H, W)" else (4, 4, 1)
+    normalization.build((None, *shape))  # inside of `call`, it would keep a symbolic tensor, with which Keras fails
+    parts = [normalization, keras.layers.Flatten(), keras.layers.Dense(3, dtype=policy)]
+    model = Subclassed() if kind == "subclassed" else keras.Sequential([keras.Input(shape), *parts])
+    if kind == "nested":
+        model = keras.Sequential([keras.Input(shape), keras.layers.Rescaling(2.0), model])
+    x, y = np.random.default_rng(0).uniform(size=(20, *shape)).astype("float32"), np.arange(20) % 3
+    model(x)
+    model.save_weights(tmp_path / "before.weights.h5")
+
+    def is_right():
+        own = np.argmax(model(x), axis=1) == y
+        found = [evaluate(model, x, y, attack, 0.1).clean_correct for attack in (None, "fgsm")]
+        return np.array_equal(own, found[0]) and np.array_equal(own, found[1])
+
+    assert is_right()
+    normalization.adapt(20 * x - 10)
+    number = structure(model)
+    assert is_right()
+    normalization.adapt(20 * x - 10)
+    assert structure(model) == number  # nothing is compiled again
+    model.load_weights(tmp_path / "before.weights.h5")
+    assert structure(model) != number and is_right()
 
 
 def test_models_are_freed_with_their_functions():

@@ -4,6 +4,7 @@ import pytest
 
 import tfadv
 from tests.attacks.conftest import perceptron
+from tfadv.models.logits import input_range_of
 
 
 def test_logits_are_means_and_variables_are_shared():
@@ -28,6 +29,25 @@ def test_models_of_one_name_in_half_precision_and_of_another_range_fit():
     adversarial = tfadv.attacks.PGD(early_stop=False)(both, x, y, 0.1)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     assert loss(y, both(adversarial)) > loss(y, both(x))
+
+
+@pytest.mark.parametrize("kind", ["ensemble", "expectation", "expectation of an ensemble"])
+def test_images_are_read_in_the_range_of_the_models(kind):
+    part = tfadv.classifier(perceptron(4, (6, 6, 1)), input_range=(0, 100), quiet=True)
+    pixels = np.random.default_rng(0).integers(0, 101, (40, 6, 6, 1))
+    y = np.argmax(part(pixels.astype("float32") / 100), axis=1)
+    both = tfadv.ensemble([part, part])
+    made = {"ensemble": both, "expectation": tfadv.expectation(part, 2)}.get(kind) or tfadv.expectation(both, 2)
+    assert input_range_of(made) == (0, 100)
+    for images in (pixels, pixels.astype("float32")):
+        assert tfadv.evaluate(made, images, y, attack=None).clean_accuracy == 1
+
+
+def test_ranges_in_which_whole_numbers_differ_are_refused():
+    parts = [tfadv.classifier(perceptron(4), (0, high), quiet=True) for high in (100, 255, 1)]
+    with pytest.raises(ValueError, match="0 to 100 and 0 to 255, and whole numbers can't"):
+        tfadv.ensemble(parts[:2])
+    assert input_range_of(tfadv.ensemble(parts[1:])) == (0, 1)  # whole numbers from 0 to 255 in both
 
 
 @pytest.mark.parametrize("kind", ["none", "classes", "softmax", "random", "shapeless", "one"])

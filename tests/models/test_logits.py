@@ -11,7 +11,7 @@ from keras import layers, ops
 import tfadv
 from tfadv.attacks.gradient import logits_and_gradient
 from tfadv.models.accelerate import accelerated
-from tfadv.models.logits import classifier, original
+from tfadv.models.logits import check_logits, classifier, original
 
 SHAPE, CLASSES = (16, 16, 3), 5
 
@@ -210,6 +210,69 @@ def test_what_is_not_visible_is_said(caplog):
     first, second = (record.getMessage() for record in caplog.records)
     assert "its softmax is not visible" in first and "return the logits from the model" in first
     assert "the final softmax is removed" in second
+
+
+def of_flat(shape):
+    head = [layers.Flatten(), layers.Dense(CLASSES, activation="softmax")]
+    return keras.Sequential([keras.Input(shape), *head])
+
+
+ENDS_IN_SOFTMAX = {
+    **{kind: KINDS[kind] for kind in KINDS if kind not in ("subclassed", "log softmax")},
+    "nested in Sequential": lambda: keras.Sequential([keras.Input(SHAPE), layers.Rescaling(255.0), sequential()]),
+    "(N, H, W)": lambda: of_flat((8, 8)),
+    "(N, D)": lambda: of_flat((48,)),
+    "expectation": lambda: tfadv.expectation(nested(), 2),
+}
+
+
+@pytest.mark.parametrize("kind", ENDS_IN_SOFTMAX)
+def test_attacks_refuse_a_visible_softmax_wherever_it_is(kind):
+    model = ENDS_IN_SOFTMAX[kind]()
+    x = images(shape=model.input_shape[1:])
+    with pytest.raises(ValueError, match="ends in a softmax"):
+        tfadv.evaluate(model, *x, "fgsm", eps=0.1)
+    if kind == "expectation":
+        return
+    if len(model.input_shape) == 4:
+        with pytest.raises(ValueError, match="ends in a softmax"):
+            tfadv.ensemble([model, model])
+    converted = classifier(model, quiet=True)
+    for made in (converted, tfadv.expectation(converted), tfadv.ensemble([converted, converted])):
+        check_logits(made)
+
+
+class Weighted(keras.layers.Layer):
+    """Logits; the softmax weighs the features."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.activation = layers.Dense(CLASSES), keras.activations.softmax
+
+    def call(self, x):
+        return self.inner(x * self.activation(x))
+
+
+class Gated(keras.Model):
+    """Logits; the last one of its layers is not what it ends with."""
+
+    def __init__(self):
+        super().__init__()
+        self.logits, self.gate = sequential(), layers.Dense(CLASSES, activation="softmax")
+
+    def call(self, x):
+        return ops.log(self.logits(x)) + self.gate(ops.mean(x, axis=(1, 2)))
+
+
+@pytest.mark.parametrize("kind", ["layer", "model"])
+def test_a_classifier_with_a_softmax_elsewhere_than_at_its_end_is_attacked(kind):
+    x, y = images()
+    model = Gated() if kind == "model" else functional(lambda h: Weighted()(h))
+    model(x)
+    for input_range in ((0, 1), (0, 255)):
+        assert tfadv.evaluate(classifier(model, input_range, quiet=True), x, y, "fgsm", eps=0.1).n == 6
+    with pytest.raises(ValueError, match=r"Attack tfadv.classifier\(model\)"):
+        tfadv.evaluate(model, x, y, "fgsm", eps=0.1)
 
 
 def test_an_unbuilt_model_needs_a_shape():

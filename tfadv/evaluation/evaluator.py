@@ -381,10 +381,9 @@ class _Evaluation:
         """Checks images (N, H, W, C), labels and sizes; of images of whole numbers, the range is known."""
         # A softmax hides the gradient, which clean images and images that exist already do not need.
         needs_gradient = self.attack is not None and not isinstance(self.attack, FixedImages)
-        model, sizes = self.model if needs_gradient else None, self.epsilons or 0.0
-        norm = getattr(self.attack, "norm", "linf")
+        sizes, norm = self.epsilons or 0.0, getattr(self.attack, "norm", "linf")
         x = images if images.dtype == np.float32 else np.broadcast_to(np.float32(0), images.shape)
-        check_inputs(model, x, labels, sizes, (0.0, 1.0), norm)
+        check_inputs(self.model, x, labels, sizes, (0.0, 1.0), norm, logits=needs_gradient)
 
 
 def _has_one_pass(attack: Any) -> bool:

@@ -27,7 +27,7 @@ from tfadv.evaluation.checks import TOLERATED_CHANGE, Check, run_checks
 from tfadv.evaluation.evaluator import Execution, FixedImages, evaluate
 from tfadv.evaluation.result import CostSummary
 from tfadv.models.compiled import returns_labels
-from tfadv.models.expectation import passes_of
+from tfadv.models.expectation import Expectation, passes_of
 from tfadv.models.image_model import fitted, image_model
 from tfadv.models.logits import input_range_of
 from tfadv.models.random_layers import random_layers
@@ -135,7 +135,7 @@ def collect_diagnostics(
     Returns:
       dict of JSON values. A value for each image is a str of N characters "0" and "1":
         "n", "eps", "settings": as given.
-        "probability_rows": int, outputs that are all in [0, 1] and sum to 1.
+        "probability_rows": int, outputs that are all in [0, 1] and sum to 1; of an expectation, those of its model.
         "change": float, the largest difference between the outputs of two forward passes, relative to their L2 norm.
         "passes": int, how many passes of a random model an output is the mean of.
         "random_layers": list of str, the names of the layers that cause it, as far as they are found.
@@ -189,6 +189,8 @@ def _diagnose_outputs(model: Any, x: tf.Tensor, labels: np.ndarray, batch_size: 
     first = runs[0]
     right = np.argmax(first, axis=1) == labels
     change = max(_relative_change(first, run) for run in runs[1:])
+    if isinstance(model, Expectation):  # which takes the softmax of the outputs of its model
+        first = _batched(lambda batch: gradient.compiled_logits(model.model, batch).numpy(), batch_size, x)
     rows = ((first >= 0) & (first <= 1)).all(axis=1) & (np.abs(first.sum(axis=1) - 1) <= _SUM_TOLERANCE)
     return {
         "probability_rows": int(rows.sum()),

@@ -12,9 +12,11 @@ from tfadv.attacks.fgsm import FGSM
 from tfadv.attacks.gradient import check_inputs, compiled_logits, sizes_of
 from tfadv.datasets.arrays import as_arrays
 from tfadv.datasets.batches import to_float
+from tfadv.errors import UserError
 from tfadv.explanation.loss_surface import loss_surface
 from tfadv.explanation.saliency import NoFeatureMaps, grad_cam, saliency
 from tfadv.explanation.vulnerability import Vulnerability, vulnerability
+from tfadv.models.expectation import Expectation
 from tfadv.models.image_model import fitted, image_model
 from tfadv.models.logits import input_range_of
 
@@ -80,13 +82,18 @@ def explain(
 
     Raises:
       ValueError: an argument is out of its range, or the model does not take these images.
+      UserError: the model is a `tfadv.expectation`.
     """
     sizes = sizes_of(eps)
     if len(sizes) != 1 or not sizes[0] > 0:
         raise ValueError(f"eps must be one number greater than 0, got {eps}.")
-    eps = sizes[0]
+    eps, model = sizes[0], image_model(model)
+    if isinstance(model, Expectation):
+        raise UserError(
+            "explain measures the distance to the nearest adversarial image, which a random model, tfadv.expectation, "
+            "does not have: take saliency, grad_cam and loss_surface of tfadv.explanation."
+        )
     images, labels = as_arrays(x, y, input_range_of(model))
-    model = image_model(model)
     images = fitted(model, images)
     x, y, _ = check_inputs(model, to_float(images), labels, eps, (0.0, 1.0))
     rows = np.arange(min(4, len(y))) if shown is None else np.asarray(shown)

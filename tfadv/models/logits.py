@@ -23,6 +23,7 @@ _TOLERANCE = 1e-2  # of a sum of probabilities or of a probability in float16
 _RANGES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # classifier → its input_range
 _ORIGINALS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # classifier → the model that it was made from
 _OUTPUTS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # classifier → what that model returns
+_TRIED: weakref.WeakSet = weakref.WeakSet()  # classifiers whose outputs for random images are logits
 
 
 def classifier(
@@ -72,7 +73,7 @@ def classifier(
     if isinstance(model, Expectation):
         each = classifier(model.model, input_range, outputs=outputs, input_shape=input_shape, quiet=quiet)
         converted = Expectation(each, model.samples, name=model.name)
-        _ORIGINALS[converted], _RANGES[converted], _OUTPUTS[converted] = model, (low, high), _OUTPUTS[each]
+        _ORIGINALS[converted], _OUTPUTS[converted] = model, _OUTPUTS[each]
         return converted
     functional = _functional(model, input_shape)
     _check_shapes(functional)
@@ -107,17 +108,32 @@ def classifier(
         converted = keras.Model(images, converted(without_axes(own, shape)), name=functional.name)
     _ORIGINALS[converted], _RANGES[converted] = model, (low, high)
     _OUTPUTS[converted] = returns
+    if outputs != "logits":
+        _TRIED.add(converted)
     return converted
 
 
 def check_logits(model: Any) -> None:
-    """Raises ValueError where the model ends in a visible softmax."""
-    last = (getattr(model, "layers", None) or [None])[-1]
-    if getattr(last, "activation", None) is keras.activations.softmax or isinstance(last, keras.layers.Softmax):
+    """Raises ValueError where the model, or that of an expectation, ends in a visible softmax."""
+    if isinstance(model, Expectation):
+        model = model.model
+    last = _last_operation(model)
+    if _activation(last) == "softmax" and model not in _TRIED:  # a layer may use its softmax elsewhere than at the end
         raise ValueError(
             f"the model ends in a softmax ({last.name}): attacks need logits, because the gradient of a "
             "saturated softmax is zero and the model only looks robust. Attack tfadv.classifier(model) instead."
         )
+
+
+def _last_operation(model: Any, index: int = 0) -> Any:
+    """What computes an output of a model, also inside a nested one; of a subclassed model, its last layer if any."""
+    if not isinstance(model, keras.Model) or not is_functional(model):
+        return (getattr(model, "layers", None) or [None])[-1]
+    operation, node, index = model.outputs[index]._keras_history
+    while _is_linear(operation):
+        operation, node, index = operation._inbound_nodes[node].input_tensors[0]._keras_history
+    nested = isinstance(operation, keras.Model) and is_functional(operation)  # of others, only their code tells
+    return _last_operation(operation, index) if nested else operation
 
 
 def outputs_of(converted: keras.Model, logits: Any) -> Any:
@@ -129,8 +145,19 @@ def outputs_of(converted: keras.Model, logits: Any) -> Any:
 
 
 def input_range_of(model: Any) -> tuple[float, float]:
-    """The (least, greatest) pixel value that the model expects which `classifier` was called with; else (0, 1)."""
-    return _RANGES.get(unwrapped(model), (0.0, 1.0)) if isinstance(model, keras.Model) else (0.0, 1.0)
+    """The (least, greatest) pixel value that the model expects which `classifier` was called with; else (0, 1).
+
+    That of an expectation is that of its model; see also `set_input_range`.
+    """
+    model = unwrapped(model)
+    if isinstance(model, Expectation):
+        return input_range_of(model.model)
+    return _RANGES.get(model, (0.0, 1.0)) if isinstance(model, keras.Model) else (0.0, 1.0)
+
+
+def set_input_range(model: keras.Model, input_range: tuple[float, float]) -> None:
+    """Makes `input_range_of` return this for a model that is made of classifiers."""
+    _RANGES[model] = input_range
 
 
 def _pair(input_range: Any) -> tuple[float, float]:
@@ -214,9 +241,9 @@ def _without_activation(output: keras.KerasTensor) -> tuple[keras.KerasTensor, s
         return _WithoutActivation(operation)(inputs), activation
     if activation:
         return inputs, activation
-    if type(operation) in (keras.layers.Activation, keras.layers.Identity, keras.layers.Dropout):
-        before, activation = _without_activation(inputs)  # linear, such as a cast to float32 after the softmax
-        return (operation(before), activation) if activation and _is_linear(operation) else (output, "")
+    if _is_linear(operation):
+        before, activation = _without_activation(inputs)
+        return (operation(before), activation) if activation else (output, "")
     return output, ""
 
 
@@ -232,7 +259,9 @@ def _activation(operation: Any) -> str:
 
 
 def _is_linear(operation: Any) -> bool:
-    return getattr(operation, "activation", keras.activations.linear) is keras.activations.linear
+    """Whether it returns what it gets, such as a cast to float32 after the softmax."""
+    of_kind = type(operation) in (keras.layers.Activation, keras.layers.Identity, keras.layers.Dropout)
+    return of_kind and getattr(operation, "activation", keras.activations.linear) is keras.activations.linear
 
 
 def _random_images(model: keras.Model, input_shape: tuple[int, int, int] | None, low: float, high: float) -> np.ndarray:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 _BUILDING = threading.RLock()  # the threads of several devices would otherwise make the same thing each
 
@@ -19,10 +20,23 @@ def layers_of(model: Any) -> list[keras.layers.Layer]:
 
 
 def structure(model: Any) -> int:
-    """A number that changes when layers get other variables or another precision, as by `quantize` or LoRA."""
+    """A number that changes with what compiled functions and clones of a model keep of its layers.
+
+    These are the variables and the precision, which `quantize` and LoRA change, and the mean and the variance of
+    Normalization, which `adapt` and `load_weights` change.
+    """
     layers = layers_of(model)
     policies = tuple(layer.dtype_policy.name for layer in layers)
-    return hash((policies, tuple(id(v) for layer in layers for v in layer._trainable_variables)))
+    variables = tuple(id(v) for layer in layers for v in layer._trainable_variables)
+    return hash((policies, variables, tuple(constant for layer in layers for constant in _constants(layer))))
+
+
+def _constants(layer: keras.layers.Layer) -> tuple[bytes, ...]:
+    """The values of the mean and the variance of Normalization, which computes with tensors and not with variables."""
+    if not isinstance(layer, keras.layers.Normalization) or layer.mean is None:  # not built
+        return ()
+    values = map(tf.get_static_value, (layer.mean, layer.variance))
+    return tuple(value.tobytes() for value in values if value is not None)  # of tensors outside of any tf.function
 
 
 def once_per_model(make: Callable[..., Any]) -> Callable[..., Any]:
