@@ -189,7 +189,7 @@ def test_every_registered_attack(name, model, labeled):
     few |= {"corruptions": "contrast"} if name == "corruptions" else {}
     attack = attacks.ATTACKS[name](**{key: few[key] for key in few.keys() & attacks.parse(name).settings()})
     images, labels = labeled
-    eps = 3 if name == "sparse-rs" else 0.1 if attack.has_eps else None
+    eps = 3 if name in ("sparse-rs", "sigma-zero") else 0.1 if attack.has_eps else None
     result = evaluate(model, images[15:25], labels[15:25], attack, eps)
     assert result.attack == name and result.n == 10 and result.clean_correct.sum() == 5
     assert result.sets or not (result.robust & ~result.clean_correct).any()
