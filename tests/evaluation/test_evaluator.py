@@ -195,6 +195,28 @@ def test_every_registered_attack(name, model, labeled):
     assert result.sets or not (result.robust & ~result.clean_correct).any()
 
 
+@pytest.mark.parametrize(
+    "text, eps, follows",
+    [
+        ("apgd-ce(steps=2)", 1e-6, "cross-entropy"),
+        ("autoattack(attacks=apgd-ce, steps=2)", 1e-6, "cross-entropy"),
+        ("autoattack(attacks=apgd-ce+square, steps=2, queries=2)", 1e-6, "cross-entropy"),
+        ("autoattack(attacks=apgd-ce+apgd-t, steps=2)", 1e-6, "margin"),
+        ("fab(steps=2)", 1e-6, "margin"),
+        ("fab-t(steps=2)", 1e-6, "margin"),
+        ("sigma-zero(steps=2)", 1, "margin"),
+        ("patch(steps=2, size=0.001)", None, "margin"),
+    ],
+)
+def test_only_attacks_that_follow_the_cross_entropy_lack_its_gradient(linear, text, eps, follows):
+    """Of a confident model, whose margin has a gradient."""
+    confident = keras.Sequential([linear[0], keras.layers.Rescaling(1e8)])
+    x = np.random.default_rng(0).uniform(size=(20, 2, 2, 3)).astype("float32")
+    result = evaluate(confident, x, confident(x).numpy().argmax(1), text, eps)
+    assert result.gradients_checked > 3
+    assert result.without_gradient == (result.gradients_checked if follows == "cross-entropy" else 0)
+
+
 # ---- arguments ------------------------------------------------------------------------------------------
 
 

@@ -55,6 +55,11 @@ class AutoAttack(AttackOfParts):
         """See `Attack.takes_random`; all parts must do."""
         return all(self.part(name).takes_random for name in self.attacks)
 
+    @property
+    def loss(self) -> str:
+        """Of several: the one whose gradient the check for masking looks at."""
+        return "ce" if {*self.attacks} - {"square"} == {"apgd-ce"} else "cw"
+
     def part(self, name: str) -> IterativeAttack:
         """One of the attacks, with its settings."""
         common: dict[str, Any] = {"norm": self.norm, "restarts": self.restarts}

@@ -93,6 +93,8 @@ class FAB(NearestImageAttack):
     targets: int = setting(0, least=0)
     targeted: bool = False
 
+    loss = "cw"
+
     @property
     def name(self) -> str:
         """See `Attack.name`."""

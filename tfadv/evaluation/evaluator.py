@@ -14,7 +14,6 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from tfadv.attacks.autoattack import AutoAttack
 from tfadv.attacks.base import Attack
 from tfadv.attacks.cost import Cost
 from tfadv.attacks.gradient import check_inputs, compiled_has_gradient, compiled_logits, sizes_of
@@ -369,9 +368,8 @@ class _Evaluation:
         return np.where(clean, np.where(correct, np.inf, found), 0.0)
 
     def _has_gradient(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """bool (N,): whether the loss of the attack has a gradient; of several losses, whether the margin has."""
-        loss = getattr(self.attack, "loss", "cw" if isinstance(self.attack, AutoAttack) else "ce")
-        loss = "ce" if loss == "ce" else "cw"
+        """bool (N,): whether the loss of the attack has a gradient; the margin stands for all but the cross-entropy."""
+        loss = "ce" if getattr(self.attack, "loss", "ce") == "ce" else "cw"
         found = []
         for rows, new in full_batches(len(labels), self.batch_size):
             found.append(compiled_has_gradient(self.model, to_float(images[rows]), labels[rows], loss=loss)[:new])
