@@ -328,12 +328,23 @@ def test_bad_settings_are_named(kind, settings, words):
         kind(**settings)
 
 
-@pytest.mark.parametrize("change, words", [({"batch_size": 0}, "batch_size"), ({"eps": -1}, "eps")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"batch_size": 0}, "batch_size"),
+        ({"eps": -1}, "eps"),
+        ({"y": ["3"] * 40}, "class numbers, got texts"),
+        ({"y": np.full(40, 3.7)}, "class numbers, got numbers with decimals"),
+        ({"y": np.full(40, np.nan)}, "class numbers, got numbers with decimals"),
+        ({"image_numbers": [3]}, r"image_numbers must be one number per image, \(40,\); got shape \(1,\)"),
+        ({"image_numbers": 3}, r"one number per image, \(40,\); got shape \(\)"),
+    ],
+)
 @pytest.mark.parametrize("name", ["pgd", "autoattack"])
 def test_bad_arguments_are_named(small, name, change, words):
     model, x, y = small
     with pytest.raises(ValueError, match=words):
-        ATTACKS[name]()(model, x, y, **({"eps": 0.1} | change))
+        ATTACKS[name]()(model, x, **({"y": y, "eps": 0.1} | change))
 
 
 def test_a_call_inside_a_graph_is_refused(small):

@@ -238,6 +238,8 @@ def test_images_of_another_range_labels_and_sizes_are_refused(model, labeled, at
         evaluate(model, images, labels[:10], attack, 0.1)
     with pytest.raises(ValueError, match="at least one image"):
         evaluate(model, images[:0], labels[:0], attack, 0.1)
+    with pytest.raises(ValueError, match=r"sparse-rs needs eps, a number of pixels such as 24\."):
+        evaluate(model, images, labels, "sparse-rs")
     if attack:
         with pytest.raises(ValueError, match="eps"):
             evaluate(model, images, labels, attack, -0.1)

@@ -164,7 +164,7 @@ def check_inputs(
     expected = _image_shape(model)
     if x.shape.rank != 4 or not tf.TensorShape(expected).is_compatible_with(x.shape[1:]):
         raise ValueError(f"x must have the shape (N, {', '.join(map(str, expected))}), got {tuple(x.shape)}.")
-    y = tf.cast(tf.convert_to_tensor(y), tf.int64)
+    y = _class_numbers(y)
     if y.shape.rank != 1 or not y.shape.is_compatible_with(x.shape[:1]):
         raise ValueError(f"y must be one class number per image, shape ({x.shape[0]},); got shape {tuple(y.shape)}.")
     if tf.executing_eagerly() and tf.size(x):  # inside a tf.function the values are not known yet
@@ -172,6 +172,16 @@ def check_inputs(
     if logits:
         check_logits(model)
     return x, y, tf.constant(sizes, tf.float32)
+
+
+def _class_numbers(y: Any) -> tf.Tensor:
+    """int64, of whole numbers of any type; raises ValueError for others."""
+    y = tf.convert_to_tensor(y)
+    if y.dtype == tf.string:
+        raise ValueError("y must be class numbers, got texts.")
+    if y.dtype.is_floating and tf.executing_eagerly() and not bool(tf.reduce_all(y == tf.floor(y))):
+        raise ValueError("y must be class numbers, got numbers with decimals.")
+    return tf.cast(y, tf.int64)
 
 
 def _image_shape(model: Any) -> tuple[int | None, ...]:
