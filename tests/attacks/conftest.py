@@ -89,6 +89,12 @@ def batch(n=8, shape=(16, 16, 3), classes=4, seed=0):
     return rng.uniform(size=(n, *shape)).astype("float32"), rng.integers(0, classes, n)
 
 
+def of_range(model, low, high):
+    """The model for pixels in [low, high] in place of [0, 1]; it shares the layers."""
+    scale = keras.layers.Rescaling(1 / (high - low), -low / (high - low))
+    return keras.Sequential([keras.Input(model.input_shape[1:]), scale, *model.layers])
+
+
 def is_right(model, x, y):
     """bool (N,)."""
     return np.argmax(model(x), axis=1) == y

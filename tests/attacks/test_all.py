@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
+import tfadv
 from tests.attacks.conftest import is_right
 from tests.attacks.test_loop import Interrupted, MemoryLog
 from tfadv.attacks import (
@@ -327,12 +328,23 @@ def test_bad_settings_are_named(kind, settings, words):
         kind(**settings)
 
 
-@pytest.mark.parametrize("change, words", [({"batch_size": 0}, "batch_size"), ({"eps": -1}, "eps")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"batch_size": 0}, "batch_size"),
+        ({"eps": -1}, "eps"),
+        ({"y": ["3"] * 40}, "class numbers, got texts"),
+        ({"y": np.full(40, 3.7)}, "class numbers, got numbers with decimals"),
+        ({"y": np.full(40, np.nan)}, "class numbers, got numbers with decimals"),
+        ({"image_numbers": [3]}, r"image_numbers must be one number per image, \(40,\); got shape \(1,\)"),
+        ({"image_numbers": 3}, r"one number per image, \(40,\); got shape \(\)"),
+    ],
+)
 @pytest.mark.parametrize("name", ["pgd", "autoattack"])
 def test_bad_arguments_are_named(small, name, change, words):
     model, x, y = small
     with pytest.raises(ValueError, match=words):
-        ATTACKS[name]()(model, x, y, **({"eps": 0.1} | change))
+        ATTACKS[name]()(model, x, **({"y": y, "eps": 0.1} | change))
 
 
 def test_a_call_inside_a_graph_is_refused(small):
@@ -363,10 +375,50 @@ def test_batches_are_those_of_single_calls_and_progress_counts_images(small, nam
         assert cost == costs
 
 
-def test_one_logit_is_refused():
-    model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(1)])
-    with pytest.raises(ValueError, match="two for two classes"):
-        PGD()(model, np.zeros((1, 4, 4, 1), "float32"), [0], 0.1)
+class Subclassed(keras.Model):
+    """Has neither `output` nor `output_shape`."""
+
+    def __init__(self, returned):
+        super().__init__()
+        self.returned = returned
+
+    def call(self, x, training=False):
+        return self.returned(keras.ops.mean(x, (1, 2)))
+
+
+def functional(returned):
+    images = keras.Input((4, 4, 3))
+    return keras.Model(images, returned(keras.ops.mean(images, (1, 2))))
+
+
+@pytest.mark.parametrize("model_of", [functional, Subclassed])
+@pytest.mark.parametrize(
+    "returned, words",
+    [
+        (lambda mean: mean[:, :1], "two for two classes"),
+        (lambda mean: [mean, mean[:, :2]], r"list or dict of .*, 3\), \(.*, 2\).*give the output of the classes alone"),
+        (lambda mean: [mean], "list or dict"),
+        (lambda mean: {"classes": mean}, "list or dict"),
+        (lambda mean: mean[:, None], r"one row of logits per image, \(N, K\); it returns \(.*, 1, 3\)"),
+    ],
+    ids=["one_logit", "two_outputs", "list", "dict", "three_axes"],
+)
+def test_models_of_other_outputs_are_refused(model_of, returned, words):
+    model, x, y = model_of(returned), np.full((2, 4, 4, 3), 0.5, "float32"), [0, 1]
+    for name in ("fgsm", "pgd", "square", "hopskipjump", "autoattack"):
+        with pytest.raises(ValueError, match=words):
+            ATTACKS[name]()(model, x, y, 0.1)
+        with pytest.raises(ValueError, match=words):
+            tfadv.evaluate(model, x, y, name, 0.1)
+    with pytest.raises(ValueError, match=words):
+        tfadv.certify(model, x, y, n=100, alpha=0.01)
+
+
+@pytest.mark.parametrize("model_of", [functional, Subclassed])
+@pytest.mark.parametrize("name", ["fgsm", "pgd", "square"])
+def test_labels_of_no_class_are_refused(model_of, name):
+    with pytest.raises(ValueError, match="class numbers from 0 to 2"):
+        ATTACKS[name]()(model_of(lambda mean: mean), np.full((2, 4, 4, 3), 0.5, "float32"), [1, 3], 0.1)
 
 
 STEPPING = [kind(norm="l1", steps=20) for kind in (APGD, PGD, FAB, Square)]

@@ -73,6 +73,15 @@ def test_fab_runs_once_for_all_eps(small, name):
     assert two.remaining[name][1] < two.remaining[name][0]
 
 
+def test_fab_starts_within_half_of_the_largest_eps(small):
+    """As FAB itself: then it finds the same images."""
+    model, x, y = small
+    eps = [0.3, 0.02, 0.0001]
+    alone, part = FAB(steps=2, restarts=3), AutoAttack(steps=2, restarts=3, attacks=["fab"])
+    np.testing.assert_allclose(part(model, x, y, eps), alone(model, x, y, eps), atol=1e-6)
+    assert part.revision == 1 and AutoAttack().revision == AutoAttack(restarts=3, attacks=["square"]).revision == 0
+
+
 def test_no_image_left_to_attack(small):
     model, x, y = small
     wrong = (y + 1) % 5

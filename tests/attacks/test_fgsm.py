@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.attacks.conftest import batch
 from tfadv.attacks import FGSM, gradient
-from tfadv.attacks.fgsm import _compiled_direction, direction, logits_and_direction
+from tfadv.attacks.fgsm import direction, logits_and_direction
 from tfadv.runtime import compilation
 
 
@@ -96,7 +96,7 @@ def test_eager_graph_and_xla_agree(tiny):
 def test_one_trace_for_many_eps_and_batch_sizes(tiny):
     x, y = batch()
     FGSM()(tiny, x, y, 0.1)
-    (function,) = [f for (jit_compile, *_), f in _compiled_direction._compiled[tiny].items() if not jit_compile]
+    (function,) = [f for (jit_compile, *_), f in direction._compiled[tiny].items() if not jit_compile]
     for n in (8, 5, 1):
         for eps in (0.01, 0.2, [0.1, 0.2], 1):
             FGSM()(tiny, x[:n], y[:n], eps)

@@ -6,7 +6,7 @@ import scipy.ndimage
 import tensorflow as tf
 
 import tfadv
-from tests.attacks.conftest import is_right, perceptron
+from tests.attacks.conftest import is_right, of_range, perceptron
 from tfadv.attacks import Spatial
 from tfadv.attacks.resampling import bilinear
 from tfadv.attacks.spatial import transformed
@@ -89,6 +89,14 @@ def test_random_changes_depend_on_the_image_and_more_of_them_are_stronger(shown)
     assert (attack(model, x, y, None, seed=2).numpy() != whole).any()
     more = Spatial(samples=30, rotation=30, translation=0)(model, x, y, None, seed=1)
     assert is_right(model, more, y).sum() < is_right(model, whole, y).sum()
+
+
+def test_black_is_the_least_value_of_a_pixel(shown):
+    model, x, y = shown
+    attack, scaled = Spatial(angles=3, shifts=3), of_range(model, -1.0, 1.0)
+    found = attack(scaled, 2 * x - 1, y, None, clip=(-1.0, 1.0))
+    np.testing.assert_allclose(found, 2 * attack(model, x, y, None) - 1, atol=1e-5)
+    assert (found.numpy() == -1).any()
 
 
 def test_without_room_nothing_moves(shown):

@@ -9,7 +9,7 @@ import tensorflow as tf
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.attacks.conftest import is_right
+from tests.attacks.conftest import is_right, of_range
 from tests.attacks.test_loop import continued
 from tfadv.attacks import MIFGSM, Cost, loop, randomness
 from tfadv.attacks.spatial import transformed
@@ -173,6 +173,14 @@ def test_cost_and_no_end_at_a_cycle(small):
     assert cost(steps=5, scales=2, blocks=2, copies=4) == (38 * 5 * 8, 40 + 38 * 6)
     assert cost(steps=60, step_size=1.0, decay=0.0)[0] < 38 * 30  # ends at cycles
     assert cost(steps=60, step_size=1.0, decay=0.0, neighbours=1)[0] == 2 * 38 * 60
+
+
+@pytest.mark.parametrize("changes", [{"diversity": 1.0}, {"blocks": 2, "copies": 3}], ids=["shrunk", "shuffled"])
+def test_black_is_the_least_value_of_a_pixel(small, changes):
+    model, x, y = small
+    attack, scaled = MIFGSM(steps=2, early_stop=False, **changes), of_range(model, -1.0, 1.0)
+    found = attack(scaled, 2 * x - 1, y, 0.2, clip=(-1.0, 1.0))
+    assert (np.abs(found - (2 * attack(model, x, y, 0.1) - 1)) > 1e-5).mean() < 5e-3
 
 
 def test_a_kernel_has_a_centre():

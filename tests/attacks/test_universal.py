@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.attacks.conftest import is_right
 from tfadv.attacks import place, universal_patch
@@ -40,6 +41,7 @@ def test_fools_the_model_on_other_images_more_than_noise(small):
         universal_patch(model, each, y[:20], 0.25, steps=5) for each in (levels, levels / np.float32(255))
     )
     np.testing.assert_array_equal(of_levels, of_floats)
+    np.testing.assert_array_equal(of_levels, universal_patch(model, tf.constant(levels), y[:20], 0.25, steps=5))
     fooled = [np.mean([is_right(model, place(p, x[20:], seed), y[20:]) for seed in range(20)]) for p in (noise, patch)]
     assert fooled[1] < fooled[0] - 0.1
 

@@ -190,10 +190,32 @@ def test_every_registered_attack(name, model, labeled):
     few |= {"corruptions": "contrast"} if name == "corruptions" else {}
     attack = attacks.ATTACKS[name](**{key: few[key] for key in few.keys() & attacks.parse(name).settings()})
     images, labels = labeled
-    eps = 3 if name == "sparse-rs" else 0.1 if attack.has_eps else None
+    eps = 3 if name in ("sparse-rs", "sigma-zero") else 0.1 if attack.has_eps else None
     result = evaluate(model, images[15:25], labels[15:25], attack, eps)
     assert result.attack == name and result.n == 10 and result.clean_correct.sum() == 5
     assert result.sets or not (result.robust & ~result.clean_correct).any()
+
+
+@pytest.mark.parametrize(
+    "text, eps, follows",
+    [
+        ("apgd-ce(steps=2)", 1e-6, "cross-entropy"),
+        ("autoattack(attacks=apgd-ce, steps=2)", 1e-6, "cross-entropy"),
+        ("autoattack(attacks=apgd-ce+square, steps=2, queries=2)", 1e-6, "cross-entropy"),
+        ("autoattack(attacks=apgd-ce+apgd-t, steps=2)", 1e-6, "margin"),
+        ("fab(steps=2)", 1e-6, "margin"),
+        ("fab-t(steps=2)", 1e-6, "margin"),
+        ("sigma-zero(steps=2)", 1, "margin"),
+        ("patch(steps=2, size=0.001)", None, "margin"),
+    ],
+)
+def test_only_attacks_that_follow_the_cross_entropy_lack_its_gradient(linear, text, eps, follows):
+    """Of a confident model, whose margin has a gradient."""
+    confident = keras.Sequential([linear[0], keras.layers.Rescaling(1e8)])
+    x = np.random.default_rng(0).uniform(size=(20, 2, 2, 3)).astype("float32")
+    result = evaluate(confident, x, confident(x).numpy().argmax(1), text, eps)
+    assert result.gradients_checked > 3
+    assert result.without_gradient == (result.gradients_checked if follows == "cross-entropy" else 0)
 
 
 # ---- arguments ------------------------------------------------------------------------------------------
@@ -217,6 +239,8 @@ def test_images_of_another_range_labels_and_sizes_are_refused(model, labeled, at
         evaluate(model, images, labels[:10], attack, 0.1)
     with pytest.raises(ValueError, match="at least one image"):
         evaluate(model, images[:0], labels[:0], attack, 0.1)
+    with pytest.raises(ValueError, match=r"sparse-rs needs eps, a number of pixels such as 24\."):
+        evaluate(model, images, labels, "sparse-rs")
     if attack:
         with pytest.raises(ValueError, match="eps"):
             evaluate(model, images, labels, attack, -0.1)

@@ -17,7 +17,7 @@ from tfadv.attacks import gradient, losses
 from tfadv.attacks.base import Bounds, Images, precision_setting
 from tfadv.attacks.iterative import IterativeAttack
 from tfadv.attacks.loop import ADVERSARIAL, NOT_ADVERSARIAL, Step, score
-from tfadv.attacks.norms import L0, L1, NORMS, get_norm
+from tfadv.attacks.norms import L0, L1, NORMS, column, get_norm
 from tfadv.attacks.targets import most_likely_others
 from tfadv.specs import setting
 
@@ -163,7 +163,7 @@ class APGD(IterativeAttack):
             step_size, record = 2 * eps, Halving(lowest, zero, zero > 0)
         at = get_norm(self.norm).project(x + eps * self.starting_points(images, rounds, seed), x, eps, low, high)
         target = tf.gather(most_likely_others(images.logits, y), rounds // self.restarts, batch_dims=1)
-        return State(x, y, target, at, at, at, at, _column(zero) + step_size, lowest, lowest, record)
+        return State(x, y, target, at, at, at, at, column(zero) + step_size, lowest, lowest, record)
 
     def inputs(self, bounds: Bounds, shape: tuple[int, ...], random: Any, first_round: int) -> Inputs:
         """See `IterativeAttack.inputs`."""
@@ -183,7 +183,7 @@ class APGD(IterativeAttack):
         logits, grad = gradient.logits_and_gradient(model, state.at, state.y, state.target, objective)
         adversarial = gradient.is_adversarial(logits, state.y, targeted) & (inputs.radii[i] <= 1)
         value = objective(logits, state.y, state.target)
-        better = _column(value > state.best_loss)
+        better = column(value > state.best_loss)
         state = state._replace(
             best=tf.where(better, state.at, state.best),
             best_gradient=tf.where(better, grad, state.best_gradient),
@@ -205,8 +205,8 @@ class APGD(IterativeAttack):
         rises = record.rises + tf.cast((value > state.loss) & (i > 0), tf.float32)
         stuck = ~record.halved & (state.best_loss <= record.best_loss)
         halve = check & ((rises < MIN_RISES * interval) | stuck)
-        step_size = tf.where(_column(halve), state.step_size / 2, state.step_size)
-        at, grad = tf.where(_column(halve), state.best, state.at), tf.where(_column(halve), state.best_gradient, grad)
+        step_size = tf.where(column(halve), state.step_size / 2, state.step_size)
+        at, grad = tf.where(column(halve), state.best, state.at), tf.where(column(halve), state.best_gradient, grad)
 
         ahead = norm.ascend(at, grad, step_size, x, eps, low, high)
         weight = tf.where(i > 0, MOMENTUM, 1.0)
@@ -247,8 +247,8 @@ def _move_in_l1(inputs: Inputs, i: tf.Tensor, state: State, grad: tf.Tensor, val
     changed = L0.norm(state.best - x)[:, 0, 0, 0]
     back = check & ((changed < FEWER * record.changed) | narrower)
     smaller = tf.where(check, tf.maximum(state.step_size / SHRINKING, radius / MOST_SHRINKING), state.step_size)
-    step_size = tf.where(_column(back), radius, smaller)
-    at, grad = tf.where(_column(back), state.best, state.at), tf.where(_column(back), state.best_gradient, grad)
+    step_size = tf.where(column(back), radius, smaller)
+    at, grad = tf.where(column(back), state.best, state.at), tf.where(column(back), state.best_gradient, grad)
     record = Sparsity(
         share=tf.where(check, changed / (SHRINKING * math.prod(x.shape[1:])), record.share),
         changed=tf.where(check, changed, record.changed),
@@ -258,7 +258,3 @@ def _move_in_l1(inputs: Inputs, i: tf.Tensor, state: State, grad: tf.Tensor, val
     return State(
         *(x, state.y, state.target, moved, at, state.best, state.best_gradient, step_size, value, best_loss, record)
     )
-
-
-def _column(v: tf.Tensor) -> tf.Tensor:
-    return v[:, None, None, None]

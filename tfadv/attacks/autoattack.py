@@ -55,6 +55,16 @@ class AutoAttack(AttackOfParts):
         """See `Attack.takes_random`; all parts must do."""
         return all(self.part(name).takes_random for name in self.attacks)
 
+    @property
+    def revision(self) -> int:  # type: ignore[override]  # the same number for all settings of other attacks
+        """See `Attack.revision`: before, the random starts of FAB were within half of the smallest eps."""
+        return int(self.restarts > 1 and any(name.startswith("fab") for name in self.attacks))
+
+    @property
+    def loss(self) -> str:
+        """Of several: the one whose gradient the check for masking looks at."""
+        return "ce" if {*self.attacks} - {"square"} == {"apgd-ce"} else "cw"
+
     def part(self, name: str) -> IterativeAttack:
         """One of the attacks, with its settings."""
         common: dict[str, Any] = {"norm": self.norm, "restarts": self.restarts}

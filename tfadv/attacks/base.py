@@ -178,6 +178,8 @@ class Attack(specs.Spec):
         sizes = nearest if eps is None else eps
         x, y, sizes = check_inputs(model, x, y, sizes, clip, norm, limited=self.limited)
         own = tf.range(len(y), dtype=tf.int64) if image_numbers is None else tf.cast(image_numbers, tf.int64)
+        if own.shape != y.shape:
+            raise ValueError(f"image_numbers must be one number per image, ({len(y)},); got shape {tuple(own.shape)}.")
         counted, targeted = Cost(), getattr(self, "targeted", False)
         call = Call(model, self._search_model(model), int(seed), clip, counted, resume, targeted, own)
         if len(y):
@@ -204,9 +206,10 @@ class Attack(specs.Spec):
         """Raises ValueError where eps is given and the attack has none, or it needs one, or it counts and eps can't."""
         if eps is not None and not self.has_eps:
             raise ValueError(f"{self.label} has no eps: its changes are not limited by one. Leave eps out.")
-        if eps is None and self.has_eps and self.limited:
-            raise ValueError(f"{self.label} needs eps, the size of the perturbation, such as 8 / 255.")
         unit = COUNTS.get(getattr(self, "norm", ""))
+        if eps is None and self.has_eps and self.limited:
+            what = f"a number of {unit} such as 24" if unit else "the size of the perturbation, such as 8 / 255"
+            raise ValueError(f"{self.label} needs eps, {what}.")
         if unit and eps is not None and not all(size.is_integer() for size in sizes_of(eps)):
             raise ValueError(f"eps of {self.label} is a number of {unit}: a whole number such as 24, not {eps}.")
 

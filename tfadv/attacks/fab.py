@@ -14,7 +14,7 @@ from tfadv.attacks.base import Bounds, Images
 from tfadv.attacks.hyperplane import project_onto_hyperplane
 from tfadv.attacks.iterative import Passes
 from tfadv.attacks.nearest import Inputs, NearestImageAttack
-from tfadv.attacks.norms import NORMS, finite, get_norm
+from tfadv.attacks.norms import NORMS, column, finite, get_norm
 from tfadv.attacks.targets import most_likely_others
 from tfadv.specs import setting
 
@@ -60,7 +60,7 @@ def nearest_boundary(model: Any, x: tf.Tensor, source: tf.Tensor, norm: str) -> 
         dual = get_norm(norm).dual(w_j)[:, 0, 0, 0]
         distance_j = tf.where(dual > 0, tf.abs(f_j) / dual, np.inf)
         nearer = distance_j < distance
-        f, w = tf.where(nearer, f_j, f), tf.where(_column(nearer), w_j, w)
+        f, w = tf.where(nearer, f_j, f), tf.where(column(nearer), w_j, w)
         return j + 1, tf.minimum(distance, distance_j), f, w
 
     none = tf.fill(tf.shape(source), np.float32(np.inf)), tf.zeros(tf.shape(source)), tf.zeros_like(x)
@@ -93,6 +93,8 @@ class FAB(NearestImageAttack):
     targets: int = setting(0, least=0)
     targeted: bool = False
 
+    loss = "cw"
+
     @property
     def name(self) -> str:
         """See `Attack.name`."""
@@ -119,7 +121,7 @@ class FAB(NearestImageAttack):
         x, y, at = images.x, images.y, images.x
         if self.restarts > 1:
             radius = tf.where(rounds % self.restarts == 0, 0.0, bounds.eps / 2)
-            at = x + _column(radius) * self.starting_points(images, rounds, seed)
+            at = x + column(radius) * self.starting_points(images, rounds, seed)
             at = tf.clip_by_value(at, bounds.low, bounds.high)
         if self.targeted:
             source, target = tf.argmax(images.logits, axis=1), y
@@ -135,7 +137,7 @@ class FAB(NearestImageAttack):
             f, w = boundary(model, at, state.source, state.target)
         else:
             f, w = nearest_boundary(model, at, state.source, self.norm)
-        f = _column(f)
+        f = column(f)
         from_at = project_onto_hyperplane(at, w, -f, low, high, self.norm)
         offset = tf.reduce_sum(w * (at - x), (1, 2, 3), keepdims=True) - f
         from_x = project_onto_hyperplane(x, w, offset, low, high, self.norm)
@@ -146,7 +148,7 @@ class FAB(NearestImageAttack):
 
         adversarial = gradient.is_adversarial(gradient.logits_of(model, moved), state.y, targeted)
         state, _ = self.keep(state._replace(at=moved), adversarial)
-        back = tf.where(_column(adversarial), x + BACKWARD * (moved - x), moved)
+        back = tf.where(column(adversarial), x + BACKWARD * (moved - x), moved)
         return loop.Step(state._replace(at=back), state.best, state.distance, state.distance <= goal)
 
     def last(self, model: Any, inputs: Inputs, state: State) -> tuple[tf.Tensor, tf.Tensor]:
@@ -158,7 +160,3 @@ class FAB(NearestImageAttack):
 
 
 fab_t = functools.partial(FAB, targets=9)
-
-
-def _column(v: tf.Tensor) -> tf.Tensor:
-    return v[:, None, None, None]

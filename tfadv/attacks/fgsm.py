@@ -34,12 +34,8 @@ def step(x: tf.Tensor, direction: tf.Tensor, eps: Any, clip: tuple[float, float]
     return tf.clip_by_value(x + eps * direction, *clip)
 
 
-_compiled_direction = PerModel(lambda model, x, y: logits_and_direction(model, x, y)[1])
-
-
-def direction(model: Any, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """float32 (N, H, W, C) of -1, 0 and 1: where FGSM moves each pixel, the same for every eps.  Compiled."""
-    return _compiled_direction(model, x, y)
+# float32 (N, H, W, C) of -1, 0 and 1: where FGSM moves each pixel, the same for every eps
+direction = PerModel(lambda model, x, y: logits_and_direction(model, x, y)[1])
 
 
 @dataclasses.dataclass(frozen=True)

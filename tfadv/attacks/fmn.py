@@ -15,7 +15,7 @@ from tfadv.attacks.fab import boundary
 from tfadv.attacks.gradient import logits_and_gradient
 from tfadv.attacks.loop import NOT_ADVERSARIAL, Step
 from tfadv.attacks.nearest import Inputs, NearestImageAttack, fools
-from tfadv.attacks.norms import L2, NORMS, finite, get_norm
+from tfadv.attacks.norms import L2, NORMS, column, finite, get_norm
 from tfadv.attacks.targets import most_likely_others
 from tfadv.models.compiled import PerModel
 from tfadv.specs import setting
@@ -148,7 +148,7 @@ class FMN(NearestImageAttack):
 
     def limited_to(self, radius: tf.Tensor, moved: tf.Tensor, x: tf.Tensor, bounds: Bounds) -> tf.Tensor:
         """The images `moved`, within the radius (N,) of x and within [low, high]."""
-        return get_norm(self.norm).project(moved, x, _column(radius), bounds.low, bounds.high)
+        return get_norm(self.norm).project(moved, x, column(radius), bounds.low, bounds.high)
 
 
 def _distance(model: Any, x: tf.Tensor, y: tf.Tensor, target: tf.Tensor, *, norm: str) -> tf.Tensor:
@@ -165,7 +165,3 @@ def unit(x: tf.Tensor, bounds: Bounds) -> tf.Tensor:
     """float32 (): what 1 in L2 is for images of 32×32×3 pixels in [0, 1]; the same share of the range of all pixels."""
     pixels = tf.cast(tf.reduce_prod(tf.shape(x)[1:]), tf.float32)
     return (bounds.high - bounds.low) * tf.sqrt(pixels / _PIXELS)
-
-
-def _column(v: tf.Tensor) -> tf.Tensor:
-    return v[:, None, None, None]

@@ -164,7 +164,7 @@ def check_inputs(
     expected = _image_shape(model)
     if x.shape.rank != 4 or not tf.TensorShape(expected).is_compatible_with(x.shape[1:]):
         raise ValueError(f"x must have the shape (N, {', '.join(map(str, expected))}), got {tuple(x.shape)}.")
-    y = tf.cast(tf.convert_to_tensor(y), tf.int64)
+    y = _class_numbers(y)
     if y.shape.rank != 1 or not y.shape.is_compatible_with(x.shape[:1]):
         raise ValueError(f"y must be one class number per image, shape ({x.shape[0]},); got shape {tuple(y.shape)}.")
     if tf.executing_eagerly() and tf.size(x):  # inside a tf.function the values are not known yet
@@ -172,6 +172,16 @@ def check_inputs(
     if logits:
         check_logits(model)
     return x, y, tf.constant(sizes, tf.float32)
+
+
+def _class_numbers(y: Any) -> tf.Tensor:
+    """int64, of whole numbers of any type; raises ValueError for others."""
+    y = tf.convert_to_tensor(y)
+    if y.dtype == tf.string:
+        raise ValueError("y must be class numbers, got texts.")
+    if y.dtype.is_floating and tf.executing_eagerly() and not bool(tf.reduce_all(y == tf.floor(y))):
+        raise ValueError("y must be class numbers, got numbers with decimals.")
+    return tf.cast(y, tf.int64)
 
 
 def _image_shape(model: Any) -> tuple[int | None, ...]:
@@ -185,7 +195,7 @@ def _check_values(model: Any, x: tf.Tensor, y: tf.Tensor, low: float, high: floa
     least, greatest = float(tf.reduce_min(x)), float(tf.reduce_max(x))
     if not (low - _TOLERANCE <= least and greatest <= high + _TOLERANCE):
         raise ValueError(f"x must be in [{low}, {high}], got values from {least:g} to {greatest:g}.")
-    classes = getattr(model, "output_shape", (None, math.inf))[-1]
+    classes = _number_of_classes(model, x)
     if classes == 1:
         raise ValueError(
             "the model must return a logit for each class, two for two classes; it returns one: "
@@ -193,6 +203,28 @@ def _check_values(model: Any, x: tf.Tensor, y: tf.Tensor, low: float, high: floa
         )
     if not 0 <= int(tf.reduce_min(y)) <= int(tf.reduce_max(y)) < classes:
         raise ValueError(f"y must be class numbers from 0 to {classes - 1}.")
+
+
+def _number_of_classes(model: Any, x: tf.Tensor) -> float:
+    """K of a model that returns (N, K); infinite where there is no model.
+
+    Raises:
+      ValueError: the model returns something else.
+    """
+    if model is None:
+        return math.inf
+    shape, outputs = getattr(model, "output_shape", None), getattr(model, "output", None)
+    if shape is None or shape[-1] is None:  # a subclassed model tells it only when it is called
+        outputs = model(x[:1], training=False)
+        shape = tf.nest.map_structure(lambda each: tuple(each.shape), outputs)
+    if tf.nest.is_nested(outputs):  # also a list of one output, which is not that output
+        raise ValueError(
+            f"the model must return one tensor of logits, (N, K); it returns a list or dict of {shape}: give the "
+            "output of the classes alone, such as tfadv.classifier(keras.Model(model.inputs, model.outputs[0]))."
+        )
+    if len(shape) != 2:
+        raise ValueError(f"the model must return one row of logits per image, (N, K); it returns {shape}.")
+    return shape[-1]
 
 
 def _has_gradient(model: Any, x: tf.Tensor, y: tf.Tensor, *, loss: str) -> tf.Tensor:

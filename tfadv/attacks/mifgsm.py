@@ -105,7 +105,7 @@ class MIFGSM(IteratedGradient):
 
         def mean_gradient(x: tf.Tensor, number: Any) -> tf.Tensor:
             own = None if key is None else randomness.fold(key, number)
-            return self._mean_gradient(model, x, state.y, objective, own)
+            return self._mean_gradient(model, x, state.y, objective, own, inputs.bounds.low)
 
         def around(k: tf.Tensor) -> tf.Tensor:
             noise = randomness.uniform(randomness.fold(key, 2 * k + 1), tuple(state.at.shape[1:]))
@@ -120,7 +120,9 @@ class MIFGSM(IteratedGradient):
             grad = followed
         return logits, smoothed(grad, self.kernel), more
 
-    def _mean_gradient(self, model: Any, x: tf.Tensor, y: tf.Tensor, objective: Any, key: Any) -> tf.Tensor:
+    def _mean_gradient(
+        self, model: Any, x: tf.Tensor, y: tf.Tensor, objective: Any, key: Any, black: tf.Tensor
+    ) -> tf.Tensor:
         """float32 (M, H, W, C): the mean over changed copies of x, with the random numbers of a key."""
 
         def of_scale(changed: tf.Tensor, k: tf.Tensor) -> tf.Tensor:
@@ -132,13 +134,14 @@ class MIFGSM(IteratedGradient):
                 return _mean(self.scales, lambda scale: of_scale(x, scale), x)
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(x)
-                changed = self._changed(x, randomness.fold(key, k))
+                changed = black + self._changed(x - black, randomness.fold(key, k))
             of_changed = _mean(self.scales, lambda scale: of_scale(changed, scale), x)
             return tape.gradient(changed, x, output_gradients=of_changed)
 
         return _mean(self._shuffles, of_copy, x)
 
     def _changed(self, x: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+        """Images (M, H, W, C) whose black is 0, shuffled and shrunk."""
         if self.blocks > 1:
             numbers = randomness.uniform(randomness.fold(key, 0), (numbers_of_blocks(self.blocks),))
             x = shuffled(x, numbers, self.blocks)

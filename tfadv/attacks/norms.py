@@ -18,6 +18,11 @@ _HALVINGS = 30  # of an interval, to the precision of float32
 L1_SHARE = 0.05  # of the values of an image that move in one step in L1, unless an attack adapts it
 
 
+def column(v: tf.Tensor) -> tf.Tensor:
+    """One value per image, (N,), as (N, 1, 1, 1), which broadcasts over its pixels."""
+    return v[:, None, None, None]
+
+
 class _Norm:
     """What limits an attack."""
 

@@ -58,6 +58,7 @@ class Patch(IterativeAttack):
     restarts: int = setting(1, least=1)
 
     has_eps = False
+    loss = "cw"
 
     @property
     def takes_random(self) -> bool:

@@ -55,6 +55,8 @@ class SigmaZero(NearestImageAttack):
     steps: int = setting(1000, least=1)
     targeted: bool = False
 
+    loss = "cw"
+
     @property
     def name(self) -> str:
         """See `Spec.name`."""

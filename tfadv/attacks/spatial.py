@@ -88,7 +88,9 @@ class Spatial(IterativeAttack):
 
     def step(self, model: Any, inputs: Bounds, i: tf.Tensor, state: State) -> Step:
         """Tries one change of each image."""
-        candidate = tf.clip_by_value(transformed(state.x, state.changes[:, i]), inputs.low, inputs.high)
+        low = inputs.low  # black
+        candidate = low + transformed(state.x - low, state.changes[:, i])
+        candidate = tf.clip_by_value(candidate, low, inputs.high)
         logits = gradient.logits_of(model, candidate)
         adversarial = gradient.is_adversarial(logits, state.y)
         loss = losses.cross_entropy(logits, state.y, None)

@@ -39,7 +39,7 @@ class AttackOfParts(Attack):
         self, call: Call, x: tf.Tensor, y: tf.Tensor, sizes: tf.Tensor, batch_size: int, progress: Callable[[int], Any]
     ) -> tf.Tensor:
         """See `Attack.attack_images`; `progress` counts each part at each eps alike, however long it takes."""
-        sweep = Sweep(call, x, y, batch_size)
+        sweep = Sweep(call, x, y, tf.reduce_max(sizes), batch_size)
         results, stages, stage = {}, len(sizes) * self.number_of_parts(), 0
         for k in np.argsort(sizes, kind="stable"):
             for name, count in self.parts(sweep, sizes[k]):
@@ -56,14 +56,15 @@ class Sweep:
     Attributes:
       call: the call.
       images: all images, without their logits.
+      largest: float32 (), the largest eps.
       logits: float32 (N, K), the logits.
       adversarial: float32 (N, H, W, C), the image itself where none was found.
       remaining: bool (N,), not yet adversarial.
     """
 
-    def __init__(self, call: Call, x: tf.Tensor, y: tf.Tensor, batch_size: int) -> None:
+    def __init__(self, call: Call, x: tf.Tensor, y: tf.Tensor, largest: tf.Tensor, batch_size: int) -> None:
         """Classifies the images."""
-        self.call, self._batch_size = call, batch_size
+        self.call, self.largest, self._batch_size = call, largest, batch_size
         batches = self._batches(np.arange(len(y)))
         self.logits = np.concatenate(
             [compiled_logits(call.model, tf.gather(x, padded))[:n] for _, n, padded in batches]
@@ -104,12 +105,12 @@ class Sweep:
         return not compiled_has_gradient(self.call.model, x, y, loss="cw").numpy().all()
 
     def run_for_all_eps(self, name: str, attack: FAB, eps: tf.Tensor) -> None:
-        """Attacks the images that remain with FAB, whose walk does not depend on eps: each of them once."""
+        """Attacks the images that remain with FAB, whose walk is the same for all eps: each of them once."""
         images, distances = self._nearest.setdefault(
             name, (self.images.x.numpy(), np.full(len(self.remaining), np.nan, np.float32))
         )
         rows = np.flatnonzero(self.remaining & np.isnan(distances))
-        images[rows], distances[rows] = self._attack(attack, rows, eps, eps)
+        images[rows], distances[rows] = self._attack(attack, rows, self.largest, eps)
         self._keep(np.flatnonzero(self.remaining & (distances <= eps)), images)
 
     def _keep(self, rows: np.ndarray, images: np.ndarray) -> None:

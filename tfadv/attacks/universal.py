@@ -59,7 +59,7 @@ def universal_patch(
     check_whole_number("steps", steps, 1)
     settings = Patch(size=size, step_size=step_size)  # checks them
     model = image_model(model)
-    images = images.astype(np.float32) / 255 if getattr(images, "dtype", None) == np.uint8 else images
+    images = np.asarray(images, np.float32) / 255 if getattr(images, "dtype", None) == np.uint8 else images
     wanted = np.asarray(labels) if target is None else np.full(len(images), target)
     x, y, _ = check_inputs(model, fitted(model, images), wanted, 0.0, (0.0, 1.0))
     if not len(x):

@@ -14,11 +14,10 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from tfadv.attacks.autoattack import AutoAttack
 from tfadv.attacks.base import Attack
 from tfadv.attacks.cost import Cost
 from tfadv.attacks.gradient import check_inputs, compiled_has_gradient, compiled_logits, sizes_of
-from tfadv.attacks.norms import get_norm
+from tfadv.attacks.norms import COUNTS, get_norm
 from tfadv.attacks.randomness import ORDER, generators
 from tfadv.datasets.arrays import LabeledImages
 from tfadv.datasets.batches import full_batches, to_float
@@ -105,7 +104,8 @@ def evaluate(
         evaluates clean images only.
       eps: the size of the perturbation for pixels in [0, 1]: a number >= 0, a text such as "8/255", or a sequence.
         None: as far as images can be, where the attack looks for the nearest adversarial image, and the result has
-        the `distances` of the images; none, where the attack has no eps, such as "fog"; 8 / 255 otherwise.
+        the `distances` of the images; none, where the attack has no eps, such as "fog"; 8 / 255 otherwise.  "sparse-rs"
+        needs one, a number of pixels.
       batch_size: number of images per batch.
       seed: int, for the attack's random numbers.
       first: number of the first image.  The random numbers of an image depend on its number, so that the parts of a
@@ -157,10 +157,11 @@ def _sizes(attack: Any, eps: Any) -> float | tuple[float, ...] | None:
     """`eps` as the result has it: one number, a tuple, or None without a limit."""
     if attack is None:
         return ()
+    counts = getattr(attack, "norm", "") in COUNTS  # the default is no number of pixels
+    if isinstance(attack, Attack) and (eps is not None or counts):
+        attack.check_eps(eps)
     if eps is None:
         return DEFAULT_EPS if getattr(attack, "limited", True) and getattr(attack, "has_eps", True) else None
-    if isinstance(attack, Attack):
-        attack.check_eps(eps)
     sizes = sizes_of(eps)
     return sizes[0] if isinstance(eps, str) or np.ndim(eps) == 0 else tuple(sizes)
 
@@ -369,9 +370,8 @@ class _Evaluation:
         return np.where(clean, np.where(correct, np.inf, found), 0.0)
 
     def _has_gradient(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """bool (N,): whether the loss of the attack has a gradient; of several losses, whether the margin has."""
-        loss = getattr(self.attack, "loss", "cw" if isinstance(self.attack, AutoAttack) else "ce")
-        loss = "ce" if loss == "ce" else "cw"
+        """bool (N,): whether the loss of the attack has a gradient; the margin stands for all but the cross-entropy."""
+        loss = "ce" if getattr(self.attack, "loss", "ce") == "ce" else "cw"
         found = []
         for rows, new in full_batches(len(labels), self.batch_size):
             found.append(compiled_has_gradient(self.model, to_float(images[rows]), labels[rows], loss=loss)[:new])
