@@ -128,6 +128,7 @@ class AdversarialModel(keras.Model):
             synchronization=tf.VariableSynchronization.ON_READ,
             aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
         )
+        self._guesses = False  # whether the last epoch that `RobustAccuracy` measured did
         self.built = True
         stands_for(self, self.classifier)
         own = [name for name in _METHODS if getattr(type(model), name) is not getattr(keras.Model, name)]
