@@ -170,6 +170,7 @@ class _Job:
             "source": source_of(type(defense)),
             **settings,
             **schedule,
+            **({"share_of": 2} if getattr(defense, "share", 1) < 1 else {}),  # 1 attacked the first images of a batch
             **({"averaging": 2} if defense.average else {}),  # 1 kept the first weights of short trainings
             **{name: getattr(config, name) for name in ("seed", "batch_size", "batch_parts", "precision", "patience")},
         }

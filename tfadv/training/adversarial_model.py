@@ -15,7 +15,7 @@ from tfadv import specs
 from tfadv.attacks.gradient import check_sizes, sizes_of
 from tfadv.defenses import DEFENSES
 from tfadv.defenses.base import Defense
-from tfadv.defenses.online import AdversarialTraining, OnlineDefense, sizes_of_images, with_rest
+from tfadv.defenses.online import AdversarialTraining, OnlineDefense, sizes_of_images
 from tfadv.errors import UserError
 from tfadv.models.image_model import stands_for
 from tfadv.models.logits import classifier, outputs_of
@@ -201,8 +201,7 @@ class AdversarialModel(keras.Model):
         adversarial = self.defense.perturb(self.classifier, images, classes, size, seed)
         if not _uses_compiled_loss(self.defense):
             return super().train_step((_Attacked(images, adversarial, classes), y, sample_weight))
-        attacked = with_rest(adversarial, images)
-        return super().train_step((self._as_given(x, pixels, images, attacked), y, sample_weight))
+        return super().train_step((self._as_given(x, pixels, images, adversarial), y, sample_weight))
 
     def _images(self, x: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """(the images as the user gives them, those as float32 (N, H, W, C) in [0, 1])."""
