@@ -182,10 +182,10 @@ class _Job:
             with self._lend() as built:
                 self._write(folder, manifest, built, {"history": {}, "best_epoch": 0, "steps": 0, "gradients": 0})
             return
+        checkpoints = self.checkpoints(manifest["inputs"])
         training, validation = self._training_samples(), self._validation_samples()
         with self._lend() as built:
             trainer = self._trainer(built)
-            checkpoints = self.checkpoints(manifest["inputs"])
             settings = TrainingSettings(
                 epochs=how.epochs,
                 batch_size=run.config.batch_size,
@@ -214,6 +214,7 @@ class _Job:
             record["gradients"] += self._stored_gradients
             manifest["devices"] = run.devices.replicas  # each has its own BatchNorm statistics
             self._write(folder, manifest, built, record)
+            manifest["seconds"] = round(checkpoints.seconds, 1)
 
     @property
     def _folder(self) -> str:
