@@ -31,7 +31,8 @@ class RobustAccuracy(keras.callbacks.Callback):
 
     It works with any classifier, whether or not it is trained on adversarial images.  Callbacks that read the logs,
     such as `EarlyStopping("val_robust_accuracy", mode="max")`, must come after it in the list.  The model is also
-    measured before training; where no epoch is better, a warning says so.
+    measured before training; where no epoch is better, a warning says so.  A `fit` that `BackupAndRestore` continues
+    starts anew: no epoch before the restart is the best one, and its weights are lost.
 
     Attributes:
       before: the accuracy under attack before training.
@@ -156,7 +157,8 @@ class CatastrophicOverfitting(keras.callbacks.Callback):
     Where `val_robust_accuracy` is 0.2 lower than in the best epoch, the weights and the optimizer's moments of that
     epoch are restored, and training continues with the defense's `fallback`, such as two steps of PGD.  An epoch that
     hardly does better than guessing is never the best, and the fallback is measured by its own epochs.  The rule is
-    that of https://github.com/locuslab/fast_adversarial.  Put the callback after `RobustAccuracy` in the list.
+    that of https://github.com/locuslab/fast_adversarial.  Put the callback after `RobustAccuracy` in the list.  A `fit`
+    that `BackupAndRestore` continues starts anew, with the defense that the model was made with.
     """
 
     def on_train_begin(self, logs: Any = None) -> None:
