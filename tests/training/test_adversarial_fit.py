@@ -207,6 +207,13 @@ def test_losses_and_metrics_by_the_names_of_the_outputs(small_digits):
     assert {"loss", "accuracy"} <= set(history)
 
 
+def test_labels_that_are_not_one_array_are_named(small_digits):
+    x, y = small_digits
+    for labels, named in (({"digit": y}, "has digit by name"), ((y, y), "has 2 arrays"), (None, "has 0 arrays")):
+        with pytest.raises(ValueError, match=f"trained on one array of labels, and the data {named}: map the data to"):
+            fit(robust(mlp()), x, labels)
+
+
 def test_callbacks_of_every_form(small_digits):
     """A callback alone, in sixth place, and a list of Keras that stays as it was."""
     seen = []

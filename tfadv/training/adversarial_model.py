@@ -248,7 +248,16 @@ class AdversarialModel(keras.Model):
 
         Returns:
           (int64 (N,), float32 ()).
+
+        Raises:
+          ValueError: there are no labels, or they are in a dict or several arrays.
         """
+        if y is None or tf.nest.is_nested(y):
+            given = f"has {', '.join(map(str, y))} by name" if isinstance(y, dict) else f"has {len(y or ())} arrays"
+            raise ValueError(
+                f"{self.model.name} is trained on one array of labels, and the data {given}: map the data to (image, "
+                "label)."
+            )
         y, width = tf.convert_to_tensor(y), self.classifier.output_shape[1]
 
         def numbers() -> tuple[tf.Tensor, tf.Tensor]:
