@@ -130,6 +130,20 @@ def test_train_and_test_arrays_as_keras_stores_them(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "train, test, classes",
+    [(np.eye(6)[Y], Y, 6), (Y, np.eye(5, dtype=bool)[Y], 5), (Y.astype(np.int64), Y.astype(np.uint64), 4)],
+)
+def test_labels_of_different_forms_in_one_file(tmp_path, train, test, classes):
+    dataset = npz_file.load(saved(tmp_path, x_train=X, y_train=train, x_test=X, y_test=test), 0)
+    np.testing.assert_array_equal(dataset.labels, [*Y, *Y])
+    assert dataset.class_names == [str(number) for number in range(classes)]
+
+
+def pair(train, test):
+    return {"x_train": X, "y_train": train, "x_test": X, "y_test": test}
+
+
+@pytest.mark.parametrize(
     "arrays, message",
     [
         ({"x": X}, "must hold x, y; it holds x"),
@@ -156,6 +170,11 @@ def test_train_and_test_arrays_as_keras_stores_them(tmp_path):
             {"x": X, "y": np.array(["a", "b"])[Y % 2], "class_names": np.array(["a", "c"])},
             "not in class_names: b",
         ),
+        (pair(Y, Y.astype(str)), "numbers in all arrays, or texts in all of them; y_train is int64, y_test is <U21"),
+        (pair(np.eye(4)[Y], Y.astype(str)), "numbers in all arrays, or texts in all of them"),
+        (pair(np.eye(4)[Y], np.eye(5)[Y]), "one-hot labels have 4 and 5 columns"),
+        (pair(np.eye(4)[Y], Y + 1), "one-hot labels have 4 columns, and its numbers are 0 to 4"),
+        ({"x": X, "y": np.where(Y == 1, np.nan, Y)}, "y must be class numbers"),
         ({"x_train": X, "y_train": Y, "x_test": X}, "must hold x_train, y_train, x_test, y_test"),
         ({"x_train": X, "y_train": Y, "x_test": X[:, :4], "y_test": Y}, "images of different shapes"),
     ],

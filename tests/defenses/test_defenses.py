@@ -178,20 +178,36 @@ def test_other_seeds_give_other_images(network, batch):
     assert (first != other).mean() > 0.5
 
 
-def test_share_attacks_the_first_images_and_one_call_sees_all(network, batch):
+def test_share_attacks_images_in_random_places_and_one_call_sees_all(network, batch):
     x, y = batch
-    defense = NFGSM(share=0.25)
-    adversarial = defense.perturb(network, x, y, tf.constant(0.05), SEED)
-    assert adversarial.shape[0] == 3
+    defense, seeds = NFGSM(share=0.25), [tf.constant((0, -1 - step), tf.int64) for step in range(40)]
+    of_step = tf.function(lambda x, y, seed: defense.perturb(network, x, y, tf.constant(0.05), seed))
+    unknown = of_step.get_concrete_function(
+        tf.TensorSpec((None, *x.shape[1:])), tf.TensorSpec((None,), tf.int64), tf.TensorSpec((2,), tf.int64)
+    )
+    batches = [of_step(x, y, seed).numpy() for seed in seeds]
+    moved = np.array([(images != x.numpy()).any(axis=(1, 2, 3)) for images in batches])
+    assert (moved.sum(axis=1) == 3).all() and (moved.sum(axis=0) > 0).all()
+    np.testing.assert_array_equal(unknown(tf.constant(x), tf.constant(y), seeds[0]), batches[0])
     calls = []
 
     def model(images, training):
-        calls.append(images.numpy())
+        calls.append(images)
         return network(images, training=False)
 
-    defense.loss(model, x, y, adversarial)
+    defense.loss(model, x, y, batches[0])
     assert len(calls) == 1
-    np.testing.assert_array_equal(calls[0], np.concatenate([adversarial, x[3:]]))
+    np.testing.assert_array_equal(calls[0], batches[0])
+
+
+def test_images_of_a_share_keep_their_labels_and_sizes(network, batch):
+    x, y = batch
+    sizes = tf.reshape(tf.linspace(0.01, 0.05, len(x)), (-1, 1, 1, 1))
+    signs = NFGSM(noise=0).perturb(network, x, y, sizes, SEED)
+    part = NFGSM(noise=0, share=0.5).perturb(network, x, y, sizes, SEED)
+    moved = (part != x).numpy().any(axis=(1, 2, 3))
+    assert moved.sum() == round(len(x) / 2)
+    np.testing.assert_allclose(part[moved], signs[moved], atol=1e-6)
 
 
 @pytest.mark.parametrize("settings", [{"share": 0.0}, {"share": 1.5}])

@@ -100,7 +100,7 @@ def test_defenses_with_settings_are_trained_evaluated_and_kept(smoke, tmp_path):
     history = json.loads((folder / "history.json").read_text())["history"]
     assert len(history["val_robust_accuracy"]) == 2
     inputs = run.manifest(f"models/resnet_tiny/{folder.name}")["inputs"]
-    assert inputs["eps"] == 0.03 and inputs["weight_decay"] == 5e-3
+    assert inputs["eps"] == 0.03 and inputs["weight_decay"] == 5e-3 and inputs["share_of"] == 2
     assert "nothing to do" in run.succeed("--plugins=more", "--stage=evaluate", cwd=tmp_path)
     assert {r["defense"] for r in run.records()} == names
     done = run("--defenses=nfgsm(shar=1)")

@@ -1,5 +1,6 @@
 """What Keras promises of `compile` and `fit` holds for an `AdversarialModel`."""
 
+import re
 import zipfile
 
 import keras
@@ -65,6 +66,21 @@ def test_labels_of_every_form(small_digits):
         model = mlp("sigmoid", 1)
         history = fit(robust(model, defense, 0.02, loss="binary_crossentropy"), x, (y > 4).astype("float32"), epochs=4)
         assert history["loss"][-1] < history["loss"][0] and history["accuracy"][-1] > 0.6, defense
+
+
+@pytest.mark.parametrize("defense", ["nfgsm(smoothing=0.1)", "mart(steps=1)"])
+def test_a_loss_of_its_own_refuses_labels_that_it_would_harden(defense, small_digits):
+    x, y = small_digits
+    one_hot = keras.utils.to_categorical(y, 10)
+    later = np.concatenate([y[:64], [-1], y[65:]])
+    wrapper = robust(mlp(), defense, loss="categorical_crossentropy")
+    with pytest.raises(ValueError, match=f"{re.escape(defense)} has a loss of its own, .* smoothed, mixed or below 0"):
+        fit(wrapper, x, 0.7 * one_hot + 0.3 * one_hot[::-1])
+    fit(wrapper, x, one_hot + np.float32(1e-5))
+    with pytest.raises(ValueError, match="below 0"):
+        fit(robust(mlp(), defense), x, later)
+    fit(robust(mlp(), loss=keras.losses.SparseCategoricalCrossentropy(ignore_class=-1)), x, later)
+    fit(robust(mlp(), loss="categorical_crossentropy"), x, 0.9 * one_hot + 0.01)
 
 
 class Batches(keras.utils.PyDataset):
@@ -189,6 +205,13 @@ def test_losses_and_metrics_by_the_names_of_the_outputs(small_digits):
     model = keras.Model(image, outputs)
     history = fit(robust(model, loss={"digit": SPARSE}, metrics={"digit": ["accuracy"]}), *small_digits)
     assert {"loss", "accuracy"} <= set(history)
+
+
+def test_labels_that_are_not_one_array_are_named(small_digits):
+    x, y = small_digits
+    for labels, named in (({"digit": y}, "has digit by name"), ((y, y), "has 2 arrays"), (None, "has 0 arrays")):
+        with pytest.raises(ValueError, match=f"trained on one array of labels, and the data {named}: map the data to"):
+            fit(robust(mlp()), x, labels)
 
 
 def test_callbacks_of_every_form(small_digits):

@@ -101,8 +101,8 @@ def test_training_that_brings_nothing_leaves_the_weights_and_says_so(data, caplo
         np.testing.assert_array_equal(a, b)
 
 
-def result(robust):
-    return types.SimpleNamespace(robust=np.float64(robust), clean_accuracy=0.9)
+def result(robust, clean=0.9):
+    return types.SimpleNamespace(robust=np.float64(robust), clean_accuracy=clean)
 
 
 def test_a_network_that_guesses_is_not_the_best(data, monkeypatch):
@@ -149,6 +149,19 @@ def test_a_collapse_is_undone_and_a_stronger_attack_goes_on(data, monkeypatch, c
     for a, b in zip(kept[2][1], kept[3][1]):
         np.testing.assert_array_equal(a, b)
     assert steps[-1] == 5 * 20
+
+
+def test_an_epoch_that_guesses_and_one_before_the_fallback_set_no_bar(data, monkeypatch, caplog):
+    measured = [(0, 0.1), (0.6, 0.1), (0.2, 0.9), (0.5, 0.9), (0.1, 0.9), (0.25, 0.9), (0.02, 0.9)]
+    results = iter([result(*each) for each in measured])
+    monkeypatch.setattr(RobustAccuracy, "_measure", lambda self: next(results))
+    robust = compiled(AdversarialModel(mlp(), "nfgsm", 0.05, (0, 255)))
+    with caplog.at_level("WARNING", logger="tfadv"):
+        fit(robust, data, [callback(data), CatastrophicOverfitting()], epochs=6)
+    falls = [record.getMessage() for record in caplog.records if "fell from" in record.getMessage()]
+    assert len(falls) == 2
+    assert "epoch 4:" in falls[0] and "from 50.0% to 10.0%" in falls[0] and "of epoch 3 are restored" in falls[0]
+    assert "epoch 6:" in falls[1] and "from 25.0% to 2.0%" in falls[1] and "of epoch 5 are restored" in falls[1]
 
 
 def test_wrong_uses_are_named(data):

@@ -7,10 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
 from tests import commands
+from tfadv.store.workdir import Workdir
+from tfadv.training import checkpoints
+from tfadv.training.checkpoints import Checkpoints
 
 STEPS = {"baseline": 10, "augmented": 38}  # per epoch
 ROOT = pathlib.Path(__file__).parents[2]
@@ -61,11 +65,24 @@ def stopped_at(workdir, data_dir, stage, defense, epoch, number=signal.SIGKILL, 
 @pytest.mark.parametrize("defense, epoch", [("baseline", 2), ("augmented", 1)])
 def test_killed_and_resumed_equals_uninterrupted_exactly(uninterrupted, tmp_path, data_dir, defense, epoch):
     stopped_at(tmp_path, data_dir, "augment", defense, epoch)
+    took_an_hour(tmp_path, f"checkpoints/resnet_tiny/{defense}")
     resumed = commands.run(flags(tmp_path, data_dir, "augment"))
     assert resumed.returncode == 0 and "resuming after epoch" in resumed.stderr
     for name in ("baseline", "augmented"):
         assert weights(tmp_path, name) == weights(uninterrupted, name)
         assert history(tmp_path, name) == history(uninterrupted, name)
+    manifest = json.loads((tmp_path / f"models/resnet_tiny/{defense}/manifest.json").read_text())
+    assert 3600 < manifest["seconds"] < 3600 + 600
+
+
+def took_an_hour(root, name):
+    """Changes the newest checkpoint to that of a training that had taken an hour by then."""
+    with Workdir(root) as workdir:
+        newest = max(path.name for path in (root / name).glob("step-*"))
+        kept = Checkpoints(workdir, name, workdir.manifest(f"{name}/{newest}")["inputs"])
+        state, arrays = kept.load()
+        kept._before = 3600
+        kept.save(int(newest.split("-")[1]), state, arrays)
 
 
 def test_killed_and_resumed_without_a_damaged_checkpoint_equals_uninterrupted(smoke, tmp_path, data_dir):
@@ -84,3 +101,19 @@ def test_killed_and_resumed_without_a_damaged_checkpoint_equals_uninterrupted(sm
     )
     assert weights(stopped, "baseline") == weights(smoke.workdir, "baseline")
     assert history(stopped, "baseline") == history(smoke.workdir, "baseline")
+
+
+def test_the_seconds_of_all_parts_count(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(checkpoints, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    with Workdir(tmp_path) as workdir:
+        for start in (0, 1000):  # the second part begins with the checkpoint of the first
+            now[0] = start
+            part = Checkpoints(workdir, "checkpoints/a", {})
+            part.load()
+            now[0] += 30
+            part.save(start + 1, {"step": 1}, {})
+            now[0] += 20
+        assert part.seconds == 30 + 50
+        state, _ = Checkpoints(workdir, "checkpoints/a", {}).load()
+        assert state == {"step": 1}

@@ -417,6 +417,35 @@ def test_adversarial_training_resumes_to_the_same_bits(halves, which, clock):
         np.testing.assert_array_equal(a, b)
 
 
+def test_an_epoch_that_guesses_and_one_before_the_fallback_set_no_bar(halves, monkeypatch, caplog):
+    measured = [(0.1, 0.1), (0.1, 0.6), (0.9, 0.2), (0.9, 0.5), (0.9, 0.1), (0.9, 0.25), (0.9, 0.25)]  # the start first
+    t = trainer(defense=NFGSM())
+
+    def train(first, checkpoints):
+        results = iter(measured[first:])
+        monkeypatch.setattr(
+            t,
+            "_validate",
+            lambda *_: dict(zip(("val_accuracy", trainer_module.ROBUST), next(results)), val_loss=1.0),
+        )
+        caplog.clear()
+        with caplog.at_level("WARNING", logger="tfadv"):
+            record = fit(t, halves, epochs=6, eps=0.1, checkpoints=checkpoints)
+        return record, t.model.get_weights(), [each.getMessage() for each in caplog.records]
+
+    kept, before = MemoryCheckpoints(), MemoryCheckpoints()
+    record, expected, (warning,) = train(0, kept)
+    assert "epoch 4: robust validation accuracy fell from 50.0% to 10.0%" in warning
+    assert "weights of epoch 3 are restored; training continues with pgd(steps=2)" in warning
+    assert record["collapsed_epoch"] == 4 and record["best_epoch"] == 3
+    before.saved = [kept.saved[3]]  # after the epoch that collapsed
+    forget(t)
+    resumed, weights, warnings = train(5, before)
+    assert resumed == record and not warnings
+    for a, b in zip(expected, weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_a_number_of_steps_takes_all_of_them_and_no_more(halves):
     record = fit(trainer(), halves, steps=15, patience=1, epochs=1)
     assert record["steps"] == 15 and len(record["history"]["loss"]) == 3  # 6 steps per epoch, the last epoch has 3

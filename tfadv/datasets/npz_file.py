@@ -55,7 +55,12 @@ def load(path: pathlib.Path, image_size: int | str, fit: str = "keras", allocate
     if not set(wanted) <= arrays.keys():
         raise UserError(f"{path} must hold {', '.join(wanted)}; it holds {', '.join(arrays) or 'nothing'}.")
     images = _pixels(path, [_images(path, f"x{suffix}", arrays[f"x{suffix}"]) for suffix in suffixes.values()])
-    labels = [_labels(path, f"y{suffix}", arrays[f"y{suffix}"]) for suffix in suffixes.values()]
+    labels, widths = zip(*(_labels(path, f"y{suffix}", arrays[f"y{suffix}"]) for suffix in suffixes.values()))
+    if len({y.dtype.kind for y in labels}) > 1:
+        kinds = ", ".join(f"y{suffix} is {y.dtype}" for y, suffix in zip(labels, suffixes.values()))
+        raise UserError(f"{path}: labels must be numbers in all arrays, or texts in all of them; {kinds}.")
+    if len(set(widths) - {0}) > 1:
+        raise UserError(f"{path}: its one-hot labels have {' and '.join(map(str, sorted(set(widths) - {0})))} columns.")
     for x, y, suffix in zip(images, labels, suffixes.values()):
         if len(x) != len(y):
             raise UserError(f"{path}: x{suffix} has {len(x)} images and y{suffix} has {len(y)} labels.")
@@ -65,7 +70,7 @@ def load(path: pathlib.Path, image_size: int | str, fit: str = "keras", allocate
     for split, x in zip(suffixes, images):
         official[split] = range(done, done + len(x))
         done += len(x)
-    y, names = _numbered(path, np.concatenate(labels), arrays.get("class_names"))
+    y, names = _numbered(path, np.concatenate(labels), max(widths), arrays.get("class_names"))
     height, width, channels = images[0].shape[1:]
     image_size, row = image_size or size(f"{height}x{width}"), 0
     fitted_images = allocate((done, *sides(image_size), channels), np.uint8)
@@ -151,26 +156,35 @@ def _range(path: pathlib.Path, kind: str, low: float, high: float) -> tuple[floa
     )
 
 
-def _labels(path: pathlib.Path, name: str, y: np.ndarray) -> np.ndarray:
-    """(N,), from whole numbers, texts or one column; or one-hot rows (N, K)."""
+def _labels(path: pathlib.Path, name: str, y: np.ndarray) -> tuple[np.ndarray, int]:
+    """(labels int64 or text (N,), K where they are one-hot rows (N, K), else 0); numbers or texts may be one column."""
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
-    if y.ndim == 1 and y.dtype.kind in "bf" and (y == np.floor(y)).all():
-        y = y.astype(np.int64)
-    one_hot = y.ndim == 2 and y.dtype.kind in "biuf" and np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all()
-    if not one_hot and (y.ndim != 1 or y.dtype.kind not in "iuU"):
+    if y.ndim == 2 and y.size and y.dtype.kind in "biuf" and np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all():
+        return np.argmax(y, axis=1), y.shape[1]
+    if y.ndim == 1 and y.dtype.kind in "biuf":
+        with np.errstate(invalid="ignore"):  # NaN is no whole number
+            whole = y.astype(np.int64)
+        y = whole if (whole == y).all() else y
+    if y.ndim != 1 or y.dtype.kind not in "iuU":
         raise UserError(f"{path}: {name} must be class numbers (N,) or one-hot (N, K); it is {y.dtype} {y.shape}.")
-    return y
+    return y, 0
 
 
-def _numbered(path: pathlib.Path, y: np.ndarray, class_names: np.ndarray | None) -> tuple[np.ndarray, list[str]]:
-    """(classes int64 (N,), one name per class); one-hot rows and names may tell of classes without images."""
+def _numbered(
+    path: pathlib.Path, y: np.ndarray, width: int, class_names: np.ndarray | None
+) -> tuple[np.ndarray, list[str]]:
+    """(classes int64 (N,), one name per class); names and the width of one-hot rows tell of classes without images."""
     names = None if class_names is None else [str(name) for name in np.atleast_1d(class_names)]
     twice = sorted({name for name in names or [] if (names or []).count(name) > 1})
     if twice:
         raise UserError(f"{path}: class_names holds {', '.join(twice[:5])} twice.")
-    if y.ndim == 2:
-        y, known = np.argmax(y, axis=1), [str(number) for number in range(y.shape[1])]
+    if width:
+        if not 0 <= y.min() <= y.max() < width:
+            raise UserError(
+                f"{path}: its one-hot labels have {width} columns, and its numbers are {y.min()} to {y.max()}."
+            )
+        known = [str(number) for number in range(width)]
     elif y.dtype.kind == "U" and names is not None:
         if not set(y) <= set(names):
             raise UserError(

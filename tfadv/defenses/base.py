@@ -77,7 +77,7 @@ class Defense(Spec):
           seed: int64 (2,), different for each batch.
 
         Returns:
-          float32 (M, H, W, C) in [0, 1], for the first M images; None where the defense does not attack.
+          float32 (N, H, W, C) in [0, 1]; None where the defense does not attack.
         """
         return None
 

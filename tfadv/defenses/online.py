@@ -20,7 +20,7 @@ VALIDATION_STEPS = 10  # of PGD, to choose the epoch to keep
 # How eps changes while a model trains.  "ramp" is `tfadv.training.schedule.delayed_ramp`, "fixed" is the same in all
 # steps, and "uniform" is drawn for each image, up to the largest.
 EPS_SCHEDULES = ("ramp", "fixed", "uniform")
-_EPS_STREAM, _NORM_STREAM = 1, -1  # of the step's seed, from which defenses draw as it is
+_EPS_STREAM, _NORM_STREAM, _SHARE_STREAM = 1, -1, -2  # of the step's seed, from which defenses draw as it is
 _EXAMPLE = "pgd(norm=linf+l1, eps=8/255+12)"
 
 
@@ -65,12 +65,6 @@ def ascend(
 def random_start(x: tf.Tensor, eps: tf.Tensor, seed: tf.Tensor, norm: Any = Linf) -> tf.Tensor:
     """Uniform within eps of x (N, H, W, C), clipped to [0, 1]; eps float32 () or (N, 1, 1, 1), seed int64 (2,)."""
     return tf.clip_by_value(x + eps * norm.draw(x, seed), 0.0, 1.0)
-
-
-def with_rest(adversarial: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-    """The batch x (N, H, W, C) with its first images replaced by adversarial ones (M, H, W, C)."""
-    attacked = adversarial.shape[0] or tf.shape(adversarial)[0]
-    return tf.ensure_shape(tf.concat([adversarial, x[attacked:]], axis=0), x.shape)
 
 
 def sizes_of_images(eps: tf.Tensor, n: int | tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -218,8 +212,8 @@ class AdversarialTraining(OnlineDefense):
     """Cross-entropy of adversarial images in place of some of the clean ones.
 
     Attributes:
-      share: the share of each batch that is attacked; the rest stays clean.  Both go through the network in one call,
-        so that BatchNorm's statistics are those of the mixture.
+      share: the share of each batch that is attacked, drawn anew in each step; the rest stays clean.  Both go through
+        the network in one call, so that BatchNorm's statistics are those of the mixture.
       smoothing: of the labels, see `smoothed_cross_entropy`.
     """
 
@@ -241,17 +235,24 @@ class AdversarialTraining(OnlineDefense):
         raise NotImplementedError
 
     def perturb(self, model: Any, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """Attacks the first images of the batch, whose order is random."""
+        """The batch, in which the images that the seed draws are adversarial, float32 (N, H, W, C)."""
+        if self.share == 1:
+            return self.attack(model, x, y, eps, seed)
+        # Not the first ones: a data set may sort each batch by class.
+        stream = tf.random.experimental.stateless_fold_in(seed, _SHARE_STREAM)
         if x.shape[0] is None:  # the batches of a data set may differ
             n = tf.maximum(1, tf.cast(tf.round(self.share * tf.cast(tf.shape(x)[0], tf.float64)), tf.int32))
         else:
             n = max(1, round(self.share * x.shape[0]))
-        return self.attack(model, x[:n], y[:n], eps[:n] if eps.shape.rank else eps, seed)
+        # XLA has no stateless_shuffle.
+        rows = tf.argsort(tf.random.stateless_uniform((x.shape[0] or tf.shape(x)[0],), stream))[:n]
+        own, labels, sizes = tf.gather(x, rows), tf.gather(y, rows), tf.gather(eps, rows) if eps.shape.rank else eps
+        return tf.tensor_scatter_nd_update(x, rows[:, None], self.attack(model, own, labels, sizes, seed))
 
     def loss(
         self, model: Any, x: tf.Tensor, y: tf.Tensor, adversarial: tf.Tensor | None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """The cross-entropy of the adversarial images and of the clean rest."""
         assert adversarial is not None
-        logits = model(with_rest(adversarial, x), training=True)
+        logits = model(adversarial, training=True)
         return smoothed_cross_entropy(logits, y, self.smoothing), logits

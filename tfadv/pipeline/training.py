@@ -170,6 +170,7 @@ class _Job:
             "source": source_of(type(defense)),
             **settings,
             **schedule,
+            **({"share_of": 2} if getattr(defense, "share", 1) < 1 else {}),  # 1 attacked the first images of a batch
             **({"averaging": 2} if defense.average else {}),  # 1 kept the first weights of short trainings
             **{name: getattr(config, name) for name in ("seed", "batch_size", "batch_parts", "precision", "patience")},
         }
@@ -181,10 +182,10 @@ class _Job:
             with self._lend() as built:
                 self._write(folder, manifest, built, {"history": {}, "best_epoch": 0, "steps": 0, "gradients": 0})
             return
+        checkpoints = self.checkpoints(manifest["inputs"])
         training, validation = self._training_samples(), self._validation_samples()
         with self._lend() as built:
             trainer = self._trainer(built)
-            checkpoints = self.checkpoints(manifest["inputs"])
             settings = TrainingSettings(
                 epochs=how.epochs,
                 batch_size=run.config.batch_size,
@@ -213,6 +214,7 @@ class _Job:
             record["gradients"] += self._stored_gradients
             manifest["devices"] = run.devices.replicas  # each has its own BatchNorm statistics
             self._write(folder, manifest, built, record)
+            manifest["seconds"] = round(checkpoints.seconds, 1)
 
     @property
     def _folder(self) -> str:

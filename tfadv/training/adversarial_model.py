@@ -15,7 +15,7 @@ from tfadv import specs
 from tfadv.attacks.gradient import check_sizes, sizes_of
 from tfadv.defenses import DEFENSES
 from tfadv.defenses.base import Defense
-from tfadv.defenses.online import AdversarialTraining, OnlineDefense, sizes_of_images, with_rest
+from tfadv.defenses.online import AdversarialTraining, OnlineDefense, sizes_of_images
 from tfadv.errors import UserError
 from tfadv.models.image_model import stands_for
 from tfadv.models.logits import classifier, outputs_of
@@ -25,6 +25,7 @@ from tfadv.training.schedule import CLEAN_SHARE, RAMP_SHARE
 
 LOG = logging.getLogger(__name__)
 _TOLERANCE = 1e-4  # of the range of pixels: images that were normalised and scaled back miss its ends by rounding
+_LABEL_TOLERANCE = 1e-3  # by which rounding may move a label of 0 or 1
 # Settings with which the command line trains; in Keras, `compile` and `fit` say the same.
 _OF_COMPILE_AND_FIT = ("epochs", "learning_rate", "optimizer", "weight_decay", "average", "models")
 _METHODS = ("train_step", "test_step", "compute_loss", "compute_metrics")  # that a model may define itself
@@ -84,8 +85,8 @@ class AdversarialModel(keras.Model):
             `tf.distribute`, both models are made in its scope.
           defense: one of `tfadv.defenses.DEFENSES` that attacks in each step, with its settings: a text such as
             "nfgsm(share=0.5)", or an object.  pgd, nfgsm, rsfgsm and gaussian train with the loss given to `compile`.
-            trades, mart and a defense with `smoothing` have a loss of their own; that of `compile` is the loss of
-            validation.
+            trades, mart and a defense with `smoothing` have a loss of their own, of class numbers or one-hot labels;
+            that of `compile` is the loss of validation.
           eps: size of the perturbation for pixels in [0, 1], in the norm of the defense; a number, or a text such as
             "8/255"; for each norm one where there are several, as in "pgd(norm=linf+l1)".  It grows from 0 during the
             first half of `fit`, unless the defense says eps_schedule=fixed.  gaussian has a sigma in its place.
@@ -121,13 +122,18 @@ class AdversarialModel(keras.Model):
             check_sizes([size], (0.0, 1.0), norm, shape)
         # Variables and not Python numbers, which would be compiled into the step.
         self._first, self._total = (tf.Variable(0, trainable=False, dtype=tf.int64) for _ in range(2))
-        self._pixels = tf.Variable(  # the least and the greatest of the images of `fit` so far
-            [self.input_range[0]] * 2,
-            trainable=False,
-            dtype=tf.float32,
-            synchronization=tf.VariableSynchronization.ON_READ,
-            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        # Of `fit` so far: the least and the greatest of the pixels, and how far a label was from its class.
+        self._pixels, self._mixed = (
+            tf.Variable(
+                start,
+                trainable=False,
+                dtype=tf.float32,
+                synchronization=tf.VariableSynchronization.ON_READ,
+                aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+            )
+            for start in ([self.input_range[0]] * 2, 0.0)
         )
+        self._guesses = False  # whether the last epoch that `RobustAccuracy` measured did
         self.built = True
         stands_for(self, self.classifier)
         own = [name for name in _METHODS if getattr(type(model), name) is not getattr(keras.Model, name)]
@@ -188,7 +194,7 @@ class AdversarialModel(keras.Model):
         """Attacks a batch and trains on it as Keras does."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         pixels, images = self._images(x)
-        classes = self._classes(y)
+        classes, mixed = self._classes(y)
         step = steps_of(self.optimizer)
         seed = tf.stack([tf.constant(self.seed, tf.int64), -1 - step])  # as on the command line
         replica = tf.distribute.get_replica_context()
@@ -199,9 +205,9 @@ class AdversarialModel(keras.Model):
             size = sizes_of_images(size, tf.shape(images)[0], seed)
         adversarial = self.defense.perturb(self.classifier, images, classes, size, seed)
         if not _uses_compiled_loss(self.defense):
+            self._mixed.assign(tf.maximum(tf.convert_to_tensor(self._mixed), mixed))
             return super().train_step((_Attacked(images, adversarial, classes), y, sample_weight))
-        attacked = with_rest(adversarial, images)
-        return super().train_step((self._as_given(x, pixels, images, attacked), y, sample_weight))
+        return super().train_step((self._as_given(x, pixels, images, adversarial), y, sample_weight))
 
     def _images(self, x: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """(the images as the user gives them, those as float32 (N, H, W, C) in [0, 1])."""
@@ -234,17 +240,39 @@ class AdversarialModel(keras.Model):
             given = tf.reshape(attacked, tf.shape(pixels))
         return tf.nest.pack_sequence_as(x, [tf.ensure_shape(given, pixels.shape)])
 
-    def _classes(self, y: Any) -> tf.Tensor:
-        """int64 (N,) of class numbers, one-hot labels, mixed labels (the class with the largest share), or 0 and 1."""
-        y, classes = tf.convert_to_tensor(y), self.classifier.output_shape[1]
+    def _classes(self, y: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """The classes of labels, and how far a label is from its class at most.
 
-        def numbers() -> tf.Tensor:
-            whole = tf.cast(tf.round(y) if y.dtype.is_floating else y, tf.int64)
-            return tf.maximum(tf.reshape(whole, (-1,)), 0)  # a loss may know -1
+        Args:
+          y: class numbers, one-hot labels, mixed labels (the class with the largest share), or 0 and 1.
+
+        Returns:
+          (int64 (N,), float32 ()).
+
+        Raises:
+          ValueError: there are no labels, or they are in a dict or several arrays.
+        """
+        if y is None or tf.nest.is_nested(y):
+            given = f"has {', '.join(map(str, y))} by name" if isinstance(y, dict) else f"has {len(y or ())} arrays"
+            raise ValueError(
+                f"{self.model.name} is trained on one array of labels, and the data {given}: map the data to (image, "
+                "label)."
+            )
+        y, width = tf.convert_to_tensor(y), self.classifier.output_shape[1]
+
+        def numbers() -> tuple[tf.Tensor, tf.Tensor]:
+            given = tf.reshape(y, (-1,))
+            whole = tf.cast(tf.round(given) if y.dtype.is_floating else given, tf.int64)
+            classes = tf.maximum(whole, 0)  # a loss may know -1
+            return classes, _distance(given, classes)
+
+        def rows() -> tuple[tf.Tensor, tf.Tensor]:
+            classes = tf.argmax(y, axis=1)
+            return classes, _distance(y, tf.one_hot(classes, width))
 
         if y.shape.rank == 2 and y.shape[1] is None:
-            return tf.cond(tf.shape(y)[1] == classes, lambda: tf.argmax(y, axis=1), numbers)
-        return tf.argmax(y, axis=1) if y.shape.rank == 2 and y.shape[1] == classes else numbers()
+            return tf.cond(tf.shape(y)[1] == width, rows, numbers)
+        return rows() if y.shape.rank == 2 and y.shape[1] == width else numbers()
 
     def _size(self, step: tf.Tensor) -> tf.Tensor:
         """eps of a step, in the first norm, float32 (); the full one outside `fit`."""
@@ -268,7 +296,8 @@ class AdversarialModel(keras.Model):
         """See `keras.Model.fit`.
 
         Raises:
-          ValueError: pixels in another range than `input_range`; after the first batch, or at the end of an epoch.
+          ValueError: pixels in another range than `input_range`, or labels that are smoothed, mixed or below 0 with a
+            defense that has a loss of its own; after the first batch, or at the end of an epoch.
         """
         own = _Position()
         # By name, as libraries that wrap `keras.Model.fit` to add a callback expect it (mlflow.keras.autolog).
@@ -287,8 +316,14 @@ class AdversarialModel(keras.Model):
         finally:
             self._total.assign(0)
 
-    def _check_pixels(self) -> None:
-        """Raises ValueError where the images of `fit` so far were in another range than `input_range`."""
+    def _check_data(self) -> None:
+        """Raises the errors of `fit` for its images and labels so far."""
+        if not self._mixed.numpy() <= _LABEL_TOLERANCE:
+            raise ValueError(
+                f"{self.defense.label} has a loss of its own, of class numbers or one-hot labels, and these labels are "
+                "smoothed, mixed or below 0: give such labels, or a defense that trains with the loss of compile, such "
+                "as nfgsm."
+            )
         (low, high), (least, greatest) = self.input_range, self._pixels.numpy().tolist()
         if low == 0 and high > 2 and 0 < greatest <= 1:
             raise ValueError(
@@ -328,7 +363,7 @@ class AdversarialModel(keras.Model):
 
 
 class _Position(keras.callbacks.Callback):
-    """Tells the model where in `fit` a step is, for the schedule of eps, and checks the pixels."""
+    """Tells the model where in `fit` a step is, for the schedule of eps, and checks pixels and labels."""
 
     def on_train_begin(self, logs: Any = None) -> None:
         steps, ramps = self.params["steps"], self.model.defense.eps_schedule == "ramp"
@@ -340,6 +375,7 @@ class _Position(keras.callbacks.Callback):
             )
         self.model._total.assign((steps or 0) * self.params["epochs"])
         self.model._pixels.assign([self.model.input_range[0]] * 2)
+        self.model._mixed.assign(0.0)
         self._begun = self._checked = False
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -349,11 +385,11 @@ class _Position(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if not self._checked:
-            self.model._check_pixels()
+            self.model._check_data()
         self._checked = True
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self.model._check_pixels()
+        self.model._check_data()
 
 
 def _parsed(defense: str | Defense) -> OnlineDefense:
@@ -384,6 +420,10 @@ def _uses_compiled_loss(defense: OnlineDefense) -> bool:
     """Whether the loss given to `compile` is that of training, and not only that of validation."""
     inherited = type(defense).loss is AdversarialTraining.loss
     return inherited and isinstance(defense, AdversarialTraining) and not defense.smoothing
+
+
+def _distance(given: tf.Tensor, exact: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_max(tf.abs(tf.cast(given, tf.float32) - tf.cast(exact, tf.float32)))
 
 
 def steps_of(optimizer: keras.optimizers.Optimizer) -> tf.Tensor:

@@ -31,7 +31,8 @@ class RobustAccuracy(keras.callbacks.Callback):
 
     It works with any classifier, whether or not it is trained on adversarial images.  Callbacks that read the logs,
     such as `EarlyStopping("val_robust_accuracy", mode="max")`, must come after it in the list.  The model is also
-    measured before training; where no epoch is better, a warning says so.
+    measured before training; where no epoch is better, a warning says so.  A `fit` that `BackupAndRestore` continues
+    starts anew: no epoch before the restart is the best one, and its weights are lost.
 
     Attributes:
       before: the accuracy under attack before training.
@@ -132,8 +133,10 @@ class RobustAccuracy(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Adds the accuracy to the logs."""
         result = self._measure()
-        logs[ROBUST] = float(result.robust.mean())
-        if logs[ROBUST] > self.best and not self._guesses(result):
+        logs[ROBUST], guesses = float(result.robust.mean()), self._guesses(result)
+        if isinstance(self.model, AdversarialModel):
+            self.model._guesses = guesses
+        if logs[ROBUST] > self.best and not guesses:
             self.best, self.best_epoch, self._weights = logs[ROBUST], epoch + 1, self._copy()
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -152,8 +155,10 @@ class CatastrophicOverfitting(keras.callbacks.Callback):
     """Undoes the collapse of an `AdversarialModel` whose attack takes one step, and goes on with a stronger attack.
 
     Where `val_robust_accuracy` is 0.2 lower than in the best epoch, the weights and the optimizer's moments of that
-    epoch are restored, and training continues with the defense's `fallback`, such as two steps of PGD.  The rule is
-    that of https://github.com/locuslab/fast_adversarial.  Put the callback after `RobustAccuracy` in the list.
+    epoch are restored, and training continues with the defense's `fallback`, such as two steps of PGD.  An epoch that
+    hardly does better than guessing is never the best, and the fallback is measured by its own epochs.  The rule is
+    that of https://github.com/locuslab/fast_adversarial.  Put the callback after `RobustAccuracy` in the list.  A `fit`
+    that `BackupAndRestore` continues starts anew, with the defense that the model was made with.
     """
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -168,7 +173,7 @@ class CatastrophicOverfitting(keras.callbacks.Callback):
         value = logs.get(ROBUST)
         if value is None:
             raise UserError(f"CatastrophicOverfitting needs {ROBUST}: put tfadv.RobustAccuracy before it in the list.")
-        if value > self._best:
+        if value > self._best and not self.model._guesses:
             self._best, self._epoch, self._weights = value, epoch + 1, self.model.get_weights()
             self._moments = [(v, v.numpy()) for v in self.model.optimizer.variables if _is_moment(v)]
         elif value < self._best - COLLAPSE:
@@ -186,7 +191,7 @@ class CatastrophicOverfitting(keras.callbacks.Callback):
         for variable, moment in self._moments:
             variable.assign(moment)
         if stronger is not None:
-            self.model.defense = stronger
+            self._best, self.model.defense = -1.0, stronger
             self.model.make_train_function(force=True)  # `fit` compiled the one with the weaker attack
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 
 import numpy as np
 
@@ -22,6 +23,12 @@ class Checkpoints:
         """Takes what `Workdir.creating` takes."""
         self._workdir, self._name, self._inputs = workdir, name, inputs
         self.folder = workdir.root / name
+        self._started, self._before = time.monotonic(), 0.0
+
+    @property
+    def seconds(self) -> float:
+        """How long training took: since this object was made, and until the checkpoint that was loaded."""
+        return self._before + time.monotonic() - self._started
 
     def exist(self) -> bool:
         """Whether there is any checkpoint."""
@@ -39,7 +46,9 @@ class Checkpoints:
                 if self._workdir.is_current(entry, self._inputs):
                     folder = self._workdir.open(entry)
                     with np.load(folder / "arrays.npz") as arrays:
-                        return json.loads((folder / "state.json").read_text()), dict(arrays)
+                        state = json.loads((folder / "state.json").read_text())
+                        self._before = state.pop("seconds", 0.0)  # those of version 0.3.0 have none
+                        return state, dict(arrays)
             except UserError as error:
                 LOG.info("%s Resuming from the checkpoint before.", str(error).split(" To rebuild")[0])
             self._workdir.remove(entry)
@@ -56,7 +65,7 @@ class Checkpoints:
         need = sum(array.nbytes for array in arrays.values())
         with self._workdir.creating(self._entry(step), self._inputs, need=need) as (folder, _):
             np.savez(folder / "arrays.npz", **arrays)  # type: ignore[arg-type]  # the keywords are names of arrays
-            write_json(folder / "state.json", state)
+            write_json(folder / "state.json", state | {"seconds": self.seconds})
         for old in sorted(self._steps())[:-KEEP]:
             self._workdir.remove(self._entry(old))
 

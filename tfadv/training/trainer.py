@@ -166,8 +166,8 @@ class Trainer:
         The best epoch is that of the highest validation accuracy or, for defenses that attack, of the highest accuracy
         under PGD on the first validation images; these run all epochs, because the last, with a small learning rate,
         bring the most.  There the model that training starts from is a candidate as well, and an epoch that hardly does
-        better than guessing is none.  Where that accuracy collapses, the best weights are restored and the defense's
-        `fallback` takes over.
+        better than guessing is none.  Where that accuracy collapses, compared with epochs that do not guess, the best
+        weights are restored and the defense's `fallback` takes over.
 
         Args:
           samples: training samples.
@@ -389,14 +389,18 @@ class Trainer:
 
     def _check_collapse(self, run: _Run, progress: _Progress, logs: dict[str, float]) -> None:
         """Restores the best weights where robust accuracy has collapsed, and continues with the fallback."""
-        best, trained = run.best, progress.history.get(ROBUST, [0.0])
-        if ROBUST not in logs or logs[ROBUST] >= max(trained) - COLLAPSE:
+        if ROBUST not in logs:
+            return
+        best, epochs = run.best, zip(progress.history["val_accuracy"], progress.history[ROBUST], strict=True)
+        values = [self._value(run, {"val_accuracy": clean, ROBUST: attacked}) for clean, attacked in epochs]
+        highest = max(values[progress.collapsed :])  # the fallback is measured by its own epochs
+        if logs[ROBUST] >= highest - COLLAPSE:
             return
         stronger = self._active.fallback()
         LOG.warning(
             "%s epoch %d: robust validation accuracy fell from %.1f%% to %.1f%% (catastrophic overfitting). The "
             "weights of epoch %d are restored%s.",
-            *(run.name, progress.epoch, 100 * max(trained), 100 * logs[ROBUST], best.epoch),
+            *(run.name, progress.epoch, 100 * highest, 100 * logs[ROBUST], best.epoch),
             f"; training continues with {stronger.label}" if stronger else "",
         )
         self._network.set_weights(best.weights)
