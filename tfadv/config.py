@@ -301,8 +301,8 @@ class Config:
     workdir: str = setting("", "Folder of all results. Empty: runs/<dataset>.", group="Execution")
     overwrite: bool = setting(
         False,
-        "Replace models of the work folder that were trained with other settings. What does not depend on these is "
-        "kept.",
+        "Replace models of the work folder that were trained with other settings, and measure functions, services and "
+        "files for deployment again. What does not depend on these is kept.",
         group="Execution",
         rare=True,
     )

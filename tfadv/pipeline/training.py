@@ -130,6 +130,7 @@ def trained_by(run: Run, model: str, defense: Defense, start: Trained | None, st
         job.build,
         stage=defense.stage,
         keep=defense.start is not None or not network.is_own,
+        renew=run.config.overwrite and bool(network.access),
     )
     if entry.content:
         job.checkpoints({}).remove()
