@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import importlib
 import json
 import os
 import pathlib
@@ -16,6 +17,7 @@ from tests import commands
 from tests.pipeline.conftest import CHEAP
 from tfadv.datasets import sources
 from tfadv.errors import UserError
+from tfadv.models import own
 from tfadv.paper import Augmented
 from tfadv.pipeline import steps
 from tfadv.pipeline.networks import OwnModel
@@ -155,6 +157,30 @@ def test_a_function_may_build_the_model(start, tmp_path):
     with lent(run, "my_models:build") as model:
         assert model.output_shape == (None, 10) and model.count_params() == 4 * 9 + 4 + 4 * 10 + 10
     assert [defense.label for defense in run.defenses_of("my_models:build")] == ["original"]
+
+
+def test_a_function_returns_the_same_model_whatever_was_built_before(tmp_path, monkeypatch):
+    """Keras numbers the names of layers and variables."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "numbered.py").write_text(
+        "import keras\nunits, scale = 10, 1\n"
+        "def build():\n"
+        "    keras.utils.set_random_seed(3)\n"
+        "    layers = keras.layers.Rescaling(scale), keras.layers.Flatten(), keras.layers.Dense(units)\n"
+        "    return keras.Sequential([keras.Input((4, 4, 1)), *layers])\n"
+    )
+    module = importlib.import_module("numbered")
+
+    def identity():
+        own._function_identity.cache_clear()
+        return own.identity("numbered:build")
+
+    first = identity()
+    assert identity() == first
+    for name in ("units", "scale"):
+        with monkeypatch.context() as changed:
+            changed.setattr(module, name, 2)
+            assert identity() != first
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from tfadv.datasets.batches import to_float
 from tfadv.models import files
 from tfadv.models.compiled import compiled_logits
 from tfadv.pipeline import dataset, networks, reporting, stages, steps
-from tfadv.pipeline.networks import OwnModel, description
+from tfadv.pipeline.networks import OwnModel
 from tfadv.pipeline.run import Run
 from tfadv.pipeline.training import _Job, loaded, schedule
 from tfadv.runtime import compilation
@@ -224,8 +224,8 @@ def network(epsilon=1e-3, activation="relu", scale=1 / 255, seed=None):
     ids=lambda c: next(iter(c)),
 )
 def test_a_changed_network_is_described_otherwise(change):
-    assert description(network()) == description(network())  # whatever numbers Keras gives to its layers
-    assert description(network(**change)) != description(network())
+    assert files.description(network()) == files.description(network())  # whatever numbers Keras gives to its layers
+    assert files.description(network(**change)) != files.description(network())
 
 
 def test_a_changed_network_trains_again_and_a_changed_report_does_not(smoke, tmp_path):

@@ -172,8 +172,7 @@ def _function_identity(name: str) -> dict[str, Any]:
                 f"{name}: its source can't be read, which tells results apart: name a function of a .py file."
             )
         return {"source_sha256": hashlib.sha256(source.encode()).hexdigest()}
-    config = hashlib.sha256(model.to_json().encode()).hexdigest()
-    return {"config_sha256": config, "weights_sha256": files.weights_hash(model)}
+    return {"network": files.description(model), "weights_sha256": files.weights_hash(model)}
 
 
 def load(name: str, twin: str = "", shape: tuple[int, int, int] | None = None, classes: int | None = None) -> Any:
