@@ -9,7 +9,8 @@ import pytest
 
 from tfadv.errors import UserError
 from tfadv.pipeline import cached
-from tfadv.pipeline.cached import Cache, source_of
+from tfadv.pipeline.cached import Cache
+from tfadv.store.files import source_of
 from tfadv.store.workdir import Workdir
 
 

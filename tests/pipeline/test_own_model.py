@@ -183,6 +183,44 @@ def test_a_function_returns_the_same_model_whatever_was_built_before(tmp_path, m
             assert identity() != first
 
 
+def test_a_model_changes_with_the_code_of_its_layers(tmp_path, monkeypatch):
+    """Those inside other layers, and registered functions, count as well."""
+    code = {
+        "inside_code": "@keras.saving.register_keras_serializable('inside')\n"
+        "class Inside(keras.layers.Layer):\n    def call(self, x):\n        return 1 - x\n",
+        "function_code": "@keras.saving.register_keras_serializable('function')\ndef double(x):\n    return 2 * x\n",
+        "layer_code": "import inside_code\nfrom function_code import double\n"
+        "@keras.saving.register_keras_serializable('layer')\n"
+        "class Outside(keras.layers.Layer):\n"
+        "    def build(self, shape):\n        self.built = True\n"
+        "    def __init__(self, **kwargs):\n"
+        "        super().__init__(**kwargs)\n        self.inside = inside_code.Inside()\n"
+        "    def call(self, x):\n        return self.inside(x)\n"
+        "def build():\n    keras.utils.set_random_seed(0)\n"
+        "    layers = Outside(), keras.layers.Flatten(), keras.layers.Dense(10, activation=double)\n"
+        "    return keras.Sequential([keras.Input((32, 32, 1)), *layers])\n",
+    }
+    for name, text in code.items():
+        (tmp_path / f"{name}.py").write_text("import keras\n" + text)
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("layer_code").build().save(tmp_path / "outside.keras")
+    save_model(tmp_path / "plain.keras", None)
+
+    def identities():
+        own._function_identity.cache_clear()
+        return [own.identity(name) for name in (f"{tmp_path}/outside.keras", "layer_code:build")]
+
+    assert own.identity(f"{tmp_path}/plain.keras").keys() == {"file_sha256"}
+    before = identities()
+    for name in code:
+        path = tmp_path / f"{name}.py"
+        text = path.read_text()
+        path.write_text(text + "# changed\n")
+        assert all(old != new for old, new in zip(before, identities(), strict=True)), name
+        path.write_text(text)
+    assert identities() == before
+
+
 @pytest.mark.parametrize(
     "name, message",
     [

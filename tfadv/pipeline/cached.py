@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import importlib.metadata
-import inspect
 import json
 import logging
 import pathlib
@@ -51,14 +49,6 @@ class Entry:
     name: str
     content: str | None
     rebuild: str = "give the same command again"
-
-
-def source_of(thing: object) -> str | None:
-    """A hash of the source file of a plugin's class or function; None for tfadv's own, whose version counts."""
-    module = inspect.getmodule(thing)
-    if module is None or module.__name__.partition(".")[0] == "tfadv" or not getattr(module, "__file__", None):
-        return None
-    return hashlib.sha256(pathlib.Path(str(module.__file__)).read_bytes()).hexdigest()
 
 
 class Cache:

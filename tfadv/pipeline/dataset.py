@@ -16,8 +16,8 @@ from tfadv.datasets import find, reader, sources, splits
 from tfadv.datasets.storage import Images, parts, take
 from tfadv.errors import UserError
 from tfadv.models import own
-from tfadv.pipeline.cached import Entry, source_of
-from tfadv.store.files import digest, write_json
+from tfadv.pipeline.cached import Entry
+from tfadv.store.files import digest, source_of, write_json
 
 if TYPE_CHECKING:
     from tfadv.pipeline.run import Run

@@ -20,10 +20,10 @@ from tfadv.defenses.stored import Rounds
 from tfadv.errors import UserError
 from tfadv.models import files
 from tfadv.models.logits import original
-from tfadv.pipeline.cached import Entry, source_of
+from tfadv.pipeline.cached import Entry
 from tfadv.report.data import Training, with_earlier_rounds
 from tfadv.specs import folder_name
-from tfadv.store.files import write_json
+from tfadv.store.files import source_of, write_json
 from tfadv.training import Checkpoints, Diverged, Trainer, TrainingLog, TrainingSettings
 from tfadv.training.messages import say_outcome
 from tfadv.training.trainer import attacked_images

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import inspect
 import json
 import logging
 import os
@@ -33,6 +34,14 @@ def file_digest(path: str | os.PathLike[str]) -> str:
         while chunk := file.read(1 << 20):
             sha.update(chunk)
     return sha.hexdigest()
+
+
+def source_of(thing: object) -> str | None:
+    """A hash of the source file of a plugin's class or function; None for tfadv's own, whose version counts."""
+    module = inspect.getmodule(thing)
+    if module is None or module.__name__.partition(".")[0] == "tfadv" or not getattr(module, "__file__", None):
+        return None
+    return file_digest(str(module.__file__))
 
 
 def write_json(path: str | os.PathLike[str], value: Any, indent: int | None = 1) -> None:
