@@ -1,6 +1,7 @@
 """A run in this process: the weights that its models have, and what it reads and lists."""
 
 import collections
+import shutil
 import types
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from tfadv.command_line import CommandLine
 from tfadv.datasets.batches import to_float
+from tfadv.errors import UserError
 from tfadv.models import files
 from tfadv.models.compiled import compiled_logits
 from tfadv.pipeline import dataset, networks, reporting, stages, steps
@@ -16,6 +18,7 @@ from tfadv.pipeline.run import Run
 from tfadv.pipeline.training import _Job, loaded, schedule
 from tfadv.runtime import compilation
 from tfadv.store.workdir import Workdir
+from tfadv.training import Checkpoints
 
 
 @pytest.fixture
@@ -161,6 +164,21 @@ def test_a_first_answer_about_all_models_comes_before_long_attacks(monkeypatch, 
         "of 360 test images, the first ones are attacked: pgd on 360, autoattack on 100; --eval_size=360 attacks all"
     )
     assert lines[1:] == ["2 more models to evaluate like this: at most about 80 s"] * 3
+
+
+def test_an_unfinished_training_with_other_settings_is_kept(smoke, tmp_path, started):
+    workdir = smoke.copy(tmp_path / "run").workdir
+    run = started("--flagfile=smoke", f"--data_dir={smoke.data_dir}", f"--workdir={workdir}")
+    made_from = run.workdir.manifest("models/resnet_tiny/baseline")["inputs"]
+    unfinished = Checkpoints(run.workdir, "checkpoints/resnet_tiny/baseline", made_from | {"seed": 7})
+    unfinished.save(5, {}, {})
+    steps.all_trained(run)
+    assert not run.cache.built and unfinished.exist()
+    shutil.rmtree(workdir / "models/resnet_tiny/baseline")
+    run.cache._current.clear()
+    with pytest.raises(UserError, match=r"resnet_tiny/baseline was made .*\(seed: 7 → 0\): give the earlier ones"):
+        steps.train(run, "resnet_tiny", run.first("resnet_tiny"))
+    assert unfinished.exist()
 
 
 def test_hosts_wait_for_each_other_equally_often(smoke, tmp_path):

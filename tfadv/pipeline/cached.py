@@ -21,7 +21,7 @@ from tfadv.errors import UserError
 from tfadv.runtime import signals
 from tfadv.runtime.compilation import use_xla
 from tfadv.runtime.console import duration, progress_disabled, started
-from tfadv.store.files import differences, digest
+from tfadv.store.files import differences, digest, in_brief
 from tfadv.store.resume import ResumeLog
 from tfadv.store.workdir import MANIFEST, SCRATCH_INPUTS, Workdir
 
@@ -255,9 +255,9 @@ class Cache:
         if self._looks:
             return missing, None
         if manifest is not None and keep and not self._overwrite:
-            changed = [c if len(c) < 100 else c.split(":")[0] for c in differences(manifest["inputs"], made_from)]
+            changed = in_brief(differences(manifest["inputs"], made_from))
             raise UserError(
-                f"{self.workdir.root / name} was made with other settings or files ({'; '.join(changed)}): "
+                f"{self.workdir.root / name} was made with other settings or files ({changed}): "
                 "give another --workdir, or --overwrite to make it again with these."
             )
         return missing, made_from

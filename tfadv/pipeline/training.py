@@ -133,7 +133,8 @@ def trained_by(run: Run, model: str, defense: Defense, start: Trained | None, st
         renew=run.config.overwrite and bool(network.access),
     )
     if entry.content:
-        job.checkpoints({}).remove()
+        made_from = (run.workdir.manifest(entry.name) or {"inputs": {}})["inputs"]
+        job.checkpoints(made_from).remove()
     return Trained(model, defense, network, entry, start)
 
 
@@ -182,10 +183,11 @@ class _Job:
             with self._lend() as built:
                 self._write(folder, manifest, built, {"history": {}, "best_epoch": 0, "steps": 0, "gradients": 0})
             return
+        checkpoints = self.checkpoints(manifest["inputs"])
+        checkpoints.check(run.config.overwrite)
         training, validation = self._training_samples(), self._validation_samples()
         with self._lend() as built:
             trainer = self._trainer(built)
-            checkpoints = self.checkpoints(manifest["inputs"])
             settings = TrainingSettings(
                 epochs=how.epochs,
                 batch_size=run.config.batch_size,
@@ -209,7 +211,8 @@ class _Job:
                 )
             except Diverged as error:
                 last_good = self._save_last_good(trainer, checkpoints)
-                raise UserError(f"{error.problem}: give a smaller {rate}. {last_good}")
+                anew = " and --overwrite" if checkpoints.exist() else ""
+                raise UserError(f"{error.problem}: give a smaller {rate}{anew}. {last_good}")
             say_outcome(name, record, validation.labels, rate)
             record["gradients"] += self._stored_gradients
             manifest["devices"] = run.devices.replicas  # each has its own BatchNorm statistics

@@ -10,7 +10,7 @@ import logging
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tfadv.errors import UserError
@@ -122,3 +122,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """The fields in which two dicts differ, as "field: old → new"; a missing field equals None."""
     keys = sorted(old.keys() | new.keys())
     return [f"{k}: {old.get(k)} → {new.get(k)}" for k in keys if old.get(k) != new.get(k)]
+
+
+def in_brief(changed: Iterable[str]) -> str:
+    """What `differences` returns, for a message: of long values, the field alone."""
+    return "; ".join(each if len(each) < 100 else each.split(":")[0] for each in changed)
