@@ -280,6 +280,22 @@ def test_images_take_the_size_of_the_model(start, tmp_path, shape, size):
     assert run.dataset.shape == shape and run.config.image_size == size and run.config.surrogate == "small.keras"
 
 
+def test_files_that_are_no_images_do_not_change_a_folder(started, tmp_path, digits, monkeypatch):
+    """Such as what Finder leaves in a folder that it has shown."""
+    monkeypatch.chdir(tmp_path)
+    save_images(tmp_path / "photos", types.SimpleNamespace(images=digits.images[:200], labels=digits.labels[:200]))
+    flags = "--dataset=folder:photos", "--models=resnet_tiny", "--workdir=run"
+    assert started(*flags).dataset.entry.content
+    for name in (".DS_Store", "3/.DS_Store", "3/notes.txt", "@eaDir/3/0.png"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / name).write_bytes(b"1")
+    again = started(*flags)
+    assert again.dataset.entry.content and not again.cache.built
+    Image.fromarray(digits.images[200, ..., 0]).save(tmp_path / "photos/3/new.png")
+    with pytest.raises(UserError, match=r"split was made with other settings or files \(files"):
+        started(*flags).dataset  # noqa: B018
+
+
 def colour_digits(digits):
     """Images with other values in each channel, as (images, labels)."""
     return types.SimpleNamespace(
