@@ -15,6 +15,7 @@ from PIL import Image
 
 from tests import commands
 from tests.pipeline.conftest import CHEAP
+from tfadv.command_line import CommandLine
 from tfadv.datasets import sources
 from tfadv.errors import UserError
 from tfadv.models import own
@@ -278,6 +279,9 @@ def test_images_take_the_size_of_the_model(start, tmp_path, shape, size):
     save_model(tmp_path / "small.keras", None, shape=shape)
     run = start("--models=small.keras")
     assert run.dataset.shape == shape and run.config.image_size == size and run.config.surrogate == "small.keras"
+    # The size is not known of a function before it is called.
+    for models in ("small.keras,somewhere:build", "somewhere:build,small.keras"):
+        assert CommandLine(["--dataset=digits", f"--models={models}"]).config().image_size == size
 
 
 def test_files_that_are_no_images_do_not_change_a_folder(started, tmp_path, digits, monkeypatch):
