@@ -301,8 +301,8 @@ class Config:
     workdir: str = setting("", "Folder of all results. Empty: runs/<dataset>.", group="Execution")
     overwrite: bool = setting(
         False,
-        "Replace models of the work folder that were trained with other settings. What does not depend on these is "
-        "kept.",
+        "Replace models of the work folder that were trained with other settings, and measure functions, services and "
+        "files for deployment again. What does not depend on these is kept.",
         group="Execution",
         rare=True,
     )
@@ -378,7 +378,8 @@ class Config:
         dataset = find(self.dataset)
         models = tuple(map(own.normalized, self.models))
         own_models = [name for name in models if own.is_own(name)]
-        height, width, _ = next((own.image_shape(name) for name in own_models), (None, None, None))
+        shapes = (own.image_shape(name) for name in own_models)
+        height, width, _ = next((shape for shape in shapes if shape[0]), (None, None, None))
         of_model = specs.size(f"{height}x{width or height}") if height else 0
         return dataclasses.replace(
             self,

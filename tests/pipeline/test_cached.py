@@ -9,7 +9,8 @@ import pytest
 
 from tfadv.errors import UserError
 from tfadv.pipeline import cached
-from tfadv.pipeline.cached import Cache, source_of
+from tfadv.pipeline.cached import Cache
+from tfadv.store.files import source_of
 from tfadv.store.workdir import Workdir
 
 
@@ -19,14 +20,14 @@ def workdir(tmp_path):
         yield workdir
 
 
-def text(cache, name, content, *sources, keep=False, **more):
+def text(cache, name, content, *sources, keep=False, renew=False, **more):
     """An entry with one file."""
 
     def build(folder, manifest, resume):
         (folder / "text").write_text(content)
 
     inputs = {"text": content, **{source.name: source for source in sources}, **more}
-    return cache.cached(name, lambda: inputs, build, keep=keep)
+    return cache.cached(name, lambda: inputs, build, keep=keep, renew=renew)
 
 
 class Rows:
@@ -105,6 +106,20 @@ def test_what_took_long_is_kept_unless_overwriting_was_asked_for(workdir):
     cache = Cache(workdir, overwrite=True)
     text(cache, "models/a", "1", keep=True, epochs=4)
     assert cache.built == ["models/a"]
+
+
+def test_what_is_renewed_is_built_once_and_all_that_depends_on_it_again(workdir):
+    def chain(cache, **how):
+        return text(cache, "b", "2", text(cache, "a", "1", **how)).content
+
+    before, renewed = chain(Cache(workdir)), Cache(workdir)
+    with renewed.looking():
+        assert chain(renewed, renew=True) is None and renewed.seen == {"a": "stale", "b": "stale"}
+    chain(renewed, renew=True)
+    assert chain(renewed, renew=True) == before and renewed.built == ["a", "b"]  # what b holds is the same
+    later = Cache(workdir)
+    chain(later)
+    assert later.built == []
 
 
 def test_an_entry_that_is_only_looked_for_is_not_built(workdir):

@@ -19,7 +19,7 @@ from tests.serving import send, serving
 from tfadv.evaluation.records import ModelId, Record, attack_records
 from tfadv.evaluation.result import Result
 from tfadv.models.runtimes import LiteRT
-from tfadv.pipeline import baseline
+from tfadv.pipeline import baseline, reporting, steps
 from tfadv.pipeline.baseline import read_baseline
 from tfadv.pipeline.results import save_result
 
@@ -112,6 +112,33 @@ def test_a_baseline_image_by_image_and_from_counts(folder, evaluated, started, m
     np.testing.assert_array_equal(found["int8", "worst"].per_image, both)
     monkeypatch.setattr(this.dataset, "record", this.dataset.record | {"test": this.dataset.record["test"][::-1]})
     assert all(record.per_image is None for record in read_baseline(this))  # other images
+
+
+def test_a_model_behind_a_function_that_has_changed_is_measured_again_with_overwrite(
+    started, tmp_path, digits, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    np.savez("small.npz", x=digits.images[:300, ::4, ::4], y=np.repeat([0, 1], [100, 200]))
+    (tmp_path / "behind.py").write_text(
+        "import pathlib\nimport numpy as np\n"
+        "def predict(images):\n"
+        "    return np.full(len(images), int(pathlib.Path('answer').read_text()))\n"
+    )
+    flags = "--dataset=npz:small.npz", "--models=behind:predict", "--epsilons=0.1", "--workdir=run"
+
+    def measured(answer, *more):
+        """(accuracy, whether anything was computed)."""
+        (tmp_path / "answer").write_text(str(answer))
+        this = started(*flags, *more)
+        (model,) = steps.all_trained(this)
+        steps.evaluate_fgsm(this, model)
+        (clean,) = [r for r in reporting.records(this, model) if r.protocol == "clean"]
+        return clean.accuracy, bool(this.cache.built)
+
+    assert measured(0) == (pytest.approx(1 / 3), True)
+    assert measured(1) == (pytest.approx(1 / 3), False)
+    assert measured(1, "--overwrite") == (pytest.approx(2 / 3), True)
+    assert measured(1) == (pytest.approx(2 / 3), False)
 
 
 @pytest.mark.parametrize("own_sizes", [True, False])

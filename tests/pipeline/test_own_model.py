@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import importlib
 import json
 import os
 import pathlib
@@ -14,8 +15,10 @@ from PIL import Image
 
 from tests import commands
 from tests.pipeline.conftest import CHEAP
+from tfadv.command_line import CommandLine
 from tfadv.datasets import sources
 from tfadv.errors import UserError
+from tfadv.models import own
 from tfadv.paper import Augmented
 from tfadv.pipeline import steps
 from tfadv.pipeline.networks import OwnModel
@@ -157,6 +160,68 @@ def test_a_function_may_build_the_model(start, tmp_path):
     assert [defense.label for defense in run.defenses_of("my_models:build")] == ["original"]
 
 
+def test_a_function_returns_the_same_model_whatever_was_built_before(tmp_path, monkeypatch):
+    """Keras numbers the names of layers and variables."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "numbered.py").write_text(
+        "import keras\nunits, scale = 10, 1\n"
+        "def build():\n"
+        "    keras.utils.set_random_seed(3)\n"
+        "    layers = keras.layers.Rescaling(scale), keras.layers.Flatten(), keras.layers.Dense(units)\n"
+        "    return keras.Sequential([keras.Input((4, 4, 1)), *layers])\n"
+    )
+    module = importlib.import_module("numbered")
+
+    def identity():
+        own._function_identity.cache_clear()
+        return own.identity("numbered:build")
+
+    first = identity()
+    assert identity() == first
+    for name in ("units", "scale"):
+        with monkeypatch.context() as changed:
+            changed.setattr(module, name, 2)
+            assert identity() != first
+
+
+def test_a_model_changes_with_the_code_of_its_layers(tmp_path, monkeypatch):
+    """Those inside other layers, and registered functions, count as well."""
+    code = {
+        "inside_code": "@keras.saving.register_keras_serializable('inside')\n"
+        "class Inside(keras.layers.Layer):\n    def call(self, x):\n        return 1 - x\n",
+        "function_code": "@keras.saving.register_keras_serializable('function')\ndef double(x):\n    return 2 * x\n",
+        "layer_code": "import inside_code\nfrom function_code import double\n"
+        "@keras.saving.register_keras_serializable('layer')\n"
+        "class Outside(keras.layers.Layer):\n"
+        "    def build(self, shape):\n        self.built = True\n"
+        "    def __init__(self, **kwargs):\n"
+        "        super().__init__(**kwargs)\n        self.inside = inside_code.Inside()\n"
+        "    def call(self, x):\n        return self.inside(x)\n"
+        "def build():\n    keras.utils.set_random_seed(0)\n"
+        "    layers = Outside(), keras.layers.Flatten(), keras.layers.Dense(10, activation=double)\n"
+        "    return keras.Sequential([keras.Input((32, 32, 1)), *layers])\n",
+    }
+    for name, text in code.items():
+        (tmp_path / f"{name}.py").write_text("import keras\n" + text)
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("layer_code").build().save(tmp_path / "outside.keras")
+    save_model(tmp_path / "plain.keras", None)
+
+    def identities():
+        own._function_identity.cache_clear()
+        return [own.identity(name) for name in (f"{tmp_path}/outside.keras", "layer_code:build")]
+
+    assert own.identity(f"{tmp_path}/plain.keras").keys() == {"file_sha256"}
+    before = identities()
+    for name in code:
+        path = tmp_path / f"{name}.py"
+        text = path.read_text()
+        path.write_text(text + "# changed\n")
+        assert all(old != new for old, new in zip(before, identities(), strict=True)), name
+        path.write_text(text)
+    assert identities() == before
+
+
 @pytest.mark.parametrize(
     "name, message",
     [
@@ -214,6 +279,25 @@ def test_images_take_the_size_of_the_model(start, tmp_path, shape, size):
     save_model(tmp_path / "small.keras", None, shape=shape)
     run = start("--models=small.keras")
     assert run.dataset.shape == shape and run.config.image_size == size and run.config.surrogate == "small.keras"
+    # The size is not known of a function before it is called.
+    for models in ("small.keras,somewhere:build", "somewhere:build,small.keras"):
+        assert CommandLine(["--dataset=digits", f"--models={models}"]).config().image_size == size
+
+
+def test_files_that_are_no_images_do_not_change_a_folder(started, tmp_path, digits, monkeypatch):
+    """Such as what Finder leaves in a folder that it has shown."""
+    monkeypatch.chdir(tmp_path)
+    save_images(tmp_path / "photos", types.SimpleNamespace(images=digits.images[:200], labels=digits.labels[:200]))
+    flags = "--dataset=folder:photos", "--models=resnet_tiny", "--workdir=run"
+    assert started(*flags).dataset.entry.content
+    for name in (".DS_Store", "3/.DS_Store", "3/notes.txt", "@eaDir/3/0.png"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / name).write_bytes(b"1")
+    again = started(*flags)
+    assert again.dataset.entry.content and not again.cache.built
+    Image.fromarray(digits.images[200, ..., 0]).save(tmp_path / "photos/3/new.png")
+    with pytest.raises(UserError, match=r"split was made with other settings or files \(files"):
+        started(*flags).dataset  # noqa: B018
 
 
 def colour_digits(digits):

@@ -226,7 +226,7 @@ def test_a_diverged_run_ends_with_one_line_and_keeps_the_last_good_weights(smoke
     failed = run("--stage=train", *flags, cwd=tmp_path)
     assert failed.returncode == 1 and "Traceback" not in failed.stderr, failed.stderr
     path = run.workdir / "checkpoints/resnet_tiny/baseline/last_good.keras"
-    assert f"The last good weights are in {path}." in failed.stderr
+    assert f"(now 1000) and --overwrite. The last good weights are in {path}." in failed.stderr
     assert all(np.isfinite(w).all() for w in keras.models.load_model(path).get_weights())
 
 

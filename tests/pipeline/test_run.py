@@ -1,6 +1,7 @@
 """A run in this process: the weights that its models have, and what it reads and lists."""
 
 import collections
+import shutil
 import types
 
 import numpy as np
@@ -8,14 +9,16 @@ import pytest
 
 from tfadv.command_line import CommandLine
 from tfadv.datasets.batches import to_float
+from tfadv.errors import UserError
 from tfadv.models import files
 from tfadv.models.compiled import compiled_logits
 from tfadv.pipeline import dataset, networks, reporting, stages, steps
-from tfadv.pipeline.networks import OwnModel, description
+from tfadv.pipeline.networks import OwnModel
 from tfadv.pipeline.run import Run
 from tfadv.pipeline.training import _Job, loaded, schedule
 from tfadv.runtime import compilation
 from tfadv.store.workdir import Workdir
+from tfadv.training import Checkpoints
 
 
 @pytest.fixture
@@ -163,6 +166,21 @@ def test_a_first_answer_about_all_models_comes_before_long_attacks(monkeypatch, 
     assert lines[1:] == ["2 more models to evaluate like this: at most about 80 s"] * 3
 
 
+def test_an_unfinished_training_with_other_settings_is_kept(smoke, tmp_path, started):
+    workdir = smoke.copy(tmp_path / "run").workdir
+    run = started("--flagfile=smoke", f"--data_dir={smoke.data_dir}", f"--workdir={workdir}")
+    made_from = run.workdir.manifest("models/resnet_tiny/baseline")["inputs"]
+    unfinished = Checkpoints(run.workdir, "checkpoints/resnet_tiny/baseline", made_from | {"seed": 7})
+    unfinished.save(5, {}, {})
+    steps.all_trained(run)
+    assert not run.cache.built and unfinished.exist()
+    shutil.rmtree(workdir / "models/resnet_tiny/baseline")
+    run.cache._current.clear()
+    with pytest.raises(UserError, match=r"resnet_tiny/baseline was made .*\(seed: 7 → 0\): give the earlier ones"):
+        steps.train(run, "resnet_tiny", run.first("resnet_tiny"))
+    assert unfinished.exist()
+
+
 def test_hosts_wait_for_each_other_equally_often(smoke, tmp_path):
     """Also where one of them has something to remove."""
     config, waits = CommandLine(["--flagfile=smoke", f"--data_dir={smoke.data_dir}"]).config(), []
@@ -224,8 +242,8 @@ def network(epsilon=1e-3, activation="relu", scale=1 / 255, seed=None):
     ids=lambda c: next(iter(c)),
 )
 def test_a_changed_network_is_described_otherwise(change):
-    assert description(network()) == description(network())  # whatever numbers Keras gives to its layers
-    assert description(network(**change)) != description(network())
+    assert files.description(network()) == files.description(network())  # whatever numbers Keras gives to its layers
+    assert files.description(network(**change)) != files.description(network())
 
 
 def test_a_changed_network_trains_again_and_a_changed_report_does_not(smoke, tmp_path):

@@ -9,9 +9,11 @@ import sys
 import time
 import types
 
+import numpy as np
 import pytest
 
 from tests import commands
+from tfadv.errors import UserError
 from tfadv.store.workdir import Workdir
 from tfadv.training import checkpoints
 from tfadv.training.checkpoints import Checkpoints
@@ -59,6 +61,24 @@ def stopped_at(workdir, data_dir, stage, defense, epoch, number=signal.SIGKILL, 
     os.kill(process.pid, number)
     errors = process.communicate()[1]
     return process.returncode, errors
+
+
+def test_checkpoints_of_other_inputs_are_kept_unless_overwriting_was_asked_for(tmp_path):
+    with Workdir(tmp_path) as workdir:
+        first, other = (Checkpoints(workdir, "checkpoints/a", {"learning_rate": rate}) for rate in (0.1, 0.01))
+        for step in (1, 2):
+            first.save(step, {"epoch": step}, {"w": np.zeros(1)})
+        with pytest.raises(UserError, match=r"checkpoints/a .*\(learning_rate: 0.1 → 0.01\): give the earlier ones"):
+            other.check(overwrite=False)
+        other.remove()  # when a model with these inputs is finished
+        for overwrite in (False, True):
+            first.check(overwrite)
+            assert first.load()[0] == {"epoch": 2}
+        other.check(overwrite=True)
+        assert not other.exist() and other.load() is None
+        other.save(3, {}, {})
+        other.remove()
+        assert not other.folder.exists()
 
 
 @pytest.mark.long

@@ -76,6 +76,11 @@ def load(path: pathlib.Path, image_size: int | str, fit: str = "keras", allocate
     return ImageDataset(images, np.asarray(labels, np.int64), list(classes), f"folder {path.resolve().name}", official)
 
 
+def image_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The images in a folder and in those inside it, sorted; without what systems leave there."""
+    return [file for file in _files(folder) if _is_image(file)]
+
+
 def _splits(path: pathlib.Path) -> dict[str, pathlib.Path]:
     """Split → the folder that holds its classes.
 
@@ -164,12 +169,16 @@ def _classes(splits: dict[str, pathlib.Path]) -> tuple[str, ...]:
     return tuple(classes)
 
 
-def _images(folder: pathlib.Path) -> list[pathlib.Path]:
-    files = [
+def _files(folder: pathlib.Path) -> list[pathlib.Path]:
+    return [
         file
         for file in sorted(folder.rglob("*"))
         if file.is_file() and all(map(_is_of_the_user, file.relative_to(folder).parts))
     ]
+
+
+def _images(folder: pathlib.Path) -> list[pathlib.Path]:
+    files = _files(folder)
     images = [file for file in files if _is_image(file)]
     if not images:
         raise UserError(

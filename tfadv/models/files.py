@@ -1,4 +1,4 @@
-"""Keras model files: hash of the weights, saving and loading."""
+"""Keras model files: hashes of the layers and of the weights, saving and loading."""
 
 from __future__ import annotations
 
@@ -11,13 +11,23 @@ import keras
 import numpy as np
 
 from tfadv.errors import UserError
+from tfadv.store.files import digest
+
+
+def description(model: keras.Model) -> str:
+    """A hash of all layers of a model and of their settings, whatever numbers Keras has given to their names."""
+    text = model.to_json()
+    names = dict.fromkeys(re.findall(r'"name": "([^"]+)"', text))
+    numbers = {name: f"layer{number}" for number, name in enumerate(names)}
+    # A layer is named by its own name, and first in a list by the layers that it is connected to.
+    return digest(re.sub(r'("name": |\[)"([^"]+)"', lambda m: f'{m[1]}"{numbers.get(m[2], m[2])}"', text))
 
 
 def weights_hash(model: keras.Model) -> str:
     """The SHA-256 of all weights in order: the same for the same weights, whatever file holds them."""
     sha = hashlib.sha256()
     for variable in model.weights:
-        sha.update(f"{variable.path}{tuple(variable.shape)}".encode())
+        sha.update(str(tuple(variable.shape)).encode())  # not its path: Keras numbers the names of layers
         sha.update(np.ascontiguousarray(variable.numpy()).data)
     return sha.hexdigest()
 

@@ -11,6 +11,7 @@ import inspect
 import json
 import os
 import pathlib
+import re
 import sys
 import zipfile
 from typing import Any
@@ -19,6 +20,7 @@ from tfadv.errors import UserError
 from tfadv.models import MODELS, endpoint, runtimes
 from tfadv.models.endpoint import is_endpoint
 from tfadv.models.runtimes import FILES as DEPLOYED
+from tfadv.store.files import source_of
 
 _OTHER_FILES = (".h5", ".hdf5")  # older formats
 
@@ -145,12 +147,16 @@ def channels(name: str) -> int | None:
 def identity(name: str) -> dict[str, Any]:
     """JSON values that change when the model does: the hash of its files, or of what the function returns.
 
-    Of a service, its address and the version that it names.
+    And that of the code of layers that are not Keras' own. Of a service, its address and the version that it names.
+
+    Raises:
+      UserError: as `load`, for a function, and for a file with such layers.
     """
     if is_endpoint(name):
         return {"endpoint": name, "version": endpoint.describe(name).version}
     if name.endswith((".keras", *DEPLOYED)):
-        return {"file_sha256": hashlib.sha256(pathlib.Path(name).read_bytes()).hexdigest()}
+        file = {"file_sha256": hashlib.sha256(pathlib.Path(name).read_bytes()).hexdigest()}
+        return file | (_code_of(load(name)) if _names_foreign_code(name) else {})
     if is_saved_model(name):
         from tfadv.models import saved_model
 
@@ -172,8 +178,31 @@ def _function_identity(name: str) -> dict[str, Any]:
                 f"{name}: its source can't be read, which tells results apart: name a function of a .py file."
             )
         return {"source_sha256": hashlib.sha256(source.encode()).hexdigest()}
-    config = hashlib.sha256(model.to_json().encode()).hexdigest()
-    return {"config_sha256": config, "weights_sha256": files.weights_hash(model)}
+    return {"network": files.description(model), "weights_sha256": files.weights_hash(model), **_code_of(model)}
+
+
+def _names_foreign_code(name: str) -> bool:
+    """Whether a .keras file has layers or functions that are neither Keras' nor tfadv's; else it need not be loaded."""
+    try:
+        with zipfile.ZipFile(name) as file:
+            config = file.read("config.json").decode()
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError):  # no model file, or a file for deployment
+        return False
+    packages = {module.partition(".")[0] for module in re.findall(r'"module": "([^"]+)"', config)}
+    return bool(packages - {"keras", "tfadv", "builtins"}) or '"class_name": "function"' in config
+
+
+def _code_of(model: Any) -> dict[str, Any]:
+    """The source files of layers and registered functions that are neither Keras' nor tfadv's; {} if there are none."""
+    import keras
+
+    from tfadv.models.structure import layers_of
+
+    config = model.to_json()
+    used = {type(layer) for layer in layers_of(model)}
+    used |= {thing for name, thing in keras.saving.get_custom_objects().items() if f'"{name}"' in config}
+    sources = {source_of(thing) for thing in used if thing.__module__.partition(".")[0] != "keras"}
+    return {"code_sha256": found} if (found := sorted(filter(None, sources))) else {}
 
 
 def load(name: str, twin: str = "", shape: tuple[int, int, int] | None = None, classes: int | None = None) -> Any:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import importlib.metadata
-import inspect
 import json
 import logging
 import pathlib
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from typing import Any
@@ -22,7 +21,7 @@ from tfadv.errors import UserError
 from tfadv.runtime import signals
 from tfadv.runtime.compilation import use_xla
 from tfadv.runtime.console import duration, progress_disabled, started
-from tfadv.store.files import differences, digest
+from tfadv.store.files import differences, digest, in_brief
 from tfadv.store.resume import ResumeLog
 from tfadv.store.workdir import MANIFEST, SCRATCH_INPUTS, Workdir
 
@@ -50,14 +49,6 @@ class Entry:
     name: str
     content: str | None
     rebuild: str = "give the same command again"
-
-
-def source_of(thing: object) -> str | None:
-    """A hash of the source file of a plugin's class or function; None for tfadv's own, whose version counts."""
-    module = inspect.getmodule(thing)
-    if module is None or module.__name__.partition(".")[0] == "tfadv" or not getattr(module, "__file__", None):
-        return None
-    return hashlib.sha256(pathlib.Path(str(module.__file__)).read_bytes()).hexdigest()
 
 
 class Cache:
@@ -107,6 +98,7 @@ class Cache:
         stage: str = "",
         need: int = 0,
         keep: bool = False,
+        renew: bool = False,
     ) -> Entry:
         """The folder of that name, built unless it was made from the same inputs.
 
@@ -120,19 +112,28 @@ class Cache:
           need: the bytes it takes on the disk, as far as known.
           keep: whether one that was made from other inputs is kept, with an error, unless overwriting was asked for:
             what took long to compute is not lost by a mistyped setting.
+          renew: whether to build it, once in this process, even from the same inputs, which do not tell whether what it
+            is made from has changed; it gets a content of its own, so that what depends on it is built again.
 
         Raises:
           UserError: it was made from other inputs and is kept; or it is missing, and this process builds a shard of
             something else.
         """
-        entry, made_from = self._find(name, inputs, stage, keep)
+        entry, made_from = self._find(name, inputs, stage, keep, renew)
         if made_from is None:
             return entry
         if self._shard:
             raise self._missing_for_shard(entry)
         started(name)
         resume = self._resume_log(name, made_from)
-        return self._create(entry, made_from, lambda folder, manifest: build(folder, manifest, resume), need)
+
+        def whole(folder: pathlib.Path, manifest: dict) -> str | None:
+            results = build(folder, manifest, resume)
+            if renew:
+                manifest["content"] = secrets.token_hex(32)
+            return results
+
+        return self._create(entry, made_from, whole, need)
 
     def cached_in_parts(
         self,
@@ -222,7 +223,12 @@ class Cache:
         return self.workdir.open(entry.name)
 
     def _find(
-        self, name: str, inputs: Callable[[], Mapping[str, Any]], stage: str, keep: bool = False
+        self,
+        name: str,
+        inputs: Callable[[], Mapping[str, Any]],
+        stage: str,
+        keep: bool = False,
+        renew: bool = False,
     ) -> tuple[Entry, dict[str, Any] | None]:
         """An entry, and what it has to be made from; None where there is nothing to do."""
         rebuild = f"the same command with --stage={stage}" if stage else "give the same command again"
@@ -242,16 +248,16 @@ class Cache:
         if name in self._current and self._current[name][0] == key:
             self.seen[name] = "done"
             return self._current[name][1], None
-        if manifest is not None and self.workdir.is_current(name, made_from):
+        if manifest is not None and not renew and self.workdir.is_current(name, made_from):
             entry = dataclasses.replace(missing, content=manifest["content"])
             self._current[name], self.seen[name] = (key, entry), "done"
             return entry, None
         if self._looks:
             return missing, None
         if manifest is not None and keep and not self._overwrite:
-            changed = [c if len(c) < 100 else c.split(":")[0] for c in differences(manifest["inputs"], made_from)]
+            changed = in_brief(differences(manifest["inputs"], made_from))
             raise UserError(
-                f"{self.workdir.root / name} was made with other settings or files ({'; '.join(changed)}): "
+                f"{self.workdir.root / name} was made with other settings or files ({changed}): "
                 "give another --workdir, or --overwrite to make it again with these."
             )
         return missing, made_from

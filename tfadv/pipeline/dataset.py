@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tfadv.datasets import find, reader, sources, splits
+from tfadv.datasets.image_folder import image_files
 from tfadv.datasets.storage import Images, parts, take
 from tfadv.errors import UserError
 from tfadv.models import own
-from tfadv.pipeline.cached import Entry, source_of
-from tfadv.store.files import digest, write_json
+from tfadv.pipeline.cached import Entry
+from tfadv.store.files import digest, source_of, write_json
 
 if TYPE_CHECKING:
     from tfadv.pipeline.run import Run
@@ -182,12 +183,12 @@ class SplitDataset:
 
 
 def _listing(dataset: str) -> str:
-    """A hash of the names, sizes and dates of the files of a folder or .npz file; "" for data sets of TFDS."""
+    """A hash of the names, sizes and dates of the images of a folder or of an .npz file; "" for data sets of TFDS."""
     read = reader(dataset)
     if not read:
         return ""
     path = read[1]
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    files = image_files(path) if path.is_dir() else [path]
     stats = [(file.relative_to(path).as_posix(), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return digest(stats)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import functools
 import logging
-import re
 from typing import TYPE_CHECKING
 
 import keras
@@ -27,15 +26,6 @@ LOG = logging.getLogger(__name__)
 RANGES = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))  # of pixels, which --input_range=auto tries
 _TRIED_IMAGES = 256
 _ALIKE = 0.9  # of the labels of a deployed model are those of its twin, at least
-
-
-def description(model: keras.Model) -> str:
-    """A hash of all layers of a model and of their settings, whatever numbers Keras has given to their names."""
-    text = model.to_json()
-    names = dict.fromkeys(re.findall(r'"name": "([^"]+)"', text))
-    numbers = {name: f"layer{number}" for number, name in enumerate(names)}
-    # A layer is named by its own name, and first in a list by the layers that it is connected to.
-    return digest(re.sub(r'("name": |\[)"([^"]+)"', lambda m: f'{m[1]}"{numbers.get(m[2], m[2])}"', text))
 
 
 class Network(abc.ABC):
@@ -87,9 +77,9 @@ class BuiltInModel(Network):
     @functools.cached_property
     def _description(self) -> str:
         if self._run.devices.workers > 1:  # all hosts would have to create the variables of a shared instance together
-            return description(self.build())
+            return files.description(self.build())
         with self._run.lend(self.label) as built:
-            return description(built.model)
+            return files.description(built.model)
 
     @functools.cached_property
     def _weights(self) -> str | None:

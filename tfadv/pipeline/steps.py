@@ -25,13 +25,14 @@ from tfadv.errors import UserError
 from tfadv.evaluation.evaluator import Execution, evaluate, predict
 from tfadv.evaluation.records import ModelId
 from tfadv.evaluation.result import Result, concatenate
-from tfadv.pipeline.cached import Entry, source_of
+from tfadv.pipeline.cached import Entry
 from tfadv.pipeline.dataset import SplitDataset
 from tfadv.pipeline.results import content_hash, in_percent, load_result, save_result, warn_of_upper_bound
 from tfadv.pipeline.run import Run
 from tfadv.pipeline.stored import StoredImages
 from tfadv.pipeline.training import Trained, loaded, trained_by
 from tfadv.specs import at, folder_name
+from tfadv.store.files import source_of
 
 FGSM_PART, ATTACK_PART = 256, 512  # images; the few that stay robust under an attack have to fill a batch
 WHITEBOX, TRANSFER = "whitebox_", "transfer_"  # the two results of an evaluation

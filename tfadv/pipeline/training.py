@@ -20,10 +20,10 @@ from tfadv.defenses.stored import Rounds
 from tfadv.errors import UserError
 from tfadv.models import files
 from tfadv.models.logits import original
-from tfadv.pipeline.cached import Entry, source_of
+from tfadv.pipeline.cached import Entry
 from tfadv.report.data import Training, with_earlier_rounds
 from tfadv.specs import folder_name
-from tfadv.store.files import write_json
+from tfadv.store.files import source_of, write_json
 from tfadv.training import Checkpoints, Diverged, Trainer, TrainingLog, TrainingSettings
 from tfadv.training.messages import say_outcome
 from tfadv.training.trainer import attacked_images
@@ -130,9 +130,11 @@ def trained_by(run: Run, model: str, defense: Defense, start: Trained | None, st
         job.build,
         stage=defense.stage,
         keep=defense.start is not None or not network.is_own,
+        renew=run.config.overwrite and bool(network.access),
     )
     if entry.content:
-        job.checkpoints({}).remove()
+        made_from = (run.workdir.manifest(entry.name) or {"inputs": {}})["inputs"]
+        job.checkpoints(made_from).remove()
     return Trained(model, defense, network, entry, start)
 
 
@@ -183,6 +185,7 @@ class _Job:
                 self._write(folder, manifest, built, {"history": {}, "best_epoch": 0, "steps": 0, "gradients": 0})
             return
         checkpoints = self.checkpoints(manifest["inputs"])
+        checkpoints.check(run.config.overwrite)
         training, validation = self._training_samples(), self._validation_samples()
         with self._lend() as built:
             trainer = self._trainer(built)
@@ -209,7 +212,8 @@ class _Job:
                 )
             except Diverged as error:
                 last_good = self._save_last_good(trainer, checkpoints)
-                raise UserError(f"{error.problem}: give a smaller {rate}. {last_good}")
+                anew = " and --overwrite" if checkpoints.exist() else ""
+                raise UserError(f"{error.problem}: give a smaller {rate}{anew}. {last_good}")
             say_outcome(name, record, validation.labels, rate)
             record["gradients"] += self._stored_gradients
             manifest["devices"] = run.devices.replicas  # each has its own BatchNorm statistics

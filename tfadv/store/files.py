@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import inspect
 import json
 import logging
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tfadv.errors import UserError
@@ -33,6 +34,14 @@ def file_digest(path: str | os.PathLike[str]) -> str:
         while chunk := file.read(1 << 20):
             sha.update(chunk)
     return sha.hexdigest()
+
+
+def source_of(thing: object) -> str | None:
+    """A hash of the source file of a plugin's class or function; None for tfadv's own, whose version counts."""
+    module = inspect.getmodule(thing)
+    if module is None or module.__name__.partition(".")[0] == "tfadv" or not getattr(module, "__file__", None):
+        return None
+    return file_digest(str(module.__file__))
 
 
 def write_json(path: str | os.PathLike[str], value: Any, indent: int | None = 1) -> None:
@@ -113,3 +122,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """The fields in which two dicts differ, as "field: old → new"; a missing field equals None."""
     keys = sorted(old.keys() | new.keys())
     return [f"{k}: {old.get(k)} → {new.get(k)}" for k in keys if old.get(k) != new.get(k)]
+
+
+def in_brief(changed: Iterable[str]) -> str:
+    """What `differences` returns, for a message: of long values, the field alone."""
+    return "; ".join(each if len(each) < 100 else each.split(":")[0] for each in changed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
@@ -9,7 +10,7 @@ import time
 import numpy as np
 
 from tfadv.errors import UserError
-from tfadv.store.files import write_json
+from tfadv.store.files import differences, in_brief, write_json
 from tfadv.store.workdir import Workdir
 
 LOG = logging.getLogger(__name__)
@@ -20,7 +21,7 @@ class Checkpoints:
     """The checkpoints of one training run, entries of the work folder."""
 
     def __init__(self, workdir: Workdir, name: str, inputs: dict) -> None:
-        """Takes what `Workdir.creating` takes."""
+        """Takes what `Workdir.creating` takes; `inputs` are as JSON gives them back."""
         self._workdir, self._name, self._inputs = workdir, name, inputs
         self.folder = workdir.root / name
         self._started, self._before = time.monotonic(), 0.0
@@ -33,6 +34,24 @@ class Checkpoints:
     def exist(self) -> bool:
         """Whether there is any checkpoint."""
         return bool(self._steps())
+
+    def check(self, overwrite: bool) -> None:
+        """Checks that the checkpoints are of this training run, and not of an unfinished one with other inputs.
+
+        Args:
+          overwrite: whether those of another one are removed; all workers of a distributed run call this.
+
+        Raises:
+          UserError: they are of another one and are kept: hours of work are not lost by a mistyped setting.
+        """
+        others = self._others()
+        if others and not overwrite:
+            raise UserError(
+                f"{self.folder} was made with other settings or files ({in_brief(next(iter(others.values())))}): give "
+                "the earlier ones to continue that training, another --workdir, or --overwrite to start anew."
+            )
+        for step in others:
+            self._workdir.remove(self._entry(step))
 
     def load(self) -> tuple[dict, dict[str, np.ndarray]] | None:
         """The newest complete checkpoint of the same inputs; unusable ones are removed.
@@ -70,8 +89,19 @@ class Checkpoints:
             self._workdir.remove(self._entry(old))
 
     def remove(self) -> None:
-        """Removes all checkpoints of this run, which no worker reads any more."""
-        self._workdir.discard(self._name)
+        """Removes all checkpoints of this run, which no worker reads any more; those of another one are kept."""
+        if not self._workdir.follower and not self._others():
+            self._workdir.discard(self._name)
+
+    def _others(self) -> dict[int, list[str]]:
+        """Step of each checkpoint of another training → how its inputs differ; damaged ones are left out."""
+        others = {}
+        for step in self._steps():
+            with contextlib.suppress(UserError):
+                manifest = self._workdir.manifest(self._entry(step))
+                if manifest and (changed := differences(manifest["inputs"], self._inputs)):
+                    others[step] = changed
+        return others
 
     def _entry(self, step: int) -> str:
         return f"{self._name}/step-{step:08d}"
