@@ -36,7 +36,7 @@ MODELS = {
     "cifar10, pgd": ((*CIFAR10, "pgd(steps=2)", 4 / 255, 5000, 4), 4 / 255, "linf"),
     "cifar10, nfgsm, in L2": ((*CIFAR10, "nfgsm", 4 / 255, 5000, 6), 0.25, "l2"),
     "cifar10, clean": ((*CIFAR10, None, 0, 5000, 6), 0.5 / 255, "linf"),
-    "cats_vs_dogs, nfgsm": (("cats_vs_dogs", 48, 3, 2, "nfgsm", 2 / 255, 5000, 6), 2 / 255, "linf"),
+    "cats_vs_dogs, nfgsm": (("cats_vs_dogs", 48, 3, 2, "nfgsm", 1 / 255, 10_000, 8), 1 / 255, "linf"),
 }
 HEAD = ["model", "eps", "clean", "AutoAttack", "fast", "differ", "passes of AutoAttack", "of fast, %"]
 HEAD += ["seconds of AutoAttack", "of fast", "given up", "Square fooled some"]
