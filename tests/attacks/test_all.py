@@ -412,6 +412,8 @@ def test_models_of_other_outputs_are_refused(model_of, returned, words):
             tfadv.evaluate(model, x, y, name, 0.1)
     with pytest.raises(ValueError, match=words):
         tfadv.certify(model, x, y, n=100, alpha=0.01)
+    with pytest.raises(ValueError, match=words):
+        tfadv.check_gradient_masking(model, x, y, 0.1)
 
 
 @pytest.mark.parametrize("model_of", [functional, Subclassed])

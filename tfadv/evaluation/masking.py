@@ -157,7 +157,7 @@ def collect_diagnostics(
     if len(sizes) != 1 or not sizes[0] > 0:
         raise ValueError(f"eps must be one number above 0, got {eps}.")
     eps = sizes[0]
-    x, y, _ = gradient.check_inputs(None, x, y, eps, (0.0, 1.0))  # no model: attacks may refuse this one
+    x, y, _ = gradient.check_inputs(model, x, y, eps, (0.0, 1.0), logits=False)  # attacks may refuse its softmax
     if not len(y):
         raise ValueError("there must be at least one image.")
     diagnostics: dict[str, Any] = {"n": len(y), "eps": float(eps), "settings": dataclasses.asdict(settings)}
