@@ -88,6 +88,15 @@ def test_what_was_not_tested_follows_from_what_was(shown, data, origin):
     assert "signs of masked gradients" in evidence.not_tested(data)
 
 
+def test_only_of_models_with_a_gradient_the_attacker_follows_it(shown, origin):
+    names = {f"{record.model}/{record.defense}" for record in shown.records}
+    blind = dataclasses.replace(origin, access=dict.fromkeys(names, "Attacks have no gradient."))
+    words = "\n".join(evidence.threat_model(dataclasses.replace(shown, origin=blind)))
+    assert "follows its gradient" not in words and "no gradient" in words
+    some = dataclasses.replace(origin, access={min(names): "Attacks have no gradient."})
+    assert "follows its gradient" in "\n".join(evidence.threat_model(dataclasses.replace(shown, origin=some)))
+
+
 def test_what_was_tested_in_other_norms_and_without_an_attacker(shown):
     records = [
         make_record("resnet18", "baseline", "whitebox", 4.0, attack="fmn", settings={"norm": "l1"}),

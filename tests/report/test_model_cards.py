@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
+from tests.report.conftest import make_record
 from tfadv.report import model_cards
 from tfadv.specs import folder_name
 
@@ -73,3 +75,17 @@ def test_a_model_without_results_has_no_card(data, tmp_path):
     records = (*data.records, dataclasses.replace(clean, model="resnet101"))
     found = cards(dataclasses.replace(data, records=records), tmp_path)
     assert "resnet101_baseline" in found and "resnet101_retrained" not in found
+
+
+def test_a_size_in_another_norm_names_it(data):
+    records = [
+        make_record("resnet18", "baseline", "whitebox", 0.5, attack="ddn", settings={"norm": "l2"}),
+        make_record("resnet18", "baseline", "whitebox", 3.0, attack="sparse-rs", settings={"norm": "pixels"}),
+        make_record("resnet18", "baseline", "whitebox", 0.1, attack="pgd", settings={"norm": "linf"}),
+    ]
+    text = model_cards.card(data, "resnet18", "baseline", records)
+    assert (
+        "ddn, eps 0.5 in L2" in text
+        and "sparse-rs, eps 3 in L0 (pixels)" in text
+        and re.search(r"pgd, eps 0\.1 +\|", text)
+    )
