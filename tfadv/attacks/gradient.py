@@ -214,7 +214,8 @@ def _number_of_classes(model: Any, x: tf.Tensor) -> float:
     if model is None:
         return math.inf
     shape, outputs = getattr(model, "output_shape", None), getattr(model, "output", None)
-    if shape is None or shape[-1] is None:  # a subclassed model tells it only when it is called
+    # Only a call tells what a subclassed model returns, and whether the list of one output of a clone is a list.
+    if shape is None or shape[-1] is None or tf.nest.is_nested(outputs):
         outputs = model(x[:1], training=False)
         shape = tf.nest.map_structure(lambda each: tuple(each.shape), outputs)
     if tf.nest.is_nested(outputs):  # also a list of one output, which is not that output
