@@ -397,11 +397,10 @@ def functional(returned):
     [
         (lambda mean: mean[:, :1], "two for two classes"),
         (lambda mean: [mean, mean[:, :2]], r"list or dict of .*, 3\), \(.*, 2\).*give the output of the classes alone"),
-        (lambda mean: [mean], "list or dict"),
         (lambda mean: {"classes": mean}, "list or dict"),
         (lambda mean: mean[:, None], r"one row of logits per image, \(N, K\); it returns \(.*, 1, 3\)"),
     ],
-    ids=["one_logit", "two_outputs", "list", "dict", "three_axes"],
+    ids=["one_logit", "two_outputs", "dict", "three_axes"],
 )
 def test_models_of_other_outputs_are_refused(model_of, returned, words):
     model, x, y = model_of(returned), np.full((2, 4, 4, 3), 0.5, "float32"), [0, 1]
@@ -414,6 +413,14 @@ def test_models_of_other_outputs_are_refused(model_of, returned, words):
         tfadv.certify(model, x, y, n=100, alpha=0.01)
     with pytest.raises(ValueError, match=words):
         tfadv.check_gradient_masking(model, x, y, 0.1)
+
+
+def test_a_list_of_one_output_is_that_output_where_keras_unpacks_it():
+    x, y = np.random.default_rng(0).uniform(size=(4, 4, 4, 3)).astype("float32"), [0, 1, 2, 0]
+    plain, listed = (functional(returned) for returned in (lambda mean: mean, lambda mean: [mean]))
+    np.testing.assert_array_equal(PGD()(listed, x, y, 0.1), PGD()(plain, x, y, 0.1))
+    with pytest.raises(ValueError, match="list or dict"):
+        PGD()(Subclassed(lambda mean: [mean]), x, y, 0.1)
 
 
 @pytest.mark.parametrize("model_of", [functional, Subclassed])
