@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import textwrap
 from collections.abc import Sequence
@@ -116,7 +117,7 @@ def _flagfile_path(name: str) -> str:
     Raises:
       UserError: it is neither.
     """
-    if not name or "/" in name or "\\" in name or "\0" in name or pathlib.Path(name).expanduser().is_file():
+    if not name or "/" in name or "\\" in name or "\0" in name or os.path.isfile(os.path.expanduser(name)):
         return name
     shipped = name.removesuffix(".flags")
     check_name("flagfile", shipped, shipped_flagfiles())

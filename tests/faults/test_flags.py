@@ -83,6 +83,7 @@ def test_flagfiles(content, tmp_path, tally, capsys):
 
 @hypothesis.settings(max_examples=200)
 @hypothesis.given(name=VALUES)
+@hypothesis.example(name="~0")  # the home of no user
 def test_names_of_flagfiles(name, tally):
     for arguments in ([f"--flagfile={name}"], ["--flagfile", name], ["--flagfile"]):
         tally[f"names of flagfiles {answer(arguments)}, no traceback"] += 1

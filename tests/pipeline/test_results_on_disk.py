@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.faults.harness import one_line
+from tests.pipeline.conftest import CHEAP
 
 DEFENSE = """
 import dataclasses
@@ -79,11 +80,11 @@ def test_the_state_of_an_unfinished_attack_is_not_continued_with_xla(smoke, tmp_
 
 
 def test_fewer_images_do_not_undo_the_result_of_more(smoke, tmp_path):
-    run, pgd = smoke.copy(tmp_path / "run"), "--attacks=pgd(steps=2)"
-    run.succeed(pgd, "--eval_size=40", "--stage=evaluate")
+    run = smoke.copy(tmp_path / "run")
+    run.succeed(CHEAP, "--attacks=pgd(steps=2)", "--eval_size=40", "--stage=evaluate")
     (folder,) = run.workdir.glob("attacks/resnet_tiny/baseline/pgd*")
     written = (folder / "manifest.json").read_bytes()
-    run.succeed("--attacks=pgd(steps=2),bim(steps=2)", "--eval_size=24", "--stage=evaluate")
+    run.succeed(CHEAP, "--attacks=pgd(steps=2),bim(steps=2)", "--eval_size=24", "--stage=evaluate")
     found = {(r["attack"], r["n"]) for r in run.records() if r["defense"] == "baseline" and r["attack"]}
     assert {("pgd", 40), ("bim", 24), ("worst", 24)} <= found and ("pgd", 24) not in found
     assert (folder / "manifest.json").read_bytes() == written

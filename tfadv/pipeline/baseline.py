@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 import math
+import os
 import pathlib
 
 import numpy as np
@@ -33,7 +34,7 @@ def read_baseline(run: Run) -> list[Record]:
     Raises:
       UserError: the file can't be read, is that of this run, or lacks what is compared; or nothing is compared.
     """
-    path = pathlib.Path(run.config.baseline).expanduser()
+    path = pathlib.Path(os.path.expanduser(run.config.baseline))
     if not run.config.baseline:
         return []
     wanted = [each for each in gate.requirements(run.config.require) if each.relative]
