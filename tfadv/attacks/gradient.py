@@ -218,7 +218,7 @@ def _number_of_classes(model: Any, x: tf.Tensor) -> float:
     if shape is None or shape[-1] is None or tf.nest.is_nested(outputs):
         outputs = model(x[:1], training=False)
         shape = tf.nest.map_structure(lambda each: tuple(each.shape), outputs)
-    if tf.nest.is_nested(outputs):  # also a list of one output, which is not that output
+    if tf.nest.is_nested(outputs):
         raise ValueError(
             f"the model must return one tensor of logits, (N, K); it returns a list or dict of {shape}: give the "
             "output of the classes alone, such as tfadv.classifier(keras.Model(model.inputs, model.outputs[0]))."

@@ -13,7 +13,7 @@ from tfadv.attacks.base import Bounds, Images
 from tfadv.attacks.gradient import logits_and_gradient
 from tfadv.attacks.loop import NOT_ADVERSARIAL, Step
 from tfadv.attacks.nearest import Inputs, NearestImageAttack, fools
-from tfadv.attacks.norms import Linf, finite
+from tfadv.attacks.norms import Linf, column, finite
 from tfadv.specs import setting
 
 # Of pixels in [0, 1]; the authors' values.
@@ -91,7 +91,7 @@ class SigmaZero(NearestImageAttack):
         moved = tf.clip_by_value(state.at - width * inputs.between(STEP, i) * slope, low, high)
 
         rise = tf.where(adversarial, 1.0, -1.0) * THRESHOLD_CHANGE * inputs.between(STEP, i + 1)
-        threshold = tf.clip_by_value(state.threshold + rise[:, None, None, None], 0.0, 1.0)
+        threshold = tf.clip_by_value(state.threshold + column(rise), 0.0, 1.0)
         size = tf.abs(moved - state.x) / width
         size = tf.reduce_max(size, axis=3, keepdims=True) if self.norm == "pixels" else size
         at = tf.where(size < threshold, state.x, moved)
