@@ -5,12 +5,22 @@ import scipy.optimize
 import tensorflow as tf
 from hypothesis import strategies as st
 
-from tfadv.attacks.norms import L0, L1, L2, Linf, Pixels
+from tfadv.attacks.norms import L0, L1, L2, Linf, Pixels, choose
 from tfadv.attacks.randomness import START, drawn
 
 rng = np.random.default_rng(0)
 X = rng.uniform(size=(5, 4, 4, 3)).astype("float32")
 Z = X + rng.normal(0, 0.4, X.shape).astype("float32")
+
+
+@pytest.mark.parametrize("jit_compile", [None, False, True], ids=["eager", "graph", "xla"])
+@pytest.mark.parametrize("shape", [(), (5,), (4, 4, 3), (5, 4, 4, 1), (5, 4, 4, 3)], ids=str)
+def test_images_are_chosen_as_by_where(shape, jit_compile):
+    condition = rng.uniform(size=shape) < 0.5
+    function = choose if jit_compile is None else tf.function(choose, jit_compile=jit_compile)
+    chosen = function(tf.constant(condition), tf.constant(X), tf.constant(Z))
+    per_image = condition.reshape(-1, 1, 1, 1) if len(shape) == 1 else condition
+    np.testing.assert_array_equal(chosen, np.where(per_image, X, Z))
 
 
 def test_linf_projects_to_the_nearest_image():
@@ -104,7 +114,7 @@ def test_steepest_ascent_in_l1_moves_the_largest_values(share, moved):
 def test_a_step_in_l1_does_not_spend_on_pixels_at_their_bound():
     """The largest values of the gradient lead out of the box; they stay there, and the next ones move."""
     x, at = np.full((1, 2, 5, 2), 0.5, "float32"), np.full((1, 2, 5, 2), 0.5, "float32")
-    g = np.arange(20, 0, -1).reshape(x.shape).astype("float32") * np.where(np.arange(20) % 2, -1, 1).reshape(x.shape)
+    g = (np.arange(20, 0, -1) * np.where(np.arange(20) % 2, -1, 1)).reshape(x.shape).astype("float32")
     at.reshape(-1)[:3] = 1, 0, 1
     moved = L1.ascend(at, g, 0.2, x, 9.0, 0.0, 1.0).numpy().reshape(-1)  # 5% of 20 values: one at a time
     np.testing.assert_allclose(moved, [1, 0, 1, 0.3, *[0.5] * 16], atol=1e-6)

@@ -17,7 +17,7 @@ from tfadv.attacks import gradient, losses
 from tfadv.attacks.base import Bounds, Images, precision_setting
 from tfadv.attacks.iterative import IterativeAttack
 from tfadv.attacks.loop import ADVERSARIAL, NOT_ADVERSARIAL, Step, score
-from tfadv.attacks.norms import L0, L1, NORMS, column, get_norm
+from tfadv.attacks.norms import L0, L1, NORMS, choose, column, get_norm
 from tfadv.attacks.targets import most_likely_others
 from tfadv.specs import setting
 
@@ -183,10 +183,10 @@ class APGD(IterativeAttack):
         logits, grad = gradient.logits_and_gradient(model, state.at, state.y, state.target, objective)
         adversarial = gradient.is_adversarial(logits, state.y, targeted) & (inputs.radii[i] <= 1)
         value = objective(logits, state.y, state.target)
-        better = column(value > state.best_loss)
+        better = value > state.best_loss
         state = state._replace(
-            best=tf.where(better, state.at, state.best),
-            best_gradient=tf.where(better, grad, state.best_gradient),
+            best=choose(better, state.at, state.best),
+            best_gradient=choose(better, grad, state.best_gradient),
             best_loss=tf.maximum(value, state.best_loss),
         )
         move = _move_in_l1 if self.norm == "l1" else self._move
@@ -206,7 +206,7 @@ class APGD(IterativeAttack):
         stuck = ~record.halved & (state.best_loss <= record.best_loss)
         halve = check & ((rises < MIN_RISES * interval) | stuck)
         step_size = tf.where(column(halve), state.step_size / 2, state.step_size)
-        at, grad = tf.where(column(halve), state.best, state.at), tf.where(column(halve), state.best_gradient, grad)
+        at, grad = choose(halve, state.best, state.at), choose(halve, state.best_gradient, grad)
 
         ahead = norm.ascend(at, grad, step_size, x, eps, low, high)
         weight = tf.where(i > 0, MOMENTUM, 1.0)
@@ -248,7 +248,7 @@ def _move_in_l1(inputs: Inputs, i: tf.Tensor, state: State, grad: tf.Tensor, val
     back = check & ((changed < FEWER * record.changed) | narrower)
     smaller = tf.where(check, tf.maximum(state.step_size / SHRINKING, radius / MOST_SHRINKING), state.step_size)
     step_size = tf.where(column(back), radius, smaller)
-    at, grad = tf.where(column(back), state.best, state.at), tf.where(column(back), state.best_gradient, grad)
+    at, grad = choose(back, state.best, state.at), choose(back, state.best_gradient, grad)
     record = Sparsity(
         share=tf.where(check, changed / (SHRINKING * math.prod(x.shape[1:])), record.share),
         changed=tf.where(check, changed, record.changed),

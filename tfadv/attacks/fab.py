@@ -14,7 +14,7 @@ from tfadv.attacks.base import Bounds, Images
 from tfadv.attacks.hyperplane import project_onto_hyperplane
 from tfadv.attacks.iterative import Passes
 from tfadv.attacks.nearest import Inputs, NearestImageAttack
-from tfadv.attacks.norms import NORMS, column, finite, get_norm
+from tfadv.attacks.norms import NORMS, choose, column, finite, get_norm
 from tfadv.attacks.targets import most_likely_others
 from tfadv.specs import setting
 
@@ -60,7 +60,7 @@ def nearest_boundary(model: Any, x: tf.Tensor, source: tf.Tensor, norm: str) -> 
         dual = get_norm(norm).dual(w_j)[:, 0, 0, 0]
         distance_j = tf.where(dual > 0, tf.abs(f_j) / dual, np.inf)
         nearer = distance_j < distance
-        f, w = tf.where(nearer, f_j, f), tf.where(column(nearer), w_j, w)
+        f, w = tf.where(nearer, f_j, f), choose(nearer, w_j, w)
         return j + 1, tf.minimum(distance, distance_j), f, w
 
     none = tf.fill(tf.shape(source), np.float32(np.inf)), tf.zeros(tf.shape(source)), tf.zeros_like(x)
@@ -148,7 +148,7 @@ class FAB(NearestImageAttack):
 
         adversarial = gradient.is_adversarial(gradient.logits_of(model, moved), state.y, targeted)
         state, _ = self.keep(state._replace(at=moved), adversarial)
-        back = tf.where(column(adversarial), x + BACKWARD * (moved - x), moved)
+        back = choose(adversarial, x + BACKWARD * (moved - x), moved)
         return loop.Step(state._replace(at=back), state.best, state.distance, state.distance <= goal)
 
     def last(self, model: Any, inputs: Inputs, state: State) -> tuple[tf.Tensor, tf.Tensor]:

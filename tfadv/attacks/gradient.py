@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfadv import specs
 from tfadv.attacks import losses
-from tfadv.attacks.norms import COUNTS
+from tfadv.attacks.norms import COUNTS, choose
 from tfadv.errors import UserError
 from tfadv.models.compiled import PerModel, compiled_logits, logits_of
 from tfadv.models.expectation import Expectation
@@ -67,7 +67,7 @@ def is_adversarial(logits: tf.Tensor, y: tf.Tensor, targeted: bool | tf.Tensor =
 
 def sign(gradient: tf.Tensor) -> tf.Tensor:
     """The sign: -1, 0 or 1; 0 where the gradient is NaN, so that the pixel stays instead of becoming NaN."""
-    return tf.sign(tf.where(tf.math.is_nan(gradient), 0.0, gradient))
+    return tf.sign(choose(tf.math.is_nan(gradient), tf.zeros_like(gradient), gradient))
 
 
 def sizes_of(eps: Any) -> list[float]:

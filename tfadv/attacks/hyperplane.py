@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from tfadv.attacks.norms import choose
+
 _PIXELS = (1, 2, 3)
 _MAX_ITERATIONS = 20  # Newton steps; five are usual
 _TOLERANCE = 1e-5  # of the distance to the hyperplane
@@ -33,7 +35,7 @@ def project_onto_hyperplane(
     scale = tf.reduce_max(tf.abs(w), _PIXELS, keepdims=True)  # squares of tiny gradients would be 0
     w, c = tf.math.divide_no_nan(w, scale), tf.math.divide_no_nan(c, scale)
     direction, gain, c = tf.sign(w) * tf.sign(c), tf.abs(w), tf.abs(c)
-    room = tf.where(direction > 0, high - x, x - low)
+    room = choose(direction > 0, high - x, x - low)
     if norm == "l1":
         return direction * _largest_first(gain, room, c)
     speed = tf.sign(gain) if norm == "linf" else gain
@@ -42,7 +44,7 @@ def project_onto_hyperplane(
     def newton(i, length, _):
         distance = length * speed
         missing = c - tf.reduce_sum(gain * tf.minimum(distance, room), _PIXELS, keepdims=True)
-        slope = tf.reduce_sum(tf.where(distance < room, rate, 0.0), _PIXELS, keepdims=True)
+        slope = tf.reduce_sum(rate * tf.cast(distance < room, tf.float32), _PIXELS, keepdims=True)
         more = tf.where(missing > _TOLERANCE * c, tf.math.divide_no_nan(missing, slope), 0.0)
         return i + 1, length + more, tf.reduce_any(more > 0)
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfadv.attacks import loop, losses
 from tfadv.attacks.base import Attack, Bounds, Call, Images, to_attack
 from tfadv.attacks.gradient import compiled_logits, is_adversarial, logits_of
-from tfadv.attacks.norms import get_norm
+from tfadv.attacks.norms import choose, get_norm
 from tfadv.attacks.randomness import START, drawn
 from tfadv.models.expectation import Expectation
 from tfadv.runtime import compilation
@@ -103,7 +103,7 @@ class IterativeAttack(Attack):
             candidates, scores = self.run(call, images, active.numpy(), call.bounds(sizes[k]))
             success = active & (scores <= loop.ADVERSARIAL)
             taken = success if self.has_eps else active
-            adversarial = tf.where(taken[:, None, None, None], candidates, adversarial)
+            adversarial = choose(taken, candidates, adversarial)
             active &= ~success
             results[k] = adversarial
         return tf.stack([results[k] for k in range(len(results))])

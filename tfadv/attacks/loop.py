@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import tensorflow as tf
 
+from tfadv.attacks.norms import choose
 from tfadv.models.compiled import PerModel
 from tfadv.models.expectation import Expectation
 from tfadv.runtime import compilation
@@ -284,7 +285,4 @@ def _scatter(tensors: tuple, rows: tf.Tensor, values: tuple) -> tuple:
 
 
 def _where(condition: tf.Tensor, yes: tuple, no: tuple) -> tuple:
-    def choose(a, b):
-        return tf.where(tf.reshape(condition, [-1] + [1] * (b.shape.rank - 1)), a, b)
-
-    return tuple(choose(a, b) for a, b in zip(yes, no, strict=True))
+    return tuple(choose(condition, a, b) for a, b in zip(yes, no, strict=True))

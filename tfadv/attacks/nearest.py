@@ -12,7 +12,7 @@ from tfadv.attacks import losses
 from tfadv.attacks.base import Bounds, Call, Images
 from tfadv.attacks.gradient import compiled_logits, is_adversarial, logits_of
 from tfadv.attacks.iterative import IterativeAttack
-from tfadv.attacks.norms import column, get_norm
+from tfadv.attacks.norms import choose, get_norm
 
 ROUNDING = 1e-5  # of the largest logit
 
@@ -74,7 +74,7 @@ class NearestImageAttack(IterativeAttack):
         """(the state, whose nearest adversarial images are those at which it is, if these are; their distance (N,))."""
         size = get_norm(self.norm).norm(state.at - state.x)[:, 0, 0, 0]
         closer = adversarial & (size < state.distance)
-        best = tf.where(column(closer), state.at, state.best)
+        best = choose(closer, state.at, state.best)
         return state._replace(best=best, distance=tf.where(closer, size, state.distance)), size
 
     def last(self, model: Any, inputs: Inputs, state: Any) -> tuple[tf.Tensor, tf.Tensor]:

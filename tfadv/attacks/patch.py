@@ -13,6 +13,7 @@ from tfadv.attacks import gradient, losses, randomness
 from tfadv.attacks.base import Bounds, Images
 from tfadv.attacks.iterative import IterativeAttack, Passes
 from tfadv.attacks.loop import ADVERSARIAL, Step
+from tfadv.attacks.norms import choose
 from tfadv.specs import setting
 
 
@@ -130,4 +131,4 @@ def _patched(state: State, side: tf.Tensor) -> tf.Tensor:
     """The images with their patches, float32 (M, H, W, C)."""
     offsets = [tf.range(n)[None] - state.corner[:, axis, None] for axis, n in enumerate(state.x.shape[1:3])]
     rows, columns = ((0 <= each) & (each < side) for each in offsets)
-    return tf.where((rows[:, :, None] & columns[:, None])[..., None], state.content, state.x)
+    return choose((rows[:, :, None] & columns[:, None])[..., None], state.content, state.x)

@@ -12,7 +12,7 @@ from tfadv.attacks import gradient, losses
 from tfadv.attacks.base import Bounds, Call, Images, precision_setting
 from tfadv.attacks.iterative import IterativeAttack, Passes
 from tfadv.attacks.loop import ADVERSARIAL, Step, score
-from tfadv.attacks.norms import NORMS, finite, get_norm
+from tfadv.attacks.norms import NORMS, choose, finite, get_norm
 from tfadv.models.expectation import Expectation
 from tfadv.specs import setting
 
@@ -138,7 +138,7 @@ class IteratedGradient(IterativeAttack):
             return Step(next_state, state.at, score(nobody), nobody)
         adversarial = gradient.is_adversarial(logits, state.y, targeted)
         cycle = tf.reduce_all(at == state.earlier, (1, 2, 3)) & (not isinstance(model, Expectation))
-        earlier = tf.where(tf.reduce_any(inputs.renewals == i + 1), at, state.earlier)
+        earlier = choose(tf.reduce_any(inputs.renewals == i + 1), at, state.earlier)
         return Step(next_state._replace(earlier=earlier), state.at, score(adversarial), adversarial | cycle)
 
     def last(self, model: Any, inputs: Inputs, state: State) -> tuple[tf.Tensor, tf.Tensor]:

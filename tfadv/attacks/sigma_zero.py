@@ -13,7 +13,7 @@ from tfadv.attacks.base import Bounds, Images
 from tfadv.attacks.gradient import logits_and_gradient
 from tfadv.attacks.loop import NOT_ADVERSARIAL, Step
 from tfadv.attacks.nearest import Inputs, NearestImageAttack, fools
-from tfadv.attacks.norms import Linf, column, finite
+from tfadv.attacks.norms import Linf, choose, column, finite
 from tfadv.specs import setting
 
 # Of pixels in [0, 1]; the authors' values.
@@ -94,7 +94,7 @@ class SigmaZero(NearestImageAttack):
         threshold = tf.clip_by_value(state.threshold + column(rise), 0.0, 1.0)
         size = tf.abs(moved - state.x) / width
         size = tf.reduce_max(size, axis=3, keepdims=True) if self.norm == "pixels" else size
-        at = tf.where(size < threshold, state.x, moved)
+        at = choose(size < threshold, state.x, moved)
         state = state._replace(at=at, mean=mean, square=square, threshold=threshold)
         return Step(state, state.best, state.distance, state.distance <= goal)
 

@@ -12,6 +12,7 @@ from tfadv.attacks import gradient, losses, randomness
 from tfadv.attacks.base import Bounds, Images
 from tfadv.attacks.iterative import ScoreSearch
 from tfadv.attacks.loop import Step, score
+from tfadv.attacks.norms import choose
 from tfadv.specs import setting
 
 # By what the share of the first query is divided after so many of 10,000 queries.
@@ -103,15 +104,15 @@ class SparseRS(ScoreSearch):
         image = _where(restored, state.x, state.best)
         image = _recolored(image, state.x, added, numbers[..., 1:], inputs.bounds)
         first = i == 0
-        image = tf.where(first, state.best, image)
+        image = choose(first, state.best, image)
         changed = tf.where(first, state.changed, (state.changed & ~restored) | added)
         logits = gradient.logits_of(model, image)
         margin, entropy = losses.margin(logits, state.y), losses.cross_entropy(logits, state.y)
         objective = tf.where(targeted, -entropy, margin)
         adversarial, rises = gradient.is_adversarial(logits, state.y, targeted), objective > state.objective
         next_state = state._replace(
-            best=tf.where(rises[:, None, None, None], image, state.best),
-            changed=tf.where(rises[:, None], changed, state.changed),
+            best=choose(rises, image, state.best),
+            changed=choose(rises, changed, state.changed),
             objective=tf.where(rises, objective, state.objective),
         )
         return Step(next_state, image, score(adversarial), adversarial)
@@ -133,11 +134,12 @@ def _recolored(image: tf.Tensor, x: tf.Tensor, which: tf.Tensor, numbers: tf.Ten
       bounds: of the colors.
     """
     high = tf.reshape(numbers < 0.5, tf.shape(x))
-    color = tf.where(high, bounds.high, bounds.low)
+    lowest, highest = (tf.fill(tf.shape(x), bound) for bound in (bounds.low, bounds.high))
+    color = choose(high, highest, lowest)
     same = tf.reduce_all(color == x, axis=3, keepdims=True)
-    return _where(which, tf.where(same, tf.where(high, bounds.low, bounds.high), color), image)
+    return _where(which, choose(same, choose(high, lowest, highest), color), image)
 
 
 def _where(which: tf.Tensor, image: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
     """Of images (M, H, W, C), the first at some pixels, bool (M, H · W), and the other elsewhere."""
-    return tf.where(tf.reshape(which, (-1, *image.shape[1:3], 1)), image, other)
+    return choose(tf.reshape(which, (-1, *image.shape[1:3], 1)), image, other)

@@ -13,6 +13,7 @@ from tfadv.attacks import gradient, losses
 from tfadv.attacks.base import Bounds, Images
 from tfadv.attacks.iterative import IterativeAttack, Passes
 from tfadv.attacks.loop import ADVERSARIAL, Step
+from tfadv.attacks.norms import choose
 from tfadv.attacks.randomness import START, drawn
 from tfadv.attacks.resampling import bilinear
 from tfadv.specs import setting
@@ -94,7 +95,7 @@ class Spatial(IterativeAttack):
         logits = gradient.logits_of(model, candidate)
         adversarial = gradient.is_adversarial(logits, state.y)
         loss = losses.cross_entropy(logits, state.y, None)
-        worst = tf.where((loss > state.loss)[:, None, None, None], candidate, state.worst)
+        worst = choose(loss > state.loss, candidate, state.worst)
         next_state = state._replace(worst=worst, loss=tf.maximum(loss, state.loss))
         return Step(next_state, candidate, tf.where(adversarial, ADVERSARIAL, -loss), adversarial)
 

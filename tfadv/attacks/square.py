@@ -13,7 +13,7 @@ from tfadv.attacks import gradient, losses, squares
 from tfadv.attacks.base import Bounds, Images, precision_setting
 from tfadv.attacks.iterative import ScoreSearch
 from tfadv.attacks.loop import Step, score
-from tfadv.attacks.norms import NORMS, get_norm
+from tfadv.attacks.norms import NORMS, choose, get_norm
 from tfadv.attacks.randomness import START, drawn
 from tfadv.specs import setting
 
@@ -99,10 +99,10 @@ class Square(ScoreSearch):
         else:
             candidate = squares.propose_bumps(*query, inputs.bumps[inputs.which_bumps[i]], self.norm)
         candidate = norm.project(candidate, state.x, eps, low, high)
-        candidate = tf.where(i > 0, candidate, state.best)
+        candidate = choose(i > 0, candidate, state.best)
         logits = gradient.logits_of(model, candidate)
         margin = tf.where(targeted, -1.0, 1.0) * losses.margin(logits, state.y)
         adversarial = gradient.is_adversarial(logits, state.y, targeted)
-        best = tf.where((margin > state.margin)[:, None, None, None], candidate, state.best)
+        best = choose(margin > state.margin, candidate, state.best)
         next_state = state._replace(best=best, margin=tf.maximum(margin, state.margin))
         return Step(next_state, candidate, score(adversarial), adversarial)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from tfadv.attacks.norms import L2, get_norm
+from tfadv.attacks.norms import L2, choose, get_norm
 
 FRACTION = 0.8  # p: the fraction of the pixels in the first squares
 HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries
@@ -65,8 +65,8 @@ def stripes(shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarra
 
 def propose_linf(x: tf.Tensor, best: tf.Tensor, eps: tf.Tensor, side: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
     """Sets a square to x ± eps, with a sign for each channel (algorithm 2)."""
-    inside = _window(numbers[:2], side, *x.shape[1:3])
-    return tf.where(inside, x + eps * _signs(numbers[5:]), best)
+    inside = _window(numbers[:2], side, x.shape[1:])
+    return choose(inside, x + eps * tf.broadcast_to(_signs(numbers[5:]), x.shape[1:]), best)
 
 
 def grid(shape: tuple[int, ...], generator: np.random.Generator, norm: str) -> np.ndarray:
@@ -96,30 +96,32 @@ def propose_bumps(
     def size(d):  # of each channel
         return root(tf.reduce_sum(power(d), (1, 2), keepdims=True))
 
-    first, second = _window(numbers[:2], side, height, width), _window(numbers[2:4], side, height, width)
+    first, second = (_window(position, side, x.shape[1:]) for position in (numbers[:2], numbers[2:4]))
     d = best - x
+    zeros = tf.zeros_like(d)
     unused = tf.maximum(power(eps) - power(get_norm(norm).norm(d)), 0.0) / channels
-    budget = root(unused + power(size(tf.where(first | second, d, 0.0))))
-    old = tf.where(first, d, 0.0)
+    budget = root(unused + power(size(choose(first | second, d, zeros))))
+    old = choose(first, d, zeros)
     pattern = tf.where(numbers[4] < 0.5, pair[0], pair[1])
     pattern = tf.roll(pattern, _corner(numbers[:2], side, height, width), (0, 1))[:, :, None]
     new = _signs(numbers[5:]) * pattern + tf.math.divide_no_nan(old, size(old))
     new = budget * tf.math.divide_no_nan(new, size(new))
     if norm == "l1":
-        return x + tf.where(first, channels * new, tf.where(second, 0.0, d))
-    return x + eps * L2.steepest_ascent(tf.where(first, new, tf.where(second, 0.0, d)))
+        return x + choose(first, channels * new, choose(second, zeros, d))
+    return x + eps * L2.steepest_ascent(choose(first, new, choose(second, zeros, d)))
 
 
 def _of_norm_1(pattern: np.ndarray, norm: str) -> np.ndarray:
     return pattern / (np.abs(pattern).sum() if norm == "l1" else np.linalg.norm(pattern))
 
 
-def _window(position: tf.Tensor, side: tf.Tensor, height: int, width: int) -> tf.Tensor:
-    """bool (H, W, 1): inside the square, which lies within the image; `position` is two numbers in [0, 1)."""
+def _window(position: tf.Tensor, side: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor:
+    """bool (H, W, C): inside the square, which lies within the image; `position` is two numbers in [0, 1)."""
+    height, width, channels = shape
     top, left = _corner(position, side, height, width)
     rows, columns = tf.range(height) - top, tf.range(width) - left
     inside = ((rows >= 0) & (rows < side))[:, None] & ((columns >= 0) & (columns < side))
-    return inside[:, :, None]
+    return tf.repeat(inside[:, :, None], channels, axis=2)
 
 
 def _corner(position: tf.Tensor, side: tf.Tensor, height: int, width: int) -> list[tf.Tensor]:

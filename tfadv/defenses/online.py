@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfadv.attacks import losses
 from tfadv.attacks.gradient import logits_and_gradient, logits_of
-from tfadv.attacks.norms import DENSE, NORMS, Linf
+from tfadv.attacks.norms import DENSE, NORMS, Linf, choose
 from tfadv.defenses.base import Defense
 from tfadv.defenses.losses import smoothed_cross_entropy
 from tfadv.errors import check_name
@@ -110,7 +110,7 @@ class NormOfEachImage:
     def _of_each(self, images: list[tf.Tensor]) -> tf.Tensor:
         chosen = images[0]
         for k, others in enumerate(images):
-            chosen = tf.where(self.own == k, others, chosen)
+            chosen = choose(self.own[:, 0, 0, 0] == k, others, chosen)
         return chosen
 
 
