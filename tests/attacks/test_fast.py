@@ -6,7 +6,7 @@ import tensorflow as tf
 from tests.attacks.conftest import is_right, perceptron
 from tests.attacks.test_loop import continued
 from tfadv import evaluate
-from tfadv.attacks import APGD, Cost, Fast, fast, loop
+from tfadv.attacks import APGD, Cost, Fast, Square, fast, loop
 
 FEW = {"steps": 8, "queries": 40}
 
@@ -122,6 +122,14 @@ def test_without_a_gradient_square_attack_runs_on_all(step_function):
     assert left["square"] < left["other targets"] == left["sample"]  # none of which has a gradient
     assert left["given up"] == 0 and result.robust.sum() == left["square"]
     assert "fooled some" in result.summary() and "these are masked. Run AutoAttack." in result.upper_bound()
+
+
+@pytest.mark.parametrize("masked", ["wave", "step_function"])
+def test_with_masked_gradients_it_leaves_no_more_than_square_attack_with_all_queries(masked, request):
+    model, x, y = request.getfixturevalue(masked)
+    found = evaluate(model, x, y, Fast(steps=2, queries=40), 0.08).robust
+    few, all_queries = (evaluate(model, x, y, Square(steps=steps), 0.08).robust for steps in (40, 200))
+    assert not (found & ~all_queries).any() and (all_queries < few).any()
 
 
 def test_of_few_images_square_attack_gets_all(ten):

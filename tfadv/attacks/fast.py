@@ -27,6 +27,7 @@ LIKELIEST = 3  # targets that are tried on every image
 ALL = 9  # targets, as in AutoAttack
 NEAR = 0.3  # the margin, as DLR measures it, up to which an image may give in to another target
 SAMPLED = 0.1  # the share of the images that Square Attack is run on
+LONGER = 5  # times as many queries where gradients are masked: as many as in AutoAttack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +39,10 @@ class Fast(AttackOfParts):
     1. APGD-CE.
     2. Targeted APGD on DLR with the three most likely other classes.
     3. The same with the next six classes, on the images whose margin part 2 has made small.  The others are given up.
-    4. Square Attack on a random tenth of the images, or on all where one of the tenth has no gradient.  If it fools
-       one of them, the gradients are masked: then part 3 is run on the images that were given up, and Square Attack on
-       all that remain in the call.  With masked gradients, the result therefore depends on which images are attacked
-       together: run AutoAttack.
+    4. Square Attack on a random tenth of the images.  If it fools one of them, the gradients are masked: then part 3 is
+       run on the images that were given up, and Square Attack, with five times as many queries, on all that remain in
+       the call.  Where one of the tenth has no gradient, Square Attack is run in this way on all at once.  With masked
+       gradients, the cost is near that of AutoAttack, and the result depends on which images are attacked together.
 
     `Cost.remaining` holds the number of images that each part left: "apgd-ce", "apgd-t", "other targets" and "square".
     In it, "sample" counts the images that part 4 began with, and "given up" those that stayed so.
@@ -49,7 +50,7 @@ class Fast(AttackOfParts):
     Attributes:
       norm: "linf", "l2" or "l1".
       steps: number of steps of APGD (for each target).
-      queries: number of queries of Square Attack.
+      queries: number of queries of Square Attack on the sample.
       precision: "float32" or "mixed_bfloat16", of the search; which images are adversarial is decided in float32.
     """
 
@@ -68,7 +69,8 @@ class Fast(AttackOfParts):
     def parts(self, sweep: Sweep, eps: tf.Tensor) -> Iterator[tuple[str, int]]:
         """See `AttackOfParts.parts`."""
         common: dict[str, Any] = {"norm": self.norm, "precision": self.precision}
-        targeted, square = APGD(loss="dlr-t", steps=self.steps, **common), Square(steps=self.queries, **common)
+        targeted = APGD(loss="dlr-t", steps=self.steps, **common)
+        short, long = (Square(steps=queries, **common) for queries in (self.queries, LONGER * self.queries))
         sweep.run(APGD(loss="ce", steps=self.steps, **common), eps)
         yield "apgd-ce", int(sweep.remaining.sum())
 
@@ -81,13 +83,14 @@ class Fast(AttackOfParts):
         yield "other targets", int(sweep.remaining.sum())
 
         sampled = sweep.remaining & sample(sweep.call)
-        if not sampled.any() or sweep.lacks_gradient(sampled):  # a tenth of few images; gradients that are zero
+        no_gradient = sweep.lacks_gradient(sampled)
+        if no_gradient or not sampled.any():  # a tenth of few images
             sampled = sweep.remaining.copy()
         yield "sample", int(sampled.sum())
-        sweep.run(square, eps, sampled)
+        sweep.run(long if no_gradient else short, eps, sampled)
         if (sampled & ~sweep.remaining).any():
             self._try_other_targets(sweep, targeted, eps, given_up)
-            sweep.run(square, eps, ~sampled)
+            sweep.run(long, eps, ~sampled if no_gradient else None)
             given_up[:] = False
         yield "given up", int((sweep.remaining & given_up).sum())
         yield "square", int(sweep.remaining.sum())
