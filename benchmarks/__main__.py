@@ -30,10 +30,10 @@ from tfadv.attacks import PGD, AutoAttack, parse, pgd
 from tfadv.attacks.autoattack import STANDARD
 
 ATTACKED = 100  # images
-SIZES = {  # norm → network → eps
-    "linf": {"clean": 2 / 255, "nfgsm": 4 / 255},
-    "l2": {"clean": 0.25, "nfgsm": 0.5},
-    "l1": {"clean": 4.0, "nfgsm": 12.0},
+SIZES = {  # norm → network → eps; the parts of AutoAttack and the other attacks take the last
+    "linf": {"clean": (4 / 255, 2 / 255), "nfgsm": (1 / 255, 4 / 255)},
+    "l2": {"clean": (0.25,), "nfgsm": (0.5,)},
+    "l1": {"clean": (4.0,), "nfgsm": (12.0,)},
 }
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait busily slow PyTorch down on shared cores
 # attack of tfadv → (attack of adversarial-library, norm of the distances, its settings); as many gradients as tfadv's
@@ -45,7 +45,7 @@ NEAREST: dict[str, tuple[str, float, dict]] = {
     "fab(norm=l2, steps=20)": ("fab", 2, {"n_iter": 20, "norm": 2}),
     "sigma-zero": ("sigma_zero", 0, {"num_steps": 1000}),
 }
-HEAD = ["network", "attack", "beside", "robust, or median distance", "beside", "images that differ"]
+HEAD = ["network", "attack", "eps", "beside", "robust, or median distance", "beside", "images that differ"]
 HEAD += ["passes per image", "beside", "seconds", "beside", "times faster"]
 
 
@@ -60,6 +60,7 @@ class Row(NamedTuple):
     """Two sides: the attack of tfadv, and what it is compared with."""
 
     attack: str
+    eps: float | None
     ours: Callable[[], Found]
     beside: str
     theirs: Callable[[], Found]
@@ -114,22 +115,24 @@ def of_adversarial_library(
 
 def rows(name: str, norm: str, model: keras.Model, x: np.ndarray, y: np.ndarray) -> Iterator[Row]:
     """All rows of a network."""
-    eps, network = SIZES[norm][name], None
+    sizes, network = SIZES[norm][name], None
     if find_spec("autoattack") or find_spec("adv_lib"):
         network = in_torch(model)
-    images = model, x, y
+    images, eps = (model, x, y), sizes[-1]
+    parts = [(STANDARD, size) for size in sizes] + [((part,), eps) for part in STANDARD]
+    for part, size in parts if find_spec("autoattack") else ():
+        ours = functools.partial(of_tfadv, AutoAttack(norm=norm, attacks=part), *images, size)
+        theirs = functools.partial(of_auto_attack, part, norm, network, *images, size)
+        yield Row("autoattack" if part == STANDARD else part[0], size, ours, "auto-attack", theirs)
     auto = functools.partial(of_tfadv, AutoAttack(norm=norm), *images, eps)
-    for part in (STANDARD, *((part,) for part in STANDARD)) if find_spec("autoattack") else ():
-        ours = functools.partial(of_tfadv, AutoAttack(norm=norm, attacks=part), *images, eps)
-        theirs = functools.partial(of_auto_attack, part, norm, network, *images, eps)
-        yield Row("autoattack" if part == STANDARD else part[0], ours, "auto-attack", theirs)
-    yield Row("fast", functools.partial(of_tfadv, parse(f"fast(norm={norm})"), *images, eps), "autoattack", auto)
+    yield Row("fast", eps, functools.partial(of_tfadv, parse(f"fast(norm={norm})"), *images, eps), "autoattack", auto)
     if norm == "linf":
         ends = functools.partial(of_tfadv, PGD(steps=100), *images, eps)
-        yield Row("pgd(steps=100)", ends, "without its end at cycles", functools.partial(without_cycles, *images, eps))
+        goes_on = functools.partial(without_cycles, *images, eps)
+        yield Row("pgd(steps=100)", eps, ends, "without its end at cycles", goes_on)
         for attack, settings in NEAREST.items() if find_spec("adv_lib") else ():
             theirs = functools.partial(of_adversarial_library, *settings, network, x, y)
-            yield Row(attack, functools.partial(of_tfadv, attack, *images, None), "adversarial-library", theirs)
+            yield Row(attack, None, functools.partial(of_tfadv, attack, *images, None), "adversarial-library", theirs)
 
 
 def measured(row: Row, runs: int) -> list[str]:
@@ -146,7 +149,14 @@ def measured(row: Row, runs: int) -> list[str]:
     ours, theirs = (each.values for each in found)
     figures = [f"{each.sum()}" if each.dtype == bool else f"{np.median(each):.3g}" for each in (ours, theirs)]
     differ = f"{(ours != theirs).sum()}" if ours.dtype == bool else "–"
-    cells = [row.attack, row.beside, *figures, differ, *(f"{each.passes / len(ours):,.0f}" for each in found)]
+    cells = [
+        row.attack,
+        "–" if row.eps is None else f"{row.eps:.4g}",
+        row.beside,
+        *figures,
+        differ,
+        *(f"{each.passes / len(ours):,.0f}" for each in found),
+    ]
     cells += [f"{np.median(each):.1f}" for each in seconds]
     return [*cells, f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})"]
 

@@ -218,6 +218,13 @@ def test_only_attacks_that_follow_the_cross_entropy_lack_its_gradient(linear, te
     assert result.without_gradient == (result.gradients_checked if follows == "cross-entropy" else 0)
 
 
+@pytest.mark.parametrize("text", ["square(steps=2)", "autoattack(attacks=square, queries=2)"])
+def test_attacks_without_gradient_lack_none(linear, text):
+    x = np.random.default_rng(0).uniform(size=(20, 2, 2, 3)).astype("float32")
+    result = evaluate(linear[0], x, linear[0](x).numpy().argmax(1), text, 1e-6)
+    assert result.robust_accuracy == 1 and result.gradients_checked == 0
+
+
 # ---- arguments ------------------------------------------------------------------------------------------
 
 

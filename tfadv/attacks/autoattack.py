@@ -51,6 +51,11 @@ class AutoAttack(AttackOfParts):
     precision: str = precision_setting()
 
     @property
+    def uses_gradient(self) -> bool:  # type: ignore[override]  # the same for all settings of other attacks
+        """See `Attack.uses_gradient`; that of its parts."""
+        return any(self.part(name).uses_gradient for name in self.attacks)
+
+    @property
     def takes_random(self) -> bool:
         """See `Attack.takes_random`; all parts must do."""
         return all(self.part(name).takes_random for name in self.attacks)

@@ -236,7 +236,7 @@ class Result:
         if self.eps is not None or self.distances is None:
             sizes = self.eps if isinstance(self.eps, tuple) else (self.eps,)
             for eps, row, (low, high) in zip(sizes, self.robust, self._intervals()):
-                size = "" if eps is None else f", eps {eps:.4g}{unit}"
+                size = "" if eps is None else f", eps {eps:.4g}{unit.removesuffix('s') if eps == 1 else unit}"
                 lines.append(f"{self.attack}{size}: {row.mean():.1%} robust (95% interval {low:.1%} to {high:.1%})")
         return "\n".join([*lines, *filter(None, [self.rounding(), self.left_out(), self.upper_bound()])])
 
