@@ -275,6 +275,13 @@ def test_the_clone_does_not_keep_the_model_in_memory():
         ((8, 8, 8), 3, 1, 1),
         ((8, 8, 4), 5, 2, 2),
         ((6, 6, 3), 4, 2, 1),
+        ((8, 10, 3), 3, 2, ((0, 1), (0, 1))),  # as Keras pads even sides with "same"
+        ((8, 10, 3), 5, 2, ((1, 2), (1, 2))),
+        ((8, 6, 1), 2, 2, 0),
+        ((8, 6, 1), 1, 2, 0),
+        ((8, 6, 2), 6, 2, ((5, 0), (2, 3))),
+        ((8, 6, 2), 5, 2, ((3, 4), (0, 1))),
+        ((8, 6, 3), 3, 2, ((3, 0), (0, 0))),  # more zeros than the kernel is wide
     ],
 )
 def test_convolve_equals_padding_and_convolution(shape, size, stride, pad):
@@ -283,9 +290,10 @@ def test_convolve_equals_padding_and_convolution(shape, size, stride, pad):
     kernel = tf.constant(rng.normal(size=(size, size, shape[-1], 16)), tf.float32)
     with tf.GradientTape(persistent=True) as tape:
         tape.watch([x, kernel])
-        padded = tf.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+        pad = ((pad, pad), (pad, pad)) if isinstance(pad, int) else pad
+        padded = tf.pad(x, ((0, 0), *pad, (0, 0)))
         expected = tf.nn.conv2d(padded, kernel, stride, "VALID")
-        got = convolve(x, kernel, stride, ((pad, pad), (pad, pad)))
+        got = convolve(x, kernel, stride, pad)
         losses = tf.reduce_sum(tf.sin(expected / 9)), tf.reduce_sum(tf.sin(got / 9))
     close(got, expected, 1e-5)
     for variable in (x, kernel):

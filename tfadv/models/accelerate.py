@@ -245,8 +245,8 @@ def convolve(x: tf.Tensor, kernel: tf.Tensor, stride: int, pad: tuple[tuple[int,
         kernel = tf.slice(kernel, (top, left, 0, 0), (rows, columns, -1, -1))
         product = tf.reshape(x, (-1, rows * columns * channels)) @ tf.reshape(kernel, (-1, filters))
         return tf.reshape(product, (-1, 1, 1, filters))
-    if stride == 2 and channels <= 4 and size % 4 == 3 and _is_centred(pad, size) and height % 2 == width % 2 == 0:
-        return _halve(x, kernel)
+    if stride == 2 and channels <= 4 and height % 2 == width % 2 == 0 and all(n < size for side in pad for n in side):
+        return _halve(x, kernel, pad)
     if stride == 1 and _is_centred(pad, size):
         return tf.nn.conv2d(x, kernel, 1, "SAME")
     return tf.nn.conv2d(_zeros_around(x, pad), kernel, stride, "VALID")
@@ -260,23 +260,36 @@ def _zeros_around(x, pad):
     return tf.pad(x, ((0, 0), *pad, (0, 0))) if any(n for side in pad for n in side) else x
 
 
-@tf.custom_gradient
-def _halve(x, kernel):
+def _halve(x, kernel, pad):
     """The first convolution of a network: stride 2 on few channels, where the usual gradient at the images is slow."""
+
+    @tf.custom_gradient
+    def halved(x, kernel):
+        padded = _zeros_around(x, pad)
+
+        def gradient(dy):
+            at_kernel = tf.raw_ops.Conv2DBackpropFilter(
+                input=padded, filter_sizes=tf.shape(kernel), out_backprop=dy, strides=(1, 2, 2, 1), padding="VALID"
+            )
+            return _gradient_of_halved(dy, kernel, x.shape, pad), at_kernel
+
+        return tf.nn.conv2d(padded, kernel, 2, "VALID"), gradient
+
+    return halved(x, kernel)
+
+
+def _gradient_of_halved(dy, kernel, shape, pad):
+    """The gradient at the images of the shape (N, H, W, C), with even sides.
+
+    Taken as blocks of 2x2 pixels with four times the channels, the images are convolved with stride 1, and the gradient
+    is an ordinary convolution.  Zeros around the kernel make whole blocks of it, which lie on those of the images.
+    """
     size, _, channels, filters = kernel.shape
-    x = _zeros_around(x, ((size // 2,) * 2,) * 2)
-
-    def gradient(dy):
-        # Taken as blocks of 2x2 pixels with four times the channels, the images are convolved with stride 1, and the
-        # gradient is an ordinary convolution.  Zeros before the kernel's first row and column make whole blocks of it.
-        half = (size + 1) // 2
-        taps = tf.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0)))
-        taps = tf.transpose(tf.reshape(taps, (half, 2, half, 2, channels, filters)), (0, 2, 5, 1, 3, 4))
-        taps = tf.reverse(tf.reshape(taps, (half, half, filters, 4 * channels)), (0, 1))
-        at_images = tf.nn.depth_to_space(tf.nn.conv2d(dy, taps, 1, "SAME"), 2)
-        at_kernel = tf.raw_ops.Conv2DBackpropFilter(
-            input=x, filter_sizes=tf.shape(kernel), out_backprop=dy, strides=(1, 2, 2, 1), padding="VALID"
-        )
-        return at_images, at_kernel
-
-    return tf.nn.conv2d(x, kernel, 2, "VALID"), gradient
+    fronts = [before % 2 for before, _ in pad]
+    blocks = [(front + size + 1) // 2 for front in fronts]
+    around = [(front, 2 * n - front - size) for front, n in zip(fronts, blocks)]
+    taps = tf.reshape(tf.pad(kernel, (*around, (0, 0), (0, 0))), (blocks[0], 2, blocks[1], 2, channels, filters))
+    taps = tf.reshape(tf.transpose(taps, (0, 2, 5, 1, 3, 4)), (*blocks, filters, 4 * channels))
+    skipped = [(before + 1) // 2 for before, _ in pad]  # blocks of zeros before the images
+    missing = [(n - 1 - s, side // 2 + s - out) for n, s, side, out in zip(blocks, skipped, shape[1:3], dy.shape[1:3])]
+    return tf.nn.depth_to_space(tf.nn.conv2d(dy, tf.reverse(taps, (0, 1)), 1, ((0, 0), *missing, (0, 0))), 2)
