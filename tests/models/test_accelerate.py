@@ -1,6 +1,7 @@
 """The optimized clone computes what the model does: outputs, gradients, statistics, variables."""
 
 import gc
+import tempfile
 import weakref
 
 import keras
@@ -63,6 +64,28 @@ def attentive():
     return keras.Model(inputs, layers.Dense(5)(layers.GlobalAveragePooling1D()(x)))
 
 
+def operations():
+    """Outputs that an operation reads which is no layer, beside a layer."""
+    x = inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, padding="same")(x)
+    x = layers.BatchNormalization()(x) + keras.ops.tanh(x)
+    padded = layers.ZeroPadding2D(1)(x)
+    x = layers.Flatten()(layers.Conv2D(4, 3)(padded)) + keras.ops.mean(padded, axis=(1, 2, 3))[:, None]
+    return keras.Model(inputs, layers.Dense(5)(x))
+
+
+def sequential():
+    return keras.Sequential(
+        [keras.Input((9, 9, 2)), layers.Conv2D(4, 3), layers.BatchNormalization(), layers.Flatten(), layers.Dense(5)]
+    )
+
+
+def loaded(model):
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(f"{folder}/model.keras")
+        return keras.models.load_model(f"{folder}/model.keras")
+
+
 NETS = {
     "gated": gated,
     "attentive": attentive,
@@ -71,9 +94,9 @@ NETS = {
     "bottleneck": lambda: resnet.resnet(resnet.bottleneck_block, (1, 2), (32, 32, 3), 5, width=16),
     "resnet50": lambda: models.build("resnet50", (32, 32, 3), 5),
     "odd": odd_net,
-    "sequential": lambda: keras.Sequential(
-        [keras.Input((9, 9, 2)), layers.Conv2D(4, 3), layers.BatchNormalization(), layers.Flatten(), layers.Dense(5)]
-    ),
+    "operations": operations,
+    "sequential": sequential,
+    "loaded_sequential": lambda: loaded(sequential()),
 }
 
 
@@ -165,6 +188,16 @@ def test_a_model_for_any_image_size():
 def test_convolutions_absorb_paddings_and_batchnorms():
     names = [layer.name for layer in accelerated(NETS["resnet18"]()).layers]
     assert [name for name in names if "pad" in name or "bn" in name] == ["stem_pool_pad"]
+
+
+def test_what_is_an_output_as_well_is_not_computed_by_another_layer():
+    inputs = keras.Input((8, 8, 3))
+    padded = layers.ZeroPadding2D(1)(inputs)
+    x = layers.Conv2D(4, 3)(padded)
+    model = randomize(keras.Model(inputs, [padded, x, layers.BatchNormalization()(x)]))
+    images = batch(model)[0]
+    for ours, theirs in zip(accelerated(model)(images), model(images), strict=True):
+        close(ours, theirs, 1e-5)
 
 
 def test_a_subclassed_model_and_a_layer_used_twice_have_no_clone():

@@ -46,7 +46,7 @@ def _clone_of(model: keras.Model, precision: str) -> keras.Model | None:
         functional = keras.Model(model.inputs, model.outputs, name=model.name)
     except (AttributeError, ValueError):
         return None
-    if any(len(layer._inbound_nodes) > 1 for layer in functional.layers):
+    if len(_nodes(functional)) > len(functional.operations):  # one of them is used twice
         return None
     if needs_twin(functional) or is_quantized(functional):
         return None
@@ -62,13 +62,14 @@ def computes_in_bfloat16(model: keras.Model) -> bool:
 
 
 def _optimized_clone(functional, precision):
-    layers = functional.layers
-    outputs = keras.tree.flatten(functional.output)
-    users = {layer.name: [u for u in layers if _reads(u, layer)] for layer in layers}
+    layers = functional.operations  # with those that are no layers, such as x + y
+    nodes = {node.operation.name: node for node in _nodes(functional)}
+    users = {layer.name: [u for u in layers if _reads(nodes[u.name], nodes[layer.name])] for layer in layers}
+    outputs = [tensor._keras_history.operation.name for tensor in functional.outputs]
     convolutions = {c.name: _Convolution(c, _precision(c, precision)) for c in layers if _is_convolution(c)}
     absorbed = set()  # names of the layers that a convolution computes as well
     for layer in layers:
-        if len(users[layer.name]) != 1:
+        if len(users[layer.name]) != 1 or layer.name in outputs:
             continue
         (user,) = users[layer.name]
         if _is_padding(layer) and user.name in convolutions and user.padding == "valid":
@@ -85,8 +86,8 @@ def _optimized_clone(functional, precision):
             return _Shared(accelerated(layer, precision), layer.dtype_policy, name=layer.name)
         if not isinstance(layer, keras.Layer) or isinstance(layer, keras.layers.InputLayer):
             return layer.__class__.from_config(layer.get_config())  # an operation such as x + y
-        is_output = any(layer.output is output for output in outputs)  # stays float32
-        if _precision(layer, precision) != "float32" and not is_output and _is_plain(layer):
+        stays = layer.name in outputs or _precision(layer, precision) == "float32"
+        if not stays and _is_plain(layer):
             return layer.__class__.from_config(layer.get_config() | {"dtype": precision})
         return _Shared(layer, layer.dtype_policy)
 
@@ -102,8 +103,17 @@ def _precision(layer, precision):
     return "float32" if channels is not None and channels <= 4 else precision
 
 
-def _reads(user, layer):
-    return any(tensor is layer.output for tensor in keras.tree.flatten(user.input))
+def _nodes(functional):
+    """The nodes of its graph.
+
+    A layer may have others as well: loading a Sequential model leaves one for each layer that was added after it, and
+    `layer.output` is that of the first.
+    """
+    return [node for nodes in functional._nodes_by_depth.values() for node in nodes]
+
+
+def _reads(user, node):
+    return any(tensor is output for tensor in user.input_tensors for output in node.outputs)
 
 
 def _is_convolution(layer):
