@@ -4,8 +4,8 @@
 
 Attacks the two networks of `benchmarks.nearest`, and the same ones in PyTorch.  The two sides of a row take turns.  How
 many times faster tfadv is, is the median of the turns, with the least and the greatest; the first run of each, in which
-tfadv compiles, does not count.  All rows in L-infinity take 45 minutes on 2 cores.  auto-attack and adversarial-library
-(`adv-lib` on PyPI) are left out where they are not installed.
+tfadv compiles, does not count.  All rows in L-infinity take about 50 minutes on 2 cores.  auto-attack and
+adversarial-library (`adv-lib` on PyPI) are left out where they are not installed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tfadv.attacks.autoattack import STANDARD
 
 ATTACKED = 100  # images
 SIZES = {  # norm → network → eps; the parts of AutoAttack and the other attacks take the last
-    "linf": {"clean": (4 / 255, 2 / 255), "nfgsm": (1 / 255, 4 / 255)},
+    "linf": {"clean": (8 / 255, 4 / 255, 2 / 255), "nfgsm": (1 / 255, 4 / 255)},
     "l2": {"clean": (0.25,), "nfgsm": (0.5,)},
     "l1": {"clean": (4.0,), "nfgsm": (12.0,)},
 }
@@ -149,14 +149,9 @@ def measured(row: Row, runs: int) -> list[str]:
     ours, theirs = (each.values for each in found)
     figures = [f"{each.sum()}" if each.dtype == bool else f"{np.median(each):.3g}" for each in (ours, theirs)]
     differ = f"{(ours != theirs).sum()}" if ours.dtype == bool else "–"
-    cells = [
-        row.attack,
-        "–" if row.eps is None else f"{row.eps:.4g}",
-        row.beside,
-        *figures,
-        differ,
-        *(f"{each.passes / len(ours):,.0f}" for each in found),
-    ]
+    size = "–" if row.eps is None else f"{row.eps:.4g}"
+    cells = [row.attack, size, row.beside, *figures, differ]
+    cells += [f"{each.passes / len(ours):,.0f}" for each in found]
     cells += [f"{np.median(each):.1f}" for each in seconds]
     return [*cells, f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})"]
 

@@ -2,10 +2,9 @@
 
     python -m benchmarks.fast --data_dir=data [--only=mnist,cifar10] [--cycles]
 
-Trains networks on few images and prints a table in Markdown.  The small ones take one or two minutes; resnet18_cifar
-takes longer, and to attack it takes hours, unless --attacked is small.  Passes are gradients and forward passes
-together.  Seconds are those of the attack, without compilation.  With --cycles, the table is of PGD with 100 steps,
-whose search ends where it returns to an earlier image, beside one that goes on.
+Trains small networks on few images, one or two minutes each, and prints a table in Markdown.  Passes are gradients and
+forward passes together.  Seconds are those of the attack, without compilation.  With --cycles, the table is of PGD with
+100 steps, whose search ends where it returns to an earlier image, beside one that goes on.
 """
 
 import dataclasses
@@ -20,7 +19,6 @@ from absl import flags
 from keras import layers
 
 from benchmarks.tutorials import images_of
-from tfadv import models
 from tfadv.attacks import PGD, AutoAttack, Fast, pgd
 
 SETTINGS = flags.FlagValues()
@@ -28,8 +26,7 @@ flags.DEFINE_string("data_dir", "data", "Folder of the TFDS data sets.", flag_va
 flags.DEFINE_integer("attacked", 200, "Test images.", flag_values=SETTINGS)
 flags.DEFINE_list("only", [], "Some of the models; all where empty.", flag_values=SETTINGS)
 flags.DEFINE_bool("cycles", False, "Compares PGD with and without the end at a cycle.", flag_values=SETTINGS)
-# name → (data set, size, channels, classes, defense, eps of the defense, training images, epochs, and the model where
-# it is one of tfadv's), eps, norm
+# name → (data set, size, channels, classes, defense, eps of the defense, training images, epochs), eps, norm
 CIFAR10 = ("cifar10", 32, 3, 10)
 MODELS = {
     "mnist, nfgsm": (("mnist", 28, 1, 10, "nfgsm", 0.2, 5000, 4), 0.2, "linf"),
@@ -39,7 +36,6 @@ MODELS = {
     "cifar10, pgd": ((*CIFAR10, "pgd(steps=2)", 4 / 255, 5000, 4), 4 / 255, "linf"),
     "cifar10, nfgsm, in L2": ((*CIFAR10, "nfgsm", 4 / 255, 5000, 6), 0.25, "l2"),
     "cifar10, clean": ((*CIFAR10, None, 0, 5000, 6), 0.5 / 255, "linf"),
-    "resnet18_cifar, nfgsm": ((*CIFAR10, "nfgsm", 4 / 255, 5000, 4, "resnet18_cifar"), 4 / 255, "linf"),
     "cats_vs_dogs, nfgsm": (("cats_vs_dogs", 48, 3, 2, "nfgsm", 1 / 255, 10_000, 8), 1 / 255, "linf"),
 }
 HEAD = ["model", "eps", "clean", "AutoAttack", "fast", "differ", "passes of AutoAttack", "of fast, %"]
@@ -47,12 +43,9 @@ HEAD += ["seconds of AutoAttack", "of fast", "given up", "Square fooled some"]
 HEAD_OF_CYCLES = ["model", "eps", "PGD-100", "differ", "gradients", "saved, %", "seconds", "with cycles found"]
 
 
-def network(size, channels, classes, name=None):
-    """A network of three convolutions, or one of `tfadv.models`."""
+def network(size, channels, classes):
+    """A network of three convolutions."""
     model = keras.Sequential([keras.Input((size, size, channels)), layers.Rescaling(1 / 255)])
-    if name:
-        model.add(models.build(name, (size, size, channels), classes))
-        return model
     for width, strides in ((16, 2), (32, 1), (64, 2)):
         model.add(layers.Conv2D(width, 3, strides, padding="same", use_bias=False))
         model.add(layers.BatchNormalization(momentum=0.9))  # there are few steps
@@ -62,11 +55,11 @@ def network(size, channels, classes, name=None):
     return model
 
 
-def trained(data, size, channels, classes, defense, eps, train, epochs, name=None):
+def trained(data, size, channels, classes, defense, eps, train, epochs):
     """(the model, test images, labels)."""
     keras.utils.set_random_seed(0)
     (x_train, y_train), (x, y) = images_of(data, train, SETTINGS.attacked, size, SETTINGS.data_dir)
-    model = network(size, channels, classes, name)
+    model = network(size, channels, classes)
     trainer = model if defense is None else tfadv.AdversarialModel(model, defense, eps, (0, 255))
     trainer.compile(keras.optimizers.Adam(2e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     trainer.fit(x_train, y_train, batch_size=128, epochs=epochs, verbose=0)

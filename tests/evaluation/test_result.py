@@ -47,6 +47,8 @@ def test_summary():
     )
     other = dataclasses.replace(result(), settings={"norm": "l2"}).summary().splitlines()
     assert other[1].startswith("pgd, eps 0.1 in L2: 60.0%")
+    pixels = dataclasses.replace(result(), settings={"norm": "pixels"}, eps=(1.0, 2.0)).summary()
+    assert "pgd, eps 1 pixel: " in pixels and "pgd, eps 2 pixels: " in pixels
     assert len(result(eps=0.1, adversarial=ADVERSARIAL[:1]).summary().splitlines()) == 2
     clean = Result(None, {}, (), CLEAN, np.zeros((0, 10), bool))
     assert clean.summary() == "clean: 80.0% of 10 images" and clean.robust_accuracy == ()
