@@ -200,6 +200,20 @@ def test_what_is_an_output_as_well_is_not_computed_by_another_layer():
         close(ours, theirs, 1e-5)
 
 
+@pytest.mark.parametrize("side", [7, 8])
+def test_layers_that_another_model_has_for_other_images(side):
+    """The zeros of "same" depend on the size."""
+    stack = [layers.Conv2D(4, 3, strides=2, padding="same"), layers.BatchNormalization()]
+    for size in (8, side):
+        x = inputs = keras.Input((size, size, 3))
+        for layer in stack:
+            x = layer(x)
+        model = randomize(keras.Model(inputs, x))
+    assert (accelerated(model) is model) == (side == 7)
+    images = batch(model)[0]
+    close(accelerated(model)(images), model(images), 1e-5)
+
+
 def test_a_subclassed_model_and_a_layer_used_twice_have_no_clone():
     class Own(keras.Model):
         def call(self, x):

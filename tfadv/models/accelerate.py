@@ -46,7 +46,10 @@ def _clone_of(model: keras.Model, precision: str) -> keras.Model | None:
         functional = keras.Model(model.inputs, model.outputs, name=model.name)
     except (AttributeError, ValueError):
         return None
-    if len(_nodes(functional)) > len(functional.operations):  # one of them is used twice
+    nodes = _nodes(functional)
+    if len(nodes) > len(functional.operations):  # one of them is used twice
+        return None
+    if any(_shapes(node) != _shapes(node.operation._inbound_nodes[0]) for node in nodes):  # `layer.input` is another
         return None
     if needs_twin(functional) or is_quantized(functional):
         return None
@@ -110,6 +113,10 @@ def _nodes(functional):
     `layer.output` is that of the first.
     """
     return [node for nodes in functional._nodes_by_depth.values() for node in nodes]
+
+
+def _shapes(node):
+    return [tensor.shape for tensor in (*node.input_tensors, *node.outputs)]
 
 
 def _reads(user, node):
